@@ -1,0 +1,5 @@
+"""``python -m flowstone`` is ``flowstone``."""
+
+from flowstone.cli import main
+
+main()

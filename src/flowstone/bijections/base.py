@@ -1,0 +1,106 @@
+"""The contract of every bijection, and the two ways to build one from others."""
+
+from abc import ABC, abstractmethod
+from functools import reduce
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from flowstone.errors import SettingError
+
+__all__ = ["Bijection", "Chain", "Inverse"]
+
+
+class Bijection(nn.Module, ABC):
+    r"""An invertible map between data and latent, with its log-determinant.
+
+    One direction for the whole library: ``forward`` runs **data → latent**, ``inverse`` runs **latent → data**.
+
+    $$ z = f(x), \qquad \log p(x) = \log p_\text{prior}(f(x)) + \log \left| \det \frac{\partial f}{\partial x} \right| $$
+
+    A subclass promises, for x of shape ``(batch, *event)`` and context ``None`` or ``(batch, context_features)``:
+
+    - ``forward(x, context)`` returns ``(z, log_det)``: z like x, log_det of shape ``(batch,)`` = log|det dz/dx|;
+    - ``inverse(z, context)`` returns ``(x, log_det)``: log_det of shape ``(batch,)`` = log|det dx/dz|;
+    - the two undo each other, and their log-dets cancel;
+    - row i of the result depends on row i of the input alone;
+    - it holds no network of its own making: a network is given to it.
+
+    A subclass is final: wrap it, do not override it.
+    """
+
+    @abstractmethod
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data → latent: ``(z, log|det dz/dx|)``."""
+
+    @abstractmethod
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Latent → data: ``(x, log|det dx/dz|)``."""
+
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Set what depends on data (means, scales) from one large batch. Most bijections have nothing to set."""
+        del x, context
+
+
+class Chain(Bijection):
+    r"""Bijections one after the other; the first one touches the data, the last one the latent.
+
+    $$ f = f_L \circ \dots \circ f_1, \qquad \log|\det| = \sum_l \log|\det J_l| $$
+
+    >>> import torch
+    >>> from flowstone.bijections import Chain, Permutation, Scaling
+    >>> chain = Chain(Permutation.reverse(3), Scaling(3))
+    >>> z, log_det = chain(torch.tensor([[1.0, 2.0, 3.0]]))
+    >>> z.tolist(), log_det.tolist()
+    ([[3.0, 2.0, 1.0]], [0.0])
+    """
+
+    def __init__(self, *bijections: Bijection) -> None:
+        super().__init__()
+        if not bijections:
+            raise SettingError("Chain needs at least one bijection")
+        self.links = nn.ModuleList(bijections)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        log_dets = []
+        for link in self.links:
+            x, log_det = link(x, context)
+            log_dets.append(log_det)
+        return x, reduce(torch.add, log_dets)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        log_dets = []
+        for link in reversed(self.links):
+            z, log_det = cast(Bijection, link).inverse(z, context)
+            log_dets.append(log_det)
+        return z, reduce(torch.add, log_dets)
+
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+        for link in self.links:
+            cast(Bijection, link).initialize(x, context)
+            x, _ = link(x, context)
+
+
+class Inverse(Bijection):
+    """The same map with its directions swapped: ``forward`` of the new one is ``inverse`` of the old one.
+
+    >>> import torch
+    >>> from flowstone.bijections import Inverse, Permutation
+    >>> order = Permutation(torch.tensor([2, 0, 1]))
+    >>> Inverse(order)(order(torch.tensor([[5.0, 6.0, 7.0]]))[0])[0].tolist()
+    [[5.0, 6.0, 7.0]]
+    """
+
+    def __init__(self, bijection: Bijection) -> None:
+        super().__init__()
+        self.bijection = bijection
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.bijection.inverse(x, context)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.bijection(z, context)
+
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+        self.bijection.initialize(self.bijection.inverse(x, context)[0], context)

@@ -1,0 +1,57 @@
+"""Bijections that act on each feature by itself, with parameters of their own."""
+
+import torch
+from torch import Tensor, nn
+
+from flowstone.bijections.base import Bijection
+
+__all__ = ["LeakyReLU", "Scaling"]
+
+
+class Scaling(Bijection):
+    r"""$z = x \odot e^{d}$ with a learned d per feature, 0 at the start: NICE's last layer (Dinh et al. 2014, section 3.3).
+
+    >>> import torch
+    >>> scaling = Scaling(2)
+    >>> _ = scaling.log_scale.data.copy_(torch.tensor([0.0, 1.0]))
+    >>> scaling(torch.ones(1, 2))[1]
+    tensor([1.], grad_fn=<ExpandBackward0>)
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(features))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return x * self.log_scale.exp(), self.log_scale.sum().expand(x.shape[0])
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return z * (-self.log_scale).exp(), (-self.log_scale.sum()).expand(z.shape[0])
+
+
+class LeakyReLU(Bijection):
+    r"""$z = x$ for $x \ge 0$, $z = e^{a} x$ below, with one learned a, 0 at the start: a kink at the origin as a flow layer.
+
+    $$ \log|\det| = a \cdot \#\{i : x_i < 0\} $$
+
+    >>> import torch
+    >>> layer = LeakyReLU()
+    >>> _ = layer.log_slope.data.fill_(-1.0)
+    >>> layer(torch.tensor([[-1.0, -2.0, 3.0]]))[1]
+    tensor([-2.], grad_fn=<MulBackward0>)
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_slope = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._bend(x, self.log_slope)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._bend(z, -self.log_slope)
+
+    @staticmethod
+    def _bend(value: Tensor, log_slope: Tensor) -> tuple[Tensor, Tensor]:
+        below = value < 0
+        return torch.where(below, value * log_slope.exp(), value), below.flatten(1).sum(-1) * log_slope

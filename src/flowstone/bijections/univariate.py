@@ -1,0 +1,88 @@
+"""Univariate transforms: one number to one number, with parameters that somebody else (a coupling's net) provides."""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from flowstone.errors import UnknownNameError
+
+__all__ = ["Additive", "Affine", "Univariate"]
+
+
+class Univariate(nn.Module, ABC):
+    """An increasing map of each feature on its own, given its parameters.
+
+    For x of shape ``(batch, features)`` and parameters of shape ``(batch, features, parameters_per_feature)``,
+    ``forward`` (data → latent) returns ``(z, log_slope)`` and ``inverse`` (latent → data) ``(x, log_slope)``,
+    every one of shape ``(batch, features)``; log_slope is the log-derivative of the call's own output with
+    respect to its own input. Parameters that are all zero make it the identity.
+    """
+
+    parameters_per_feature: int
+
+    @abstractmethod
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Data → latent."""
+
+    @abstractmethod
+    def inverse(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Latent → data."""
+
+
+class Additive(Univariate):
+    r"""$z = x + t$: the NICE coupling's transform; log-slope 0 (Dinh et al. 2014, section 3.2).
+
+    >>> import torch
+    >>> Additive()(torch.tensor([[1.0]]), torch.tensor([[[0.5]]]))
+    (tensor([[1.5000]]), tensor([[0.]]))
+    """
+
+    parameters_per_feature = 1
+
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        return x + parameters[..., 0], torch.zeros_like(x)
+
+    def inverse(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        return z - parameters[..., 0], torch.zeros_like(z)
+
+
+class Affine(Univariate):
+    r"""$z = x\,e^{s} + t$ with a smoothly bounded log-scale s: the RealNVP coupling's transform (Dinh et al. 2016, section 3).
+
+    ``bound`` says how the net's number r becomes s; both have slope 1 or a learned slope at 0 and never clip a gradient:
+
+    - ``"tanh"``: $s = a \tanh r$ with a learned factor a per feature, 1 at the start (section 4.1 of the paper);
+    - ``"soft"``: $s = \tfrac{2c}{\pi} \arctan \tfrac{\pi r}{2c}$, a soft clamp to ±``limit`` (Ardizzone et al. 2019).
+
+    >>> import torch
+    >>> z, log_slope = Affine(1, bound="soft")(torch.tensor([[2.0]]), torch.tensor([[[0.0, 1.0]]]))
+    >>> z, log_slope
+    (tensor([[3.]]), tensor([[0.]]))
+    """
+
+    parameters_per_feature = 2
+
+    def __init__(self, features: int, *, bound: str = "tanh", limit: float = 3.0) -> None:
+        super().__init__()
+        if bound not in ("tanh", "soft"):
+            raise UnknownNameError("bound of the log-scale", bound, ("tanh", "soft"))
+        self.bound = bound
+        self.limit = limit
+        self.factor = nn.Parameter(torch.ones(features)) if bound == "tanh" else None
+
+    def _scale_and_shift(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        raw, shift = parameters.unbind(-1)
+        if self.factor is not None:
+            return self.factor * raw.tanh(), shift
+        cap = 2 * self.limit / math.pi
+        return cap * (raw / cap).atan(), shift
+
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        log_scale, shift = self._scale_and_shift(parameters)
+        return torch.addcmul(shift, x, log_scale.exp()), log_scale
+
+    def inverse(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        log_scale, shift = self._scale_and_shift(parameters)
+        return (z - shift) * (-log_scale).exp(), -log_scale

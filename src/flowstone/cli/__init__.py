@@ -1,0 +1,40 @@
+"""The command line. Each command is a file of its own, imported only when it is run."""
+
+import sys
+
+from cyclopts import App
+
+from flowstone import __version__
+from flowstone.errors import FlowstoneError
+
+__all__ = ["app", "main"]
+
+app = App(
+    name="flowstone",
+    help="Learn a probability distribution from data, with an exact likelihood, and sample from it.",
+    version=__version__,
+    help_format="plaintext",
+)
+
+COMMANDS = {
+    "train": "Learn the distribution of a toy or a table; writes a run folder.",
+    "evaluate": "Likelihood on the run's own test split, or on another table.",
+    "sample": "Draw new rows from a trained flow.",
+    "score": "Add each row's log-likelihood to a table.",
+    "plot": "Draw the pictures of a run again.",
+    "list": "The recipes, toys and their arguments.",
+}
+for _name, _help in COMMANDS.items():
+    app.command(f"flowstone.cli.{_name}:{'list_' if _name == 'list' else _name}", name=_name, help=_help)
+
+
+def main() -> None:
+    """Entry point: an expected error is one line on stderr and exit status 1; a wrong flag exits with 2."""
+    try:
+        app()
+    except FlowstoneError as error:
+        print(f"flowstone: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("flowstone: interrupted", file=sys.stderr)
+        sys.exit(130)

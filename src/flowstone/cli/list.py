@@ -1,0 +1,49 @@
+"""flowstone list."""
+
+import inspect
+import json
+from typing import Annotated
+
+from cyclopts import Parameter
+
+__all__ = ["list_"]
+
+
+def list_(*, as_json: Annotated[bool, Parameter(name="--json", negative=())] = False) -> None:
+    """The recipes with their arguments, and the toys with their entropies.
+
+    Parameters
+    ----------
+    as_json
+        Print as JSON.
+    """
+    from flowstone.data import TOYS
+    from flowstone.recipes import DEFAULT, RECIPES
+
+    recipes = {
+        name: {
+            "about": (inspect.getdoc(function) or "").splitlines()[0],
+            "default": name == DEFAULT,
+            "arguments": {
+                parameter.name: parameter.default
+                for parameter in inspect.signature(function).parameters.values()
+                if parameter.kind is parameter.KEYWORD_ONLY
+            },
+        }
+        for name, function in RECIPES.items()
+    }
+    toys = {toy.name: {"about": toy.about, "entropy": toy.entropy} for toy in TOYS.values()}
+    if as_json:
+        print(json.dumps({"recipes": recipes, "toys": toys}, indent=2))
+        return
+    print("recipes (--flow NAME, --set key=value …)")
+    for name, recipe in recipes.items():
+        print(f"  {name}{' (default)' if recipe['default'] else ''}: {recipe['about']}")
+        print("      " + "  ".join(f"{key}={_plain(value)}" for key, value in recipe["arguments"].items()))
+    print("\ntoys")
+    for name, toy in toys.items():
+        print(f"  {name:<13} {toy['about']}; entropy {toy['entropy']:.4f} nats")
+
+
+def _plain(value) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)

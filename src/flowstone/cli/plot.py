@@ -1,0 +1,32 @@
+"""flowstone plot."""
+
+from pathlib import Path
+
+from flowstone.cli.values import Device, device_of
+
+__all__ = ["plot"]
+
+
+def plot(run: Path, *, seed: int = 0, device: Device = "auto") -> None:
+    """Draw the pictures of RUN again, into RUN/plots.
+
+    Parameters
+    ----------
+    run
+        A run folder.
+    seed
+        Of the samples shown.
+    device
+        Where to compute.
+    """
+    from flowstone.plot import save_plots
+    from flowstone.run import Run
+
+    folder = Run(run)
+    flow, dataset = folder.flow(device_of(device)), folder.dataset()
+    written = save_plots(
+        flow, dataset.test.x, dataset.columns, folder.history, folder.plots,
+        context=dataset.test.context, entropy=dataset.entropy, seed=seed,
+    )  # fmt: skip
+    for path in written:
+        print(path)

@@ -1,0 +1,88 @@
+"""flowstone sample."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from flowstone.cli.values import Device, device_of, given_of
+from flowstone.errors import OutputError, SettingError
+
+__all__ = ["sample"]
+
+
+def sample(
+    run: Path,
+    *,
+    n: Annotated[int, Parameter(name=("-n", "--n"))],
+    out: Path,
+    temperature: float = 1.0,
+    seed: int = 0,
+    given: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
+    device: Device = "auto",
+) -> None:
+    """Draw N new rows from the flow of RUN.
+
+    Parameters
+    ----------
+    run
+        A run folder.
+    n
+        How many rows.
+    out
+        Where to: .csv, .parquet, .npz, or .png for a picture of them.
+    temperature
+        Factor on the latent; below 1 stays nearer to the mode, 1 samples the model itself.
+    seed
+        The same seed gives the same rows.
+    given
+        For a conditional flow: the context, as column=value.
+    device
+        Where to compute.
+    """
+    import torch
+
+    from flowstone.run import Run
+
+    if out.suffix.lower() not in _WRITERS:
+        raise OutputError(f"cannot write {out}: samples are written as {', '.join(_WRITERS)}")
+    if n < 1:
+        raise SettingError(f"-n {n}: at least one sample is needed")
+    folder = Run(run)
+    flow = folder.flow(device_of(device))
+    columns, context_columns = folder.columns()
+    values = given_of(given or [])
+    if set(values) != set(context_columns):
+        wanted = " ".join(f"{name}=VALUE" for name in context_columns)
+        raise SettingError(f"this flow is conditional: --given {wanted}" if wanted else "this flow takes no --given")
+    context = torch.tensor([[values[name] for name in context_columns]]) if context_columns else None
+    x = flow.sample(n, None if context is None else context.to(flow.prior.like.device), temperature=temperature, seed=seed)
+    x = x.flatten(0, -2).cpu()
+    _WRITERS[out.suffix.lower()](out, x, columns, values)
+
+
+def _write_table(out: Path, x, columns, values) -> None:
+    import numpy as np
+    import pyarrow as pa
+
+    from flowstone.data.tables import write_table
+
+    arrays = {name: x[:, index].numpy() for index, name in enumerate(columns)}
+    write_table(out, pa.table(arrays | {name: np.full(len(x), value) for name, value in values.items()}))
+
+
+def _write_npz(out: Path, x, columns, values) -> None:
+    import numpy as np
+
+    from flowstone.data.tables import write_arrays
+
+    write_arrays(out, x=x.numpy(), columns=np.array(columns), **{f"given_{k}": np.array(v) for k, v in values.items()})
+
+
+def _write_png(out: Path, x, columns, values) -> None:
+    from flowstone.plot import sample_figure, save_figure
+
+    save_figure(sample_figure(x, columns), out)
+
+
+_WRITERS = {".csv": _write_table, ".parquet": _write_table, ".npz": _write_npz, ".png": _write_png}

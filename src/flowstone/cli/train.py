@@ -1,0 +1,263 @@
+"""flowstone train."""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from flowstone.cli.values import Device, commas, device_of, print_metrics, settings_of
+from flowstone.errors import SettingError
+
+__all__ = ["train"]
+
+Switch = Parameter(negative=())
+
+
+def train(
+    source: str,
+    *,
+    flow: str | None = None,
+    settings: Annotated[list[str] | None, Parameter(name="--set", consume_multiple=True, negative=())] = None,
+    steps: int | None = None,
+    epochs: int | None = None,
+    minutes: float | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    patience: int | None = None,
+    seed: int | None = None,
+    device: Device = "auto",
+    precision: str | None = None,
+    context: str | None = None,
+    columns: str | None = None,
+    points: int | None = None,
+    drop_missing: Annotated[bool, Switch] = False,
+    dequantize: bool = True,
+    out: Path | None = None,
+    resume: Annotated[bool, Switch] = False,
+    plots: bool = True,
+    quiet: Annotated[bool, Switch] = False,
+) -> None:
+    """Learn the distribution of SOURCE and write a run folder.
+
+    Parameters
+    ----------
+    source
+        A toy's name (moons, circles, ...; see `flowstone list`) or a table: .csv, .parquet, .npy.
+    flow
+        The recipe; without it, the one that measures best.
+    settings
+        Arguments of the recipe, as key=value: --set couplings=8 hidden=256,256
+    steps
+        Training steps at most.
+    epochs
+        The same as a number of passes over the training rows.
+    minutes
+        Training time at most; the learning-rate schedule then follows the clock.
+    batch_size
+        Rows a step.
+    lr
+        The highest learning rate.
+    patience
+        Validations without improvement after which training stops.
+    seed
+        Of the split, the initial weights and the batches.
+    device
+        cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.
+    precision
+        fp32, or bf16 for the conditioner nets.
+    context
+        Columns, joined by commas, that the density of the others is conditioned on.
+    columns
+        The columns to use, joined by commas; all of them without it.
+    points
+        Toys: a fixed training set of so many points instead of fresh ones for each step.
+    drop_missing
+        Leave out rows with a missing, NaN or infinite value.
+    dequantize
+        Add small uniform noise to columns with repeated values, which have no density otherwise.
+    out
+        The run folder; runs/<source>-<flow> without it. An existing one is never written over.
+    resume
+        Go on with the training in --out where it was broken off.
+    plots
+        Draw the pictures at the end.
+    quiet
+        No progress bar and no figures.
+    """
+    given = {
+        "steps": steps,
+        "epochs": epochs,
+        "minutes": minutes,
+        "batch_size": batch_size,
+        "lr": lr,
+        "patience": patience,
+        "seed": seed,
+        "precision": precision,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    request: dict[str, Any] = {"source": source, "flow": flow, "set": settings_of(settings or []), "training": given}
+    request["data"] = {
+        "context": commas(context),
+        "columns": commas(columns),
+        "points": points,
+        "drop_missing": drop_missing,
+        "dequantize": dequantize,
+    }
+    job = _continued(out, request) if resume else _started(out, request)
+    job.work(device_of(device), quiet=quiet, plots=plots)
+
+
+class _Job:
+    """A training from its record (what flow.json says) to its finished run folder."""
+
+    def __init__(self, run, dataset, record: dict[str, Any]) -> None:
+        self.run, self.dataset, self.record = run, dataset, record
+
+    def work(self, device: str, *, quiet: bool, plots: bool) -> None:
+        import torch
+
+        from flowstone.checkpoint import save
+        from flowstone.recipes import build
+        from flowstone.train import fit
+
+        record, dataset = self.record, self.dataset
+        training = dict(record["training"])
+        torch.manual_seed(training["seed"])
+        flow = build(record["recipe"], record["arguments"]).to(device)
+        say = (lambda *words: None) if quiet else (lambda *words: print(*words, file=sys.stderr))
+        self._introduce(flow, say)
+        fixed = not callable(dataset.train)
+        history = fit(
+            flow,
+            dataset.train.x if fixed else dataset.train,
+            context=dataset.train.context if fixed else None,
+            validation=dataset.validation.x,
+            validation_context=dataset.validation.context,
+            **training,
+            resume=self.run.folder / "resume",
+            progress=not quiet,
+        )
+        save(flow, self.run.folder, extra={key: record[key] for key in _EXTRA})
+        history.save(self.run.folder / "history.csv")
+        if history.stopped == "interrupted":
+            best = f"the best weights so far (step {history.best.step}) are" if len(history) else "the weights so far are"
+            print(f"flowstone: interrupted; {best} in {self.run.folder}; --resume goes on from here", file=sys.stderr)
+            sys.exit(130)
+        self._finish(flow.eval(), history, say, plots=plots)
+
+    def _introduce(self, flow, say) -> None:
+        from flowstone.recipes import DEFAULT
+
+        recipe, count = self.record["recipe"], sum(p.numel() for p in flow.parameters())
+        by_choice = " (the default)" if recipe == DEFAULT else ""
+        fixed = not callable(self.dataset.train)
+        rows = f"{len(self.dataset.train)} rows" if fixed else "fresh points every step"
+        say(f"{self.record['data']['source']}: {rows}, {len(self.dataset.columns)} columns → {self.run.folder}")
+        say(f"flow: {recipe}{by_choice}, {count} parameters")
+        noise = self.record["data"].get("noise")
+        if noise:
+            widths = ", ".join(f"{name} {width:.3g}" for name, width in noise.items())
+            say(f"repeated values, so uniform noise is added, of width: {widths}  (--no-dequantize leaves them)")
+
+    def _finish(self, flow, history, say, *, plots: bool) -> None:
+        from flowstone.metrics import evaluate
+
+        dataset, best = self.dataset, history.best
+        metrics = evaluate(flow, dataset.test.x, dataset.test.context) | {
+            "seconds": history.records[-1].seconds,
+            "steps": history.records[-1].step,
+            "best_step": best.step,
+            "best_val_nll": best.val_nll,
+            "stopped": history.stopped,
+            "parameters": sum(p.numel() for p in flow.parameters()),
+        }
+        if dataset.entropy is not None:
+            metrics["entropy"] = dataset.entropy
+        self.run.write_json("metrics.json", metrics)
+        if plots:
+            from flowstone.plot import save_plots
+
+            save_plots(
+                flow, dataset.test.x, dataset.columns, history, self.run.plots,
+                context=dataset.test.context, entropy=dataset.entropy,
+            )  # fmt: skip
+        print_metrics(metrics, say)
+        say(f"pictures: {self.run.folder / 'plots'}" if plots else "")
+
+
+_EXTRA = ("columns", "context_columns", "data", "training", "request")
+
+
+def _started(out: Path | None, request: dict[str, Any]) -> _Job:
+    from flowstone.data import open_source
+    from flowstone.errors import UnknownNameError
+    from flowstone.recipes import DEFAULT, RECIPES, build
+    from flowstone.run import Run
+
+    recipe, training = request["flow"] or DEFAULT, dict(request["training"])
+    if recipe not in RECIPES:
+        raise UnknownNameError("recipe", recipe, RECIPES)
+    training.setdefault("seed", 0)
+    dataset = open_source(request["source"], seed=training["seed"], **request["data"])
+    arguments = {"features": len(dataset.columns), **request["set"]}
+    if dataset.context_columns:
+        arguments["context_features"] = len(dataset.context_columns)
+    spec = build(recipe, arguments).spec  # a wrong argument is found before anything is written
+    training = _counted(training, dataset)
+    where = Path("runs") / f"{Path(request['source']).stem}-{recipe}"
+    run = Run.create(out) if out else Run.create_numbered(where)
+    record = {
+        "format_version": 1,
+        **spec,
+        "event_shape": [len(dataset.columns)],
+        "dtype": "float32",
+        "columns": list(dataset.columns),
+        "context_columns": list(dataset.context_columns),
+        "data": dict(dataset.description),
+        "training": training,
+        "request": request,
+    }
+    run.write_json("flow.json", record)
+    return _Job(run, dataset, record)
+
+
+def _continued(out: Path | None, request: dict[str, Any]) -> _Job:
+    from flowstone.errors import OutputError
+    from flowstone.run import Run
+
+    if out is None:
+        raise SettingError("--resume needs --out RUN: the folder of the training to go on with")
+    run = Run(out)
+    record = run.record
+    if run.finished:
+        raise OutputError(f"{out}: this training has ended (metrics.json is there); choose another --out to train anew")
+    before = json.loads(json.dumps(record.get("request", {})))
+    for name, now in json.loads(json.dumps(request)).items():
+        then = before.get(name)
+        if now not in (then, None, {}) and not (name == "data" and now == _PLAIN_DATA):
+            raise SettingError(f"--resume goes on with the settings of {out}: {name} was {then!r}, not {now!r}")
+    return _Job(run, run.dataset(), record)
+
+
+_PLAIN_DATA = {"context": [], "columns": [], "points": None, "drop_missing": False, "dequantize": True}
+
+
+def _counted(training: dict[str, Any], dataset) -> dict[str, Any]:
+    """Turn epochs into steps; check the settings before anything is written."""
+    from flowstone.train.settings import Settings
+
+    epochs = training.pop("epochs", None)
+    if epochs is not None:
+        if "steps" in training:
+            raise SettingError("--steps and --epochs say the same thing twice: give one of them")
+        if callable(dataset.train):
+            raise SettingError(f"--epochs {epochs}: fresh points have no epochs; use --steps, or --points for a fixed set")
+        size = training.get("batch_size", Settings.batch_size)
+        training["steps"] = epochs * max(1, math.ceil(len(dataset.train) / size))
+    elif "minutes" in training and "steps" not in training:
+        training["steps"] = 10**9  # the clock alone decides
+    Settings(**training)
+    return training

@@ -1,0 +1,68 @@
+"""What several commands share: reading values from words, and showing figures."""
+
+import ast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from flowstone.errors import SettingError
+
+__all__ = ["Device", "commas", "device_of", "given_of", "print_metrics", "settings_of"]
+
+Device = str
+
+
+def commas(text: str | None) -> list[str]:
+    """``"a,b"`` → ``["a", "b"]``."""
+    return [part.strip() for part in text.split(",") if part.strip()] if text else []
+
+
+def settings_of(words: Sequence[str]) -> dict[str, Any]:
+    """``["couplings=8", "hidden=64,64", "prior=logistic"]`` → a dictionary of plain values."""
+    settings: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise SettingError(f"--set {word!r}: expected key=value")
+        settings[key.replace("-", "_")] = _value(text)
+    return settings
+
+
+def given_of(words: Sequence[str]) -> dict[str, float]:
+    """``["a=1.5", "b=2"]`` → numbers by name."""
+    values = settings_of(words)
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise SettingError(f"--given {name}={value}: expected a number")
+    return values
+
+
+def device_of(name: Device) -> str:
+    """The device to use; ``auto`` is a GPU where there is one."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return str(torch.empty(0, device=name).device)
+    except (RuntimeError, AssertionError) as error:
+        raise SettingError(f"--device {name}: not to be had here ({str(error).splitlines()[0]})") from error
+
+
+def print_metrics(metrics: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """The figures in lines that a person reads."""
+    say(f"test NLL {metrics['nll_nats']:.4f} ± {metrics['nll_stderr']:.4f} nats on {metrics['n_test']} rows")
+    if "entropy" in metrics:
+        say(f"entropy  {metrics['entropy']:.4f} nats, below which no model gets")
+    say(f"bits/dim {metrics['bits_per_dim']:.4f}   round trip at most {metrics['round_trip_max']:.1e}")
+    if "seconds" in metrics:
+        say(f"{metrics['steps']} steps in {metrics['seconds']:.1f} s ({metrics['stopped']}), best at step {metrics['best_step']}")
+
+
+def _value(text: str) -> Any:
+    if text in ("true", "false"):
+        return text == "true"
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+    return list(value) if isinstance(value, tuple) else value

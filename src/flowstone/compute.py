@@ -1,0 +1,57 @@
+"""How the arithmetic is run: on how many threads, in which precision."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from flowstone.bijections import Coupling
+
+__all__ = ["bf16_conditioners", "threads_for"]
+
+SMALL_LAYER = 2e7  # multiply-adds in one layer's product below which a second thread costs more than it brings
+
+
+@contextmanager
+def threads_for(model: nn.Module, batch: int) -> Iterator[None]:
+    """One thread while the largest layer of ``model`` is small for this batch; otherwise torch's own number."""
+    before = torch.get_num_threads()
+    largest = max((parameter.numel() for parameter in model.parameters()), default=0)
+    if batch * largest < SMALL_LAYER:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def bf16_conditioners(flow: nn.Module) -> Iterator[None]:
+    """Every coupling's net runs in bfloat16; what it returns, and the flow's own arithmetic, keep their precision."""
+    hooks = []
+    for module in flow.modules():
+        if isinstance(module, Coupling):
+            wrapped = _Autocast()
+            hooks += [
+                module.net.register_forward_pre_hook(wrapped.enter),
+                module.net.register_forward_hook(wrapped.leave, always_call=True),
+            ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class _Autocast:
+    """The two ends of one autocast region, as hooks of a net."""
+
+    def enter(self, net: nn.Module, inputs) -> None:
+        self.dtype = inputs[0].dtype
+        self.region = torch.autocast(inputs[0].device.type, dtype=torch.bfloat16)
+        self.region.__enter__()
+
+    def leave(self, net: nn.Module, inputs, output):
+        self.region.__exit__(None, None, None)
+        return None if output is None else output.to(self.dtype)

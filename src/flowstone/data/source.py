@@ -1,0 +1,203 @@
+"""From a name or a path to data that a flow can learn: read, checked, dequantized, split."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowstone.data.tables import read_table
+from flowstone.data.toy import TOYS, Toy
+from flowstone.errors import DataError, SettingError, UnknownNameError
+
+__all__ = ["Dataset", "Part", "add_noise", "noise_widths", "open_source", "reopen"]
+
+TEST_DRAWS = 20_000
+MIN_ROWS = 20  # below, a tenth is no longer a test set
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows ``x (n, D)`` and, where the flow is to be conditional, their ``context (n, C)``."""
+
+    x: Tensor
+    context: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Data ready to learn from.
+
+    Attributes:
+        columns, context_columns: names of the features of x, and of the context.
+        train: rows, or a function ``(n, generator)`` that draws fresh ones.
+        validation, test: held-out rows; the test part is for one look at the end.
+        description: how to open the same data again, for ``flow.json``.
+        entropy: in nats, where it is known: the floor of every model's expected NLL.
+    """
+
+    columns: tuple[str, ...]
+    context_columns: tuple[str, ...]
+    train: Part | Callable[[int, torch.Generator], Tensor]
+    validation: Part
+    test: Part
+    description: Mapping[str, Any]
+    entropy: float | None = None
+
+
+def open_source(
+    source: str,
+    *,
+    seed: int = 0,
+    context: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    points: int | None = None,
+    drop_missing: bool = False,
+    dequantize: bool = True,
+) -> Dataset:
+    """Open a toy by its name or a table by its path, split 80/10/10 by ``seed``.
+
+    Args:
+        context: columns that the density of the others is conditioned on.
+        columns: the columns to use, in this order; all of them where none are named.
+        points: toys only: a fixed training set of so many points, in place of fresh ones for each step.
+        drop_missing: leave out rows with a missing, NaN or infinite value instead of refusing them.
+        dequantize: add uniform noise to columns with repeated values (``noise_widths``); without it a density can grow
+            without bound at such a value.
+
+    Raises:
+        DataError, UnknownNameError: what is wrong with the source, by name, row and column.
+
+    >>> from flowstone.data import open_source
+    >>> dataset = open_source("moons", points=1000)
+    >>> len(dataset.train), dataset.columns
+    (1000, ('x1', 'x2'))
+    """
+    if source in TOYS:
+        if context or columns:
+            raise SettingError(f"{source!r} is a toy: it has no columns to choose")
+        return _open_toy(TOYS[source], seed, points)
+    if points is not None:
+        raise SettingError(f"points={points} is for toys; {source!r} is a table, of which every row is used")
+    if not Path(source).suffix and not Path(source).exists():
+        raise UnknownNameError("source", source, TOYS)
+    return _open_table(Path(source), seed, tuple(context), tuple(columns), drop_missing, dequantize)
+
+
+def reopen(description: Mapping[str, Any]) -> Dataset:
+    """The same data, split in the same way, from what ``Dataset.description`` holds.
+
+    Raises:
+        DataError: the file is gone or is no longer what it was.
+    """
+    digest = description.get("sha256")
+    path = Path(description["source"])
+    if digest is not None and path.is_file() and _digest(path) != digest:
+        raise DataError(f"{path} has changed since the flow was trained on it: its test split cannot be made again")
+    arguments = {key: value for key, value in description.items() if key in _ARGUMENTS}
+    return open_source(description["source"], **arguments)
+
+
+_ARGUMENTS = ("seed", "context", "columns", "points", "drop_missing", "dequantize")
+
+
+def noise_widths(values: np.ndarray) -> np.ndarray:
+    """Width of the uniform noise that each column ``(rows, D)`` needs to have a density, 0 where it needs none.
+
+    A column in which one value fills more than 0.1% of the rows, and at least two of them, is discrete or rounded: it gets
+    noise as wide as its smallest gap, at most 5% of its standard deviation.
+    """
+    widths = np.zeros(values.shape[1])
+    for index, column in enumerate(values.T):
+        distinct, counts = np.unique(column, return_counts=True)
+        if len(distinct) > 1 and counts.max() > max(1, 0.001 * len(column)):
+            widths[index] = min(np.diff(distinct).min(), 0.05 * column.std())
+    return widths
+
+
+def add_noise(values: np.ndarray, widths: np.ndarray, seed: int) -> np.ndarray:
+    """``values`` plus uniform noise centred on 0, so that a value stays the middle of its own cell."""
+    return values + (np.random.default_rng(seed).random(values.shape) - 0.5) * widths
+
+
+def _open_toy(toy: Toy, seed: int, points: int | None) -> Dataset:
+    if points is not None and points < MIN_ROWS:
+        raise DataError(f"points={points}: at least {MIN_ROWS} are needed")
+
+    def draw(n: int, stream: int) -> Part:
+        return Part(toy(n, torch.Generator().manual_seed(3 * seed + stream)))
+
+    return Dataset(
+        columns=("x1", "x2"),
+        context_columns=(),
+        train=toy if points is None else draw(points, 0),
+        validation=draw(TEST_DRAWS // 4, 1),
+        test=draw(TEST_DRAWS, 2),
+        description={"source": toy.name, "kind": "toy", "seed": seed, "points": points},
+        entropy=toy.entropy,
+    )
+
+
+def _open_table(
+    path: Path, seed: int, context: tuple[str, ...], columns: tuple[str, ...], drop_missing: bool, dequantize: bool
+) -> Dataset:
+    table = read_table(path)
+    names = columns or tuple(table.columns)
+    table.numbers(context)  # a context column that is missing is named here
+    features = tuple(name for name in names if name not in context)
+    if not features:
+        raise DataError(f"{path}: every column is context; nothing is left to learn the density of")
+    table, values = table.finite((*features, *context), drop_missing=drop_missing)
+    if len(values) < MIN_ROWS:
+        raise DataError(f"{path}: {len(values)} rows; the 80/10/10 split needs at least {MIN_ROWS}")
+    order = np.random.default_rng(seed).permutation(len(values))
+    test, validation, train = np.split(order, [len(order) // 10, 2 * (len(order) // 10)])
+    _refuse_constant(path, (*features, *context), values[train])
+    widths = noise_widths(values[train]) if dequantize else np.zeros(values.shape[1])
+    widths[len(features) :] = 0.0  # a context has no density to guard
+    values = add_noise(values, widths, seed)
+
+    def part(rows: np.ndarray) -> Part:
+        chosen = torch.from_numpy(values[rows])
+        return Part(chosen[:, : len(features)], chosen[:, len(features) :].float() if context else None)
+
+    return Dataset(
+        columns=features,
+        context_columns=context,
+        train=part(train),
+        validation=part(validation),
+        test=part(test),
+        description={
+            "source": str(path.resolve()),
+            "kind": "table",
+            "seed": seed,
+            "context": list(context),
+            "columns": list(names),
+            "drop_missing": drop_missing,
+            "dequantize": dequantize,
+            "noise": {name: float(width) for name, width in zip(features, widths, strict=False) if width > 0},
+            "rows": len(values),
+            "sha256": _digest(path),
+        },
+    )
+
+
+def _refuse_constant(path: Path, names: Sequence[str], values: np.ndarray) -> None:
+    for name, column in zip(names, values.T, strict=True):
+        if (column == column[0]).all():
+            others = ",".join(other for other in names if other != name)
+            raise DataError(
+                f"{path}: column {name!r} is constant ({column[0]:g}) and has no density; leave it out: --columns {others}"
+            )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,174 @@
+"""Tables: numbers in named columns, from .csv, .parquet or .npy, and back."""
+
+import csv
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flowstone.errors import DataError, OutputError
+from flowstone.files import atomic_path
+
+__all__ = ["READABLE", "Table", "check_writable", "read_table", "write_arrays", "write_table"]
+
+READABLE = (".csv", ".parquet", ".npy")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it was read: nothing is checked or converted before ``numbers`` asks for it."""
+
+    path: Path
+    arrow: pa.Table
+
+    @property
+    def columns(self) -> list[str]:
+        return self.arrow.column_names
+
+    def __len__(self) -> int:
+        return self.arrow.num_rows
+
+    def numbers(self, columns: Sequence[str]) -> np.ndarray:
+        """``(rows, len(columns))`` in float64; missing values become NaN.
+
+        Raises:
+            DataError: a column is missing or not numeric; the message names it, and the row of the first text.
+        """
+        for name in columns:
+            if name not in self.columns:
+                near = difflib.get_close_matches(name, self.columns, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(self.columns)}"
+                raise DataError(f"{self.path}: no column {name!r}: {hint}")
+        return np.stack([self._number_column(name) for name in columns], 1)
+
+    def finite(self, columns: Sequence[str], *, drop_missing: bool = False) -> tuple["Table", np.ndarray]:
+        """``numbers`` with every value finite: rows with a NaN or infinity are an error, or left out where asked."""
+        values = self.numbers(columns)
+        good = np.isfinite(values).all(1)
+        if good.all():
+            return self, values
+        if not drop_missing:
+            row, column = np.argwhere(~np.isfinite(values))[0]
+            what = "missing or NaN" if np.isnan(values[row, column]) else "infinite"
+            count = int((~good).sum())
+            raise DataError(
+                f"{self.path}: column {columns[column]!r}, row {row + 1} is {what}; {count} of {len(self)} rows are affected "
+                "(--drop-missing leaves them out)"
+            )
+        return Table(self.path, self.arrow.filter(pa.array(good))), values[good]
+
+    def renamed(self, names: Sequence[str]) -> "Table":
+        """The same table under other column names, as many as it has columns."""
+        if len(names) != len(self.columns):
+            raise DataError(f"{self.path}: {len(self.columns)} columns, expected {len(names)}: {', '.join(names)}")
+        return Table(self.path, self.arrow.rename_columns(list(names)))
+
+    def _number_column(self, name: str) -> np.ndarray:
+        column = self.arrow.column(name)
+        kind = column.type
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_boolean(kind)):
+            raise DataError(f"{self.path}: column {name!r} is not numeric ({_first_text(column)})")
+        return np.array(pc.cast(column, pa.float64()).to_numpy())
+
+
+def read_table(path: Path | str) -> Table:
+    """Read a table by the ending of its name.
+
+    Raises:
+        DataError: missing, empty, of another kind, or not readable as what its name says.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in READABLE:
+        raise DataError(f"{path}: cannot read {path.suffix or 'a file without an ending'!r}; tables are {', '.join(READABLE)}")
+    if not path.is_file():
+        siblings = [file.name for file in path.parent.glob("*")] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, siblings, n=1)
+        raise DataError(f"{path}: no such file" + (f"; did you mean {near[0]!r}?" if near else ""))
+    try:
+        arrow = {".csv": _read_csv, ".parquet": _read_parquet, ".npy": _read_npy}[path.suffix.lower()](path)
+    except (pa.ArrowException, OSError, ValueError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path}: cannot be read as {path.suffix}: {reason}") from error
+    repeated = sorted({name for name in arrow.column_names if arrow.column_names.count(name) > 1})
+    if repeated:
+        raise DataError(f"{path}: column name {repeated[0]!r} occurs more than once")
+    if arrow.num_rows == 0 or arrow.num_columns == 0:
+        raise DataError(f"{path}: the table is empty ({arrow.num_rows} rows, {arrow.num_columns} columns)")
+    return Table(path, arrow)
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a name that no table can be written to, before any work is done for it."""
+    if path.suffix.lower() not in (".csv", ".parquet"):
+        raise OutputError(f"cannot write {path}: tables are written as .csv or .parquet")
+    if not path.parent.is_dir():
+        raise OutputError(f"cannot write {path}: no folder {path.parent}")
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write ``.csv`` or ``.parquet`` by the ending of the name, all of it or nothing."""
+    check_writable(path)
+    with atomic_path(path) as temporary:
+        if path.suffix.lower() == ".parquet":
+            import pyarrow.parquet
+
+            pyarrow.parquet.write_table(table, temporary)
+        else:
+            import pyarrow.csv
+
+            pyarrow.csv.write_csv(table, temporary)
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Write ``.npz``, all of it or nothing."""
+    with atomic_path(path) as temporary:
+        np.savez(temporary, **arrays)  # pyright: ignore[reportArgumentType]
+
+
+def _read_csv(path: Path) -> pa.Table:
+    import pyarrow.csv
+
+    with path.open(newline="", errors="replace") as file:
+        first = file.readline()
+    if not first.strip():
+        raise DataError(f"{path}: the file is empty")
+    delimiter = max(",;\t", key=first.count)
+    header = next(csv.reader([first], delimiter=delimiter))
+    unnamed = all(_is_number(name) for name in header)  # a first line of numbers is data, not names
+    return pyarrow.csv.read_csv(
+        path,
+        read_options=pyarrow.csv.ReadOptions(column_names=[f"x{i + 1}" for i in range(len(header))] if unnamed else None),
+        parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter),
+    )
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_table(path)
+
+
+def _read_npy(path: Path) -> pa.Table:
+    array = np.load(path, allow_pickle=False)
+    if array.ndim != 2 or array.dtype.kind not in "fiub":
+        raise DataError(f"{path}: expected a numeric array of shape (rows, columns), got {array.dtype} {array.shape}")
+    return pa.table({f"x{i + 1}": array[:, i] for i in range(array.shape[1])})
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _first_text(column: pa.ChunkedArray) -> str:
+    for row, value in enumerate(column.to_pylist()):
+        if value is not None and not _is_number(str(value)):
+            return f"row {row + 1} holds {str(value)!r}"
+    return f"type {column.type}"

@@ -1,0 +1,53 @@
+"""The tree of errors. Every message is one line that repeats what was passed: name, shape, value, nearest valid choice."""
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "CheckpointError",
+    "DataError",
+    "FlowstoneError",
+    "NonFiniteError",
+    "OutputError",
+    "SettingError",
+    "ShapeError",
+    "UnknownNameError",
+]
+
+
+class FlowstoneError(Exception):
+    """The root: whatever Flowstone raises for a user's mistake. The command line prints it as one line and exits with 1."""
+
+
+class UnknownNameError(FlowstoneError, LookupError):
+    """A name that is not registered; the message holds the nearest known one."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+        super().__init__(f"unknown {kind} {name!r}: {hint}")
+
+
+class SettingError(FlowstoneError, ValueError):
+    """An argument whose value cannot be used."""
+
+
+class ShapeError(FlowstoneError, ValueError):
+    """A tensor whose shape is not the one that was asked for."""
+
+
+class DataError(FlowstoneError, ValueError):
+    """Data that cannot be learned from or scored: missing file, empty table, text in a column, NaN, too few rows."""
+
+
+class CheckpointError(FlowstoneError, ValueError):
+    """A run folder that is missing, damaged, foreign or of a newer format."""
+
+
+class OutputError(FlowstoneError, OSError):
+    """A path that cannot be written, or that exists and would be overwritten."""
+
+
+class NonFiniteError(FlowstoneError, ArithmeticError):
+    """A loss or gradient that is NaN or infinite; the message names the step and the first layer that went bad."""

@@ -1,0 +1,138 @@
+"""Flow: a bijection and a prior, which together are a probability distribution."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flowstone.bijections import Bijection, Standardize
+from flowstone.errors import SettingError, ShapeError
+from flowstone.priors import Prior
+
+__all__ = ["Flow"]
+
+CHUNK = 2048  # rows at a time when no gradient is asked for: activations of that many stay in a core's cache
+
+
+class Flow(nn.Module):
+    r"""The distribution of x when $z = f(x)$ follows the prior.
+
+    $$ \log p(x \mid c) = \log p_\text{prior}(f(x; c)) + \log \left| \det \tfrac{\partial f}{\partial x} \right| $$
+
+    in nats, in the units of x itself: preprocessing is part of f.
+
+    Args:
+        bijection: f, data → latent.
+        prior: the distribution of z; its ``event_shape`` is that of x.
+        context_features: width of the context c that the density is conditioned on, 0 for none. The context is
+            standardised inside, by what ``initialize`` saw.
+
+    Attributes:
+        spec: recipe name and arguments, set by recipes: enough, with the weights, to build the flow again. None otherwise.
+
+    >>> import torch
+    >>> from flowstone import Flow
+    >>> from flowstone.bijections import Scaling
+    >>> from flowstone.priors import StandardNormal
+    >>> flow = Flow(Scaling(2), StandardNormal(2))
+    >>> flow.log_prob(torch.zeros(3, 2)).shape, flow.sample(5, seed=0).shape
+    (torch.Size([3]), torch.Size([5, 2]))
+    """
+
+    def __init__(self, bijection: Bijection, prior: Prior, *, context_features: int = 0) -> None:
+        super().__init__()
+        self.bijection = bijection
+        self.prior = prior
+        self.context_features = context_features
+        self.standardize_context = Standardize(context_features) if context_features else None
+        self.spec: Mapping[str, Any] | None = None
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """Shape of one x."""
+        return self.prior.event_shape
+
+    def to_latent(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data → latent: ``(z, log|det dz/dx|)``, shapes ``(batch, *event_shape)`` and ``(batch,)``."""
+        return self.bijection(x, self._conditioning(x, context))
+
+    def from_latent(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Latent → data: ``(x, log|det dx/dz|)``, shapes ``(batch, *event_shape)`` and ``(batch,)``."""
+        return self.bijection.inverse(z, self._conditioning(z, context))
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log-density of each row in nats, ``(batch, *event_shape)`` → ``(batch,)``.
+
+        Where no gradient is being recorded it works in chunks, so that memory does not grow with the batch.
+
+        Raises:
+            ShapeError: x or the context has another shape than the flow was built for.
+        """
+        if torch.is_grad_enabled():
+            return self._log_prob(x, context)
+        result = x.new_empty(x.shape[:1], dtype=self.prior.like.dtype)
+        for rows in _chunks(len(x)):
+            result[rows] = self._log_prob(x[rows], None if context is None else context[rows])
+        return result
+
+    @torch.no_grad()
+    def sample(
+        self, n: int, context: Tensor | None = None, *, temperature: float = 1.0, seed: int | None = None
+    ) -> Tensor:
+        """Draw ``n`` samples: ``(n, *event_shape)``; with context ``(batch, features)``, ``(n, batch, *event_shape)``.
+
+        Args:
+            temperature: factor on the latent; below 1 stays nearer to the mode, 1 samples the model itself.
+            seed: the same seed gives the same samples; None draws from torch's global state.
+
+        Memory beyond the result does not grow with n.
+        """
+        if n < 0:
+            raise SettingError(f"n={n}: the number of samples cannot be negative")
+        if context is not None:  # every draw in turn goes through all context rows
+            self._check_context(context, len(context))
+        like, batch = self.prior.like, 1 if context is None else len(context)
+        generator = None if seed is None else torch.Generator(like.device).manual_seed(seed)
+        result = torch.empty(n * batch, *self.event_shape, dtype=like.dtype, device=like.device)
+        for rows in _chunks(n * batch):
+            part = None if context is None else context[torch.arange(rows.start, rows.stop, device=like.device) % batch]
+            conditioning = self._conditioning(result[rows], part)
+            z = self.prior.sample(rows.stop - rows.start, conditioning, generator)
+            result[rows], _ = self.bijection.inverse(z * temperature, conditioning)
+        return result if context is None else result.unflatten(0, (n, batch))
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Set what depends on data (standardisation, data-dependent layers) from one large batch; done once, by ``fit``."""
+        if self.standardize_context is not None and context is not None:
+            self.standardize_context.initialize(context)
+        self.bijection.initialize(x, self._conditioning(x, context))
+
+    def _log_prob(self, x: Tensor, context: Tensor | None) -> Tensor:
+        conditioning = self._conditioning(x, context)
+        z, log_det = self.bijection(x, conditioning)
+        return self.prior.log_prob(z, conditioning) + log_det
+
+    def _conditioning(self, value: Tensor, context: Tensor | None) -> Tensor | None:
+        """Check both shapes; the context as the bijections want it."""
+        if value.shape[1:] != self.event_shape:
+            wanted = ", ".join(map(str, self.event_shape))
+            raise ShapeError(f"expected shape (batch, {wanted}), got {tuple(value.shape)}")
+        self._check_context(context, len(value))
+        return None if self.standardize_context is None else self.standardize_context(context)[0]
+
+    def _check_context(self, context: Tensor | None, batch: int) -> None:
+        if self.context_features == 0:
+            if context is not None:
+                raise ShapeError(f"this flow takes no context, got one of shape {tuple(context.shape)}")
+            return
+        wanted = f"({batch}, {self.context_features})"
+        if context is None:
+            raise ShapeError(f"this flow is conditional: it needs a context of shape {wanted}, got none")
+        if tuple(context.shape) != (batch, self.context_features):
+            raise ShapeError(f"expected a context of shape {wanted}, got {tuple(context.shape)}")
+
+
+def _chunks(n: int) -> Iterator[slice]:
+    return (slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK))

@@ -1,0 +1,74 @@
+"""History: what was measured while a flow was trained."""
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import asdict, astuple, dataclass, field, fields
+from pathlib import Path
+
+from flowstone.errors import CheckpointError
+from flowstone.files import write_atomically
+
+__all__ = ["History", "Record"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of ``history.csv``: means since the line before; NLL in nats."""
+
+    step: int
+    seconds: float
+    train_nll: float
+    val_nll: float
+    learning_rate: float
+    grad_norm: float
+
+
+@dataclass
+class History:
+    """The records of a training, and how it ended.
+
+    Attributes:
+        records: one for each validation.
+        stopped: ``"finished"``, ``"patience"`` (validation no longer improved) or ``"interrupted"`` (Ctrl-C).
+    """
+
+    records: list[Record] = field(default_factory=list)
+    stopped: str = "finished"
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records)
+
+    @property
+    def best(self) -> Record:
+        """The record with the lowest validation NLL: the one whose weights are kept."""
+        return min(self.records, key=lambda record: record.val_nll)
+
+    def column(self, name: str) -> list[float]:
+        """All values of one field, in order of steps."""
+        return [getattr(record, name) for record in self.records]
+
+    def save(self, path: Path) -> None:
+        """Write ``history.csv``."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(field.name for field in fields(Record))
+        writer.writerows(astuple(record) for record in self.records)
+        write_atomically(path, text.getvalue().encode())
+
+    @classmethod
+    def load(cls, path: Path) -> "History":
+        """Read ``history.csv``."""
+        try:
+            with path.open(newline="") as file:
+                rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+            return cls([Record(**{**row, "step": int(row["step"])}) for row in rows])
+        except (OSError, TypeError, ValueError, KeyError, AttributeError) as error:
+            raise CheckpointError(f"{path}: not a history that Flowstone wrote ({error})") from error
+
+    def as_dicts(self) -> list[dict[str, float]]:
+        """The records as plain dictionaries, for JSON."""
+        return [asdict(record) for record in self.records]

@@ -1,0 +1,5 @@
+"""Conditioners: ordinary networks that know nothing of flows."""
+
+from flowstone.nets.mlp import MLP, Parallel
+
+__all__ = ["MLP", "Parallel"]

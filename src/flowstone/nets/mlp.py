@@ -1,0 +1,64 @@
+"""Fully connected conditioners for vectors."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from flowstone.errors import UnknownNameError
+
+__all__ = ["MLP", "Parallel"]
+
+ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU, "tanh": nn.Tanh}
+
+
+class MLP(nn.Module):
+    """A multilayer perceptron whose output starts at zero, so that the flow around it starts as the identity.
+
+    ``(batch, in_features)`` and, where ``context_features`` is not 0, ``(batch, context_features)`` → ``(batch, out_features)``;
+    the context is one more input. With no input at all it is a learned constant.
+
+    >>> import torch
+    >>> MLP(2, 3, hidden=(16, 16))(torch.randn(5, 2)).abs().max().item()
+    0.0
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        hidden: Sequence[int] = (128, 128),
+        context_features: int = 0,
+        activation: str = "relu",
+    ) -> None:
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise UnknownNameError("activation", activation, ACTIVATIONS)
+        # A constant has nothing for hidden layers to work on.
+        sizes = [in_features + context_features, *hidden] if in_features + context_features else [0]
+        layers: list[nn.Module] = []
+        for wide, narrow in zip(sizes, sizes[1:], strict=False):
+            layers += [nn.Linear(wide, narrow), ACTIVATIONS[activation]()]
+        self.layers = nn.Sequential(*layers)
+        self.weight = nn.Parameter(torch.zeros(out_features, sizes[-1]))
+        self.bias = nn.Parameter(torch.zeros(out_features))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        if context is not None:
+            x = torch.cat((x, context), -1)
+        return nn.functional.linear(self.layers(x), self.weight, self.bias)
+
+
+class Parallel(nn.Module):
+    """Several nets on the same input, their outputs interleaved: ``n`` nets of ``features`` outputs → ``(batch, features * n)``.
+
+    With two nets this is RealNVP with separate s and t.
+    """
+
+    def __init__(self, *nets: nn.Module) -> None:
+        super().__init__()
+        self.nets = nn.ModuleList(nets)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return torch.stack([net(x, context) for net in self.nets], -1).flatten(-2)

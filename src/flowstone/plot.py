@@ -1,0 +1,247 @@
+"""Pictures: functions ``(data, ax) -> ax`` that draw one thing, and a few figures put together from them.
+
+Colours are from the colour-blind safe Okabe-Ito set: data blue, samples vermilion, latent green.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg", force=False)
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from flowstone.bijections import Bijection, Chain, Permutation, Standardize
+from flowstone.metrics import log_prob
+from flowstone.files import atomic_path
+from flowstone.flow import Flow
+from flowstone.history import History
+
+__all__ = [
+    "data_latent_samples",
+    "density",
+    "layers",
+    "loss_curve",
+    "marginal",
+    "pair_plot",
+    "points",
+    "sample_figure",
+    "save_figure",
+    "save_plots",
+]
+
+DATA, SAMPLES, LATENT = "#0072B2", "#D55E00", "#009E73"
+SHOWN = 4000  # points in a scatter: more only make it black
+PAIRED = 6  # columns in a pair plot: more cannot be read
+
+
+def loss_curve(history: History, ax: Axes, *, entropy: float | None = None) -> Axes:
+    """Train and validation NLL over steps; a dotted floor where the entropy is known."""
+    steps = history.column("step")
+    ax.plot(steps, history.column("train_nll"), color=DATA, label="train", linewidth=1.2)
+    ax.plot(steps, history.column("val_nll"), color=SAMPLES, label="validation", linewidth=1.5)
+    best = history.best
+    ax.plot(best.step, best.val_nll, "o", color=SAMPLES, markersize=5, label=f"best: {best.val_nll:.4f} at step {best.step}")
+    if entropy is not None:
+        ax.axhline(entropy, color="black", linestyle=":", linewidth=1, label=f"entropy: {entropy:.4f}")
+    # The first steps are far above all that matters later.
+    later = history.column("val_nll") + history.column("train_nll")[len(history) // 10 :]
+    low, high = min([*later, entropy or min(later)]), sorted(later)[int(0.97 * (len(later) - 1))]
+    if high > low:
+        ax.set_ylim(low - 0.08 * (high - low), high + 0.15 * (high - low))
+    ax.set(xlabel="step", ylabel="NLL (nats)", title="negative log-likelihood")
+    ax.legend(frameon=False)
+    return ax
+
+
+def points(
+    x: Tensor, ax: Axes, *, color: str | Tensor = DATA, title: str = "", limits: tuple | None = None, equal: bool = True
+) -> Axes:
+    """A scatter of the first points of ``x (n, 2)``; ``color`` is one colour or a number for each point."""
+    x = x[:SHOWN].cpu()
+    shade = color if isinstance(color, str) else color[:SHOWN].cpu()
+    shades = None if isinstance(color, str) else "viridis"
+    ax.scatter(x[:, 0], x[:, 1], s=3, c=shade, cmap=shades, alpha=0.6, linewidths=0, rasterized=True)
+    ax.set_title(title)
+    if limits is not None:
+        ax.set(xlim=limits[0], ylim=limits[1])
+    if equal:
+        ax.set_aspect("equal", adjustable="box" if limits is not None else "datalim")
+    return ax
+
+
+def density(flow: Flow, ax: Axes, *, limits: tuple, samples: Tensor | None = None, grid: int = 250) -> Axes:
+    """The density of a flow on the plane as a filled contour, with some samples on it."""
+    (left, right), (bottom, top) = limits
+    across, up = torch.linspace(left, right, grid), torch.linspace(bottom, top, grid)
+    where = torch.stack(torch.meshgrid(across, up, indexing="xy"), -1).reshape(-1, 2)
+    values = log_prob(flow, where).exp().reshape(grid, grid)
+    # Bright edges of a density would hide the rest: levels follow the values themselves, not their range.
+    peak = values.flatten().sort().values[int(0.998 * values.numel())].item()
+    filled = ax.contourf(across, up, values.clamp_max(peak), levels=torch.linspace(0, peak, 25).tolist(), cmap="viridis")
+    ax.get_figure().colorbar(filled, ax=ax, fraction=0.046, pad=0.04, label="density", format="%.2f")  # pyright: ignore
+    if samples is not None:
+        ax.scatter(*samples[:400].cpu().T, s=2, color="white", alpha=0.7, linewidths=0)
+    ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", title="density and samples")
+    return ax
+
+
+def marginal(x: Tensor, samples: Tensor, ax: Axes) -> Axes:
+    """Histograms of one column: data filled, samples as a line."""
+    low, high = _range(x)
+    bins = torch.linspace(low, high, 41).tolist()
+    ax.hist(x.clamp(low, high).cpu(), bins=bins, density=True, color=DATA, alpha=0.45, label="data")
+    ax.hist(samples.clamp(low, high).cpu(), bins=bins, density=True, histtype="step", color=SAMPLES, label="samples", linewidth=1.3)
+    ax.set_xlim(low, high)
+    return ax
+
+
+def data_latent_samples(flow: Flow, x: Tensor, *, seed: int = 0) -> Figure:
+    """Data | its latent | samples. Colour is the first coordinate of the data (of the sample), so one sees where points go."""
+    with torch.no_grad():
+        latent, _ = flow.to_latent(x[:SHOWN])
+    samples = flow.sample(min(len(x), SHOWN), seed=seed)
+    figure, axes = plt.subplots(1, 3, figsize=(12, 4.2), layout="constrained")
+    limits = _limits(x)
+    points(x, axes[0], color=x[:, 0], title="data x", limits=limits)
+    points(latent, axes[1], color=x[:, 0], title="latent z = f(x)", limits=((-4, 4), (-4, 4)))
+    points(samples, axes[2], color=samples[:, 0], title="samples f⁻¹(z), z ~ prior", limits=limits)
+    return figure
+
+
+@torch.no_grad()
+def layers(flow: Flow, x: Tensor, *, seed: int = 0, most: int = 8) -> Figure:
+    """The state after every layer: above, data → latent; below, latent → data, in the same columns, read right to left."""
+    steps = _visible_steps(flow.bijection)
+    x = x[:SHOWN]
+    z = flow.prior.sample(len(x))
+    if seed is not None:
+        z = flow.prior.sample(len(x), generator=torch.Generator(z.device).manual_seed(seed))
+    there, back = [("data", x)], [z]
+    for name, group in steps:
+        there.append((name, group(there[-1][1])[0]))
+    for _, group in reversed(steps):
+        back.append(group.inverse(back[-1])[0])
+    back.reverse()
+    chosen = sorted({round(i * len(steps) / min(most, len(steps))) for i in range(min(most, len(steps)) + 1)})
+    figure, axes = plt.subplots(2, len(chosen), figsize=(2.3 * len(chosen), 5.2), layout="constrained", squeeze=False)
+    for column, index in enumerate(chosen):
+        name = there[index][0] if index else "data"
+        limits = _limits(torch.cat((there[index][1], back[index])))
+        points(there[index][1], axes[0, column], color=x[:, 0], title=name, limits=limits)
+        points(back[index], axes[1, column], color=SAMPLES, limits=limits)
+        for ax in axes[:, column]:
+            ax.tick_params(labelsize=7)
+    axes[0, 0].set_ylabel("data → latent", fontsize=12)
+    axes[1, 0].set_ylabel("samples ← latent", fontsize=12)
+    return figure
+
+
+def pair_plot(x: Tensor, samples: Tensor, columns: Sequence[str]) -> Figure:
+    """Data against samples, for more than two columns: marginals on the diagonal, data above it, samples below it."""
+    count = min(len(columns), PAIRED)
+    figure, axes = plt.subplots(count, count, figsize=(1.9 * count + 0.6, 1.9 * count + 0.8), layout="constrained", squeeze=False)
+    ranges = [_range(x[:, index]) for index in range(count)]
+    for row in range(count):
+        for column in range(count):
+            ax = axes[row, column]
+            if row == column:
+                marginal(x[:, row], samples[:, row], ax)
+                ax.set_yticks([])
+            else:
+                source, color = (x, DATA) if row < column else (samples, SAMPLES)
+                limits = (ranges[column], ranges[row])
+                points(source[:1500][:, [column, row]], ax, color=color, limits=limits, equal=False)
+            ax.tick_params(labelsize=6, labelbottom=row == count - 1, labelleft=column == 0 and row != 0)
+            if row == count - 1:
+                ax.set_xlabel(columns[column], fontsize=8)
+            if column == 0:
+                ax.set_ylabel(columns[row], fontsize=8)
+    more = f" (the first {count} of {len(columns)} columns)" if count < len(columns) else ""
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False)
+    figure.suptitle(f"data above the diagonal, samples below{more}", x=0.02, ha="left", fontsize=10)
+    return figure
+
+
+def sample_figure(x: Tensor, columns: Sequence[str]) -> Figure:
+    """Samples alone: a histogram for one column, a scatter for two, all pairs for more."""
+    if len(columns) > 2:
+        return pair_plot(x, x, columns)
+    figure, ax = plt.subplots(figsize=(5.2, 5.2), layout="constrained")
+    if len(columns) == 2:
+        points(x, ax, color=SAMPLES, limits=_limits(x))
+        ax.set(xlabel=columns[0], ylabel=columns[1])
+    else:
+        ax.hist(x[:, 0].cpu(), bins=60, color=SAMPLES)
+        ax.set(xlabel=columns[0], ylabel="samples")
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a picture, all of it or nothing, and close it."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+    plt.close(figure)
+    return path
+
+
+def save_plots(
+    flow: Flow, x: Tensor, columns: Sequence[str], history: History, folder: Path, *, context: Tensor | None = None,
+    entropy: float | None = None, seed: int = 0
+) -> list[Path]:
+    """All pictures that suit the flow, into ``folder``: the loss curve always; two columns without context: the three
+    panels, the density, the layers; otherwise the pair plot. ``x`` and ``context`` are held-out rows."""
+    x = x.to(flow.prior.like.dtype)
+    figures = {}
+    if len(history):
+        figures["loss"], ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+        loss_curve(history, ax, entropy=entropy)
+    if len(columns) == 2 and context is None:
+        figures["data-latent-samples"] = data_latent_samples(flow, x, seed=seed)
+        figures["density"], ax = plt.subplots(figsize=(6.2, 5.2), layout="constrained")
+        density(flow, ax, limits=_limits(x), samples=flow.sample(400, seed=seed))
+        figures["layers"] = layers(flow, x, seed=seed)
+    else:
+        rows = min(len(x), SHOWN)
+        given = None if context is None else context[:rows]
+        drawn = flow.sample(rows, seed=seed) if given is None else flow.sample(1, given, seed=seed)[0]
+        figures["pairs"] = pair_plot(x, drawn, columns)
+    return [save_figure(figure, folder / f"{name}.png") for name, figure in figures.items()]
+
+
+def _range(values: Tensor, *, margin: float = 0.05) -> tuple[float, float]:
+    """Nearly all of the values, without the few that would squeeze the rest."""
+    values = values[:100_000].double()
+    low, high = values.quantile(0.001).item(), values.quantile(0.999).item()
+    if high <= low:
+        low, high = low - 0.5, high + 0.5
+    return low - margin * (high - low), high + margin * (high - low)
+
+
+def _limits(x: Tensor) -> tuple[tuple[float, float], tuple[float, float]]:
+    """A square that holds nearly all points, so that shapes keep their shape."""
+    ranges = [_range(x[:, index], margin=0.08) for index in (0, 1)]
+    half = max(high - low for low, high in ranges) / 2
+    middles = [(low + high) / 2 for low, high in ranges]
+    return (middles[0] - half, middles[0] + half), (middles[1] - half, middles[1] + half)
+
+
+def _visible_steps(bijection: Bijection) -> list[tuple[str, Bijection]]:
+    """The links one can see moving points; a permutation or the standardising is shown with the next one."""
+    links = list(bijection.links) if isinstance(bijection, Chain) else [bijection]
+    steps: list[tuple[str, Bijection]] = []
+    waiting: list[Bijection] = []
+    for link in links:
+        waiting.append(link)  # pyright: ignore[reportArgumentType]
+        if not isinstance(link, Permutation | Standardize):
+            steps.append((f"{len(steps) + 1} {type(link).__name__}", Chain(*waiting)))
+            waiting = []
+    if waiting:
+        steps.append((f"{len(steps) + 1} {type(waiting[-1]).__name__}", Chain(*waiting)))
+    return steps

@@ -1,0 +1,46 @@
+"""NICE (Dinh et al. 2014)."""
+
+from collections.abc import Sequence
+
+from flowstone.bijections import Additive, Scaling
+from flowstone.flow import Flow
+from flowstone.priors import make_prior
+from flowstone.recipes.couplings import coupling_chain, mlp_coupling
+from flowstone.recipes.registry import recipe
+
+__all__ = ["nice"]
+
+
+@recipe
+def nice(
+    features: int,
+    *,
+    context_features: int = 0,
+    couplings: int = 4,
+    hidden: Sequence[int] = (128, 128),
+    activation: str = "relu",
+    prior: str = "logistic",
+) -> Flow:
+    """Non-linear Independent Components Estimation: additive couplings and a final scaling (Dinh, Krueger, Bengio 2014).
+
+    The paper's choices: couplings that keep volume, one learned diagonal scaling at the end, a factorised logistic (or
+    ``"normal"``) prior, ReLU nets. Where it reverses the order of features after each coupling, the halves take turns here,
+    which is the same. On MNIST it reports 1980.50 nats with 4 couplings of 5 hidden layers of 1000.
+
+    >>> import flowstone
+    >>> flowstone.nice(2).sample(3, seed=0).shape
+    torch.Size([3, 2])
+    """
+
+    def coupling(swap: bool):
+        return mlp_coupling(
+            features,
+            lambda _: Additive(),
+            swap=swap,
+            context_features=context_features,
+            hidden=hidden,
+            activation=activation,
+        )
+
+    chain = coupling_chain(features, couplings, coupling, last=[Scaling(features)])
+    return Flow(chain, make_prior(prior, features), context_features=context_features)

@@ -1,0 +1,55 @@
+"""RealNVP for vectors (Dinh et al. 2016)."""
+
+from collections.abc import Sequence
+
+from flowstone.bijections import Affine
+from flowstone.flow import Flow
+from flowstone.priors import make_prior
+from flowstone.recipes.couplings import coupling_chain, mlp_coupling
+from flowstone.recipes.registry import recipe
+
+__all__ = ["realnvp"]
+
+
+@recipe
+def realnvp(
+    features: int,
+    *,
+    context_features: int = 0,
+    couplings: int = 6,
+    hidden: Sequence[int] = (128, 128),
+    activation: str = "relu",
+    scale_bound: str = "tanh",
+    separate_nets: bool = False,
+    leaky_relu: bool = False,
+    shuffle: bool = True,
+    prior: str = "normal",
+) -> Flow:
+    """Real-valued Non-Volume Preserving flow: affine couplings (Dinh, Sohl-Dickstein, Bengio 2016).
+
+    Args:
+        scale_bound: how the log-scale is kept in bounds: ``"tanh"`` times a learned factor (the paper), or ``"soft"``.
+        separate_nets: one net for s and one for t, as in the paper; one net for both is faster and measures the same.
+        leaky_relu: a learned kink between couplings.
+        shuffle: a random permutation between couplings where there are more than two features.
+
+    The paper gives no number for vectors; Papamakarios et al. 2017 report 0.17 nats on POWER with 10 couplings.
+
+    >>> import flowstone
+    >>> flowstone.realnvp(5, couplings=2).sample(3, seed=0).shape
+    torch.Size([3, 5])
+    """
+
+    def coupling(swap: bool):
+        return mlp_coupling(
+            features,
+            lambda moved: Affine(moved, bound=scale_bound),
+            swap=swap,
+            context_features=context_features,
+            hidden=hidden,
+            activation=activation,
+            separate=separate_nets,
+        )
+
+    chain = coupling_chain(features, couplings, coupling, shuffle=shuffle, leaky_relu=leaky_relu)
+    return Flow(chain, make_prior(prior, features), context_features=context_features)

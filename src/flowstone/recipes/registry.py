@@ -1,0 +1,51 @@
+"""Recipes by name: a function of plain arguments that builds a flow, and records how on the flow."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec
+
+from flowstone.errors import SettingError, UnknownNameError
+from flowstone.flow import Flow
+
+__all__ = ["RECIPES", "build", "recipe"]
+
+P = ParamSpec("P")
+
+RECIPES: dict[str, Callable[..., Flow]] = {}
+
+
+def recipe(function: Callable[P, Flow]) -> Callable[P, Flow]:
+    """Decorate ``name(features, *, …) -> Flow``: registers it by its name and records name + arguments as ``flow.spec``.
+
+    The arguments must be plain (numbers, strings, tuples of them), for the record goes into JSON.
+    """
+    name, signature = function.__name__, inspect.signature(function)
+
+    @functools.wraps(function)
+    def recorded(*args: P.args, **kwargs: P.kwargs) -> Flow:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        flow = function(*args, **kwargs)
+        flow.spec = {"recipe": name, "arguments": dict(bound.arguments)}
+        return flow
+
+    RECIPES[name] = recorded
+    return recorded
+
+
+def build(name: str, arguments: Mapping[str, Any]) -> Flow:
+    """The flow of recipe ``name``; an argument that the recipe lacks is named, with the nearest one that it has."""
+    if name not in RECIPES:
+        raise UnknownNameError("recipe", name, RECIPES)
+    known = inspect.signature(RECIPES[name]).parameters
+    for argument in arguments:
+        if argument not in known:
+            raise UnknownNameError(f"argument of recipe {name!r}:", argument, known)
+    try:
+        return RECIPES[name](**arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, SettingError):
+            raise
+        settings = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        raise SettingError(f"recipe {name!r} cannot be built with {settings}: {error}") from error

@@ -1,0 +1,104 @@
+"""Batches by step number: nothing to remember between steps, so a resumed run sees what an unbroken one would."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from flowstone.errors import DataError, ShapeError
+
+__all__ = ["Batches", "FixedBatches", "FreshBatches", "Rows", "Sampler", "hold_out"]
+
+Sampler = Callable[[int, torch.Generator], Tensor]
+
+HELD_OUT_DRAWS = 4096
+INITIAL_ROWS = 100_000  # what data-dependent initialisation looks at, at most
+
+
+class Rows(NamedTuple):
+    """Data and, where the flow is conditional, the context of each row."""
+
+    x: Tensor
+    context: Tensor | None = None
+
+    def __getitem__(self, index):  # rows, not fields
+        return Rows(self.x[index], None if self.context is None else self.context[index])
+
+    def to(self, device: torch.device) -> "Rows":
+        return Rows(self.x.to(device), None if self.context is None else self.context.to(device))
+
+
+def generator(*key: int) -> torch.Generator:
+    """A generator whose state depends on ``key`` alone."""
+    seed = 0
+    for part in key:
+        seed = (seed * 1_000_003 + part + 1) % 2**63
+    return torch.Generator().manual_seed(seed)
+
+
+class FreshBatches:
+    """Newly drawn rows for every step."""
+
+    def __init__(self, draw: Sampler, size: int, seed: int) -> None:
+        self.draw, self.size, self.seed = draw, size, seed
+
+    def __call__(self, step: int) -> Rows:
+        return Rows(self.draw(self.size, generator(self.seed, step)))
+
+    def initial(self) -> Rows:
+        return Rows(self.draw(max(self.size, 10_000), generator(self.seed, 2**40)))
+
+
+class FixedBatches:
+    """A fixed set of rows, reshuffled every epoch; the last, smaller batch of an epoch is left out."""
+
+    def __init__(self, rows: Rows, size: int, seed: int) -> None:
+        self.rows, self.size, self.seed = rows, size, seed
+        self.per_epoch = max(1, len(rows.x) // size)
+        self.epoch, self.order = -1, torch.empty(0, dtype=torch.long)
+
+    def __call__(self, step: int) -> Rows:
+        if len(self.rows.x) <= self.size:
+            return self.rows
+        epoch, index = divmod(step, self.per_epoch)
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self.order = torch.randperm(len(self.rows.x), generator=generator(self.seed, epoch))
+        return self.rows[self.order[index * self.size : (index + 1) * self.size].to(self.rows.x.device)]
+
+    def initial(self) -> Rows:
+        return self.rows[:INITIAL_ROWS]
+
+
+Batches = FreshBatches | FixedBatches
+
+
+def hold_out(
+    data: Tensor | Sampler, context: Tensor | None, validation: Rows | None, seed: int
+) -> tuple[Rows | Sampler, Rows]:
+    """Training data and held-out rows; where none are given, a tenth of the data (of fresh data: new draws)."""
+    if not isinstance(data, Tensor):
+        return data, validation or Rows(data(HELD_OUT_DRAWS, generator(seed, 2**41)))
+    if context is not None and len(context) != len(data):
+        raise ShapeError(f"{len(data)} rows of data but {len(context)} rows of context")
+    rows = Rows(data, context)
+    _check_finite(rows.x, "data")
+    if context is not None:
+        _check_finite(context, "context")
+    if validation is None:
+        if len(data) < 2:
+            raise DataError(f"{len(data)} row(s): at least 2 are needed, one of them to hold out")
+        order = torch.randperm(len(data), generator=generator(seed, 2**41)).to(data.device)
+        count = max(1, len(data) // 10)
+        rows, validation = rows[order[count:]], rows[order[:count]]
+    if len(rows.x) == 0 or len(validation.x) == 0:
+        raise DataError(f"{len(rows.x)} rows to train on and {len(validation.x)} to validate: both need at least one")
+    return rows, validation
+
+
+def _check_finite(values: Tensor, what: str) -> None:
+    bad = (~values.isfinite()).nonzero()
+    if len(bad):
+        row, *place = bad[0].tolist()
+        raise DataError(f"{what}: row {row}, feature {place} is {values[tuple(bad[0])].item()} ({len(bad)} such value(s))")

@@ -1,0 +1,245 @@
+"""fit: maximum likelihood, by the recipe that measured best per second."""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from flowstone.checkpoint import TrainingState, load_state, save_state
+from flowstone.compute import bf16_conditioners, threads_for
+from flowstone.errors import NonFiniteError
+from flowstone.flow import Flow
+from flowstone.history import History, Record
+from flowstone.train.batches import Batches, FixedBatches, FreshBatches, Rows, Sampler, hold_out
+from flowstone.train.forensics import first_bad_gradient, first_bad_output
+from flowstone.train.progress import Bar, training_bar
+from flowstone.train.settings import Settings
+
+__all__ = ["fit"]
+
+SAVE_EVERY = 10.0  # seconds between two writings of the training state
+
+
+def fit(
+    flow: Flow,
+    data: Tensor | Sampler,
+    *,
+    context: Tensor | None = None,
+    validation: Tensor | None = None,
+    validation_context: Tensor | None = None,
+    steps: int = Settings.steps,
+    minutes: float | None = Settings.minutes,
+    batch_size: int = Settings.batch_size,
+    lr: float = Settings.lr,
+    warmup: float = Settings.warmup,
+    clip: float = Settings.clip,
+    ema: float = Settings.ema,
+    patience: int | None = Settings.patience,
+    validate_every: int = Settings.validate_every,
+    seed: int = Settings.seed,
+    precision: str = Settings.precision,
+    resume: Path | None = None,
+    progress: bool = True,
+) -> History:
+    r"""Train ``flow`` by maximum likelihood, $\min_\theta -\frac1n \sum_i \log p_\theta(x_i \mid c_i)$, in place.
+
+    Adam with warm-up and cosine, gradient clipping, an exponential moving average of the weights, early stopping; at the
+    end the flow holds the averaged weights that were best on the held-out rows.
+
+    Args:
+        data: ``(n, *event_shape)``, or a function ``(n, generator) -> (n, *event_shape)`` that draws fresh rows for each step.
+        context: ``(n, context_features)``, for a conditional flow.
+        validation, validation_context: held-out rows; without them a tenth of ``data`` is held out (fresh data: 4096 draws).
+        steps: steps at most; with ``minutes``, whichever ends first.
+        minutes: training time at most; the schedule then follows the clock, and a run no longer repeats bit for bit.
+        lr: the highest learning rate; it warms up over the fraction ``warmup`` of the run and falls to 0 as a cosine.
+        clip: the largest norm of the gradient.
+        ema: decay of the average of weights, per step; 0 for none.
+        patience: validations without improvement after which training stops; None for never.
+        validate_every: steps between two validations.
+        seed: of the batches and of the held-out rows. On the CPU the same seed gives the same weights, bit for bit.
+        precision: ``"bf16"`` runs the conditioner nets in bfloat16; the flow's own arithmetic stays as it is.
+        resume: a folder in which the training state is kept; if it holds one, training goes on from there.
+
+    Returns:
+        The History. After Ctrl-C, too: the flow then holds the best weights so far, and ``history.stopped`` says so.
+
+    Raises:
+        NonFiniteError: the loss or its gradient is not finite; the flow keeps the best weights so far.
+        DataError: too few rows, NaN or infinity in them, a constant feature.
+
+    >>> import torch, flowstone
+    >>> flow = flowstone.nice(2, couplings=2, hidden=(16,))
+    >>> history = flowstone.fit(flow, torch.randn(400, 2), steps=20, progress=False)
+    >>> history.stopped
+    'finished'
+    """
+    settings = Settings(
+        steps, minutes, batch_size, lr, warmup, clip, ema, patience, validate_every, seed, precision
+    )  # fmt: skip
+    device = flow.prior.like.device
+    held_out = None if validation is None else Rows(validation, validation_context)
+    rows, held_out = hold_out(data, context, held_out, seed)
+    batches = FixedBatches(rows, batch_size, seed) if isinstance(rows, Rows) else FreshBatches(rows, batch_size, seed)
+    flow.initialize(*batches.initial().to(device))
+    with ExitStack() as stack:
+        stack.enter_context(threads_for(flow, batch_size))
+        if precision == "bf16":
+            stack.enter_context(bf16_conditioners(flow))
+        update = stack.enter_context(training_bar(settings, enabled=progress))
+        return _Trainer(flow, settings, batches, held_out.to(device), resume).run(update)
+
+
+class _Trainer:
+    """The state of one training, and its loop."""
+
+    def __init__(
+        self, flow: Flow, settings: Settings, batches: Batches, held_out: Rows, resume: Path | None
+    ) -> None:
+        self.flow, self.settings, self.batches, self.held_out, self.folder = flow, settings, batches, held_out, resume
+        self.device = flow.prior.like.device
+        self.parameters = [parameter for parameter in flow.parameters() if parameter.requires_grad]
+        self.averages = [parameter.detach().clone() for parameter in self.parameters]
+        self.best = [parameter.detach().clone() for parameter in self.parameters]
+        fused = self.device.type in ("cpu", "cuda")
+        self.optimizer = torch.optim.Adam(self.parameters, lr=settings.lr, fused=fused)
+        self.state = TrainingState()
+        if resume is not None and (state := load_state(resume)) is not None:
+            self._restore(state)
+        self.started = time.monotonic() - self.state.seconds
+        self.saved = time.monotonic()
+
+    def run(self, update: Bar) -> History:
+        history = self.state.history
+        try:
+            with _interrupt_flag() as interrupted:
+                history.stopped = self._loop(update, interrupted)
+        finally:
+            if not history.records:  # nothing was validated yet: what there is, is the best
+                _copy(self.best, self.averages)
+            raw = [parameter.detach().clone() for parameter in self.parameters]
+            _copy(self.parameters, self.best)
+        self._save(raw)
+        return history
+
+    def _loop(self, update: Bar, interrupted: Callable[[], bool]) -> str:
+        settings, state = self.settings, self.state
+        while (progress := settings.progress(state.step, self._seconds())) < 1:
+            if interrupted():
+                return "interrupted"
+            rate = settings.learning_rate(progress)
+            loss, norm = self._train_step(rate)
+            state.add(loss, norm)
+            state.step += 1
+            done = settings.progress(state.step, self._seconds()) >= 1
+            if done or state.step % settings.validate_every == 0:
+                self._validate(rate)
+                if self._out_of_patience():
+                    return "patience"
+                if time.monotonic() - self.saved > SAVE_EVERY:
+                    self._save(self.parameters)
+            update(state.step, self._seconds(), loss, state.history)
+        return "finished"
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def _train_step(self, rate: float) -> tuple[float, float]:
+        x, context = self.batches(self.state.step).to(self.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = -self.flow.log_prob(x, context).mean()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+        values = loss.item(), norm.item()
+        if not all(map(math.isfinite, values)):
+            raise NonFiniteError(self._what_went_bad(x, context, *values))
+        self.optimizer.step()
+        # The average forgets faster at first, when it would otherwise hold on to the untrained weights.
+        decay = min(self.settings.ema, (1 + self.state.step) / (10 + self.state.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(self.averages, self.parameters, 1 - decay)
+        return values
+
+    @torch.no_grad()
+    def _validate(self, rate: float) -> None:
+        """Record the NLL of the averaged weights on the held-out rows; keep the best."""
+        raw = [parameter.detach().clone() for parameter in self.parameters]
+        _copy(self.parameters, self.averages)
+        self.flow.eval()
+        nll = -self.flow.log_prob(*self.held_out).double().mean().item()
+        self.flow.train()
+        _copy(self.parameters, raw)
+        train_nll, norm = self.state.take_means()
+        records = self.state.history.records
+        if not records or nll < self.state.history.best.val_nll:
+            _copy(self.best, self.averages)
+        records.append(Record(self.state.step, round(self._seconds(), 3), train_nll, nll, rate, norm))
+
+    def _out_of_patience(self) -> bool:
+        settings, state = self.settings, self.state
+        if settings.patience is None:
+            return False
+        return state.step - state.history.best.step >= settings.patience * settings.validate_every
+
+    def _save(self, raw: list[Tensor]) -> None:
+        if self.folder is None:
+            return
+        moments = [self.optimizer.state.get(parameter, {}) for parameter in self.parameters]
+        self.state.seconds = self._seconds()
+        self.state.tensors = {"raw": raw, "average": self.averages, "best": self.best}
+        for name in ("exp_avg", "exp_avg_sq"):
+            if all(name in moment for moment in moments):
+                self.state.tensors[name] = [moment[name] for moment in moments]
+        save_state(self.folder, self.state)
+        self.saved = time.monotonic()
+
+    def _restore(self, state: TrainingState) -> None:
+        self.state = state
+        for name, into in (("raw", self.parameters), ("average", self.averages), ("best", self.best)):
+            _copy(into, state.tensors[name])
+        if "exp_avg" not in state.tensors:
+            return
+        for index, parameter in enumerate(self.parameters):
+            moments = {name: state.tensors[name][index].to(parameter) for name in ("exp_avg", "exp_avg_sq")}
+            self.optimizer.state[parameter] = {"step": torch.tensor(float(state.step), device=self.device), **moments}
+
+    def _what_went_bad(self, x: Tensor, context: Tensor | None, loss: float, norm: float) -> str:
+        step, history = self.state.step, self.state.history
+        kept = f"the best weights so far, of step {history.best.step}" if history.records else "the last good weights"
+        if math.isfinite(loss):
+            return f"step {step}: the gradient is not finite ({first_bad_gradient(self.flow)}); kept: {kept}"
+        return f"step {step}: the loss is {loss} ({first_bad_output(self.flow, x, context)}); kept: {kept}"
+
+
+@torch.no_grad()
+def _copy(into: list[Tensor], source: list[Tensor]) -> None:
+    for old, new in zip(into, source, strict=True):
+        old.copy_(new)
+
+
+@contextmanager
+def _interrupt_flag() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C sets a flag instead of breaking off in the middle of a step; a second Ctrl-C does break off."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    pressed = False
+
+    def press(signum, frame) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,38 @@
+"""When a loss or a gradient is not finite: which layer went bad first."""
+
+import torch
+from torch import Tensor, nn
+
+from flowstone.flow import Flow
+
+__all__ = ["first_bad_gradient", "first_bad_output"]
+
+
+def first_bad_output(flow: Flow, x: Tensor, context: Tensor | None) -> str:
+    """Run the batch again and name the first module whose output is not finite."""
+    if not x.isfinite().all():
+        return "the batch itself holds NaN or infinity"
+    found: list[str] = []
+    names = {module: name for name, module in flow.named_modules()}
+
+    def look(module: nn.Module, inputs, output) -> None:
+        parts = output if isinstance(output, tuple) else (output,)
+        if not found and not all(part.isfinite().all() for part in parts):
+            found.append(f"first bad output: {names[module]}, {type(module).__name__}")
+
+    hooks = [module.register_forward_hook(look) for module in flow.modules()]
+    try:
+        with torch.no_grad():
+            flow.log_prob(x, context)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else "first bad output: the prior's log-density"
+
+
+def first_bad_gradient(flow: Flow) -> str:
+    """The parameter nearest to the data whose gradient is not finite."""
+    for name, parameter in flow.named_parameters():
+        if parameter.grad is not None and not parameter.grad.isfinite().all():
+            return f"first bad gradient: {name}"
+    return "every gradient is finite, their norm overflows"

@@ -1,0 +1,49 @@
+"""How to train: numbers and their defaults, and the learning-rate schedule."""
+
+import math
+from dataclasses import dataclass
+
+from flowstone.errors import SettingError, UnknownNameError
+
+__all__ = ["PRECISIONS", "Settings"]
+
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of ``fit`` (which explains them); the defaults are what measured best per second."""
+
+    steps: int = 2000
+    minutes: float | None = None
+    batch_size: int = 512
+    lr: float = 3e-3
+    warmup: float = 0.02
+    clip: float = 5.0
+    ema: float = 0.99
+    patience: int | None = 20
+    validate_every: int = 100
+    seed: int = 0
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "minutes", "batch_size", "lr", "clip", "patience", "validate_every"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise SettingError(f"{name}={value} must be positive")
+        for name in ("ema", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                raise SettingError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
+        if self.precision not in PRECISIONS:
+            raise UnknownNameError("precision", self.precision, PRECISIONS)
+
+    def progress(self, step: int, seconds: float) -> float:
+        """How much of the run is over, 0 … 1, by steps or by the clock, whichever is further."""
+        by_steps = step / self.steps
+        return by_steps if self.minutes is None else max(by_steps, seconds / (60 * self.minutes))
+
+    def learning_rate(self, progress: float) -> float:
+        """Linear warm-up over the fraction ``warmup``, then a cosine down to 0."""
+        if progress < self.warmup:
+            return self.lr * (progress + 1e-3) / (self.warmup + 1e-3)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
