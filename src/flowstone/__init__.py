@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flowstone import bijections, data, errors, nets, plot, priors, recipes
     from flowstone.checkpoint import load, save
-    from flowstone.metrics import bits_per_dim, evaluate, grid_integral
     from flowstone.flow import Flow
     from flowstone.history import History
+    from flowstone.metrics import bits_per_dim, evaluate, grid_integral
     from flowstone.recipes import nice, realnvp, recipe, spline
     from flowstone.train import fit
 

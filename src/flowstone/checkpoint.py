@@ -17,7 +17,7 @@ from flowstone.flow import Flow
 from flowstone.history import History, Record
 from flowstone.recipes import build
 
-__all__ = ["FORMAT_VERSION", "TrainingState", "load", "load_state", "read_record", "save", "save_state"]
+__all__ = ["FORMAT_VERSION", "TrainingState", "describe", "load", "load_state", "read_record", "save", "save_state"]
 
 FORMAT_VERSION = 1
 
@@ -39,20 +39,26 @@ def save(flow: Flow, folder: Path | str, *, extra: Mapping[str, Any] | None = No
     ...     flowstone.load(folder).spec["recipe"]
     'nice'
     """
-    folder = Path(folder)
+    folder, record = Path(folder), describe(flow, extra)
+    _make_folder(folder)
+    # Weights first: a folder with flow.json is whole.
+    write_atomically(folder / "flow.safetensors", _to_bytes(flow.state_dict()))
+    write_atomically(folder / "flow.json", (json.dumps(record, indent=2) + "\n").encode())
+
+
+def describe(flow: Flow, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What ``flow.json`` says of a flow; SettingError where it was put together by hand."""
     if flow.spec is None:
-        raise SettingError("this flow has no spec: build it by a recipe, or make its builder one with @flowstone.recipes.recipe")
-    record = {
+        raise SettingError(
+            "this flow has no spec: build it by a recipe, or make its builder one with @flowstone.recipes.recipe"
+        )
+    return {
         "format_version": FORMAT_VERSION,
         **flow.spec,
         "event_shape": list(flow.event_shape),
         "dtype": str(flow.prior.like.dtype).removeprefix("torch."),
         **(extra or {}),
     }
-    _make_folder(folder)
-    # Weights first: a folder with flow.json is whole.
-    write_atomically(folder / "flow.safetensors", _to_bytes(flow.state_dict()))
-    write_atomically(folder / "flow.json", (json.dumps(record, indent=2) + "\n").encode())
 
 
 def load(folder: Path | str, *, device: torch.device | str = "cpu") -> Flow:
@@ -89,7 +95,9 @@ def read_record(folder: Path | str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise CheckpointError(f"{path}: not a record that Flowstone wrote ({error})") from error
     if version > FORMAT_VERSION:
-        raise CheckpointError(f"{path}: format {version} is newer than this Flowstone reads ({FORMAT_VERSION}): upgrade it")
+        raise CheckpointError(
+            f"{path}: format {version} is newer than this Flowstone reads ({FORMAT_VERSION}): upgrade it"
+        )
     if missing:
         raise CheckpointError(f"{path}: lacks {', '.join(sorted(missing))}")
     return record
@@ -104,7 +112,9 @@ class TrainingState:
 
     step: int = 0
     seconds: float = 0.0
-    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # loss, gradient norm, count since the last record
+    sums: list[float] = field(
+        default_factory=lambda: [0.0, 0.0, 0.0]
+    )  # loss, gradient norm, count since the last record
     tensors: dict[str, list[Tensor]] = field(default_factory=dict)
     history: History = field(default_factory=History)
 
@@ -158,7 +168,9 @@ def _to_bytes(tensors: Mapping[str, Tensor], record: str = "") -> bytes:
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, (file.metadata() or {}).get("record", "")
+            return {name: file.get_tensor(name) for name in list(file.keys())}, (file.metadata() or {}).get(
+                "record", ""
+            )
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
 

@@ -1,4 +1,4 @@
-"""The tree of errors. Every message is one line that repeats what was passed: name, shape, value, nearest valid choice."""
+"""The tree of errors. A message is one line that repeats what was passed: name, shape, value, nearest valid choice."""
 
 import difflib
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ __all__ = [
 
 
 class FlowstoneError(Exception):
-    """The root: whatever Flowstone raises for a user's mistake. The command line prints it as one line and exits with 1."""
+    """The root of all that Flowstone raises for a user's mistake. The command line prints it and exits with 1."""
 
 
 class UnknownNameError(FlowstoneError, LookupError):

@@ -29,7 +29,7 @@ class Flow(nn.Module):
             standardised inside, by what ``initialize`` saw.
 
     Attributes:
-        spec: recipe name and arguments, set by recipes: enough, with the weights, to build the flow again. None otherwise.
+        spec: recipe name and arguments, set by recipes: with the weights, enough to build the flow again; else None.
 
     >>> import torch
     >>> from flowstone import Flow
@@ -104,7 +104,7 @@ class Flow(nn.Module):
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
-        """Set what depends on data (standardisation, data-dependent layers) from one large batch; done once, by ``fit``."""
+        """Set what depends on data (standardisation, data-dependent layers) from one large batch; ``fit`` does."""
         if self.standardize_context is not None and context is not None:
             self.standardize_context.initialize(context)
         self.bijection.initialize(x, self._conditioning(x, context))

@@ -1,4 +1,4 @@
-"""Figures about a flow: likelihood with its standard error, bits per dimension, round trip, the integral over a grid."""
+"""Figures about a flow: likelihood and its standard error, bits per dimension, round trip, grid integral."""
 
 import math
 from typing import Any
@@ -67,7 +67,8 @@ def evaluate(flow: Flow, x: Tensor, context: Tensor | None = None) -> dict[str, 
 
 def grid_integral(flow: Flow, low: tuple[float, float], high: tuple[float, float], *, points: int = 500) -> float:
     """The density of a flow on the plane summed over a grid of ``points`` x ``points`` cell middles: 1 if all is right
-    and the rectangle from ``low`` to ``high`` holds all of the mass."""
+    and the rectangle from ``low`` to ``high`` holds all of the mass.
+    """
     if tuple(flow.event_shape) != (2,):
         raise ShapeError(f"a grid integral needs a flow of event shape (2,), got {tuple(flow.event_shape)}")
     axes = [lo + (hi - lo) * (torch.arange(points) + 0.5) / points for lo, hi in zip(low, high, strict=True)]

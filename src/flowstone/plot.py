@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from flowstone.bijections import Bijection, Chain, Permutation, Standardize
-from flowstone.metrics import log_prob
 from flowstone.files import atomic_path
 from flowstone.flow import Flow
 from flowstone.history import History
+from flowstone.metrics import log_prob
 
 __all__ = [
     "data_latent_samples",
@@ -46,7 +46,9 @@ def loss_curve(history: History, ax: Axes, *, entropy: float | None = None) -> A
     ax.plot(steps, history.column("train_nll"), color=DATA, label="train", linewidth=1.2)
     ax.plot(steps, history.column("val_nll"), color=SAMPLES, label="validation", linewidth=1.5)
     best = history.best
-    ax.plot(best.step, best.val_nll, "o", color=SAMPLES, markersize=5, label=f"best: {best.val_nll:.4f} at step {best.step}")
+    ax.plot(
+        best.step, best.val_nll, "o", color=SAMPLES, markersize=5, label=f"best: {best.val_nll:.4f} at step {best.step}"
+    )
     if entropy is not None:
         ax.axhline(entropy, color="black", linestyle=":", linewidth=1, label=f"entropy: {entropy:.4f}")
     # The first steps are far above all that matters later.
@@ -83,7 +85,9 @@ def density(flow: Flow, ax: Axes, *, limits: tuple, samples: Tensor | None = Non
     values = log_prob(flow, where).exp().reshape(grid, grid)
     # Bright edges of a density would hide the rest: levels follow the values themselves, not their range.
     peak = values.flatten().sort().values[int(0.998 * values.numel())].item()
-    filled = ax.contourf(across, up, values.clamp_max(peak), levels=torch.linspace(0, peak, 25).tolist(), cmap="viridis")
+    filled = ax.contourf(
+        across, up, values.clamp_max(peak), levels=torch.linspace(0, peak, 25).tolist(), cmap="viridis"
+    )
     ax.get_figure().colorbar(filled, ax=ax, fraction=0.046, pad=0.04, label="density", format="%.2f")  # pyright: ignore
     if samples is not None:
         ax.scatter(*samples[:400].cpu().T, s=2, color="white", alpha=0.7, linewidths=0)
@@ -96,13 +100,21 @@ def marginal(x: Tensor, samples: Tensor, ax: Axes) -> Axes:
     low, high = _range(x)
     bins = torch.linspace(low, high, 41).tolist()
     ax.hist(x.clamp(low, high).cpu(), bins=bins, density=True, color=DATA, alpha=0.45, label="data")
-    ax.hist(samples.clamp(low, high).cpu(), bins=bins, density=True, histtype="step", color=SAMPLES, label="samples", linewidth=1.3)
+    ax.hist(
+        samples.clamp(low, high).cpu(),
+        bins=bins,
+        density=True,
+        histtype="step",
+        color=SAMPLES,
+        label="samples",
+        linewidth=1.3,
+    )
     ax.set_xlim(low, high)
     return ax
 
 
 def data_latent_samples(flow: Flow, x: Tensor, *, seed: int = 0) -> Figure:
-    """Data | its latent | samples. Colour is the first coordinate of the data (of the sample), so one sees where points go."""
+    """Data | its latent | samples. Colour is the first coordinate, so one sees where points go."""
     with torch.no_grad():
         latent, _ = flow.to_latent(x[:SHOWN])
     samples = flow.sample(min(len(x), SHOWN), seed=seed)
@@ -116,7 +128,7 @@ def data_latent_samples(flow: Flow, x: Tensor, *, seed: int = 0) -> Figure:
 
 @torch.no_grad()
 def layers(flow: Flow, x: Tensor, *, seed: int = 0, most: int = 8) -> Figure:
-    """The state after every layer: above, data → latent; below, latent → data, in the same columns, read right to left."""
+    """The state after every layer: above, data → latent; below, latent → data, read right to left."""
     steps = _visible_steps(flow.bijection)
     x = x[:SHOWN]
     z = flow.prior.sample(len(x))
@@ -145,7 +157,9 @@ def layers(flow: Flow, x: Tensor, *, seed: int = 0, most: int = 8) -> Figure:
 def pair_plot(x: Tensor, samples: Tensor, columns: Sequence[str]) -> Figure:
     """Data against samples, for more than two columns: marginals on the diagonal, data above it, samples below it."""
     count = min(len(columns), PAIRED)
-    figure, axes = plt.subplots(count, count, figsize=(1.9 * count + 0.6, 1.9 * count + 0.8), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        count, count, figsize=(1.9 * count + 0.6, 1.9 * count + 0.8), layout="constrained", squeeze=False
+    )
     ranges = [_range(x[:, index]) for index in range(count)]
     for row in range(count):
         for column in range(count):
@@ -192,11 +206,19 @@ def save_figure(figure: Figure, path: Path) -> Path:
 
 
 def save_plots(
-    flow: Flow, x: Tensor, columns: Sequence[str], history: History, folder: Path, *, context: Tensor | None = None,
-    entropy: float | None = None, seed: int = 0
+    flow: Flow,
+    x: Tensor,
+    columns: Sequence[str],
+    history: History,
+    folder: Path,
+    *,
+    context: Tensor | None = None,
+    entropy: float | None = None,
+    seed: int = 0,
 ) -> list[Path]:
     """All pictures that suit the flow, into ``folder``: the loss curve always; two columns without context: the three
-    panels, the density, the layers; otherwise the pair plot. ``x`` and ``context`` are held-out rows."""
+    panels, the density, the layers; otherwise the pair plot. ``x`` and ``context`` are held-out rows.
+    """
     x = x.to(flow.prior.like.dtype)
     figures = {}
     if len(history):

@@ -25,7 +25,7 @@ class Prior(nn.Module, ABC):
 
     @abstractmethod
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """log p(z) in nats, ``(batch, *event_shape)`` → ``(batch,)``."""
+        """Log p(z) in nats, ``(batch, *event_shape)`` → ``(batch,)``."""
 
     @abstractmethod
     def sample(self, n: int, context: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
@@ -48,7 +48,7 @@ class StandardNormal(Prior):
 
 
 class Logistic(Prior):
-    r"""$\log p(z) = -\sum_i \left(\text{softplus}(z_i) + \text{softplus}(-z_i)\right)$: NICE's prior, heavier in the tails.
+    r"""$\log p(z) = -\sum_i \left(\text{softplus}(z_i) + \text{softplus}(-z_i)\right)$: NICE's prior, heavy-tailed.
 
     >>> import torch
     >>> round(Logistic(1).log_prob(torch.zeros(1, 1)).item(), 4)

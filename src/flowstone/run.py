@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from flowstone.checkpoint import load, read_record
-from flowstone.data import Dataset, Part, Table, add_noise, read_table, reopen
+from flowstone.data import Dataset, Rows, Table, add_noise, read_table, reopen
 from flowstone.errors import CheckpointError, OutputError
 from flowstone.files import write_atomically
 from flowstone.flow import Flow
@@ -72,7 +72,7 @@ class Run:
 
     def flow(self, device: torch.device | str = "cpu") -> Flow:
         """The trained flow."""
-        self.record  # a folder that is no run folder is said to be so first
+        read_record(self.folder)  # a folder that is no run folder is said to be so first
         if not (self.folder / "flow.safetensors").exists():
             raise CheckpointError(f"{self.folder} holds no weights: its training was cut off; go on with --resume")
         return load(self.folder, device=device)
@@ -91,7 +91,7 @@ class Run:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path}: cannot be read ({error})") from error
 
-    def table(self, path: Path | str, *, drop_missing: bool = False) -> tuple[Table, Part]:
+    def table(self, path: Path | str, *, drop_missing: bool = False) -> tuple[Table, Rows]:
         """A table and its rows as the flow wants them; its columns are found by name, others are ignored.
 
         A .npy has no names: its columns are taken in order, features first, then context.
@@ -102,15 +102,15 @@ class Run:
             table = table.renamed([*features, *context])
         table, values = table.finite([*features, *context], drop_missing=drop_missing)
         rows = torch.from_numpy(values)
-        return table, Part(rows[:, : len(features)], rows[:, len(features) :].float() if context else None)
+        return table, Rows(rows[:, : len(features)], rows[:, len(features) :].float() if context else None)
 
-    def rows(self, path: Path | str) -> Part:
+    def rows(self, path: Path | str) -> Rows:
         """The rows of a table to evaluate on, with the same noise on repeated values that the training had."""
         _, part = self.table(path)
         data = self.record.get("data", {})
         widths = np.array([data.get("noise", {}).get(name, 0.0) for name in self.columns()[0]])
         noisy = add_noise(part.x.numpy(), widths, data.get("seed", 0))
-        return Part(torch.from_numpy(noisy), part.context)
+        return Rows(torch.from_numpy(noisy), part.context)
 
     def columns(self) -> tuple[list[str], list[str]]:
         """Names of the features and of the context; x1, x2, … where the record has none."""

@@ -17,7 +17,7 @@ class Bijection(nn.Module, ABC):
 
     One direction for the whole library: ``forward`` runs **data → latent**, ``inverse`` runs **latent → data**.
 
-    $$ z = f(x), \qquad \log p(x) = \log p_\text{prior}(f(x)) + \log \left| \det \frac{\partial f}{\partial x} \right| $$
+    $$ z = f(x), \qquad \log p(x) = \log p_\text{prior}(f(x)) + \log |\det \tfrac{\partial f}{\partial x}| $$
 
     A subclass promises, for x of shape ``(batch, *event)`` and context ``None`` or ``(batch, context_features)``:
 

@@ -14,8 +14,8 @@ class Coupling(Bijection):
 
     $$ z = (a,\; \tau(b;\, \theta(a, c))), \qquad \log|\det| = \sum_i \log \tau'(b_i) $$
 
-    a is the first ``features // 2`` features, b the rest; ``swap=True`` exchanges their roles. With one feature nothing is
-    kept and the net sees the context alone.
+    a is the first ``features // 2`` features, b the rest; ``swap=True`` exchanges their roles. With one feature nothing
+    is kept and the net sees the context alone.
 
     Args:
         features: number of features D.

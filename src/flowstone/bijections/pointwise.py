@@ -9,7 +9,7 @@ __all__ = ["LeakyReLU", "Scaling"]
 
 
 class Scaling(Bijection):
-    r"""$z = x \odot e^{d}$ with a learned d per feature, 0 at the start: NICE's last layer (Dinh et al. 2014, section 3.3).
+    r"""$z = x \odot e^{d}$ with a learned d per feature, 0 at the start: NICE's last layer (Dinh et al. 2014, 3.3).
 
     >>> import torch
     >>> scaling = Scaling(2)
@@ -30,7 +30,7 @@ class Scaling(Bijection):
 
 
 class LeakyReLU(Bijection):
-    r"""$z = x$ for $x \ge 0$, $z = e^{a} x$ below, with one learned a, 0 at the start: a kink at the origin as a flow layer.
+    r"""$z = x$ for $x \ge 0$, $z = e^{a} x$ below, with one learned a, 0 at the start: a kink as a flow layer.
 
     $$ \log|\det| = a \cdot \#\{i : x_i < 0\} $$
 

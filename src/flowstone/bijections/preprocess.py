@@ -40,7 +40,9 @@ class Standardize(Bijection):
         std, mean = torch.std_mean(x.double(), 0, correction=0)
         constant = (std == 0).nonzero().flatten().tolist()
         if constant:
-            raise DataError(f"feature {constant[0]} is constant ({x[0, constant[0]].item():g}): it has no density; leave it out")
+            raise DataError(
+                f"feature {constant[0]} is constant ({x[0, constant[0]].item():g}): it has no density; leave it out"
+            )
         self.mean.copy_(mean)
         self.std.copy_(std)
         self.initialized.fill_(True)

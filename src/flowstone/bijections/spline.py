@@ -15,7 +15,8 @@ __all__ = ["RQSpline"]
 class RQSpline(Univariate):
     r"""A monotonic rational-quadratic spline on [-B, B], the identity outside (Durkan et al. 2019, section 3.1).
 
-    Knots $(x_k, y_k)$ with slopes $\delta_k$ (1 at both ends); in bin k, with $\xi = (x - x_k)/w_k$ and mean slope $m_k = h_k/w_k$,
+    Knots $(x_k, y_k)$ with slopes $\delta_k$ (1 at both ends); in bin k, with $\xi = (x - x_k)/w_k$ and the
+    mean slope $m_k = h_k/w_k$,
 
     $$ z = y_k + h_k \frac{m_k \xi^2 + \delta_k \xi(1-\xi)}{m_k + (\delta_{k+1} + \delta_k - 2 m_k)\,\xi(1-\xi)}. $$
 
@@ -25,8 +26,8 @@ class RQSpline(Univariate):
     >>> import torch
     >>> spline = RQSpline(bins=4, bound=2.0)
     >>> z, log_slope = spline(torch.tensor([[0.5, 7.0]]), torch.zeros(1, 2, spline.parameters_per_feature))
-    >>> bool(torch.allclose(z, torch.tensor([[0.5, 7.0]]))), bool(torch.allclose(log_slope, torch.zeros(1, 2), atol=1e-6))
-    (True, True)
+    >>> z, bool(log_slope.abs().max() < 1e-6)
+    (tensor([[0.5000, 7.0000]]), True)
     """
 
     def __init__(self, *, bins: int = 8, bound: float = 3.0, min_size: float = 1e-3, min_slope: float = 1e-3) -> None:
@@ -57,7 +58,8 @@ class RQSpline(Univariate):
 
     def _knots(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Edges ``(2, K + 1, …)``, x above y, and slopes ``(K + 1, …)``: knots first, for then every operation
-        runs along the batch in memory, several times faster."""
+        runs along the batch in memory, several times faster.
+        """
         parameters = parameters.movedim(-1, 0).contiguous()
         sizes = parameters[: 2 * self.bins].unflatten(0, (2, self.bins)).softmax(1)
         sizes = 2 * self.bound * (self.min_size + (1 - self.bins * self.min_size) * sizes)
@@ -69,7 +71,7 @@ class RQSpline(Univariate):
         return edges, torch.cat((one, slopes, one))
 
     def _bin(self, value: Tensor, parameters: Tensor, *, axis: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The bin that holds ``value`` (axis 0: x, 1: y): its lower corner (x, y), its size (x, y), its two end slopes."""
+        """The bin that holds ``value`` (axis 0: x, 1: y): its lower corner, its size, its two end slopes."""
         edges, slopes = self._knots(parameters)
         index = (value >= edges[axis, 1:-1]).sum(0, keepdim=True)
         ends = torch.cat((index, index + 1))
@@ -89,7 +91,7 @@ class RQSpline(Univariate):
 
     @staticmethod
     def _solve(rise: Tensor, mean_slope: Tensor, slopes: Tensor) -> Tensor:
-        """xi in [0, 1] with ``_segment(xi)[0] == rise``: the stable root of a quadratic."""
+        """Xi in [0, 1] with ``_segment(xi)[0] == rise``: the stable root of a quadratic."""
         start, end = slopes
         curve = rise * (start + end - 2 * mean_slope)
         a = mean_slope - start + curve

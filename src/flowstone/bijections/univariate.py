@@ -49,9 +49,9 @@ class Additive(Univariate):
 
 
 class Affine(Univariate):
-    r"""$z = x\,e^{s} + t$ with a smoothly bounded log-scale s: the RealNVP coupling's transform (Dinh et al. 2016, section 3).
+    r"""$z = x\,e^{s} + t$ with a smoothly bounded log-scale s: RealNVP's transform (Dinh et al. 2016, section 3).
 
-    ``bound`` says how the net's number r becomes s; both have slope 1 or a learned slope at 0 and never clip a gradient:
+    ``bound`` says how the net's number r becomes s; neither way clips a gradient:
 
     - ``"tanh"``: $s = a \tanh r$ with a learned factor a per feature, 1 at the start (section 4.1 of the paper);
     - ``"soft"``: $s = \tfrac{2c}{\pi} \arctan \tfrac{\pi r}{2c}$, a soft clamp to ±``limit`` (Ardizzone et al. 2019).

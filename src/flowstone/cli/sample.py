@@ -56,7 +56,9 @@ def sample(
         wanted = " ".join(f"{name}=VALUE" for name in context_columns)
         raise SettingError(f"this flow is conditional: --given {wanted}" if wanted else "this flow takes no --given")
     context = torch.tensor([[values[name] for name in context_columns]]) if context_columns else None
-    x = flow.sample(n, None if context is None else context.to(flow.prior.like.device), temperature=temperature, seed=seed)
+    x = flow.sample(
+        n, None if context is None else context.to(flow.prior.like.device), temperature=temperature, seed=seed
+    )
     x = x.flatten(0, -2).cpu()
     _WRITERS[out.suffix.lower()](out, x, columns, values)
 
@@ -79,7 +81,7 @@ def _write_npz(out: Path, x, columns, values) -> None:
     write_arrays(out, x=x.numpy(), columns=np.array(columns), **{f"given_{k}": np.array(v) for k, v in values.items()})
 
 
-def _write_png(out: Path, x, columns, values) -> None:
+def _write_png(out: Path, x, columns, _) -> None:
     from flowstone.plot import sample_figure, save_figure
 
     save_figure(sample_figure(x, columns), out)

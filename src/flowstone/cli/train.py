@@ -127,7 +127,7 @@ class _Job:
         training = dict(record["training"])
         torch.manual_seed(training["seed"])
         flow = build(record["recipe"], record["arguments"]).to(device)
-        say = (lambda *words: None) if quiet else (lambda *words: print(*words, file=sys.stderr))
+        say = (lambda *_: None) if quiet else (lambda *words: print(*words, file=sys.stderr))
         self._introduce(flow, say)
         fixed = not callable(dataset.train)
         history = fit(
@@ -143,7 +143,9 @@ class _Job:
         save(flow, self.run.folder, extra={key: record[key] for key in _EXTRA})
         history.save(self.run.folder / "history.csv")
         if history.stopped == "interrupted":
-            best = f"the best weights so far (step {history.best.step}) are" if len(history) else "the weights so far are"
+            best = (
+                f"the best weights so far (step {history.best.step}) are" if len(history) else "the weights so far are"
+            )
             print(f"flowstone: interrupted; {best} in {self.run.folder}; --resume goes on from here", file=sys.stderr)
             sys.exit(130)
         self._finish(flow.eval(), history, say, plots=plots)
@@ -192,6 +194,7 @@ _EXTRA = ("columns", "context_columns", "data", "training", "request")
 
 
 def _started(out: Path | None, request: dict[str, Any]) -> _Job:
+    from flowstone.checkpoint import describe
     from flowstone.data import open_source
     from flowstone.errors import UnknownNameError
     from flowstone.recipes import DEFAULT, RECIPES, build
@@ -205,21 +208,18 @@ def _started(out: Path | None, request: dict[str, Any]) -> _Job:
     arguments = {"features": len(dataset.columns), **request["set"]}
     if dataset.context_columns:
         arguments["context_features"] = len(dataset.context_columns)
-    spec = build(recipe, arguments).spec  # a wrong argument is found before anything is written
+    flow = build(recipe, arguments)  # a wrong argument is found before anything is written
     training = _counted(training, dataset)
     where = Path("runs") / f"{Path(request['source']).stem}-{recipe}"
     run = Run.create(out) if out else Run.create_numbered(where)
-    record = {
-        "format_version": 1,
-        **spec,
-        "event_shape": [len(dataset.columns)],
-        "dtype": "float32",
+    extra = {
         "columns": list(dataset.columns),
         "context_columns": list(dataset.context_columns),
         "data": dict(dataset.description),
         "training": training,
         "request": request,
     }
+    record = describe(flow, extra)
     run.write_json("flow.json", record)
     return _Job(run, dataset, record)
 
@@ -254,7 +254,9 @@ def _counted(training: dict[str, Any], dataset) -> dict[str, Any]:
         if "steps" in training:
             raise SettingError("--steps and --epochs say the same thing twice: give one of them")
         if callable(dataset.train):
-            raise SettingError(f"--epochs {epochs}: fresh points have no epochs; use --steps, or --points for a fixed set")
+            raise SettingError(
+                f"--epochs {epochs}: fresh points have no epochs; use --steps, or --points for a fixed set"
+            )
         size = training.get("batch_size", Settings.batch_size)
         training["steps"] = epochs * max(1, math.ceil(len(dataset.train) / size))
     elif "minutes" in training and "steps" not in training:

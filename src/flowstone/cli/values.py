@@ -55,7 +55,10 @@ def print_metrics(metrics: Mapping[str, Any], say: Callable[[str], None]) -> Non
         say(f"entropy  {metrics['entropy']:.4f} nats, below which no model gets")
     say(f"bits/dim {metrics['bits_per_dim']:.4f}   round trip at most {metrics['round_trip_max']:.1e}")
     if "seconds" in metrics:
-        say(f"{metrics['steps']} steps in {metrics['seconds']:.1f} s ({metrics['stopped']}), best at step {metrics['best_step']}")
+        say(
+            f"{metrics['steps']} steps in {metrics['seconds']:.1f} s ({metrics['stopped']}), "
+            f"best at step {metrics['best_step']}"
+        )
 
 
 def _value(text: str) -> Any:

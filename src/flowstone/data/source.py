@@ -10,25 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowstone.data.rows import Rows
 from flowstone.data.tables import read_table
 from flowstone.data.toy import TOYS, Toy
 from flowstone.errors import DataError, SettingError, UnknownNameError
 
-__all__ = ["Dataset", "Part", "add_noise", "noise_widths", "open_source", "reopen"]
+__all__ = ["Dataset", "add_noise", "noise_widths", "open_source", "reopen"]
 
 TEST_DRAWS = 20_000
 MIN_ROWS = 20  # below, a tenth is no longer a test set
-
-
-@dataclass(frozen=True)
-class Part:
-    """Rows ``x (n, D)`` and, where the flow is to be conditional, their ``context (n, C)``."""
-
-    x: Tensor
-    context: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.x)
 
 
 @dataclass(frozen=True)
@@ -45,9 +35,9 @@ class Dataset:
 
     columns: tuple[str, ...]
     context_columns: tuple[str, ...]
-    train: Part | Callable[[int, torch.Generator], Tensor]
-    validation: Part
-    test: Part
+    train: Rows | Callable[[int, torch.Generator], Tensor]
+    validation: Rows
+    test: Rows
     description: Mapping[str, Any]
     entropy: float | None = None
 
@@ -111,8 +101,8 @@ _ARGUMENTS = ("seed", "context", "columns", "points", "drop_missing", "dequantiz
 def noise_widths(values: np.ndarray) -> np.ndarray:
     """Width of the uniform noise that each column ``(rows, D)`` needs to have a density, 0 where it needs none.
 
-    A column in which one value fills more than 0.1% of the rows, and at least two of them, is discrete or rounded: it gets
-    noise as wide as its smallest gap, at most 5% of its standard deviation.
+    A column in which one value fills more than 0.1% of the rows, and at least two of them, is discrete or rounded: it
+    gets noise as wide as its smallest gap, at most 5% of its standard deviation.
     """
     widths = np.zeros(values.shape[1])
     for index, column in enumerate(values.T):
@@ -131,8 +121,8 @@ def _open_toy(toy: Toy, seed: int, points: int | None) -> Dataset:
     if points is not None and points < MIN_ROWS:
         raise DataError(f"points={points}: at least {MIN_ROWS} are needed")
 
-    def draw(n: int, stream: int) -> Part:
-        return Part(toy(n, torch.Generator().manual_seed(3 * seed + stream)))
+    def draw(n: int, stream: int) -> Rows:
+        return Rows(toy(n, torch.Generator().manual_seed(3 * seed + stream)))
 
     return Dataset(
         columns=("x1", "x2"),
@@ -164,9 +154,9 @@ def _open_table(
     widths[len(features) :] = 0.0  # a context has no density to guard
     values = add_noise(values, widths, seed)
 
-    def part(rows: np.ndarray) -> Part:
+    def part(rows: np.ndarray) -> Rows:
         chosen = torch.from_numpy(values[rows])
-        return Part(chosen[:, : len(features)], chosen[:, len(features) :].float() if context else None)
+        return Rows(chosen[:, : len(features)], chosen[:, len(features) :].float() if context else None)
 
     return Dataset(
         columns=features,
@@ -194,7 +184,8 @@ def _refuse_constant(path: Path, names: Sequence[str], values: np.ndarray) -> No
         if (column == column[0]).all():
             others = ",".join(other for other in names if other != name)
             raise DataError(
-                f"{path}: column {name!r} is constant ({column[0]:g}) and has no density; leave it out: --columns {others}"
+                f"{path}: column {name!r} is constant ({column[0]:g}) and has no density; "
+                f"leave it out: --columns {others}"
             )
 
 

@@ -43,7 +43,7 @@ class Table:
                 near = difflib.get_close_matches(name, self.columns, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(self.columns)}"
                 raise DataError(f"{self.path}: no column {name!r}: {hint}")
-        return np.stack([self._number_column(name) for name in columns], 1)
+        return np.stack([np.empty(len(self)), *map(self._number_column, columns)], 1)[:, 1:]
 
     def finite(self, columns: Sequence[str], *, drop_missing: bool = False) -> tuple["Table", np.ndarray]:
         """``numbers`` with every value finite: rows with a NaN or infinity are an error, or left out where asked."""
@@ -56,7 +56,7 @@ class Table:
             what = "missing or NaN" if np.isnan(values[row, column]) else "infinite"
             count = int((~good).sum())
             raise DataError(
-                f"{self.path}: column {columns[column]!r}, row {row + 1} is {what}; {count} of {len(self)} rows are affected "
+                f"{self.path}: column {columns[column]!r}, row {row + 1} is {what}; {count} of {len(self)} rows do "
                 "(--drop-missing leaves them out)"
             )
         return Table(self.path, self.arrow.filter(pa.array(good))), values[good]
@@ -70,7 +70,12 @@ class Table:
     def _number_column(self, name: str) -> np.ndarray:
         column = self.arrow.column(name)
         kind = column.type
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_boolean(kind)):
+        if not (
+            pa.types.is_integer(kind)
+            or pa.types.is_floating(kind)
+            or pa.types.is_decimal(kind)
+            or pa.types.is_boolean(kind)
+        ):
             raise DataError(f"{self.path}: column {name!r} is not numeric ({_first_text(column)})")
         return np.array(pc.cast(column, pa.float64()).to_numpy())
 
@@ -83,7 +88,9 @@ def read_table(path: Path | str) -> Table:
     """
     path = Path(path)
     if path.suffix.lower() not in READABLE:
-        raise DataError(f"{path}: cannot read {path.suffix or 'a file without an ending'!r}; tables are {', '.join(READABLE)}")
+        raise DataError(
+            f"{path}: cannot read {path.suffix or 'a file without an ending'!r}; tables are {', '.join(READABLE)}"
+        )
     if not path.is_file():
         siblings = [file.name for file in path.parent.glob("*")] if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, siblings, n=1)
@@ -141,7 +148,9 @@ def _read_csv(path: Path) -> pa.Table:
     unnamed = all(_is_number(name) for name in header)  # a first line of numbers is data, not names
     return pyarrow.csv.read_csv(
         path,
-        read_options=pyarrow.csv.ReadOptions(column_names=[f"x{i + 1}" for i in range(len(header))] if unnamed else None),
+        read_options=pyarrow.csv.ReadOptions(
+            column_names=[f"x{i + 1}" for i in range(len(header))] if unnamed else None
+        ),
         parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter),
     )
 

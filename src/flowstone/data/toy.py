@@ -21,8 +21,8 @@ class Toy:
         name: what the command line calls it.
         about: one line.
         mean, std: exact moments of the raw distribution, with which the samples are standardised.
-        entropy: in nats, of the standardised distribution: no model's expected NLL is below it. Exact where a closed form
-            exists, otherwise the integral of the exact density, good to the digits given.
+        entropy: in nats, of the standardised distribution: no model's expected NLL is below it. Exact where a closed
+            form exists, otherwise the integral of the exact density, good to the digits given.
 
     >>> import torch
     >>> from flowstone.data import TOYS

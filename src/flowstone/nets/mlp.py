@@ -1,6 +1,7 @@
 """Fully connected conditioners for vectors."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,8 @@ ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU, "tanh": nn.Tan
 class MLP(nn.Module):
     """A multilayer perceptron whose output starts at zero, so that the flow around it starts as the identity.
 
-    ``(batch, in_features)`` and, where ``context_features`` is not 0, ``(batch, context_features)`` → ``(batch, out_features)``;
-    the context is one more input. With no input at all it is a learned constant.
+    ``(batch, in_features)`` → ``(batch, out_features)``; a context ``(batch, context_features)`` is more input.
+    With no input at all it is a learned constant.
 
     >>> import torch
     >>> MLP(2, 3, hidden=(16, 16))(torch.randn(5, 2)).abs().max().item()
@@ -38,7 +39,7 @@ class MLP(nn.Module):
         # A constant has nothing for hidden layers to work on.
         sizes = [in_features + context_features, *hidden] if in_features + context_features else [0]
         layers: list[nn.Module] = []
-        for wide, narrow in zip(sizes, sizes[1:], strict=False):
+        for wide, narrow in pairwise(sizes):
             layers += [nn.Linear(wide, narrow), ACTIVATIONS[activation]()]
         self.layers = nn.Sequential(*layers)
         self.weight = nn.Parameter(torch.zeros(out_features, sizes[-1]))
@@ -51,7 +52,7 @@ class MLP(nn.Module):
 
 
 class Parallel(nn.Module):
-    """Several nets on the same input, their outputs interleaved: ``n`` nets of ``features`` outputs → ``(batch, features * n)``.
+    """Several nets on the same input, outputs interleaved: n nets of ``features`` outputs → ``(batch, features * n)``.
 
     With two nets this is RealNVP with separate s and t.
     """

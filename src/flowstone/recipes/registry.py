@@ -16,7 +16,7 @@ RECIPES: dict[str, Callable[..., Flow]] = {}
 
 
 def recipe(function: Callable[P, Flow]) -> Callable[P, Flow]:
-    """Decorate ``name(features, *, …) -> Flow``: registers it by its name and records name + arguments as ``flow.spec``.
+    """Decorate ``name(features, *, …) -> Flow``: registers it and records name + arguments as ``flow.spec``.
 
     The arguments must be plain (numbers, strings, tuples of them), for the record goes into JSON.
     """

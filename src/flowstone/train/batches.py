@@ -1,32 +1,19 @@
 """Batches by step number: nothing to remember between steps, so a resumed run sees what an unbroken one would."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from flowstone.data import Rows
 from flowstone.errors import DataError, ShapeError
 
-__all__ = ["Batches", "FixedBatches", "FreshBatches", "Rows", "Sampler", "hold_out"]
+__all__ = ["Batches", "FixedBatches", "FreshBatches", "Sampler", "hold_out"]
 
 Sampler = Callable[[int, torch.Generator], Tensor]
 
 HELD_OUT_DRAWS = 4096
 INITIAL_ROWS = 100_000  # what data-dependent initialisation looks at, at most
-
-
-class Rows(NamedTuple):
-    """Data and, where the flow is conditional, the context of each row."""
-
-    x: Tensor
-    context: Tensor | None = None
-
-    def __getitem__(self, index):  # rows, not fields
-        return Rows(self.x[index], None if self.context is None else self.context[index])
-
-    def to(self, device: torch.device) -> "Rows":
-        return Rows(self.x.to(device), None if self.context is None else self.context.to(device))
 
 
 def generator(*key: int) -> torch.Generator:
@@ -59,16 +46,16 @@ class FixedBatches:
         self.epoch, self.order = -1, torch.empty(0, dtype=torch.long)
 
     def __call__(self, step: int) -> Rows:
-        if len(self.rows.x) <= self.size:
+        if len(self.rows) <= self.size:
             return self.rows
         epoch, index = divmod(step, self.per_epoch)
         if epoch != self.epoch:
             self.epoch = epoch
-            self.order = torch.randperm(len(self.rows.x), generator=generator(self.seed, epoch))
-        return self.rows[self.order[index * self.size : (index + 1) * self.size].to(self.rows.x.device)]
+            self.order = torch.randperm(len(self.rows), generator=generator(self.seed, epoch))
+        return self.rows.take(self.order[index * self.size : (index + 1) * self.size].to(self.rows.x.device))
 
     def initial(self) -> Rows:
-        return self.rows[:INITIAL_ROWS]
+        return self.rows.take(slice(INITIAL_ROWS))
 
 
 Batches = FreshBatches | FixedBatches
@@ -91,9 +78,9 @@ def hold_out(
             raise DataError(f"{len(data)} row(s): at least 2 are needed, one of them to hold out")
         order = torch.randperm(len(data), generator=generator(seed, 2**41)).to(data.device)
         count = max(1, len(data) // 10)
-        rows, validation = rows[order[count:]], rows[order[:count]]
-    if len(rows.x) == 0 or len(validation.x) == 0:
-        raise DataError(f"{len(rows.x)} rows to train on and {len(validation.x)} to validate: both need at least one")
+        rows, validation = rows.take(order[count:]), rows.take(order[:count])
+    if len(rows) == 0 or len(validation) == 0:
+        raise DataError(f"{len(rows)} rows to train on and {len(validation)} to validate: both need at least one")
     return rows, validation
 
 
@@ -101,4 +88,6 @@ def _check_finite(values: Tensor, what: str) -> None:
     bad = (~values.isfinite()).nonzero()
     if len(bad):
         row, *place = bad[0].tolist()
-        raise DataError(f"{what}: row {row}, feature {place} is {values[tuple(bad[0])].item()} ({len(bad)} such value(s))")
+        raise DataError(
+            f"{what}: row {row}, feature {place} is {values[tuple(bad[0])].item()} ({len(bad)} such value(s))"
+        )

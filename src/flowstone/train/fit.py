@@ -4,7 +4,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from flowstone.checkpoint import TrainingState, load_state, save_state
 from flowstone.compute import bf16_conditioners, threads_for
+from flowstone.data import Rows
 from flowstone.errors import NonFiniteError
 from flowstone.flow import Flow
 from flowstone.history import History, Record
-from flowstone.train.batches import Batches, FixedBatches, FreshBatches, Rows, Sampler, hold_out
+from flowstone.train.batches import Batches, FixedBatches, FreshBatches, Sampler, hold_out
 from flowstone.train.forensics import first_bad_gradient, first_bad_output
 from flowstone.train.progress import Bar, training_bar
 from flowstone.train.settings import Settings
@@ -49,13 +50,13 @@ def fit(
 ) -> History:
     r"""Train ``flow`` by maximum likelihood, $\min_\theta -\frac1n \sum_i \log p_\theta(x_i \mid c_i)$, in place.
 
-    Adam with warm-up and cosine, gradient clipping, an exponential moving average of the weights, early stopping; at the
-    end the flow holds the averaged weights that were best on the held-out rows.
+    Adam with warm-up and cosine, gradient clipping, an exponential moving average of the weights, early stopping; at
+    the end the flow holds the averaged weights that were best on the held-out rows.
 
     Args:
-        data: ``(n, *event_shape)``, or a function ``(n, generator) -> (n, *event_shape)`` that draws fresh rows for each step.
+        data: ``(n, *event_shape)``, or a function ``(n, generator) -> (n, *event_shape)``: fresh rows for each step.
         context: ``(n, context_features)``, for a conditional flow.
-        validation, validation_context: held-out rows; without them a tenth of ``data`` is held out (fresh data: 4096 draws).
+        validation, validation_context: held-out rows; without them a tenth of ``data`` (fresh data: 4096 draws).
         steps: steps at most; with ``minutes``, whichever ends first.
         minutes: training time at most; the schedule then follows the clock, and a run no longer repeats bit for bit.
         lr: the highest learning rate; it warms up over the fraction ``warmup`` of the run and falls to 0 as a cosine.
@@ -87,7 +88,8 @@ def fit(
     held_out = None if validation is None else Rows(validation, validation_context)
     rows, held_out = hold_out(data, context, held_out, seed)
     batches = FixedBatches(rows, batch_size, seed) if isinstance(rows, Rows) else FreshBatches(rows, batch_size, seed)
-    flow.initialize(*batches.initial().to(device))
+    first = batches.initial().to(device)
+    flow.initialize(first.x, first.context)
     with ExitStack() as stack:
         stack.enter_context(threads_for(flow, batch_size))
         if precision == "bf16":
@@ -99,12 +101,10 @@ def fit(
 class _Trainer:
     """The state of one training, and its loop."""
 
-    def __init__(
-        self, flow: Flow, settings: Settings, batches: Batches, held_out: Rows, resume: Path | None
-    ) -> None:
+    def __init__(self, flow: Flow, settings: Settings, batches: Batches, held_out: Rows, resume: Path | None) -> None:
         self.flow, self.settings, self.batches, self.held_out, self.folder = flow, settings, batches, held_out, resume
         self.device = flow.prior.like.device
-        self.parameters = [parameter for parameter in flow.parameters() if parameter.requires_grad]
+        self.parameters: list[Tensor] = [parameter for parameter in flow.parameters() if parameter.requires_grad]
         self.averages = [parameter.detach().clone() for parameter in self.parameters]
         self.best = [parameter.detach().clone() for parameter in self.parameters]
         fused = self.device.type in ("cpu", "cuda")
@@ -151,16 +151,16 @@ class _Trainer:
         return time.monotonic() - self.started
 
     def _train_step(self, rate: float) -> tuple[float, float]:
-        x, context = self.batches(self.state.step).to(self.device)
+        rows = self.batches(self.state.step).to(self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        loss = -self.flow.log_prob(x, context).mean()
+        loss = -self.flow.log_prob(rows.x, rows.context).mean()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
         values = loss.item(), norm.item()
         if not all(map(math.isfinite, values)):
-            raise NonFiniteError(self._what_went_bad(x, context, *values))
+            raise NonFiniteError(self._what_went_bad(rows, *values))
         self.optimizer.step()
         # The average forgets faster at first, when it would otherwise hold on to the untrained weights.
         decay = min(self.settings.ema, (1 + self.state.step) / (10 + self.state.step))
@@ -174,7 +174,7 @@ class _Trainer:
         raw = [parameter.detach().clone() for parameter in self.parameters]
         _copy(self.parameters, self.averages)
         self.flow.eval()
-        nll = -self.flow.log_prob(*self.held_out).double().mean().item()
+        nll = -self.flow.log_prob(self.held_out.x, self.held_out.context).double().mean().item()
         self.flow.train()
         _copy(self.parameters, raw)
         train_nll, norm = self.state.take_means()
@@ -189,12 +189,12 @@ class _Trainer:
             return False
         return state.step - state.history.best.step >= settings.patience * settings.validate_every
 
-    def _save(self, raw: list[Tensor]) -> None:
+    def _save(self, raw: Sequence[Tensor]) -> None:
         if self.folder is None:
             return
         moments = [self.optimizer.state.get(parameter, {}) for parameter in self.parameters]
         self.state.seconds = self._seconds()
-        self.state.tensors = {"raw": raw, "average": self.averages, "best": self.best}
+        self.state.tensors = {"raw": list(raw), "average": self.averages, "best": self.best}
         for name in ("exp_avg", "exp_avg_sq"):
             if all(name in moment for moment in moments):
                 self.state.tensors[name] = [moment[name] for moment in moments]
@@ -211,16 +211,16 @@ class _Trainer:
             moments = {name: state.tensors[name][index].to(parameter) for name in ("exp_avg", "exp_avg_sq")}
             self.optimizer.state[parameter] = {"step": torch.tensor(float(state.step), device=self.device), **moments}
 
-    def _what_went_bad(self, x: Tensor, context: Tensor | None, loss: float, norm: float) -> str:
+    def _what_went_bad(self, rows: Rows, loss: float, norm: float) -> str:
         step, history = self.state.step, self.state.history
         kept = f"the best weights so far, of step {history.best.step}" if history.records else "the last good weights"
         if math.isfinite(loss):
             return f"step {step}: the gradient is not finite ({first_bad_gradient(self.flow)}); kept: {kept}"
-        return f"step {step}: the loss is {loss} ({first_bad_output(self.flow, x, context)}); kept: {kept}"
+        return f"step {step}: the loss is {loss} ({first_bad_output(self.flow, rows)}); kept: {kept}"
 
 
 @torch.no_grad()
-def _copy(into: list[Tensor], source: list[Tensor]) -> None:
+def _copy(into: Sequence[Tensor], source: Sequence[Tensor]) -> None:
     for old, new in zip(into, source, strict=True):
         old.copy_(new)
 
@@ -233,7 +233,7 @@ def _interrupt_flag() -> Iterator[Callable[[], bool]]:
         return
     pressed = False
 
-    def press(signum, frame) -> None:
+    def press(*_: object) -> None:
         nonlocal pressed
         pressed = True
         signal.signal(signal.SIGINT, before)

@@ -1,21 +1,22 @@
 """When a loss or a gradient is not finite: which layer went bad first."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from flowstone.data import Rows
 from flowstone.flow import Flow
 
 __all__ = ["first_bad_gradient", "first_bad_output"]
 
 
-def first_bad_output(flow: Flow, x: Tensor, context: Tensor | None) -> str:
+def first_bad_output(flow: Flow, rows: Rows) -> str:
     """Run the batch again and name the first module whose output is not finite."""
-    if not x.isfinite().all():
+    if not rows.x.isfinite().all():
         return "the batch itself holds NaN or infinity"
     found: list[str] = []
     names = {module: name for name, module in flow.named_modules()}
 
-    def look(module: nn.Module, inputs, output) -> None:
+    def look(module: nn.Module, _, output) -> None:
         parts = output if isinstance(output, tuple) else (output,)
         if not found and not all(part.isfinite().all() for part in parts):
             found.append(f"first bad output: {names[module]}, {type(module).__name__}")
@@ -23,7 +24,7 @@ def first_bad_output(flow: Flow, x: Tensor, context: Tensor | None) -> str:
     hooks = [module.register_forward_hook(look) for module in flow.modules()]
     try:
         with torch.no_grad():
-            flow.log_prob(x, context)
+            flow.log_prob(rows.x, rows.context)
     finally:
         for hook in hooks:
             hook.remove()

@@ -19,7 +19,7 @@ REDRAW = 0.1  # seconds; drawing at every step would cost as much as a small ste
 def training_bar(settings: Settings, *, enabled: bool) -> Iterator[Bar]:
     """Yields ``update(step, seconds, loss, history)``; without ``enabled`` an update that does nothing."""
     if not enabled:
-        yield lambda step, seconds, loss, history: None
+        yield lambda *_: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn

@@ -1,0 +1,46 @@
+# Every target sets up what it needs and does again nothing that is there already.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check --quiet install -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format reproduce bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: .venv/.demo  ## learn two moons three ways, and show them side by side (two minutes)
+	$(BIN)/python examples/demo.py
+
+test: .venv/.dev lint  ## lint, then every test (minutes)
+	$(BIN)/python -m pytest -q -n 2
+
+lint: .venv/.dev  ## ruff (rules and format) and pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: .venv/.dev  ## let ruff put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+reproduce: .venv/.dev  ## the 2-D experiments of the field's tutorials again: docs/reproductions.md (15 minutes)
+	$(BIN)/python benchmarks/reproduce.py
+
+bench: .venv/.dev  ## speed and memory against the plain design: benchmarks/RESULTS.md (minutes)
+	$(BIN)/python benchmarks/speed.py
+
+clean:  ## forget the environment and all that was made
+	rm -rf .venv demo runs
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Flowstone needs Python 3.11 or newer; make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv .venv
+
+.venv/.demo: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) -e .
+	@touch $@
+
+.venv/.dev: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) -e '.[dev]'
+	@touch $@ .venv/.demo

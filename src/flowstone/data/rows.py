@@ -1,0 +1,27 @@
+"""Rows: data and, where a flow is conditional, the context of each row."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Rows"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """``x (n, *event_shape)`` and its ``context (n, context_features)``, or None."""
+
+    x: Tensor
+    context: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, index: Tensor | slice) -> "Rows":
+        """These rows of both."""
+        return Rows(self.x[index], None if self.context is None else self.context[index])
+
+    def to(self, device: torch.device | str) -> "Rows":
+        """Both on another device."""
+        return Rows(self.x.to(device), None if self.context is None else self.context.to(device))
