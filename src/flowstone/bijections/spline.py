@@ -85,8 +85,7 @@ class RQSpline(Univariate):
         bend, square = xi * (1 - xi), xi.square()
         denominator = mean_slope + (start + end - 2 * mean_slope) * bend
         rise = (mean_slope * square + start * bend) / denominator
-        # m²(δ₁ξ² + 2mξ(1-ξ) + δ₀(1-ξ)²) / denominator², with (1-ξ)² = 1 - ξ - ξ(1-ξ)
-        steepness = end * square + 2 * mean_slope * bend + start * (1 - xi - bend)
+        steepness = end * square + 2 * mean_slope * bend + start * (1 - xi).square()
         return rise, ((mean_slope / denominator).square() * steepness).log()
 
     @staticmethod

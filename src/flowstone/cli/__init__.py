@@ -31,7 +31,7 @@ for _name, _help in COMMANDS.items():
 def main() -> None:
     """Entry point: an expected error is one line on stderr and exit status 1; a wrong flag exits with 2."""
     try:
-        app()
+        app(sys.argv[1:])
     except FlowstoneError as error:
         print(f"flowstone: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)

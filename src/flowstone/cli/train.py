@@ -106,8 +106,9 @@ def train(
         "drop_missing": drop_missing,
         "dequantize": dequantize,
     }
+    place = device_of(device)  # before anything is written
     job = _continued(out, request) if resume else _started(out, request)
-    job.work(device_of(device), quiet=quiet, plots=plots)
+    job.work(place, quiet=quiet, plots=plots)
 
 
 class _Job:

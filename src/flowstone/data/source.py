@@ -17,7 +17,7 @@ from flowstone.errors import DataError, SettingError, UnknownNameError
 
 __all__ = ["Dataset", "add_noise", "noise_widths", "open_source", "reopen"]
 
-TEST_DRAWS = 20_000
+TEST_DRAWS, VALIDATION_DRAWS = 100_000, 10_000
 MIN_ROWS = 20  # below, a tenth is no longer a test set
 
 
@@ -128,7 +128,7 @@ def _open_toy(toy: Toy, seed: int, points: int | None) -> Dataset:
         columns=("x1", "x2"),
         context_columns=(),
         train=toy if points is None else draw(points, 0),
-        validation=draw(TEST_DRAWS // 4, 1),
+        validation=draw(VALIDATION_DRAWS, 1),
         test=draw(TEST_DRAWS, 2),
         description={"source": toy.name, "kind": "toy", "seed": seed, "points": points},
         entropy=toy.entropy,

@@ -16,7 +16,7 @@ def realnvp(
     features: int,
     *,
     context_features: int = 0,
-    couplings: int = 6,
+    couplings: int = 8,
     hidden: Sequence[int] = (128, 128),
     activation: str = "relu",
     scale_bound: str = "tanh",

@@ -42,6 +42,11 @@ def build(name: str, arguments: Mapping[str, Any]) -> Flow:
     for argument in arguments:
         if argument not in known:
             raise UnknownNameError(f"argument of recipe {name!r}:", argument, known)
+    # One number where several may stand, as in hidden=64, is a tuple of one.
+    arguments = {
+        key: (value,) if isinstance(known[key].default, tuple) and isinstance(value, int) else value
+        for key, value in arguments.items()
+    }
     try:
         return RECIPES[name](**arguments)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -16,10 +16,10 @@ def spline(
     features: int,
     *,
     context_features: int = 0,
-    couplings: int = 4,
+    couplings: int = 6,
     hidden: Sequence[int] = (64, 64),
     bins: int = 8,
-    bound: float = 3.0,
+    bound: float = 5.0,
     activation: str = "relu",
     shuffle: bool = True,
     prior: str = "normal",
@@ -27,7 +27,8 @@ def spline(
     """Neural spline flow, coupling form: RQ-NSF (C) (Durkan, Bekasov, Murray, Papamakarios 2019). The default recipe.
 
     The paper's choices: rational-quadratic splines with linear tails outside ``[-bound, bound]``, 8 bins; here MLPs in
-    place of residual nets and permutations in place of LU layers. It reports 0.64 nats on POWER.
+    place of residual nets, permutations in place of LU layers, and a bound of 5 in place of 3: latents beyond the bound
+    are left where they are, and a normal prior has visible mass beyond 3. The paper reports 0.64 nats on POWER.
 
     >>> import flowstone
     >>> flowstone.spline(1).sample(3, seed=0).shape

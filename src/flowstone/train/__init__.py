@@ -1,5 +1,5 @@
 """Training: fit, and what it is made of."""
 
-from flowstone.train.fit import fit
+from flowstone.train.loop import fit
 
 __all__ = ["fit"]

@@ -34,6 +34,7 @@ class FreshBatches:
         return Rows(self.draw(self.size, generator(self.seed, step)))
 
     def initial(self) -> Rows:
+        """What data-dependent initialisation sees."""
         return Rows(self.draw(max(self.size, 10_000), generator(self.seed, 2**40)))
 
 
@@ -55,6 +56,7 @@ class FixedBatches:
         return self.rows.take(self.order[index * self.size : (index + 1) * self.size].to(self.rows.x.device))
 
     def initial(self) -> Rows:
+        """What data-dependent initialisation sees."""
         return self.rows.take(slice(INITIAL_ROWS))
 
 
@@ -88,6 +90,5 @@ def _check_finite(values: Tensor, what: str) -> None:
     bad = (~values.isfinite()).nonzero()
     if len(bad):
         row, *place = bad[0].tolist()
-        raise DataError(
-            f"{what}: row {row}, feature {place} is {values[tuple(bad[0])].item()} ({len(bad)} such value(s))"
-        )
+        where = f"row {row}, feature {', '.join(map(str, place))}"
+        raise DataError(f"{what}: {where} is {values[tuple(bad[0])].item()} ({len(bad)} such value(s))")

@@ -1,0 +1,254 @@
+"""The command line as a user meets it: exit status, one line on stderr, files whole or not there."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+
+from flowstone.cli import app, main
+
+QUICK = ["--set", "couplings=2", "hidden=16", "--steps", "60", "--batch-size", "128", "--quiet"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def flowstone(*words: object) -> None:
+    """Run a command in this process; a FlowstoneError or SystemExit comes through."""
+    app([str(word) for word in words], result_action="return_value")
+
+
+def refused(capsys, monkeypatch, *words: object) -> str:
+    """Run ``main``, expect exit status 1 and one line on stderr, and return that line."""
+    monkeypatch.setattr(sys, "argv", ["flowstone", *map(str, words)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("flowstone: ")
+    return lines[0]
+
+
+def table(path, rows: int = 200, columns: int = 3):
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(rows, columns)).cumsum(1)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["a", "b", "c"][:columns])
+        writer.writerows(values.tolist())
+    return path
+
+
+def test_a_toy_from_training_to_scores(tmp_path, capsys):
+    flowstone("train", "moons", "--out", "R", *QUICK)
+    assert sorted(p.name for p in (tmp_path / "R").iterdir()) == [
+        "flow.json", "flow.safetensors", "history.csv", "metrics.json", "plots", "resume",
+    ]  # fmt: skip
+    plots = sorted(p.name for p in (tmp_path / "R" / "plots").iterdir())
+    assert plots == ["data-latent-samples.png", "density.png", "layers.png", "loss.png"]
+    capsys.readouterr()
+    flowstone("evaluate", "R", "--json")
+    figures = json.loads(capsys.readouterr().out)
+    assert figures == json.loads((tmp_path / "R" / "metrics.json").read_text())
+    for name in ("nll_nats", "nll_stderr", "bits_per_dim", "round_trip_max", "n_test", "seconds", "entropy"):
+        assert name in figures
+    flowstone("sample", "R", "-n", 5000, "--out", "s.csv")
+    flowstone("score", "R", "s.csv", "--out", "scored.csv")
+    with open("scored.csv") as file:
+        scored = list(csv.DictReader(file))
+    assert len(scored) == 5000
+    assert list(scored[0]) == ["x1", "x2", "log_prob"]
+    # The flow's own samples score as its entropy says: near its NLL on the data once it is trained, and finite always.
+    assert all(np.isfinite(float(row["log_prob"])) for row in scored)
+    flowstone("evaluate", "R", "s.csv")
+    assert "on 5000 rows" in capsys.readouterr().out
+
+
+def test_a_table_with_context(tmp_path, capsys):
+    table(tmp_path / "t.csv")
+    flowstone("train", "t.csv", "--context", "a", "--out", "R", *QUICK)
+    assert [p.name for p in (tmp_path / "R" / "plots").glob("p*")] == ["pairs.png"]
+    flowstone("sample", "R", "-n", 7, "--given", "a=1.5", "--out", "s.parquet")
+    sampled = pyarrow.parquet.read_table("s.parquet")
+    assert sampled.column_names == ["b", "c", "a"]
+    assert sampled.column("a").to_pylist() == [1.5] * 7
+    flowstone("score", "R", "s.parquet", "--out", "scored.parquet")
+    assert pyarrow.parquet.read_table("scored.parquet").column_names == ["b", "c", "a", "log_prob"]
+    flowstone("evaluate", "R", "t.csv", "--json")
+    assert json.loads(capsys.readouterr().out)["n_test"] == 200
+
+
+def test_score_carries_other_columns_along(tmp_path):
+    table(tmp_path / "t.csv")
+    flowstone("train", "t.csv", "--columns", "c,a", "--out", "R", "--no-plots", *QUICK)
+    pyarrow.parquet.write_table(
+        pyarrow.table({"who": ["x", "y"], "a": [0.1, 0.2], "c": [1.0, 2.0], "log_prob": [9.0, 9.0]}), "new.parquet"
+    )
+    flowstone("score", "R", "new.parquet", "--out", "out.csv")
+    with open("out.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["who"] for row in rows] == ["x", "y"]
+    assert list(rows[0]) == ["who", "a", "c", "log_prob"]
+    assert float(rows[0]["log_prob"]) != 9.0
+
+
+def test_samples_in_every_form_and_by_seed(tmp_path):
+    flowstone("train", "uniform", "--out", "R", "--no-plots", *QUICK)
+    for ending in ("csv", "parquet", "npz", "png"):
+        flowstone("sample", "R", "-n", 300, "--out", f"s.{ending}", "--seed", 5, "--temperature", 0.9)
+        assert (tmp_path / f"s.{ending}").stat().st_size > 1000
+    flowstone("sample", "R", "-n", 300, "--out", "t.npz", "--seed", 5, "--temperature", 0.9)
+    with np.load("s.npz") as one, np.load("t.npz") as two:
+        assert one["x"].shape == (300, 2)
+        np.testing.assert_array_equal(one["x"], two["x"])
+
+
+def test_without_out_runs_are_numbered(tmp_path):
+    for _ in range(2):
+        flowstone("train", "moons", "--flow", "nice", "--no-plots", *QUICK)
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["moons-nice", "moons-nice-2"]
+
+
+def test_the_same_seed_gives_the_same_run(tmp_path):
+    for out in ("A", "B"):
+        flowstone("train", "moons", "--seed", 4, "--out", out, "--no-plots", *QUICK)
+    assert (tmp_path / "A" / "flow.safetensors").read_bytes() == (tmp_path / "B" / "flow.safetensors").read_bytes()
+
+
+def test_epochs_are_passes_over_the_rows(tmp_path):
+    table(tmp_path / "t.csv", rows=500)
+    words = ["--set", "couplings=1", "hidden=4", "--batch-size", 100, "--quiet", "--no-plots"]
+    flowstone("train", "t.csv", "--epochs", 5, "--out", "R", *words)
+    assert json.loads((tmp_path / "R" / "metrics.json").read_text())["steps"] == 20
+
+
+def test_plot_draws_again_what_was_deleted(tmp_path, capsys):
+    flowstone("train", "moons", "--out", "R", *QUICK)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "R" / "plots").iterdir()}
+    for path in (tmp_path / "R" / "plots").iterdir():
+        path.unlink()
+    flowstone("plot", "R")
+    assert {p.name for p in (tmp_path / "R" / "plots").iterdir()} == set(before)
+
+
+def test_list_shows_recipes_and_toys(capsys):
+    flowstone("list", "--json")
+    listed = json.loads(capsys.readouterr().out)
+    assert {"nice", "realnvp", "spline"} <= set(listed["recipes"])
+    assert listed["toys"]["moons"]["entropy"] == pytest.approx(1.1312)
+    flowstone("list")
+    assert "spline (default)" in capsys.readouterr().out
+
+
+def test_what_is_wrong_is_said_in_one_line(tmp_path, capsys, monkeypatch):
+    table(tmp_path / "t.csv")
+    flowstone("train", "t.csv", "--out", "R", "--no-plots", *QUICK)
+    capsys.readouterr()
+    (tmp_path / "two.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "nan.csv").write_text("a,b,c\n1,2,3\n1,,3\n")
+    (tmp_path / "text.csv").write_text("a,b,c\n1,2,red\n")
+    np.save(tmp_path / "two.npy", np.zeros((5, 2)))
+    said = [
+        (["train", "mons"], "did you mean 'moons'"),
+        (["train", "nothing.csv"], "nothing.csv: no such file"),
+        (["train", "moons", "--flow", "splin"], "did you mean 'spline'"),
+        (["train", "moons", "--set", "bin=3"], "did you mean 'bins'"),
+        (["train", "moons", "--set", "bins"], "expected key=value"),
+        (["train", "moons", "--steps", "0"], "steps=0 must be positive"),
+        (["train", "moons", "--epochs", "3"], "fresh points have no epochs"),
+        (["train", "moons", "--device", "gpu9"], "--device gpu9"),
+        (["train", "moons", "--resume"], "--resume needs --out"),
+        (["train", "t.csv", "--out", "R"], "R exists"),
+        (["train", "t.csv", "--out", "R", "--resume"], "this training has ended"),
+        (["train", "t.csv", "--out", "t.csv"], "t.csv exists"),
+        (["train", "t.csv", "--out", "t.csv/R"], "cannot write t.csv/R"),
+        (["evaluate", "nowhere"], "nowhere is not a run folder"),
+        (["evaluate", "R", "two.csv"], "no column 'c'"),
+        (["score", "R", "two.csv", "--out", "o.csv"], "no column 'c'"),
+        (["score", "R", "two.npy", "--out", "o.csv"], "2 columns, expected 3"),
+        (["score", "R", "text.csv", "--out", "o.csv"], "column 'c' is not numeric (row 1 holds 'red')"),
+        (["score", "R", "nan.csv", "--out", "o.csv"], "column 'b', row 2 is missing"),
+        (["score", "R", "t.csv", "--out", "o.txt"], "written as .csv or .parquet"),
+        (["score", "R", "t.csv", "--out", "no/o.csv"], "no folder no"),
+        (["sample", "R", "-n", "5", "--out", "no/o.csv"], "no folder no"),
+        (["sample", "R", "-n", "5", "--out", "o.doc"], "samples are written as"),
+        (["sample", "R", "-n", "0", "--out", "o.csv"], "at least one sample"),
+        (["sample", "R", "-n", "5", "--out", "o.csv", "--given", "a=1"], "takes no --given"),
+    ]
+    before = sorted(str(p) for p in tmp_path.rglob("*"))
+    for words, message in said:
+        assert message in refused(capsys, monkeypatch, *words)
+    assert sorted(str(p) for p in tmp_path.rglob("*")) == before
+    flowstone("score", "R", "nan.csv", "--out", "o.csv", "--drop-missing")
+    assert (tmp_path / "o.csv").read_text().count("\n") == 2
+
+
+@pytest.mark.parametrize("words", [["train", "moons", "--stepz", "3"], ["trian"], ["sample", "R"], ["train", "moons", "--lr", "x"]])
+def test_a_wrong_flag_exits_with_2(capsys, monkeypatch, words):
+    monkeypatch.setattr(sys, "argv", ["flowstone", *words])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+
+
+def test_a_run_whose_data_is_gone_says_so(tmp_path, capsys, monkeypatch):
+    path = table(tmp_path / "t.csv")
+    flowstone("train", "t.csv", "--out", "R", "--no-plots", *QUICK)
+    path.unlink()
+    capsys.readouterr()
+    assert "no such file" in refused(capsys, monkeypatch, "evaluate", "R")
+    flowstone("sample", "R", "-n", 3, "--out", "s.csv")  # the flow itself needs no data
+
+
+def wait_for(path, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} did not come"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
+def test_a_training_that_was_broken_off_goes_on(tmp_path, capsys, monkeypatch, blow):
+    """Ctrl-C keeps the best weights and says where; kill -9 keeps the last saved state; --resume ends both alike."""
+    (tmp_path / "sitecustomize.py").write_text("import flowstone.train.loop as loop; loop.SAVE_EVERY = 0.0")
+    settings = ["moons", "--set", "couplings=2", "hidden=16", "--batch-size", "128", "--steps", "1500", "--seed", "2"]
+    words = ["train", *settings, "--patience", "10000", "--out", "R", "--no-plots"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flowstone", *words], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(tmp_path / "R" / "resume" / "state.safetensors")
+    process.send_signal(blow)
+    _, said = process.communicate(timeout=60)
+    if blow is signal.SIGINT:
+        assert process.returncode == 130
+        assert "interrupted; the best weights so far (step" in said
+        flowstone("sample", "R", "-n", 3, "--out", "s.csv")
+    else:
+        assert "holds no weights" in refused(capsys, monkeypatch, "sample", "R", "-n", "3", "--out", "s.csv")
+    assert not (tmp_path / "R" / "metrics.json").exists()
+    assert "training was" in refused(capsys, monkeypatch, *words, "--resume", "--lr", "0.1")
+    flowstone(*words, "--resume", "--quiet")
+    whole = [word if word != "R" else "W" for word in words]
+    flowstone(*whole, "--quiet")
+    assert (tmp_path / "R" / "flow.safetensors").read_bytes() == (tmp_path / "W" / "flow.safetensors").read_bytes()
+
+
+def test_help_and_version(capsys):
+    flowstone("--version")
+    assert capsys.readouterr().out.strip() == "0.1.0"
+    flowstone("train", "--help")
+    text = capsys.readouterr().out
+    for flag in ("--flow", "--set", "--steps", "--epochs", "--minutes", "--batch-size", "--lr", "--seed", "--device",
+                 "--precision", "--context", "--out", "--resume", "--quiet"):  # fmt: skip
+        assert flag in text

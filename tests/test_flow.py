@@ -1,0 +1,169 @@
+import resource
+
+import pytest
+import torch
+from cases import disturb
+from hypothesis import given
+from hypothesis import strategies as st
+
+import flowstone
+from flowstone.bijections import Affine, Chain, Coupling, Permutation, Scaling, Standardize
+from flowstone.errors import SettingError, ShapeError
+from flowstone.flow import CHUNK
+from flowstone.metrics import evaluate, round_trip
+from flowstone.nets import MLP
+from flowstone.priors import StandardNormal
+
+
+def wild(recipe, *args, **kwargs) -> flowstone.Flow:
+    flow = recipe(*args, **kwargs)
+    disturb(flow, 0.3)
+    return flow.eval()
+
+
+@pytest.mark.parametrize("recipe", [flowstone.nice, flowstone.realnvp, flowstone.spline])
+def test_density_integrates_to_one(recipe):
+    flow = wild(recipe, 2, hidden=(16,))
+    assert flowstone.grid_integral(flow, (-12, -12), (12, 12), points=900) == pytest.approx(1, abs=0.005)
+
+
+def test_density_in_one_dimension_integrates_to_one(float64):
+    flow = wild(flowstone.spline, 1, context_features=1, hidden=(8,))
+    x = torch.linspace(-12, 12, 20_001)[:, None]
+    density = flow.log_prob(x, torch.full((len(x), 1), 0.7)).exp()
+    assert torch.trapezoid(density, x[:, 0]).item() == pytest.approx(1, abs=1e-5)
+
+
+def test_likelihood_is_in_the_units_of_the_data(float64):
+    """Data in other units: the same shape, its density divided by the change of scale."""
+    flow = wild(flowstone.spline, 2)
+    x = torch.randn(500, 2)
+    scale = torch.tensor([1000.0, 0.01])
+    flow.initialize(x)
+    other = flowstone.spline(2)
+    other.load_state_dict(flow.state_dict())
+    other.bijection.links[0].initialized.fill_(False)  # pyright: ignore
+    other.initialize(x * scale)
+    torch.testing.assert_close(other.log_prob(x * scale), flow.log_prob(x) - scale.log().sum())
+
+
+def test_affine_flow_is_the_normal_that_torch_knows(float64):
+    """A chain of linear layers is a multivariate normal in closed form."""
+    kept, moved = Coupling.sizes(2)
+    net = MLP(kept, 2 * moved, hidden=())
+    net.weight.data = torch.tensor([[0.0], [0.7]])
+    net.bias.data = torch.tensor([0.3, -0.2])
+    standardize = Standardize(2)
+    standardize.initialize(torch.randn(100, 2) * 3 + 5)
+    chain = Chain(standardize, Coupling(2, Affine(moved), net), Permutation.reverse(2), Scaling(2))
+    flow = flowstone.Flow(chain, StandardNormal(2))
+    origin = torch.zeros(2)
+    matrix = torch.autograd.functional.jacobian(lambda v: flow.to_latent(v[None])[0][0], origin)
+    assert isinstance(matrix, torch.Tensor)
+    shift = flow.to_latent(origin[None])[0][0]
+    covariance = torch.linalg.inv(matrix.T @ matrix)
+    normal = torch.distributions.MultivariateNormal(-torch.linalg.solve(matrix, shift), covariance)
+    x = normal.sample((50,))
+    torch.testing.assert_close(flow.log_prob(x), normal.log_prob(x))
+    samples = flow.sample(200_000, seed=0)
+    torch.testing.assert_close(samples.T.cov(), covariance, atol=0.05 * covariance.max().item(), rtol=0)
+
+
+@given(n=st.sampled_from([0, 1, 7, CHUNK, CHUNK + 1, 3 * CHUNK - 5]), context=st.booleans())
+def test_shapes_of_samples(n, context):
+    flow = flowstone.nice(3, context_features=2 if context else 0, hidden=(4,))
+    given_rows = torch.randn(5, 2) if context else None
+    assert flow.sample(n, given_rows, seed=0).shape == ((n, 5, 3) if context else (n, 3))
+
+
+def test_samples_of_each_context_row_follow_it(float64):
+    flow = flowstone.realnvp(1, context_features=1, couplings=1, hidden=())
+    assert flow.standardize_context is not None
+    flow.bijection.links[1].net.weight.data = torch.tensor([[0.0], [1.0]])  # pyright: ignore
+    context = torch.tensor([[10.0], [-10.0], [0.0]])
+    samples = flow.sample(4000, context, seed=1)
+    torch.testing.assert_close(samples.mean(0), -context, atol=0.1, rtol=0)
+
+
+def test_seed_and_temperature():
+    flow = wild(flowstone.spline, 2)
+    assert torch.equal(flow.sample(100, seed=3), flow.sample(100, seed=3))
+    assert not torch.equal(flow.sample(100, seed=3), flow.sample(100, seed=4))
+    cold, warm = (flow.to_latent(flow.sample(500, seed=0, temperature=t))[0].std() for t in (0.5, 1.0))
+    assert (cold / warm).item() == pytest.approx(0.5, abs=1e-3)
+
+
+def test_samples_follow_the_density(float64):
+    """Monte-Carlo change of measure: E_p[1/p restricted to a box] is the box's area."""
+    flow = wild(flowstone.spline, 2, hidden=(8,))
+    x = flow.sample(40_000, seed=0)
+    inside = (x.abs() < 0.8).all(-1)
+    weights = inside / flow.log_prob(x).exp()
+    error = weights.std().item() / len(x) ** 0.5
+    assert error < 0.2
+    assert weights.mean().item() == pytest.approx(1.6**2, abs=4 * error)
+
+
+def test_chunks_change_nothing(float64):
+    flow = wild(flowstone.spline, 3)
+    x = torch.randn(2 * CHUNK + 17, 3)
+    with torch.no_grad():
+        chunked = flow.log_prob(x)
+    torch.testing.assert_close(chunked, flow.log_prob(x).detach(), atol=1e-12, rtol=0)
+
+
+def test_memory_of_sampling_is_that_of_the_result():
+    flow = flowstone.spline(2)
+    flow.sample(4 * CHUNK, seed=0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    result = flow.sample(1_000_000, seed=0)
+    grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    # At once, one activation of one hidden layer would be 256 MB.
+    assert grown < result.numel() * result.element_size() + 64e6
+
+
+def test_gradients_reach_the_context_and_the_data():
+    flow = wild(flowstone.spline, 2, context_features=3)
+    x, context = torch.randn(4, 2, requires_grad=True), torch.randn(4, 3, requires_grad=True)
+    flow.log_prob(x, context).sum().backward()
+    assert x.grad is not None
+    assert context.grad is not None
+    assert context.grad.abs().sum() > 0
+
+
+def test_shapes_that_do_not_fit_are_named():
+    flow, conditional = flowstone.nice(2), flowstone.nice(2, context_features=3)
+    x = torch.zeros(4, 2)
+    with pytest.raises(ShapeError, match=r"expected shape \(batch, 2\), got \(4, 3\)"):
+        flow.log_prob(torch.zeros(4, 3))
+    with pytest.raises(ShapeError, match="takes no context"):
+        flow.log_prob(x, torch.zeros(4, 1))
+    with pytest.raises(ShapeError, match=r"needs a context of shape \(4, 3\)"):
+        conditional.log_prob(x)
+    with pytest.raises(ShapeError, match=r"context of shape \(4, 3\), got \(5, 3\)"):
+        conditional.log_prob(x, torch.zeros(5, 3))
+    with pytest.raises(ShapeError, match="conditional"):
+        conditional.sample(3)
+    with pytest.raises(SettingError, match="n=-1"):
+        flow.sample(-1)
+
+
+def test_evaluate_counts_nan_and_never_drops_it():
+    x = torch.randn(50, 2)
+    flow = flowstone.nice(2)
+    figures = evaluate(flow, x)
+    assert figures["bits_per_dim"] == pytest.approx(figures["nll_nats"] / 2 / 0.6931471805599453)
+    assert figures["nll_stderr"] == pytest.approx((-flow.log_prob(x)).std().item() / 50**0.5, rel=1e-5)
+    x[3, 1] = float("nan")
+    assert evaluate(flow, x)["nll_nats"] != evaluate(flow, x)["nll_nats"]
+
+
+def test_round_trip_sees_a_wrong_inverse():
+    flow = wild(flowstone.realnvp, 2)
+    assert round_trip(flow, torch.randn(100, 2)) < 1e-4
+
+    class Wrong(Permutation):
+        def inverse(self, z, context=None):
+            return z, z.new_zeros(len(z))
+
+    assert round_trip(flowstone.Flow(Wrong(torch.tensor([1, 0])), StandardNormal(2)), torch.randn(100, 2)) > 0.1

@@ -1,0 +1,95 @@
+import matplotlib.pyplot as plt
+import pytest
+import torch
+from cases import disturb
+
+import flowstone
+from flowstone import plot
+from flowstone.data import TOYS
+from flowstone.history import History, Record
+
+
+@pytest.fixture(autouse=True)
+def close():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def trained():
+    flow = flowstone.spline(2, hidden=(8,))
+    disturb(flow, 0.2)
+    return flow.eval(), TOYS["moons"](2000, torch.Generator().manual_seed(0))
+
+
+def history(n: int = 20) -> History:
+    return History([Record(10 * i, i, 5 / i, 6 / i + 0.001 * i, 1e-3, 1.0) for i in range(1, n + 1)])
+
+
+def test_loss_curve_shows_both_lines_the_best_point_and_the_floor():
+    ax = plot.loss_curve(history(), plt.figure().add_subplot(), entropy=0.2)
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]  # pyright: ignore
+    assert labels[:2] == ["train", "validation"]
+    assert labels[2].startswith("best: 0.3200 at step 200")
+    assert labels[3] == "entropy: 0.2000"
+    low, high = ax.get_ylim()
+    assert low < 0.2 < history().best.val_nll < high < 6  # the first steps do not set the scale
+
+
+def test_a_history_of_one_record_can_be_drawn():
+    plot.loss_curve(history(1), plt.figure().add_subplot())
+
+
+def test_density_covers_its_limits_and_shows_samples(trained):
+    flow, x = trained
+    limits = ((-3.0, 3.0), (-3.0, 3.0))
+    ax = plot.density(flow, plt.figure().add_subplot(), limits=limits, samples=x, grid=40)
+    assert ax.get_xlim() == limits[0]
+    assert ax.get_aspect() == 1
+    assert len(ax.collections) >= 2
+
+
+def test_three_panels_share_the_scale_of_data_and_samples(trained):
+    data, latent, samples = plot.data_latent_samples(*trained).axes
+    assert data.get_xlim() == samples.get_xlim()
+    assert data.get_ylim() == samples.get_ylim()
+    assert latent.get_xlim() == (-4, 4)
+
+
+def test_layers_start_at_the_data_and_end_in_the_latent(trained):
+    flow, x = trained
+    figure = plot.layers(flow, x)
+    titles = [ax.get_title() for ax in figure.axes]
+    columns = len(titles) // 2
+    assert columns == 7  # the data and six couplings
+    assert titles[0] == "data"
+    assert "Coupling" in titles[-2] or "Coupling" in titles[columns - 1]
+    latent, _ = flow.to_latent(x)
+    drawn = next(ax for ax in figure.axes if ax.get_title().startswith("6 "))
+    shown = torch.tensor(drawn.collections[0].get_offsets())
+    torch.testing.assert_close(shown, latent[: len(shown)].double().detach(), atol=1e-5, rtol=0)
+
+
+def test_layers_of_a_deep_flow_stay_few(trained):
+    _, x = trained
+    assert len(plot.layers(flowstone.spline(2, couplings=30, hidden=(4,)), x).axes) <= 18
+
+
+def test_pair_plot_puts_data_above_and_samples_below():
+    figure = plot.pair_plot(torch.randn(300, 3), torch.randn(300, 3) + 5, ["a", "b", "c"])
+    axes = [ax for ax in figure.axes]
+    assert len(axes) == 9
+    assert [axes[6 + i].get_xlabel() for i in range(3)] == ["a", "b", "c"]
+
+
+def test_wide_tables_show_their_first_columns():
+    names = [f"c{i}" for i in range(30)]
+    figure = plot.pair_plot(torch.randn(50, 30), torch.randn(50, 30), names)
+    assert len(figure.axes) == 36
+    assert "the first 6 of 30 columns" in figure._suptitle.get_text()  # pyright: ignore
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3])
+def test_samples_alone(columns, tmp_path):
+    figure = plot.sample_figure(torch.randn(200, columns), [f"x{i}" for i in range(columns)])
+    assert plot.save_figure(figure, tmp_path / "s.png").stat().st_size > 1000

@@ -1,0 +1,176 @@
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import torch
+
+from flowstone.data import TOYS, add_noise, noise_widths, open_source, read_table, reopen
+from flowstone.errors import DataError, FlowstoneError, OutputError, SettingError, UnknownNameError
+
+
+def write(path, text: str):
+    path.write_text(text)
+    return path
+
+
+def good_csv(path, rows: int = 60):
+    rng = np.random.default_rng(0)
+    lines = [f"{a},{b},{c}" for a, b, c in rng.normal(size=(rows, 3)).round(6)]
+    return write(path, "a,b,c\n" + "\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet", ".npy"])
+def test_the_three_forms_read_the_same(tmp_path, ending):
+    values = np.random.default_rng(0).normal(size=(30, 2))
+    path = tmp_path / f"t{ending}"
+    if ending == ".npy":
+        np.save(path, values)
+    elif ending == ".csv":
+        write(path, "x1,x2\n" + "\n".join(f"{float(a)!r},{float(b)!r}" for a, b in values))
+    else:
+        pyarrow.parquet.write_table(pa.table({"x1": values[:, 0], "x2": values[:, 1]}), path)
+    table = read_table(path)
+    assert table.columns == ["x1", "x2"]
+    np.testing.assert_array_equal(table.numbers(table.columns), values)
+
+
+@pytest.mark.parametrize("text", ["1,2\n3,4\n", "1;2\n3;4\n", "1\t2\n3\t4\n"])
+def test_csv_without_names_and_with_other_delimiters(tmp_path, text):
+    table = read_table(write(tmp_path / "t.csv", text))
+    assert table.columns == ["x1", "x2"]
+    assert table.numbers(["x2", "x1"]).tolist() == [[2, 1], [4, 3]]
+
+
+def test_integers_booleans_and_decimals_are_numbers(tmp_path):
+    path = tmp_path / "t.parquet"
+    pyarrow.parquet.write_table(pa.table({"i": [1, 2], "b": [True, False], "f": pa.array([0.5, 1.5], pa.float32())}), path)
+    assert read_table(path).numbers(["i", "b", "f"]).tolist() == [[1, 1, 0.5], [2, 0, 1.5]]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("empty.csv", "", "the file is empty"),
+        ("empty.csv", "a,b\n", "the table is empty"),
+        ("t.csv", "a,b\n1,2\n3,x\n", "column 'b' is not numeric (row 2 holds 'x')"),
+        ("t.csv", "a,a\n1,2\n", "column name 'a' occurs more than once"),
+        ("t.csv", "a,b\n1,2\n3,\n", "column 'b', row 2 is missing or NaN; 1 of 2 rows"),
+        ("t.csv", "a,b\n1,inf\n3,4\n", "column 'b', row 1 is infinite"),
+        ("t.csv", "a,b\n1,2\n3\n", "cannot be read as .csv"),
+        ("t.parquet", "not parquet", "cannot be read as .parquet"),
+        ("t.npy", "not npy", "cannot be read as .npy"),
+        ("t.xlsx", "", "cannot read '.xlsx'; tables are .csv, .parquet, .npy"),
+        ("t.csv", "a,b\n" + "1,2\n3,4\n" * 5, "10 rows; the 80/10/10 split needs at least 20"),
+        ("t.csv", "a,b\n" + "".join(f"{i},7\n" for i in range(40)), "column 'b' is constant (7) and has no density"),
+    ],
+)
+def test_bad_tables_are_named_in_one_line(tmp_path, name, text, message):
+    path = write(tmp_path / name, text)
+    with pytest.raises(DataError) as caught:
+        open_source(str(path))
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_files_and_unknown_names_tell_the_nearest(tmp_path):
+    good_csv(tmp_path / "wine.csv")
+    with pytest.raises(DataError, match="no such file; did you mean 'wine.csv'"):
+        open_source(str(tmp_path / "wines.csv"))
+    with pytest.raises(UnknownNameError, match="did you mean 'moons'"):
+        open_source("moon")
+    with pytest.raises(DataError, match="no column 'd'"):
+        open_source(str(tmp_path / "wine.csv"), columns=["a", "d"])
+    with pytest.raises(DataError, match="no column 'z'"):
+        open_source(str(tmp_path / "wine.csv"), context=["z"])
+    with pytest.raises(DataError, match="every column is context"):
+        open_source(str(tmp_path / "wine.csv"), context=["a", "b", "c"])
+    with pytest.raises(SettingError, match="is a toy"):
+        open_source("moons", context=["a"])
+    with pytest.raises(SettingError, match="points=100 is for toys"):
+        open_source(str(tmp_path / "wine.csv"), points=100)
+
+
+def test_a_pickle_in_npy_is_not_opened(tmp_path):
+    np.save(tmp_path / "t.npy", np.array([{"a": 1}, None], dtype=object), allow_pickle=True)
+    with pytest.raises(DataError, match="cannot be read"):
+        open_source(str(tmp_path / "t.npy"))
+
+
+def test_drop_missing_leaves_out_those_rows_alone(tmp_path):
+    text = good_csv(tmp_path / "t.csv").read_text() + "nan,1,2\n1,inf,2\n"
+    path = write(tmp_path / "t.csv", text)
+    with pytest.raises(DataError, match="--drop-missing"):
+        open_source(str(path))
+    dataset = open_source(str(path), drop_missing=True)
+    assert dataset.description["rows"] == 60
+
+
+def test_split_is_a_partition_and_repeats_by_seed(tmp_path):
+    path = good_csv(tmp_path / "t.csv", 95)
+    one, two, other = (open_source(str(path), seed=seed) for seed in (0, 0, 1))
+    assert [len(one.train), len(one.validation), len(one.test)] == [77, 9, 9]  # pyright: ignore
+    together = torch.cat([one.train.x, one.validation.x, one.test.x])  # pyright: ignore
+    everything = read_table(path).numbers(["a", "b", "c"])
+    np.testing.assert_array_equal(np.sort(together.numpy(), 0), np.sort(everything, 0))
+    assert torch.equal(one.test.x, two.test.x)
+    assert not torch.equal(one.test.x, other.test.x)
+
+
+def test_context_and_columns_are_chosen_by_name(tmp_path):
+    path = good_csv(tmp_path / "t.csv")
+    dataset = open_source(str(path), context=["b"])
+    assert (dataset.columns, dataset.context_columns) == (("a", "c"), ("b",))
+    assert dataset.test.context is not None
+    assert dataset.test.context.shape == (6, 1)
+    assert open_source(str(path), columns=["c", "a"]).columns == ("c", "a")
+
+
+def test_noise_goes_to_columns_with_repeated_values_alone(tmp_path):
+    rng = np.random.default_rng(0)
+    values = np.stack([rng.normal(size=500), rng.integers(0, 4, 500), 10 * rng.normal(size=500).round(1)], 1)
+    widths = noise_widths(values)
+    assert widths[0] == 0
+    assert widths[1] == pytest.approx(0.05 * values[:, 1].std())  # the gap of 1 is wider than 5% of the deviation
+    assert widths[2] == pytest.approx(0.05 * values[:, 2].std()) or widths[2] == pytest.approx(1.0)
+    noisy = add_noise(values, widths, seed=0)
+    assert (np.abs(noisy - values) <= widths / 2).all()
+    assert np.array_equal(noisy[:, 0], values[:, 0])
+    np.testing.assert_array_equal(noisy, add_noise(values, widths, seed=0))
+
+
+def test_the_same_data_can_be_opened_again_unless_it_changed(tmp_path):
+    path = good_csv(tmp_path / "t.csv")
+    dataset = open_source(str(path), seed=3, context=["a"])
+    assert torch.equal(reopen(dataset.description).test.x, dataset.test.x)
+    good_csv(path, 61)
+    with pytest.raises(DataError, match="has changed"):
+        reopen(dataset.description)
+    path.unlink()
+    with pytest.raises(DataError, match="no such file"):
+        reopen(dataset.description)
+
+
+def test_toys_open_fresh_or_fixed():
+    fresh, fixed = open_source("banana"), open_source("banana", points=300)
+    assert fresh.train is TOYS["banana"]
+    assert len(fixed.train) == 300  # pyright: ignore
+    assert torch.equal(fresh.test.x, fixed.test.x)
+    assert fresh.entropy == TOYS["banana"].entropy
+    assert not torch.equal(fresh.test.x[: len(fresh.validation)], fresh.validation.x)
+    with pytest.raises(DataError, match="points=3"):
+        open_source("banana", points=3)
+
+
+def test_writing_refuses_what_it_cannot_write(tmp_path):
+    from flowstone.data.tables import write_table
+
+    table = pa.table({"a": [1.0]})
+    with pytest.raises(OutputError, match="written as .csv or .parquet"):
+        write_table(tmp_path / "t.txt", table)
+    with pytest.raises(OutputError, match="no folder"):
+        write_table(tmp_path / "nowhere" / "t.csv", table)
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(FlowstoneError, match="cannot write"):
+        write_table(tmp_path / "folder.csv", table)
+    assert [p.name for p in tmp_path.iterdir()] == ["folder.csv"]

@@ -1,0 +1,263 @@
+import os
+import signal
+import threading
+import time
+
+import pytest
+import torch
+from torch import nn
+
+import flowstone
+from flowstone.data import TOYS
+from flowstone.errors import DataError, NonFiniteError, SettingError, ShapeError, UnknownNameError
+from flowstone.history import History
+from flowstone.train.settings import Settings
+
+QUICK = {"progress": False, "batch_size": 64, "validate_every": 10}
+
+
+def small(**kwargs) -> flowstone.Flow:
+    torch.manual_seed(1)
+    return flowstone.spline(2, couplings=2, hidden=(16,), **kwargs)
+
+
+def weights(flow: flowstone.Flow) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in flow.state_dict().items()}
+
+
+def same(one: dict, two: dict) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_it_learns():
+    flow = flowstone.spline(2, couplings=2, hidden=(32,))
+    history = flowstone.fit(flow, TOYS["moons"], steps=300, batch_size=256, progress=False)
+    nll = flowstone.evaluate(flow, TOYS["moons"](4000, torch.Generator().manual_seed(9)))["nll_nats"]
+    assert nll < 1.6  # a normal has 2.83, the entropy is 1.13
+    assert history.best.val_nll == pytest.approx(nll, abs=0.1)
+    assert history.column("step") == [100, 200, 300]
+    assert history.column("val_nll")[-1] < history.column("val_nll")[0]
+
+
+def test_a_conditional_flow_uses_its_context():
+    torch.manual_seed(0)
+    context = torch.randn(2000, 1)
+    x = 5 * context + 100 + 0.1 * torch.randn(2000, 1)
+    flow = flowstone.realnvp(1, context_features=1, couplings=2, hidden=(16,))
+    flowstone.fit(flow, x, context=context, steps=300, progress=False)
+    assert flowstone.evaluate(flow, x, context)["nll_nats"] < 0  # without the context: above 3
+    samples = flow.sample(500, torch.tensor([[0.0], [1.0]]), seed=0)
+    assert samples.mean(0).flatten().tolist() == pytest.approx([100, 105], abs=0.5)
+
+
+@pytest.mark.parametrize("data", [TOYS["moons"], torch.randn(500, 2, generator=torch.Generator().manual_seed(0))])
+def test_the_same_seed_repeats_bit_for_bit(data):
+    flows = []
+    for _ in range(2):
+        flow = small()
+        torch.manual_seed(torch.seed())  # the global state does not matter once the flow is built
+        flowstone.fit(flow, data, steps=40, seed=3, **QUICK)
+        flows.append(weights(flow))
+    assert same(*flows)
+    other = small()
+    flowstone.fit(other, data, steps=40, seed=4, **QUICK)
+    assert not same(flows[0], weights(other))
+
+
+class Stop(Exception):
+    pass
+
+
+def breaking_off(toy, after: int):
+    """A sampler that dies after so many draws."""
+    count = 0
+
+    def draw(n, generator):
+        nonlocal count
+        count += 1
+        if count > after:
+            raise Stop
+        return toy(n, generator)
+
+    return draw
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_broken_off_training_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch, fixed):
+    monkeypatch.setattr("flowstone.train.loop.SAVE_EVERY", 0.0)
+    data = TOYS["moons"](300, torch.Generator().manual_seed(0)) if fixed else TOYS["moons"]
+    validation = TOYS["moons"](200, torch.Generator().manual_seed(1))
+    whole = small()
+    history = flowstone.fit(whole, data, validation=validation, steps=80, **QUICK)
+
+    steps_taken = 0
+    with monkeypatch.context() as patch:
+        original = torch.optim.Adam.step
+
+        def step(self, *args, **kwargs):
+            nonlocal steps_taken
+            steps_taken += 1
+            if steps_taken > 43:
+                raise Stop
+            return original(self, *args, **kwargs)
+
+        patch.setattr(torch.optim.Adam, "step", step)
+        with pytest.raises(Stop):
+            flowstone.fit(small(), data, validation=validation, steps=80, resume=tmp_path, **QUICK)
+    resumed = small()
+    continued = flowstone.fit(resumed, data, validation=validation, steps=80, resume=tmp_path, **QUICK)
+    assert same(weights(whole), weights(resumed))
+    for name in ("step", "train_nll", "val_nll", "learning_rate", "grad_norm"):
+        assert continued.column(name) == history.column(name)
+
+
+def test_ctrl_c_keeps_the_best_weights_and_the_place(tmp_path):
+    flow = small()
+    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    history = flowstone.fit(flow, TOYS["moons"], steps=10**6, patience=None, resume=tmp_path, **QUICK)
+    assert history.stopped == "interrupted"
+    stopped_at = history.records[-1].step
+    best = weights(flow)
+    assert all(tensor.isfinite().all() for tensor in best.values() if tensor.is_floating_point())
+    again = small()
+    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    history = flowstone.fit(again, TOYS["moons"], steps=10**6, patience=None, resume=tmp_path, **QUICK)
+    assert history.records[-1].step > stopped_at
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_patience_stops_and_the_best_weights_come_back():
+    torch.manual_seed(0)
+    x, validation = torch.randn(60, 2), torch.randn(500, 2)
+    flow = flowstone.spline(2, hidden=(64, 64))
+    history = flowstone.fit(
+        flow, x, validation=validation, steps=3000, patience=5, validate_every=20, progress=False
+    )  # fmt: skip
+    assert history.stopped == "patience"
+    assert history.records[-1].step == history.best.step + 100
+    assert history.records[-1].val_nll > history.best.val_nll
+    assert -flow.log_prob(validation).mean().item() == pytest.approx(history.best.val_nll, abs=1e-5)
+
+
+class Poison(nn.Module):
+    """A net that goes bad at its 26th call: initialisation, then 25 steps."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.calls = net, 0
+
+    def forward(self, x, context=None):
+        self.calls += self.training
+        return self.net(x, context) * (float("nan") if self.calls >= 26 else 1.0)
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_the_layer():
+    flow = small()
+    flow.bijection.links[2].net = Poison(flow.bijection.links[2].net)  # pyright: ignore
+    with pytest.raises(NonFiniteError) as caught:
+        flowstone.fit(flow, TOYS["moons"], steps=100, **QUICK)
+    message = str(caught.value)
+    assert "step 24: the loss is nan" in message
+    assert "first bad output: bijection.links.2.net, Poison" in message
+    assert "of step 20" in message
+    assert all(p.isfinite().all() for p in flow.parameters())
+
+
+def test_a_gradient_that_is_not_finite_is_found_before_it_spoils_the_weights():
+    flow = small()
+    bad = flow.bijection.links[1].net.bias  # pyright: ignore
+    bad.register_hook(lambda gradient: gradient * float("inf"))
+    before = weights(flow)
+    with pytest.raises(NonFiniteError, match=r"step 0: the gradient is not finite .*bijection.links.1.net.bias"):
+        flowstone.fit(flow, TOYS["moons"], steps=100, **QUICK)
+    after = weights(flow)
+    assert all(torch.equal(before[name], after[name]) for name, _ in flow.named_parameters())
+
+
+def test_average_is_of_the_weights_and_zero_means_none():
+    averaged, plain = small(), small()
+    flowstone.fit(averaged, TOYS["moons"], steps=30, ema=0.9, **QUICK)
+    flowstone.fit(plain, TOYS["moons"], steps=30, ema=0.0, **QUICK)
+    assert not same(weights(averaged), weights(plain))
+
+
+def test_bf16_conditioners_learn_and_leave_no_trace():
+    flow = small()
+    flowstone.fit(flow, TOYS["moons"], steps=30, precision="bf16", **QUICK)
+    x = torch.randn(10, 2)
+    assert flow.log_prob(x).dtype == torch.float32
+    torch.testing.assert_close(flow.from_latent(flow.to_latent(x)[0])[0], x, atol=1e-4, rtol=0)
+    net = flow.bijection.links[1].net  # pyright: ignore
+    assert not net._forward_hooks
+
+
+def test_bf16_changes_the_nets_alone():
+    from flowstone.compute import bf16_conditioners
+
+    flow = flowstone.realnvp(4, hidden=(64,))
+    for parameter in flow.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    x = torch.randn(200, 4)
+    exact = flow.log_prob(x)
+    with bf16_conditioners(flow):
+        low = flow.log_prob(x)
+        z, log_det = flow.to_latent(x)
+    assert low.dtype == z.dtype == log_det.dtype == torch.float32
+    assert not torch.equal(low, exact)
+    torch.testing.assert_close(low, exact, atol=0.2, rtol=0.05)
+    with bf16_conditioners(flow):  # the same low-precision nets both ways: the round trip is still that of float32
+        torch.testing.assert_close(flow.from_latent(z)[0], x, atol=1e-3, rtol=1e-3)
+
+
+def test_minutes_end_a_training():
+    started = time.monotonic()
+    history = flowstone.fit(small(), TOYS["moons"], steps=10**9, minutes=0.02, **QUICK)
+    assert history.stopped == "finished"
+    assert time.monotonic() - started < 20
+    assert history.column("learning_rate")[-1] < 3e-3
+
+
+def test_learning_rate_warms_up_and_falls_to_zero():
+    settings = Settings(lr=1.0, warmup=0.1)
+    rates = [settings.learning_rate(i / 100) for i in range(101)]
+    assert rates[0] < 0.02
+    assert max(rates) == pytest.approx(1.0, abs=0.03)
+    assert rates.index(max(rates)) in (9, 10)
+    assert rates[100] == pytest.approx(0, abs=1e-12)
+
+
+def test_threads_are_given_back():
+    torch.set_num_threads(2)
+    try:
+        flowstone.fit(small(), TOYS["moons"], steps=5, **QUICK)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_bad_arguments_are_named():
+    x = torch.randn(50, 2)
+    with pytest.raises(SettingError, match="steps=0 must be positive"):
+        flowstone.fit(small(), x, steps=0)
+    with pytest.raises(SettingError, match=r"ema=1.0"):
+        flowstone.fit(small(), x, ema=1.0)
+    with pytest.raises(UnknownNameError, match="did you mean 'bf16'"):
+        flowstone.fit(small(), x, precision="fb16")
+    with pytest.raises(ShapeError, match="50 rows of data but 3 rows of context"):
+        flowstone.fit(small(context_features=1), x, context=torch.zeros(3, 1))
+    with pytest.raises(ShapeError, match=r"expected shape \(batch, 2\)"):
+        flowstone.fit(small(), torch.randn(50, 3), progress=False)
+    with pytest.raises(DataError, match="at least 2 are needed"):
+        flowstone.fit(small(), x[:1])
+    x[7, 1] = float("nan")
+    with pytest.raises(DataError, match="row 7, feature 1 is nan"):
+        flowstone.fit(small(), x)
+
+
+def test_history_goes_to_csv_and_back(tmp_path):
+    history = flowstone.fit(small(), TOYS["moons"], steps=30, **QUICK)
+    history.save(tmp_path / "history.csv")
+    assert (tmp_path / "history.csv").read_text().splitlines()[0] == "step,seconds,train_nll,val_nll,learning_rate,grad_norm"
+    assert list(History.load(tmp_path / "history.csv")) == list(history)
