@@ -13,7 +13,7 @@ demo: .venv/.demo  ## learn two moons three ways, and show them side by side (tw
 	$(BIN)/python examples/demo.py
 
 test: .venv/.dev lint  ## lint, then every test (minutes)
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: .venv/.dev  ## ruff (rules and format) and pyright
 	$(BIN)/ruff check .

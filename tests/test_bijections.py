@@ -5,11 +5,11 @@ import inspect
 
 import pytest
 import torch
-from cases import CASES, make
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.func import jacrev, vmap
 
+from cases import CASES, make
 from flowstone import bijections
 from flowstone.bijections import Affine, Bijection, Chain, Permutation, RQSpline, Standardize, Univariate
 from flowstone.errors import DataError, FlowstoneError

@@ -5,10 +5,10 @@ import sys
 
 import pytest
 import torch
-from cases import disturb
 from safetensors.torch import load_file, save_file
 
 import flowstone
+from cases import disturb
 from flowstone.checkpoint import TrainingState, load_state, save_state
 from flowstone.errors import CheckpointError, OutputError, SettingError
 from flowstone.files import atomic_path, write_atomically
@@ -100,9 +100,14 @@ def test_damaged_and_foreign_folders_are_named(saved, damage, message):
 def test_a_failed_write_leaves_the_old_file_whole(tmp_path):
     path = tmp_path / "file.txt"
     write_atomically(path, b"old")
-    with pytest.raises(KeyError), atomic_path(path) as temporary:
-        temporary.write_text("half of the n")
-        raise KeyError
+
+    def fail():
+        with atomic_path(path) as temporary:
+            temporary.write_text("half of the n")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
     with pytest.raises(OutputError, match="cannot write"):

@@ -193,7 +193,9 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "o.csv").read_text().count("\n") == 2
 
 
-@pytest.mark.parametrize("words", [["train", "moons", "--stepz", "3"], ["trian"], ["sample", "R"], ["train", "moons", "--lr", "x"]])
+@pytest.mark.parametrize(
+    "words", [["train", "moons", "--stepz", "3"], ["trian"], ["sample", "R"], ["train", "moons", "--lr", "x"]]
+)
 def test_a_wrong_flag_exits_with_2(capsys, monkeypatch, words):
     monkeypatch.setattr(sys, "argv", ["flowstone", *words])
     with pytest.raises(SystemExit) as stop:

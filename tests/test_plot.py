@@ -1,9 +1,9 @@
 import matplotlib.pyplot as plt
 import pytest
 import torch
-from cases import disturb
 
 import flowstone
+from cases import disturb
 from flowstone import plot
 from flowstone.data import TOYS
 from flowstone.history import History, Record
@@ -77,7 +77,7 @@ def test_layers_of_a_deep_flow_stay_few(trained):
 
 def test_pair_plot_puts_data_above_and_samples_below():
     figure = plot.pair_plot(torch.randn(300, 3), torch.randn(300, 3) + 5, ["a", "b", "c"])
-    axes = [ax for ax in figure.axes]
+    axes = list(figure.axes)
     assert len(axes) == 9
     assert [axes[6 + i].get_xlabel() for i in range(3)] == ["a", "b", "c"]
 

@@ -43,7 +43,9 @@ def test_csv_without_names_and_with_other_delimiters(tmp_path, text):
 
 def test_integers_booleans_and_decimals_are_numbers(tmp_path):
     path = tmp_path / "t.parquet"
-    pyarrow.parquet.write_table(pa.table({"i": [1, 2], "b": [True, False], "f": pa.array([0.5, 1.5], pa.float32())}), path)
+    pyarrow.parquet.write_table(
+        pa.table({"i": [1, 2], "b": [True, False], "f": pa.array([0.5, 1.5], pa.float32())}), path
+    )
     assert read_table(path).numbers(["i", "b", "f"]).tolist() == [[1, 1, 0.5], [2, 0, 1.5]]
 
 
@@ -75,7 +77,7 @@ def test_bad_tables_are_named_in_one_line(tmp_path, name, text, message):
 
 def test_missing_files_and_unknown_names_tell_the_nearest(tmp_path):
     good_csv(tmp_path / "wine.csv")
-    with pytest.raises(DataError, match="no such file; did you mean 'wine.csv'"):
+    with pytest.raises(DataError, match=r"no such file; did you mean 'wine\.csv'"):
         open_source(str(tmp_path / "wines.csv"))
     with pytest.raises(UnknownNameError, match="did you mean 'moons'"):
         open_source("moon")
@@ -166,7 +168,7 @@ def test_writing_refuses_what_it_cannot_write(tmp_path):
     from flowstone.data.tables import write_table
 
     table = pa.table({"a": [1.0]})
-    with pytest.raises(OutputError, match="written as .csv or .parquet"):
+    with pytest.raises(OutputError, match=r"written as \.csv or \.parquet"):
         write_table(tmp_path / "t.txt", table)
     with pytest.raises(OutputError, match="no folder"):
         write_table(tmp_path / "nowhere" / "t.csv", table)

@@ -49,7 +49,9 @@ def test_the_same_generator_gives_the_same_points(toy):
     assert torch.equal(toy(100, generator(3)), toy(100, generator(3)))
 
 
-@pytest.mark.parametrize(("name", "make"), [("moons", make_moons), ("circles", lambda *a, **k: make_circles(*a, factor=0.5, **k))])
+@pytest.mark.parametrize(
+    ("name", "make"), [("moons", make_moons), ("circles", lambda *a, **k: make_circles(*a, factor=0.5, **k))]
+)
 def test_same_distribution_as_scikit_learn(name, make):
     toy = TOYS[name]
     theirs, _ = make(4000, noise=0.05, random_state=0)

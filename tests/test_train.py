@@ -64,22 +64,8 @@ def test_the_same_seed_repeats_bit_for_bit(data):
     assert not same(flows[0], weights(other))
 
 
-class Stop(Exception):
+class StopError(Exception):
     pass
-
-
-def breaking_off(toy, after: int):
-    """A sampler that dies after so many draws."""
-    count = 0
-
-    def draw(n, generator):
-        nonlocal count
-        count += 1
-        if count > after:
-            raise Stop
-        return toy(n, generator)
-
-    return draw
 
 
 @pytest.mark.parametrize("fixed", [False, True])
@@ -98,11 +84,11 @@ def test_a_broken_off_training_goes_on_as_if_it_had_not_been(tmp_path, monkeypat
             nonlocal steps_taken
             steps_taken += 1
             if steps_taken > 43:
-                raise Stop
+                raise StopError
             return original(self, *args, **kwargs)
 
         patch.setattr(torch.optim.Adam, "step", step)
-        with pytest.raises(Stop):
+        with pytest.raises(StopError):
             flowstone.fit(small(), data, validation=validation, steps=80, resume=tmp_path, **QUICK)
     resumed = small()
     continued = flowstone.fit(resumed, data, validation=validation, steps=80, resume=tmp_path, **QUICK)
@@ -259,5 +245,7 @@ def test_bad_arguments_are_named():
 def test_history_goes_to_csv_and_back(tmp_path):
     history = flowstone.fit(small(), TOYS["moons"], steps=30, **QUICK)
     history.save(tmp_path / "history.csv")
-    assert (tmp_path / "history.csv").read_text().splitlines()[0] == "step,seconds,train_nll,val_nll,learning_rate,grad_norm"
+    assert (tmp_path / "history.csv").read_text().splitlines()[
+        0
+    ] == "step,seconds,train_nll,val_nll,learning_rate,grad_norm"
     assert list(History.load(tmp_path / "history.csv")) == list(history)

@@ -1,9 +1,9 @@
 """Pictures: functions ``(data, ax) -> ax`` that draw one thing, and a few figures put together from them.
 
-Colours are from the colour-blind safe Okabe-Ito set: data blue, samples vermilion, latent green.
+Colours are from the colour-blind safe Okabe-Ito set: data blue, samples vermilion.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -26,6 +26,7 @@ __all__ = [
     "data_latent_samples",
     "density",
     "layers",
+    "limits_of",
     "loss_curve",
     "marginal",
     "pair_plot",
@@ -35,7 +36,8 @@ __all__ = [
     "save_plots",
 ]
 
-DATA, SAMPLES, LATENT = "#0072B2", "#D55E00", "#009E73"
+DATA, SAMPLES = "#0072B2", "#D55E00"
+Limits = tuple[tuple[float, float], tuple[float, float]]
 SHOWN = 4000  # points in a scatter: more only make it black
 PAIRED = 6  # columns in a pair plot: more cannot be read
 
@@ -62,7 +64,13 @@ def loss_curve(history: History, ax: Axes, *, entropy: float | None = None) -> A
 
 
 def points(
-    x: Tensor, ax: Axes, *, color: str | Tensor = DATA, title: str = "", limits: tuple | None = None, equal: bool = True
+    x: Tensor,
+    ax: Axes,
+    *,
+    color: str | Tensor = DATA,
+    title: str = "",
+    limits: Limits | None = None,
+    equal: bool = True,
 ) -> Axes:
     """A scatter of the first points of ``x (n, 2)``; ``color`` is one colour or a number for each point."""
     x = x[:SHOWN].cpu()
@@ -77,18 +85,32 @@ def points(
     return ax
 
 
-def density(flow: Flow, ax: Axes, *, limits: tuple, samples: Tensor | None = None, grid: int = 250) -> Axes:
-    """The density of a flow on the plane as a filled contour, with some samples on it."""
+def density(
+    log_density: Flow | Callable[[Tensor], Tensor],
+    ax: Axes,
+    *,
+    limits: Limits,
+    samples: Tensor | None = None,
+    peak: float | None = None,
+    grid: int = 250,
+) -> Axes:
+    """A density on the plane as a filled contour, with some samples on it.
+
+    Args:
+        log_density: a flow on the plane, or any function ``(n, 2) -> (n,)`` in nats.
+        peak: the density at the top of the colours, so that panels compare; the colour bar is left out then.
+    """
     (left, right), (bottom, top) = limits
     across, up = torch.linspace(left, right, grid), torch.linspace(bottom, top, grid)
     where = torch.stack(torch.meshgrid(across, up, indexing="xy"), -1).reshape(-1, 2)
-    values = log_prob(flow, where).exp().reshape(grid, grid)
+    values = log_prob(log_density, where) if isinstance(log_density, Flow) else log_density(where)
+    values = values.exp().reshape(grid, grid)
     # Bright edges of a density would hide the rest: levels follow the values themselves, not their range.
-    peak = values.flatten().sort().values[int(0.998 * values.numel())].item()
-    filled = ax.contourf(
-        across, up, values.clamp_max(peak), levels=torch.linspace(0, peak, 25).tolist(), cmap="viridis"
-    )
-    ax.get_figure().colorbar(filled, ax=ax, fraction=0.046, pad=0.04, label="density", format="%.2f")  # pyright: ignore
+    highest = peak or values.flatten().sort().values[int(0.998 * values.numel())].item()
+    levels = torch.linspace(0, highest, 25).tolist()
+    filled = ax.contourf(across, up, values.clamp_max(highest), levels=levels, cmap="viridis")
+    if peak is None:
+        ax.figure.colorbar(filled, ax=ax, fraction=0.046, pad=0.04, label="density", format="%.2f")
     if samples is not None:
         ax.scatter(*samples[:400].cpu().T, s=2, color="white", alpha=0.7, linewidths=0)
     ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", title="density and samples")
@@ -119,10 +141,12 @@ def data_latent_samples(flow: Flow, x: Tensor, *, seed: int = 0) -> Figure:
         latent, _ = flow.to_latent(x[:SHOWN])
     samples = flow.sample(min(len(x), SHOWN), seed=seed)
     figure, axes = plt.subplots(1, 3, figsize=(12, 4.2), layout="constrained")
-    limits = _limits(x)
+    limits = limits_of(x)
+    low, high = x[:, 0].min().item(), x[:, 0].max().item()
     points(x, axes[0], color=x[:, 0], title="data x", limits=limits)
     points(latent, axes[1], color=x[:, 0], title="latent z = f(x)", limits=((-4, 4), (-4, 4)))
-    points(samples, axes[2], color=samples[:, 0], title="samples f⁻¹(z), z ~ prior", limits=limits)
+    drawn = points(samples, axes[2], color=samples[:, 0], title="samples f⁻¹(z), z ~ prior", limits=limits)
+    drawn.collections[0].set_clim(low, high)  # a stray sample does not stretch the colours
     return figure
 
 
@@ -144,7 +168,7 @@ def layers(flow: Flow, x: Tensor, *, seed: int = 0, most: int = 8) -> Figure:
     figure, axes = plt.subplots(2, len(chosen), figsize=(2.3 * len(chosen), 5.2), layout="constrained", squeeze=False)
     for column, index in enumerate(chosen):
         name = there[index][0] if index else "data"
-        limits = _limits(torch.cat((there[index][1], back[index])))
+        limits = limits_of(torch.cat((there[index][1], back[index])))
         points(there[index][1], axes[0, column], color=x[:, 0], title=name, limits=limits)
         points(back[index], axes[1, column], color=SAMPLES, limits=limits)
         for ax in axes[:, column]:
@@ -189,7 +213,7 @@ def sample_figure(x: Tensor, columns: Sequence[str]) -> Figure:
         return pair_plot(x, x, columns)
     figure, ax = plt.subplots(figsize=(5.2, 5.2), layout="constrained")
     if len(columns) == 2:
-        points(x, ax, color=SAMPLES, limits=_limits(x))
+        points(x, ax, color=SAMPLES, limits=limits_of(x))
         ax.set(xlabel=columns[0], ylabel=columns[1])
     else:
         ax.hist(x[:, 0].cpu(), bins=60, color=SAMPLES)
@@ -227,7 +251,7 @@ def save_plots(
     if len(columns) == 2 and context is None:
         figures["data-latent-samples"] = data_latent_samples(flow, x, seed=seed)
         figures["density"], ax = plt.subplots(figsize=(6.2, 5.2), layout="constrained")
-        density(flow, ax, limits=_limits(x), samples=flow.sample(400, seed=seed))
+        density(flow, ax, limits=limits_of(x), samples=flow.sample(400, seed=seed))
         figures["layers"] = layers(flow, x, seed=seed)
     else:
         rows = min(len(x), SHOWN)
@@ -246,7 +270,7 @@ def _range(values: Tensor, *, margin: float = 0.05) -> tuple[float, float]:
     return low - margin * (high - low), high + margin * (high - low)
 
 
-def _limits(x: Tensor) -> tuple[tuple[float, float], tuple[float, float]]:
+def limits_of(x: Tensor) -> Limits:
     """A square that holds nearly all points, so that shapes keep their shape."""
     ranges = [_range(x[:, index], margin=0.08) for index in (0, 1)]
     half = max(high - low for low, high in ranges) / 2

@@ -45,6 +45,7 @@ def fit(
     validate_every: int = Settings.validate_every,
     seed: int = Settings.seed,
     precision: str = Settings.precision,
+    schedule: str = Settings.schedule,
     resume: Path | None = None,
     progress: bool = True,
 ) -> History:
@@ -66,6 +67,7 @@ def fit(
         validate_every: steps between two validations.
         seed: of the batches and of the held-out rows. On the CPU the same seed gives the same weights, bit for bit.
         precision: ``"bf16"`` runs the conditioner nets in bfloat16; the flow's own arithmetic stays as it is.
+        schedule: ``"constant"`` keeps the rate after the warm-up instead of lowering it.
         resume: a folder in which the training state is kept; if it holds one, training goes on from there.
 
     Returns:
@@ -82,7 +84,7 @@ def fit(
     'finished'
     """
     settings = Settings(
-        steps, minutes, batch_size, lr, warmup, clip, ema, patience, validate_every, seed, precision
+        steps, minutes, batch_size, lr, warmup, clip, ema, patience, validate_every, seed, precision, schedule
     )  # fmt: skip
     device = flow.prior.like.device
     held_out = None if validation is None else Rows(validation, validation_context)
@@ -157,10 +159,11 @@ class _Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss = -self.flow.log_prob(rows.x, rows.context).mean()
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+        norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         values = loss.item(), norm.item()
-        if not all(map(math.isfinite, values)):
+        if not all(map(math.isfinite, values)):  # before clipping, which would spread a NaN over all of the gradient
             raise NonFiniteError(self._what_went_bad(rows, *values))
+        nn.utils.clip_grads_with_norm_(self.parameters, self.settings.clip, norm)
         self.optimizer.step()
         # The average forgets faster at first, when it would otherwise hold on to the untrained weights.
         decay = min(self.settings.ema, (1 + self.state.step) / (10 + self.state.step))

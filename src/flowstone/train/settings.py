@@ -8,6 +8,7 @@ from flowstone.errors import SettingError, UnknownNameError
 __all__ = ["PRECISIONS", "Settings"]
 
 PRECISIONS = ("fp32", "bf16")
+SCHEDULES = ("cosine", "constant")
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Settings:
     validate_every: int = 100
     seed: int = 0
     precision: str = "fp32"
+    schedule: str = "cosine"
 
     def __post_init__(self) -> None:
         for name in ("steps", "minutes", "batch_size", "lr", "clip", "patience", "validate_every"):
@@ -36,6 +38,8 @@ class Settings:
                 raise SettingError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
         if self.precision not in PRECISIONS:
             raise UnknownNameError("precision", self.precision, PRECISIONS)
+        if self.schedule not in SCHEDULES:
+            raise UnknownNameError("schedule", self.schedule, SCHEDULES)
 
     def progress(self, step: int, seconds: float) -> float:
         """How much of the run is over, 0 … 1, by steps or by the clock, whichever is further."""
@@ -43,7 +47,9 @@ class Settings:
         return by_steps if self.minutes is None else max(by_steps, seconds / (60 * self.minutes))
 
     def learning_rate(self, progress: float) -> float:
-        """Linear warm-up over the fraction ``warmup``, then a cosine down to 0."""
+        """Linear warm-up over the fraction ``warmup``, then a cosine down to 0 (or the same rate to the end)."""
         if progress < self.warmup:
             return self.lr * (progress + 1e-3) / (self.warmup + 1e-3)
+        if self.schedule == "constant":
+            return self.lr
         return self.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
