@@ -178,10 +178,10 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, capsys, monkeypatch):
         (["score", "R", "two.npy", "--out", "o.csv"], "2 columns, expected 3"),
         (["score", "R", "text.csv", "--out", "o.csv"], "column 'c' is not numeric (row 1 holds 'red')"),
         (["score", "R", "nan.csv", "--out", "o.csv"], "column 'b', row 2 is missing"),
-        (["score", "R", "t.csv", "--out", "o.txt"], "written as .csv or .parquet"),
+        (["score", "R", "t.csv", "--out", "o.txt"], "must end in .csv, .parquet"),
         (["score", "R", "t.csv", "--out", "no/o.csv"], "no folder no"),
         (["sample", "R", "-n", "5", "--out", "no/o.csv"], "no folder no"),
-        (["sample", "R", "-n", "5", "--out", "o.doc"], "samples are written as"),
+        (["sample", "R", "-n", "5", "--out", "o.doc"], "must end in .csv, .parquet, .npz, .png"),
         (["sample", "R", "-n", "0", "--out", "o.csv"], "at least one sample"),
         (["sample", "R", "-n", "5", "--out", "o.csv", "--given", "a=1"], "takes no --given"),
     ]
@@ -244,6 +244,17 @@ def test_a_training_that_was_broken_off_goes_on(tmp_path, capsys, monkeypatch, b
     whole = [word if word != "R" else "W" for word in words]
     flowstone(*whole, "--quiet")
     assert (tmp_path / "R" / "flow.safetensors").read_bytes() == (tmp_path / "W" / "flow.safetensors").read_bytes()
+
+
+def test_a_loss_that_explodes_is_one_line_and_leaves_what_was_good(tmp_path, capsys, monkeypatch):
+    words = ["train", "moons", "--flow", "realnvp", "--set", "hidden=8", "--lr", "1e30", "--out", "R", "--quiet"]
+    line = refused(capsys, monkeypatch, *words)
+    assert "the loss is" in line
+    assert "first bad output: bijection.links." in line
+    assert line.endswith("in R")
+    flowstone("sample", "R", "-n", 3, "--out", "s.csv")
+    assert (tmp_path / "R" / "history.csv").exists()
+    assert not (tmp_path / "R" / "metrics.json").exists()
 
 
 def test_help_and_version(capsys):

@@ -89,6 +89,12 @@ def test_wide_tables_show_their_first_columns():
     assert "the first 6 of 30 columns" in figure._suptitle.get_text()  # pyright: ignore
 
 
+def test_samples_alone_are_not_called_data():
+    figure = plot.sample_figure(torch.randn(100, 3), ["a", "b", "c"])
+    assert figure._suptitle.get_text() == "samples"  # pyright: ignore
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["samples"]
+
+
 @pytest.mark.parametrize("columns", [1, 2, 3])
 def test_samples_alone(columns, tmp_path):
     figure = plot.sample_figure(torch.randn(200, columns), [f"x{i}" for i in range(columns)])

@@ -168,7 +168,7 @@ def test_writing_refuses_what_it_cannot_write(tmp_path):
     from flowstone.data.tables import write_table
 
     table = pa.table({"a": [1.0]})
-    with pytest.raises(OutputError, match=r"written as \.csv or \.parquet"):
+    with pytest.raises(OutputError, match=r"must end in \.csv, \.parquet"):
         write_table(tmp_path / "t.txt", table)
     with pytest.raises(OutputError, match="no folder"):
         write_table(tmp_path / "nowhere" / "t.csv", table)

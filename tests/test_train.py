@@ -97,6 +97,17 @@ def test_a_broken_off_training_goes_on_as_if_it_had_not_been(tmp_path, monkeypat
         assert continued.column(name) == history.column(name)
 
 
+def test_the_saved_state_holds_permutations_too(tmp_path):
+    x = torch.randn(300, 5)
+    flows = []
+    for seed, steps in ((0, 30), (1, 30)):
+        torch.manual_seed(seed)  # the second flow is built with other permutations and other weights
+        flow = flowstone.realnvp(5, couplings=3, hidden=(8,))
+        flowstone.fit(flow, x, steps=steps, resume=tmp_path, **QUICK)
+        flows.append(flow)
+    assert torch.equal(flows[0].log_prob(x), flows[1].log_prob(x))
+
+
 def test_ctrl_c_keeps_the_best_weights_and_the_place(tmp_path):
     flow = small()
     timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
@@ -149,6 +160,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_layer():
     assert "first bad output: bijection.links.2.net, Poison" in message
     assert "of step 20" in message
     assert all(p.isfinite().all() for p in flow.parameters())
+    assert caught.value.history.best.step == 20
 
 
 def test_a_gradient_that_is_not_finite_is_found_before_it_spoils_the_weights():

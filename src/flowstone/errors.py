@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 __all__ = [
     "CheckpointError",
@@ -50,4 +51,10 @@ class OutputError(FlowstoneError, OSError):
 
 
 class NonFiniteError(FlowstoneError, ArithmeticError):
-    """A loss or gradient that is NaN or infinite; the message names the step and the first layer that went bad."""
+    """A loss or gradient that is NaN or infinite; the message names the step and the first layer that went bad.
+
+    Attributes:
+        history: the History up to there; the flow that was trained holds the best weights so far.
+    """
+
+    history: Any = None

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, astuple, dataclass, field, fields
 from pathlib import Path
@@ -30,7 +31,8 @@ class History:
 
     Attributes:
         records: one for each validation.
-        stopped: ``"finished"``, ``"patience"`` (validation no longer improved) or ``"interrupted"`` (Ctrl-C).
+        stopped: ``"finished"``, ``"patience"`` (validation no longer improved), ``"interrupted"`` (Ctrl-C) or
+            ``"not finite"``.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -45,7 +47,7 @@ class History:
     @property
     def best(self) -> Record:
         """The record with the lowest validation NLL: the one whose weights are kept."""
-        return min(self.records, key=lambda record: record.val_nll)
+        return min(self.records, key=lambda record: (math.isnan(record.val_nll), record.val_nll))
 
     def column(self, name: str) -> list[float]:
         """All values of one field, in order of steps."""

@@ -3,6 +3,7 @@
 Colours are from the colour-blind safe Okabe-Ito set: data blue, samples vermilion.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -117,21 +118,16 @@ def density(
     return ax
 
 
-def marginal(x: Tensor, samples: Tensor, ax: Axes) -> Axes:
+def marginal(x: Tensor | None, samples: Tensor, ax: Axes, *, limits: tuple[float, float]) -> Axes:
     """Histograms of one column: data filled, samples as a line."""
-    low, high = _range(x)
+    low, high = limits
     bins = torch.linspace(low, high, 41).tolist()
-    ax.hist(x.clamp(low, high).cpu(), bins=bins, density=True, color=DATA, alpha=0.45, label="data")
-    ax.hist(
-        samples.clamp(low, high).cpu(),
-        bins=bins,
-        density=True,
-        histtype="step",
-        color=SAMPLES,
-        label="samples",
-        linewidth=1.3,
-    )
+    if x is not None:
+        ax.hist(x.cpu(), bins=bins, density=True, color=DATA, alpha=0.45, label="data")
+    line = {"histtype": "step", "color": SAMPLES, "linewidth": 1.3}
+    ax.hist(samples.cpu(), bins=bins, density=True, label="samples", **line)
     ax.set_xlim(low, high)
+    ax.set_yticks([])
     return ax
 
 
@@ -178,39 +174,39 @@ def layers(flow: Flow, x: Tensor, *, seed: int = 0, most: int = 8) -> Figure:
     return figure
 
 
-def pair_plot(x: Tensor, samples: Tensor, columns: Sequence[str]) -> Figure:
-    """Data against samples, for more than two columns: marginals on the diagonal, data above it, samples below it."""
+def pair_plot(x: Tensor | None, samples: Tensor, columns: Sequence[str]) -> Figure:
+    """For more than two columns: marginals on the diagonal, data above, samples below; without x samples alone."""
     count = min(len(columns), PAIRED)
-    figure, axes = plt.subplots(
-        count, count, figsize=(1.9 * count + 0.6, 1.9 * count + 0.8), layout="constrained", squeeze=False
-    )
-    ranges = [_range(x[:, index]) for index in range(count)]
-    for row in range(count):
-        for column in range(count):
-            ax = axes[row, column]
-            if row == column:
-                marginal(x[:, row], samples[:, row], ax)
-                ax.set_yticks([])
-            else:
-                source, color = (x, DATA) if row < column else (samples, SAMPLES)
-                limits = (ranges[column], ranges[row])
-                points(source[:1500][:, [column, row]], ax, color=color, limits=limits, equal=False)
-            ax.tick_params(labelsize=6, labelbottom=row == count - 1, labelleft=column == 0 and row != 0)
-            if row == count - 1:
-                ax.set_xlabel(columns[column], fontsize=8)
-            if column == 0:
-                ax.set_ylabel(columns[row], fontsize=8)
+    size = (1.9 * count + 0.6, 1.9 * count + 0.8)
+    figure, axes = plt.subplots(count, count, figsize=size, layout="constrained", squeeze=False)
+    few = min(1500, len(samples), len(samples) if x is None else len(x))  # as many of both, so that they compare
+    ranges = [_range((samples if x is None else x)[:, index]) for index in range(count)]
+    for row, column in itertools.product(range(count), repeat=2):
+        ax = axes[row, column]
+        shown, color = (x, DATA) if row < column else (samples, SAMPLES)
+        if row == column:
+            marginal(None if x is None else x[:, row], samples[:, row], ax, limits=ranges[row])
+        elif shown is None:
+            ax.set_axis_off()
+        else:
+            limits = (ranges[column], ranges[row])
+            points(shown[:few, [column, row]], ax, color=color, limits=limits, equal=False)
+        ax.tick_params(labelsize=6, labelbottom=row == count - 1, labelleft=column == 0 and row != 0)
+        if row == count - 1:
+            ax.set_xlabel(columns[column], fontsize=8)
+        if column == 0:
+            ax.set_ylabel(columns[row], fontsize=8)
     more = f" (the first {count} of {len(columns)} columns)" if count < len(columns) else ""
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False)
-    figure.suptitle(f"data above the diagonal, samples below{more}", x=0.02, ha="left", fontsize=10)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
+    title = "samples" if x is None else "data above the diagonal, samples below"
+    figure.suptitle(title + more, x=0.02, ha="left", fontsize=10)
     return figure
 
 
 def sample_figure(x: Tensor, columns: Sequence[str]) -> Figure:
     """Samples alone: a histogram for one column, a scatter for two, all pairs for more."""
     if len(columns) > 2:
-        return pair_plot(x, x, columns)
+        return pair_plot(None, x, columns)
     figure, ax = plt.subplots(figsize=(5.2, 5.2), layout="constrained")
     if len(columns) == 2:
         points(x, ax, color=SAMPLES, limits=limits_of(x))

@@ -24,9 +24,10 @@ def plot(run: Path, *, seed: int = 0, device: Device = "auto") -> None:
 
     folder = Run(run)
     flow, dataset = folder.flow(device_of(device)), folder.dataset()
+    shown = dataset.rows_to_show
     written = save_plots(
-        flow, dataset.test.x, dataset.columns, folder.history, folder.plots,
-        context=dataset.test.context, entropy=dataset.entropy, seed=seed,
+        flow, shown.x, dataset.columns, folder.history, folder.plots,
+        context=shown.context, entropy=dataset.entropy, seed=seed,
     )  # fmt: skip
     for path in written:
         print(path)

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from flowstone.cli.values import Device, device_of, given_of
-from flowstone.errors import OutputError, SettingError
+from flowstone.errors import SettingError
 
 __all__ = ["sample"]
 
@@ -42,10 +42,10 @@ def sample(
     """
     import torch
 
+    from flowstone.data.tables import check_writable
     from flowstone.run import Run
 
-    if out.suffix.lower() not in _WRITERS:
-        raise OutputError(f"cannot write {out}: samples are written as {', '.join(_WRITERS)}")
+    check_writable(out, tuple(_WRITERS))
     if n < 1:
         raise SettingError(f"-n {n}: at least one sample is needed")
     folder = Run(run)

@@ -1,7 +1,6 @@
 """flowstone train."""
 
 import json
-import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +8,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from flowstone.cli.values import Device, commas, device_of, print_metrics, settings_of
-from flowstone.errors import SettingError
+from flowstone.errors import NonFiniteError, SettingError
 
 __all__ = ["train"]
 
@@ -65,7 +64,7 @@ def train(
     seed
         Of the split, the initial weights and the batches.
     device
-        cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.
+        cpu, cuda, cuda:1; auto takes a GPU where there is one.
     precision
         fp32, or bf16 for the conditioner nets.
     context
@@ -120,7 +119,6 @@ class _Job:
     def work(self, device: str, *, quiet: bool, plots: bool) -> None:
         import torch
 
-        from flowstone.checkpoint import save
         from flowstone.recipes import build
         from flowstone.train import fit
 
@@ -131,25 +129,32 @@ class _Job:
         say = (lambda *_: None) if quiet else (lambda *words: print(*words, file=sys.stderr))
         self._introduce(flow, say)
         fixed = not callable(dataset.train)
-        history = fit(
-            flow,
-            dataset.train.x if fixed else dataset.train,
-            context=dataset.train.context if fixed else None,
-            validation=dataset.validation.x,
-            validation_context=dataset.validation.context,
-            **training,
-            resume=self.run.folder / "resume",
-            progress=not quiet,
-        )
-        save(flow, self.run.folder, extra={key: record[key] for key in _EXTRA})
-        history.save(self.run.folder / "history.csv")
-        if history.stopped == "interrupted":
-            best = (
-                f"the best weights so far (step {history.best.step}) are" if len(history) else "the weights so far are"
+        try:
+            history = fit(
+                flow,
+                dataset.train.x if fixed else dataset.train,
+                context=dataset.train.context if fixed else None,
+                validation=dataset.validation.x,
+                validation_context=dataset.validation.context,
+                **training,
+                resume=self.run.folder / "resume",
+                progress=not quiet,
             )
-            print(f"flowstone: interrupted; {best} in {self.run.folder}; --resume goes on from here", file=sys.stderr)
+        except NonFiniteError as error:
+            self._keep(flow, error.history)
+            raise NonFiniteError(f"{error}, in {self.run.folder}") from error
+        self._keep(flow, history)
+        if history.stopped == "interrupted":
+            best = f"best weights so far (step {history.best.step})" if len(history) else "weights so far"
+            print(f"flowstone: interrupted; the {best} are in {self.run.folder}; --resume goes on", file=sys.stderr)
             sys.exit(130)
         self._finish(flow.eval(), history, say, plots=plots)
+
+    def _keep(self, flow, history) -> None:
+        from flowstone.checkpoint import save
+
+        save(flow, self.run.folder, extra={key: self.record[key] for key in _EXTRA})
+        history.save(self.run.folder / "history.csv")
 
     def _introduce(self, flow, say) -> None:
         from flowstone.recipes import DEFAULT
@@ -183,9 +188,9 @@ class _Job:
         if plots:
             from flowstone.plot import save_plots
 
+            shown = dataset.rows_to_show
             save_plots(
-                flow, dataset.test.x, dataset.columns, history, self.run.plots,
-                context=dataset.test.context, entropy=dataset.entropy,
+                flow, shown.x, dataset.columns, history, self.run.plots, context=shown.context, entropy=dataset.entropy
             )  # fmt: skip
         print_metrics(metrics, say)
         say(f"pictures: {self.run.folder / 'plots'}" if plots else "")
@@ -259,7 +264,7 @@ def _counted(training: dict[str, Any], dataset) -> dict[str, Any]:
                 f"--epochs {epochs}: fresh points have no epochs; use --steps, or --points for a fixed set"
             )
         size = training.get("batch_size", Settings.batch_size)
-        training["steps"] = epochs * max(1, math.ceil(len(dataset.train) / size))
+        training["steps"] = epochs * max(1, len(dataset.train) // size)
     elif "minutes" in training and "steps" not in training:
         training["steps"] = 10**9  # the clock alone decides
     Settings(**training)

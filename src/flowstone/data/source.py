@@ -41,6 +41,11 @@ class Dataset:
     description: Mapping[str, Any]
     entropy: float | None = None
 
+    @property
+    def rows_to_show(self) -> Rows:
+        """Rows for pictures: the training rows, the most there are; fresh data: the test draws."""
+        return self.test if callable(self.train) else self.train
+
 
 def open_source(
     source: str,
@@ -122,7 +127,7 @@ def _open_toy(toy: Toy, seed: int, points: int | None) -> Dataset:
         raise DataError(f"points={points}: at least {MIN_ROWS} are needed")
 
     def draw(n: int, stream: int) -> Rows:
-        return Rows(toy(n, torch.Generator().manual_seed(3 * seed + stream)))
+        return Rows(toy(n, torch.Generator().manual_seed(2**48 + 3 * seed + stream)))
 
     return Dataset(
         columns=("x1", "x2"),

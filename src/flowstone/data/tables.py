@@ -108,12 +108,14 @@ def read_table(path: Path | str) -> Table:
     return Table(path, arrow)
 
 
-def check_writable(path: Path) -> None:
-    """Refuse a name that no table can be written to, before any work is done for it."""
-    if path.suffix.lower() not in (".csv", ".parquet"):
-        raise OutputError(f"cannot write {path}: tables are written as .csv or .parquet")
+def check_writable(path: Path, endings: Sequence[str] = (".csv", ".parquet")) -> None:
+    """Refuse a name that cannot be written to, before any work is done for it."""
+    if path.suffix.lower() not in endings:
+        raise OutputError(f"cannot write {path}: its name must end in {', '.join(endings)}")
     if not path.parent.is_dir():
         raise OutputError(f"cannot write {path}: no folder {path.parent}")
+    if path.is_dir():
+        raise OutputError(f"cannot write {path}: it is a folder")
 
 
 def write_table(path: Path, table: pa.Table) -> None:

@@ -89,7 +89,10 @@ def fit(
     device = flow.prior.like.device
     held_out = None if validation is None else Rows(validation, validation_context)
     rows, held_out = hold_out(data, context, held_out, seed)
-    batches = FixedBatches(rows, batch_size, seed) if isinstance(rows, Rows) else FreshBatches(rows, batch_size, seed)
+    if isinstance(rows, Rows):
+        batches = FixedBatches(rows.to(device), batch_size, seed)
+    else:
+        batches = FreshBatches(rows, batch_size, seed)
     first = batches.initial().to(device)
     flow.initialize(first.x, first.context)
     with ExitStack() as stack:
@@ -107,6 +110,7 @@ class _Trainer:
         self.flow, self.settings, self.batches, self.held_out, self.folder = flow, settings, batches, held_out, resume
         self.device = flow.prior.like.device
         self.parameters: list[Tensor] = [parameter for parameter in flow.parameters() if parameter.requires_grad]
+        self.buffers = list(flow.buffers())
         self.averages = [parameter.detach().clone() for parameter in self.parameters]
         self.best = [parameter.detach().clone() for parameter in self.parameters]
         fused = self.device.type in ("cpu", "cuda")
@@ -122,6 +126,10 @@ class _Trainer:
         try:
             with _interrupt_flag() as interrupted:
                 history.stopped = self._loop(update, interrupted)
+        except NonFiniteError as error:
+            history.stopped = "not finite"
+            error.history = history
+            raise
         finally:
             if not history.records:  # nothing was validated yet: what there is, is the best
                 _copy(self.best, self.averages)
@@ -197,7 +205,7 @@ class _Trainer:
             return
         moments = [self.optimizer.state.get(parameter, {}) for parameter in self.parameters]
         self.state.seconds = self._seconds()
-        self.state.tensors = {"raw": list(raw), "average": self.averages, "best": self.best}
+        self.state.tensors = {"raw": list(raw), "average": self.averages, "best": self.best, "buffer": self.buffers}
         for name in ("exp_avg", "exp_avg_sq"):
             if all(name in moment for moment in moments):
                 self.state.tensors[name] = [moment[name] for moment in moments]
@@ -206,7 +214,8 @@ class _Trainer:
 
     def _restore(self, state: TrainingState) -> None:
         self.state = state
-        for name, into in (("raw", self.parameters), ("average", self.averages), ("best", self.best)):
+        groups = {"raw": self.parameters, "average": self.averages, "best": self.best, "buffer": self.buffers}
+        for name, into in groups.items():
             _copy(into, state.tensors[name])
         if "exp_avg" not in state.tensors:
             return
