@@ -30,8 +30,8 @@ reproduce: .venv/.dev  ## the 2-D experiments of the field's tutorials again: do
 bench: .venv/.dev  ## speed and memory against the plain design: benchmarks/RESULTS.md (minutes)
 	$(BIN)/python benchmarks/speed.py
 
-clean:  ## forget the environment and all that was made
-	rm -rf .venv demo runs
+clean:  ## forget the environment and the demo (runs/ is yours and stays)
+	rm -rf .venv demo
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Flowstone needs Python 3.11 or newer; make PYTHON=python3.12 …")'

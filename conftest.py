@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -16,8 +17,8 @@ ROOT = Path(__file__).parent
 
 def run_shell(example: Example) -> None:
     """Run a block of shell lines in the document's folder; `make` and set-up lines are tested by being used."""
-    lines = [line for line in example.parsed.splitlines() if not line.startswith(("make ", "git ", "pip ", "cd "))]
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    lines = [line for line in example.parsed.splitlines() if not line.startswith(("make ", "pip ", ". .venv"))]
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # what activate does
     script = "set -e\n" + "\n".join(lines)
     done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -25,17 +26,14 @@ def run_shell(example: Example) -> None:
 
 
 def enter_folder(namespace: dict) -> None:
-    """Each document has an empty folder, with one small table in it, to itself."""
-    import tempfile
-
+    """Each document has an empty folder to itself, with the examples in it, as in a clone."""
     namespace["home"], namespace["folder"] = os.getcwd(), tempfile.TemporaryDirectory()
     os.chdir(namespace["folder"].name)
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(400, 3, generator=generator).cumsum(1).tolist()
-    Path("table.csv").write_text("height,weight,age\n" + "\n".join(",".join(map(str, row)) for row in rows) + "\n")
+    Path("examples").symlink_to(ROOT / "examples")
 
 
 def leave_folder(namespace: dict) -> None:
+    """Back to where the tests were started."""
     os.chdir(namespace["home"])
     namespace["folder"].cleanup()
 

@@ -93,6 +93,14 @@ def sampling_and_scoring() -> list[str]:
     ]
 
 
+def on_two_threads() -> list[str]:
+    torch.set_num_threads(2)
+    try:
+        return training_steps() + sampling_and_scoring()
+    finally:
+        torch.set_num_threads(1)
+
+
 def time_to_learn() -> list[str]:
     """Default training on moons; the gap to the true density on the same points, so that their luck cancels."""
     moons = TOYS["moons"]
@@ -157,6 +165,12 @@ default Adam. The ratio is the median of ratios of neighbouring runs; below 1 Fl
 |---|---|---|---|
 {steps}
 
+The same on two threads:
+
+| item | Flowstone | plain | ratio |
+|---|---|---|---|
+{two}
+
 ## Default training on moons
 
 Seconds of training until the held-out NLL is 1.16 nats, and the best NLL of the whole default run. The entropy is
@@ -187,6 +201,7 @@ def main() -> None:
         "machine": machine(),
         "threads": torch.get_num_threads(),
         "steps": "\n".join(training_steps() + sampling_and_scoring()),
+        "two": "\n".join(on_two_threads()),
         "learning": "\n".join(time_to_learn()),
         "memory": "\n".join(memory()),
         "start_up": "\n".join(start_up()),

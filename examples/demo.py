@@ -6,7 +6,6 @@ Writes demo/moons.png and a run folder for each flow. About a minute on two core
 import shutil
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import torch
 
 import flowstone
@@ -48,7 +47,7 @@ def picture(moons, test, trained):
     """Above: points; below: densities, on one scale; the first column is the truth."""
     limits = plot.limits_of(test)
     peak = moons.log_prob(test[:5000]).exp().quantile(0.98).item()
-    figure, axes = plt.subplots(2, 1 + len(trained), figsize=(13.2, 6.8), layout="constrained")
+    figure, axes = plot.new_figure(2, 1 + len(trained), (13.2, 6.8))
     plot.points(test, axes[0, 0], color=plot.DATA, title=f"data (entropy {moons.entropy:.4f} nats)", limits=limits)
     plot.density(moons.log_prob, axes[1, 0], limits=limits, peak=peak, grid=160).set_title("true density")
     for (title, (flow, figures, _)), (above, below) in zip(trained.items(), axes.T[1:], strict=True):

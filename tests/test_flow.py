@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import pytest
@@ -51,8 +52,8 @@ def test_affine_flow_is_the_normal_that_torch_knows(float64):
     """A chain of linear layers is a multivariate normal in closed form."""
     kept, moved = Coupling.sizes(2)
     net = MLP(kept, 2 * moved, hidden=())
-    net.weight.data = torch.tensor([[0.0], [0.7]])
-    net.bias.data = torch.tensor([0.3, -0.2])
+    net.output.weight.data = torch.tensor([[0.0], [0.7]])
+    net.output.bias.data = torch.tensor([0.3, -0.2])
     standardize = Standardize(2)
     standardize.initialize(torch.randn(100, 2) * 3 + 5)
     chain = Chain(standardize, Coupling(2, Affine(moved), net), Permutation.reverse(2), Scaling(2))
@@ -79,7 +80,7 @@ def test_shapes_of_samples(n, context):
 def test_samples_of_each_context_row_follow_it(float64):
     flow = flowstone.realnvp(1, context_features=1, couplings=1, hidden=())
     assert flow.standardize_context is not None
-    flow.bijection.links[1].net.weight.data = torch.tensor([[0.0], [1.0]])  # pyright: ignore
+    flow.bijection.links[1].net.output.weight.data = torch.tensor([[0.0], [1.0]])  # pyright: ignore
     context = torch.tensor([[10.0], [-10.0], [0.0]])
     samples = flow.sample(4000, context, seed=1)
     torch.testing.assert_close(samples.mean(0), -context, atol=0.1, rtol=0)
@@ -95,7 +96,8 @@ def test_seed_and_temperature():
 
 def test_samples_follow_the_density(float64):
     """Monte-Carlo change of measure: E_p[1/p restricted to a box] is the box's area."""
-    flow = wild(flowstone.spline, 2, hidden=(8,))
+    flow = flowstone.spline(2, hidden=(8,))
+    disturb(flow, 0.15)
     x = flow.sample(40_000, seed=0)
     inside = (x.abs() < 0.8).all(-1)
     weights = inside / flow.log_prob(x).exp()
@@ -153,6 +155,30 @@ def test_shapes_that_do_not_fit_are_named():
         conditional.sample(3)
     with pytest.raises(SettingError, match="n=-1"):
         flow.sample(-1)
+    with pytest.raises(SettingError, match="temperature=nan"):
+        flow.sample(1, temperature=math.nan)
+
+
+def test_a_flow_works_on_another_device_throughout():
+    """On the meta device nothing is computed, but a tensor left on the CPU is an error."""
+    flow = flowstone.spline(3, context_features=2).to("meta")
+    assert flow.device.type == "meta"
+    x, context = torch.empty(7, 3, device="meta"), torch.empty(7, 2, device="meta")
+    assert flow.log_prob(x, context).device.type == "meta"
+    with torch.no_grad():
+        assert flow.log_prob(x, context).shape == (7,)
+    z, _ = flow.to_latent(x, context)
+    assert flow.from_latent(z, context)[0].device.type == "meta"
+    assert flow.sample(4, context).shape == (4, 7, 3)
+
+
+def test_a_context_far_from_zero_keeps_its_digits():
+    torch.manual_seed(0)
+    context = 1.7e9 + torch.arange(500, dtype=torch.float64)[:, None]
+    x = (context - 1.7e9) / 100 + 0.01 * torch.randn(500, 1)
+    flow = flowstone.realnvp(1, context_features=1, couplings=2, hidden=(16,))
+    flowstone.fit(flow, x, context=context, steps=300, progress=False)
+    assert evaluate(flow, x, context)["nll_nats"] < 0.5  # float32 would leave 4 distinct contexts, and 1.4 nats
 
 
 def test_evaluate_counts_nan_and_never_drops_it():
@@ -162,7 +188,10 @@ def test_evaluate_counts_nan_and_never_drops_it():
     assert figures["bits_per_dim"] == pytest.approx(figures["nll_nats"] / 2 / 0.6931471805599453)
     assert figures["nll_stderr"] == pytest.approx((-flow.log_prob(x)).std().item() / 50**0.5, rel=1e-5)
     x[3, 1] = float("nan")
-    assert evaluate(flow, x)["nll_nats"] != evaluate(flow, x)["nll_nats"]
+    figures = evaluate(flow, x)
+    assert math.isnan(figures["nll_nats"])
+    assert math.isnan(figures["round_trip_max"])
+    assert figures["n_not_finite"] == 1
 
 
 def test_round_trip_sees_a_wrong_inverse():

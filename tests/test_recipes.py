@@ -3,6 +3,7 @@ import json
 
 import pytest
 import torch
+from torch.func import jacrev, vmap
 
 import flowstone
 from flowstone.errors import SettingError, UnknownNameError
@@ -49,14 +50,14 @@ def test_spec_is_plain_and_builds_the_same_flow(name):
 
 
 @every_recipe
-def test_every_feature_comes_to_depend_on_every_other(float64, name):
-    flow = build(name, {"features": 5, "hidden": (16,), "couplings": 6})
+@pytest.mark.parametrize("seed", range(4))  # whatever the permutations
+def test_every_feature_comes_to_depend_on_every_other(float64, name, seed):
+    torch.manual_seed(seed)
+    flow = build(name, {"features": 5, "hidden": (16,), "couplings": 4})
     for parameter in flow.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
-    x = torch.randn(5)
-    jacobian = torch.autograd.functional.jacobian(lambda v: flow.to_latent(v[None])[0][0], x)
-    assert isinstance(jacobian, torch.Tensor)
-    assert (jacobian != 0).all()
+    jacobian = vmap(jacrev(lambda v: flow.to_latent(v[None])[0][0]))(torch.randn(16, 5))
+    assert (jacobian != 0).any(0).all()  # at one point alone a ReLU may be off
 
 
 @pytest.mark.parametrize(

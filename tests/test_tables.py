@@ -54,6 +54,7 @@ def test_integers_booleans_and_decimals_are_numbers(tmp_path):
     [
         ("empty.csv", "", "the file is empty"),
         ("empty.csv", "a,b\n", "the table is empty"),
+        ("folder.csv.d", "", "cannot read '.d'"),
         ("t.csv", "a,b\n1,2\n3,x\n", "column 'b' is not numeric (row 2 holds 'x')"),
         ("t.csv", "a,a\n1,2\n", "column name 'a' occurs more than once"),
         ("t.csv", "a,b\n1,2\n3,\n", "column 'b', row 2 is missing or NaN; 1 of 2 rows"),
@@ -73,6 +74,25 @@ def test_bad_tables_are_named_in_one_line(tmp_path, name, text, message):
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert str(caught.value).count(f"{path}: ") == 1
+
+
+def test_integers_beyond_float64_are_rounded_not_refused(tmp_path):
+    pyarrow.parquet.write_table(pa.table({"id": [2**53 + 1, 2**60]}), tmp_path / "t.parquet")
+    assert read_table(tmp_path / "t.parquet").numbers(["id"])[1, 0] == 2.0**60
+
+
+def test_a_first_line_of_numbers_with_a_gap_is_data(tmp_path):
+    assert len(read_table(write(tmp_path / "t.csv", "1,,3\n4,5,6\n"))) == 2
+
+
+def test_rounding_errors_are_no_gaps_and_atoms_are_told(tmp_path):
+    fuzzy = np.array([0.1 + 0.2, 0.3] * 100 + [1.0, 2.0] * 100)[:, None]
+    assert noise_widths(fuzzy)[0] > 1e-3
+    rng = np.random.default_rng(0)
+    spiky = np.where(rng.random(400) < 0.3, 0.0, rng.normal(size=400))
+    np.save(tmp_path / "t.npy", np.stack([spiky, rng.normal(size=400)], 1))
+    assert open_source(str(tmp_path / "t.npy")).description["atoms"] == {"x1": 0.0}
 
 
 def test_missing_files_and_unknown_names_tell_the_nearest(tmp_path):
@@ -87,6 +107,10 @@ def test_missing_files_and_unknown_names_tell_the_nearest(tmp_path):
         open_source(str(tmp_path / "wine.csv"), context=["z"])
     with pytest.raises(DataError, match="every column is context"):
         open_source(str(tmp_path / "wine.csv"), context=["a", "b", "c"])
+    with pytest.raises(SettingError, match="'a' is named more than once"):
+        open_source(str(tmp_path / "wine.csv"), columns=["a", "b", "a"])
+    with pytest.raises(SettingError, match="seed=-1"):
+        open_source(str(tmp_path / "wine.csv"), seed=-1)
     with pytest.raises(SettingError, match="is a toy"):
         open_source("moons", context=["a"])
     with pytest.raises(SettingError, match="points=100 is for toys"):

@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from flowstone.errors import CheckpointError, FlowstoneError, OutputError, SettingError
-from flowstone.files import write_atomically
+from flowstone.errors import CheckpointError, FlowstoneError, SettingError
+from flowstone.files import make_folder, to_json, write_atomically
 from flowstone.flow import Flow
 from flowstone.history import History, Record
 from flowstone.recipes import build
@@ -20,6 +20,7 @@ from flowstone.recipes import build
 __all__ = ["FORMAT_VERSION", "TrainingState", "describe", "load", "load_state", "read_record", "save", "save_state"]
 
 FORMAT_VERSION = 1
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 def save(flow: Flow, folder: Path | str, *, extra: Mapping[str, Any] | None = None) -> None:
@@ -40,10 +41,10 @@ def save(flow: Flow, folder: Path | str, *, extra: Mapping[str, Any] | None = No
     'nice'
     """
     folder, record = Path(folder), describe(flow, extra)
-    _make_folder(folder)
+    make_folder(folder)
     # Weights first: a folder with flow.json is whole.
     write_atomically(folder / "flow.safetensors", _to_bytes(flow.state_dict()))
-    write_atomically(folder / "flow.json", (json.dumps(record, indent=2) + "\n").encode())
+    write_atomically(folder / "flow.json", (to_json(record) + "\n").encode())
 
 
 def describe(flow: Flow, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def describe(flow: Flow, extra: Mapping[str, Any] | None = None) -> dict[str, An
         "format_version": FORMAT_VERSION,
         **flow.spec,
         "event_shape": list(flow.event_shape),
-        "dtype": str(flow.prior.like.dtype).removeprefix("torch."),
+        "dtype": str(flow.dtype).removeprefix("torch."),
         **(extra or {}),
     }
 
@@ -73,7 +74,7 @@ def load(folder: Path | str, *, device: torch.device | str = "cpu") -> Flow:
         flow = build(record["recipe"], record["arguments"])
     except FlowstoneError as error:
         raise CheckpointError(f"{folder / 'flow.json'}: {error}") from error
-    flow.to(getattr(torch, record["dtype"]))
+    flow.to(DTYPES[record["dtype"]])
     tensors, _ = _read_tensors(folder / "flow.safetensors")
     try:
         flow.load_state_dict(tensors)
@@ -90,16 +91,18 @@ def read_record(folder: Path | str) -> dict[str, Any]:
         raise CheckpointError(f"{folder} is not a run folder: it holds no flow.json")
     try:
         record = json.loads(path.read_text())
-        version = record["format_version"]
-        missing = {"recipe", "arguments", "event_shape", "dtype"} - record.keys()
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise CheckpointError(f"{path}: not a record that Flowstone wrote ({error})") from error
-    if version > FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path}: format {version} is newer than this Flowstone reads ({FORMAT_VERSION}): upgrade it"
-        )
-    if missing:
-        raise CheckpointError(f"{path}: lacks {', '.join(sorted(missing))}")
+    if not isinstance(record, dict) or not isinstance(record.get("format_version"), int):
+        raise CheckpointError(f"{path}: not a record that Flowstone wrote (it has no format_version)")
+    if record["format_version"] > FORMAT_VERSION:
+        newer = f"format {record['format_version']} is newer than this Flowstone reads ({FORMAT_VERSION})"
+        raise CheckpointError(f"{path}: {newer}: upgrade it")
+    for key, kind in {"recipe": str, "arguments": dict, "event_shape": list, "dtype": str}.items():
+        if not isinstance(record.get(key), kind):
+            raise CheckpointError(f"{path}: {key} is {record.get(key)!r}, which Flowstone does not write")
+    if record["dtype"] not in DTYPES:
+        raise CheckpointError(f"{path}: dtype is {record['dtype']!r}; known: {', '.join(DTYPES)}")
     return record
 
 
@@ -131,7 +134,7 @@ class TrainingState:
 
 def save_state(folder: Path, state: TrainingState) -> None:
     """Write ``folder/state.safetensors``: one file, so it is always whole."""
-    _make_folder(folder)
+    make_folder(folder)
     tensors = {f"{name}.{index}": t for name, group in state.tensors.items() for index, t in enumerate(group)}
     record = {
         "format_version": FORMAT_VERSION,
@@ -173,10 +176,3 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
             )
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror}") from error

@@ -1,14 +1,17 @@
 """Writing files so that nothing is ever half-written."""
 
+import json
+import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from flowstone.errors import OutputError
 
-__all__ = ["atomic_path", "write_atomically"]
+__all__ = ["atomic_path", "make_folder", "to_json", "write_atomically"]
 
 
 @contextmanager
@@ -37,10 +40,31 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def make_folder(folder: Path, *, new: bool = False) -> None:
+    """Make a folder and those above it; with ``new``, OutputError where it exists already."""
+    try:
+        folder.mkdir(parents=True, exist_ok=not new)
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror}") from error
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path``: all of it or nothing."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
+
+
+def to_json(content: Mapping[str, Any]) -> str:
+    """Readable JSON; a NaN or infinity, for which JSON has no word, becomes null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        if isinstance(value, Mapping):
+            return {key: plain(inner) for key, inner in value.items()}
+        return [plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+    return json.dumps(plain(content), indent=2, allow_nan=False)
 
 
 def _umask() -> int:

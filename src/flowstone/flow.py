@@ -1,5 +1,6 @@
 """Flow: a bijection and a prior, which together are a probability distribution."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -53,6 +54,16 @@ class Flow(nn.Module):
         """Shape of one x."""
         return self.prior.event_shape
 
+    @property
+    def device(self) -> torch.device:
+        """Where the flow is."""
+        return self.prior.like.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of its arithmetic and of its samples."""
+        return self.prior.like.dtype
+
     def to_latent(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data → latent: ``(z, log|det dz/dx|)``, shapes ``(batch, *event_shape)`` and ``(batch,)``."""
         return self.bijection(x, self._conditioning(x, context))
@@ -71,7 +82,7 @@ class Flow(nn.Module):
         """
         if torch.is_grad_enabled():
             return self._log_prob(x, context)
-        result = x.new_empty(x.shape[:1], dtype=self.prior.like.dtype)
+        result = x.new_empty(x.shape[:1], dtype=self.dtype)
         for rows in _chunks(len(x)):
             result[rows] = self._log_prob(x[rows], None if context is None else context[rows])
         return result
@@ -90,13 +101,17 @@ class Flow(nn.Module):
         """
         if n < 0:
             raise SettingError(f"n={n}: the number of samples cannot be negative")
+        if not 0 < temperature < math.inf:
+            raise SettingError(f"temperature={temperature} must be positive and finite")
         if context is not None:  # every draw in turn goes through all context rows
             self._check_context(context, len(context))
-        like, batch = self.prior.like, 1 if context is None else len(context)
-        generator = None if seed is None else torch.Generator(like.device).manual_seed(seed)
-        result = torch.empty(n * batch, *self.event_shape, dtype=like.dtype, device=like.device)
+        batch = 1 if context is None else len(context)
+        generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
+        result = torch.empty(n * batch, *self.event_shape, dtype=self.dtype, device=self.device)
         for rows in _chunks(n * batch):
-            part = None if context is None else context[torch.arange(rows.start, rows.stop, device=like.device) % batch]
+            part = (
+                None if context is None else context[torch.arange(rows.start, rows.stop, device=context.device) % batch]
+            )
             conditioning = self._conditioning(result[rows], part)
             z = self.prior.sample(rows.stop - rows.start, conditioning, generator)
             result[rows], _ = self.bijection.inverse(z * temperature, conditioning)

@@ -65,7 +65,7 @@ class History:
     def load(cls, path: Path) -> "History":
         """Read ``history.csv``."""
         try:
-            with path.open(newline="") as file:
+            with Path(path).open(newline="") as file:
                 rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
             return cls([Record(**{**row, "step": int(row["step"])}) for row in rows])
         except (OSError, TypeError, ValueError, KeyError, AttributeError) as error:

@@ -26,7 +26,7 @@ def bits_per_dim(nll_nats: float, dimensions: int) -> float:
 @torch.no_grad()
 def log_prob(flow: Flow, x: Tensor, context: Tensor | None = None) -> Tensor:
     """Log-density of each row in nats, ``(n, *event_shape)`` → ``(n,)``, in chunks, on as many threads as pay."""
-    device = flow.prior.like.device
+    device = flow.device
     with threads_for(flow, CHUNK):
         return flow.log_prob(x.to(device), None if context is None else context.to(device)).cpu()
 
@@ -34,22 +34,23 @@ def log_prob(flow: Flow, x: Tensor, context: Tensor | None = None) -> Tensor:
 @torch.no_grad()
 def round_trip(flow: Flow, x: Tensor, context: Tensor | None = None) -> float:
     """Largest |x - f⁻¹(f(x))| over all rows and features, in the units of the data."""
-    device, worst = flow.prior.like.device, 0.0
+    device, worst = flow.device, []
     for start in range(0, len(x), CHUNK):
         part = x[start : start + CHUNK].to(device)
         given = None if context is None else context[start : start + CHUNK].to(device)
         back, _ = flow.from_latent(flow.to_latent(part, given)[0], given)
-        worst = max(worst, (back - part).abs().max().item())
-    return worst
+        worst.append((back - part).abs().max())
+    return torch.stack(worst).max().item()  # torch's max, which does not lose a NaN
 
 
 def evaluate(flow: Flow, x: Tensor, context: Tensor | None = None) -> dict[str, Any]:
     """Figures on held-out rows: ``nll_nats`` (mean), ``nll_stderr`` (of that mean), ``nll_median``, ``bits_per_dim``,
-    ``round_trip_max``, ``n_test``. A row whose likelihood is NaN makes the mean NaN: it is counted, never dropped.
+    ``round_trip_max``, ``n_test``, ``n_not_finite``. A row whose likelihood is NaN or infinite is counted and never
+    dropped: the mean is then not finite either.
 
     >>> import torch, flowstone
     >>> sorted(flowstone.evaluate(flowstone.nice(2), torch.randn(10, 2)))
-    ['bits_per_dim', 'n_test', 'nll_median', 'nll_nats', 'nll_stderr', 'round_trip_max']
+    ['bits_per_dim', 'n_not_finite', 'n_test', 'nll_median', 'nll_nats', 'nll_stderr', 'round_trip_max']
     """
     if len(x) < 2:
         raise DataError(f"{len(x)} row(s): at least 2 are needed for a mean and its error")
@@ -62,6 +63,7 @@ def evaluate(flow: Flow, x: Tensor, context: Tensor | None = None) -> dict[str, 
         "bits_per_dim": bits_per_dim(mean, flow.event_shape.numel()),
         "round_trip_max": round_trip(flow, x, context),
         "n_test": len(x),
+        "n_not_finite": int((~nll.isfinite()).sum()),
     }
 
 

@@ -6,12 +6,9 @@ Colours are from the colour-blind safe Okabe-Ito set: data blue, samples vermili
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
-import matplotlib
-
-matplotlib.use("Agg", force=False)
-
-import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -30,6 +27,7 @@ __all__ = [
     "limits_of",
     "loss_curve",
     "marginal",
+    "new_figure",
     "pair_plot",
     "points",
     "sample_figure",
@@ -56,7 +54,7 @@ def loss_curve(history: History, ax: Axes, *, entropy: float | None = None) -> A
         ax.axhline(entropy, color="black", linestyle=":", linewidth=1, label=f"entropy: {entropy:.4f}")
     # The first steps are far above all that matters later.
     later = history.column("val_nll") + history.column("train_nll")[len(history) // 10 :]
-    low, high = min([*later, entropy or min(later)]), sorted(later)[int(0.97 * (len(later) - 1))]
+    low, high = min([*later, min(later) if entropy is None else entropy]), sorted(later)[int(0.97 * (len(later) - 1))]
     if high > low:
         ax.set_ylim(low - 0.08 * (high - low), high + 0.15 * (high - low))
     ax.set(xlabel="step", ylabel="NLL (nats)", title="negative log-likelihood")
@@ -81,7 +79,7 @@ def points(
     ax.set_title(title)
     if limits is not None:
         ax.set(xlim=limits[0], ylim=limits[1])
-    if equal:
+    if equal and (limits is None or _aspect(limits) == "equal"):
         ax.set_aspect("equal", adjustable="box" if limits is not None else "datalim")
     return ax
 
@@ -107,14 +105,14 @@ def density(
     values = log_prob(log_density, where) if isinstance(log_density, Flow) else log_density(where)
     values = values.exp().reshape(grid, grid)
     # Bright edges of a density would hide the rest: levels follow the values themselves, not their range.
-    highest = peak or values.flatten().sort().values[int(0.998 * values.numel())].item()
+    highest = peak or max(values.flatten().sort().values[int(0.998 * values.numel())].item(), 1e-300)
     levels = torch.linspace(0, highest, 25).tolist()
     filled = ax.contourf(across, up, values.clamp_max(highest), levels=levels, cmap="viridis")
     if peak is None:
         ax.figure.colorbar(filled, ax=ax, fraction=0.046, pad=0.04, label="density", format="%.2f")
     if samples is not None:
         ax.scatter(*samples[:400].cpu().T, s=2, color="white", alpha=0.7, linewidths=0)
-    ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", title="density and samples")
+    ax.set(xlim=(left, right), ylim=(bottom, top), aspect=_aspect(limits), title="density and samples")
     return ax
 
 
@@ -123,9 +121,9 @@ def marginal(x: Tensor | None, samples: Tensor, ax: Axes, *, limits: tuple[float
     low, high = limits
     bins = torch.linspace(low, high, 41).tolist()
     if x is not None:
-        ax.hist(x.cpu(), bins=bins, density=True, color=DATA, alpha=0.45, label="data")
+        ax.hist(x.cpu().numpy(), bins=bins, density=True, color=DATA, alpha=0.45, label="data")
     line = {"histtype": "step", "color": SAMPLES, "linewidth": 1.3}
-    ax.hist(samples.cpu(), bins=bins, density=True, label="samples", **line)
+    ax.hist(samples.cpu().numpy(), bins=bins, density=True, label="samples", **line)
     ax.set_xlim(low, high)
     ax.set_yticks([])
     return ax
@@ -136,12 +134,12 @@ def data_latent_samples(flow: Flow, x: Tensor, *, seed: int = 0) -> Figure:
     with torch.no_grad():
         latent, _ = flow.to_latent(x[:SHOWN])
     samples = flow.sample(min(len(x), SHOWN), seed=seed)
-    figure, axes = plt.subplots(1, 3, figsize=(12, 4.2), layout="constrained")
+    figure, ((left, middle, right),) = new_figure(1, 3, (12, 4.2))
     limits = limits_of(x)
     low, high = x[:, 0].min().item(), x[:, 0].max().item()
-    points(x, axes[0], color=x[:, 0], title="data x", limits=limits)
-    points(latent, axes[1], color=x[:, 0], title="latent z = f(x)", limits=((-4, 4), (-4, 4)))
-    drawn = points(samples, axes[2], color=samples[:, 0], title="samples f⁻¹(z), z ~ prior", limits=limits)
+    points(x, left, color=x[:, 0], title="data x", limits=limits)
+    points(latent, middle, color=x[:, 0], title="latent z = f(x)", limits=limits_of(_latents(flow, seed)))
+    drawn = points(samples, right, color=samples[:, 0], title="samples f⁻¹(z), z ~ prior", limits=limits)
     drawn.collections[0].set_clim(low, high)  # a stray sample does not stretch the colours
     return figure
 
@@ -151,9 +149,7 @@ def layers(flow: Flow, x: Tensor, *, seed: int = 0, most: int = 8) -> Figure:
     """The state after every layer: above, data → latent; below, latent → data, read right to left."""
     steps = _visible_steps(flow.bijection)
     x = x[:SHOWN]
-    z = flow.prior.sample(len(x))
-    if seed is not None:
-        z = flow.prior.sample(len(x), generator=torch.Generator(z.device).manual_seed(seed))
+    z = _latents(flow, seed)[: len(x)]
     there, back = [("data", x)], [z]
     for name, group in steps:
         there.append((name, group(there[-1][1])[0]))
@@ -161,7 +157,7 @@ def layers(flow: Flow, x: Tensor, *, seed: int = 0, most: int = 8) -> Figure:
         back.append(group.inverse(back[-1])[0])
     back.reverse()
     chosen = sorted({round(i * len(steps) / min(most, len(steps))) for i in range(min(most, len(steps)) + 1)})
-    figure, axes = plt.subplots(2, len(chosen), figsize=(2.3 * len(chosen), 5.2), layout="constrained", squeeze=False)
+    figure, axes = new_figure(2, len(chosen), (2.3 * len(chosen), 5.2))
     for column, index in enumerate(chosen):
         name = there[index][0] if index else "data"
         limits = limits_of(torch.cat((there[index][1], back[index])))
@@ -178,7 +174,7 @@ def pair_plot(x: Tensor | None, samples: Tensor, columns: Sequence[str]) -> Figu
     """For more than two columns: marginals on the diagonal, data above, samples below; without x samples alone."""
     count = min(len(columns), PAIRED)
     size = (1.9 * count + 0.6, 1.9 * count + 0.8)
-    figure, axes = plt.subplots(count, count, figsize=size, layout="constrained", squeeze=False)
+    figure, axes = new_figure(count, count, size)
     few = min(1500, len(samples), len(samples) if x is None else len(x))  # as many of both, so that they compare
     ranges = [_range((samples if x is None else x)[:, index]) for index in range(count)]
     for row, column in itertools.product(range(count), repeat=2):
@@ -207,7 +203,7 @@ def sample_figure(x: Tensor, columns: Sequence[str]) -> Figure:
     """Samples alone: a histogram for one column, a scatter for two, all pairs for more."""
     if len(columns) > 2:
         return pair_plot(None, x, columns)
-    figure, ax = plt.subplots(figsize=(5.2, 5.2), layout="constrained")
+    figure, ((ax,),) = new_figure(1, 1, (5.2, 5.2))
     if len(columns) == 2:
         points(x, ax, color=SAMPLES, limits=limits_of(x))
         ax.set(xlabel=columns[0], ylabel=columns[1])
@@ -218,10 +214,9 @@ def sample_figure(x: Tensor, columns: Sequence[str]) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a picture, all of it or nothing, and close it."""
+    """Write a picture, all of it or nothing."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
-    plt.close(figure)
     return path
 
 
@@ -239,15 +234,16 @@ def save_plots(
     """All pictures that suit the flow, into ``folder``: the loss curve always; two columns without context: the three
     panels, the density, the layers; otherwise the pair plot. ``x`` and ``context`` are held-out rows.
     """
-    x = x.to(flow.prior.like.dtype)
+    x = x.to(flow.device, flow.dtype)
+    context = None if context is None else context.to(flow.device)
     figures = {}
     if len(history):
-        figures["loss"], ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-        loss_curve(history, ax, entropy=entropy)
+        figures["loss"], axes = new_figure(1, 1, (6.4, 4.2))
+        loss_curve(history, axes[0, 0], entropy=entropy)
     if len(columns) == 2 and context is None:
         figures["data-latent-samples"] = data_latent_samples(flow, x, seed=seed)
-        figures["density"], ax = plt.subplots(figsize=(6.2, 5.2), layout="constrained")
-        density(flow, ax, limits=limits_of(x), samples=flow.sample(400, seed=seed))
+        figures["density"], axes = new_figure(1, 1, (6.2, 5.2))
+        density(flow, axes[0, 0], limits=limits_of(x), samples=flow.sample(400, seed=seed))
         figures["layers"] = layers(flow, x, seed=seed)
     else:
         rows = min(len(x), SHOWN)
@@ -267,11 +263,29 @@ def _range(values: Tensor, *, margin: float = 0.05) -> tuple[float, float]:
 
 
 def limits_of(x: Tensor) -> Limits:
-    """A square that holds nearly all points, so that shapes keep their shape."""
+    """A frame around nearly all points: a square, so that shapes keep their shape, unless one column is far wider."""
     ranges = [_range(x[:, index], margin=0.08) for index in (0, 1)]
-    half = max(high - low for low, high in ranges) / 2
+    widths = [high - low for low, high in ranges]
+    if max(widths) > 3 * min(widths):
+        return ranges[0], ranges[1]
+    half = max(widths) / 2
     middles = [(low + high) / 2 for low, high in ranges]
     return (middles[0] - half, middles[0] + half), (middles[1] - half, middles[1] + half)
+
+
+def _aspect(limits: Limits) -> Literal["equal", "auto"]:
+    widths = [high - low for low, high in limits]
+    return "auto" if max(widths) > 3 * min(widths) else "equal"
+
+
+def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
+    """A figure that no window and no global state holds, and its axes ``(rows, columns)``."""
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _latents(flow: Flow, seed: int) -> Tensor:
+    return flow.prior.sample(SHOWN, generator=torch.Generator(flow.device).manual_seed(seed))
 
 
 def _visible_steps(bijection: Bijection) -> list[tuple[str, Bijection]]:

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from flowstone.checkpoint import load, read_record
-from flowstone.data import Dataset, Rows, Table, add_noise, read_table, reopen
+from flowstone.data import Dataset, Rows, Table, add_noise, noise_widths, read_table, reopen
 from flowstone.errors import CheckpointError, OutputError
-from flowstone.files import write_atomically
+from flowstone.files import make_folder, to_json, write_atomically
 from flowstone.flow import Flow
 from flowstone.history import History
 
@@ -32,21 +32,19 @@ class Run:
     def create(cls, folder: Path | str) -> "Run":
         """A new, empty run folder; one that holds anything is never written over."""
         run = cls(folder)
-        if run.folder.exists() and (not run.folder.is_dir() or any(run.folder.iterdir())):
+        if run.folder.is_dir() and not any(run.folder.iterdir()):
+            return run
+        if run.folder.exists():
             raise OutputError(f"{folder} exists: choose another --out, or go on with its training by --resume")
-        try:
-            run.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"cannot write {folder}: {error.strerror}") from error
+        make_folder(run.folder, new=True)
         return run
 
     @classmethod
     def create_numbered(cls, folder: Path) -> "Run":
         """The first of ``folder``, ``folder-2``, ``folder-3``, … that does not exist yet."""
-        number, chosen = 1, folder
-        while chosen.exists():
+        number = 1
+        while (chosen := folder if number == 1 else folder.with_name(f"{folder.name}-{number}")).exists():
             number += 1
-            chosen = folder.with_name(f"{folder.name}-{number}")
         return cls.create(chosen)
 
     @property
@@ -62,7 +60,7 @@ class Run:
     @property
     def plots(self) -> Path:
         """The folder of pictures, made if it is missing."""
-        (self.folder / "plots").mkdir(exist_ok=True)
+        make_folder(self.folder / "plots")
         return self.folder / "plots"
 
     @property
@@ -80,7 +78,9 @@ class Run:
     def dataset(self) -> Dataset:
         """The data that the flow was trained on, split as it was then."""
         if "data" not in self.record:
-            raise CheckpointError(f"{self.folder / 'flow.json'}: describes no data; name a table to use")
+            raise CheckpointError(
+                f"{self.folder / 'flow.json'}: describes no data: it was not written by flowstone train"
+            )
         return reopen(self.record["data"])
 
     def metrics(self) -> dict[str, Any]:
@@ -102,15 +102,19 @@ class Run:
             table = table.renamed([*features, *context])
         table, values = table.finite([*features, *context], drop_missing=drop_missing)
         rows = torch.from_numpy(values)
-        return table, Rows(rows[:, : len(features)], rows[:, len(features) :].float() if context else None)
+        return table, Rows(rows[:, : len(features)], rows[:, len(features) :] if context else None)
 
-    def rows(self, path: Path | str) -> Rows:
-        """The rows of a table to evaluate on, with the same noise on repeated values that the training had."""
-        _, part = self.table(path)
-        data = self.record.get("data", {})
-        widths = np.array([data.get("noise", {}).get(name, 0.0) for name in self.columns()[0]])
-        noisy = add_noise(part.x.numpy(), widths, data.get("seed", 0))
-        return Rows(torch.from_numpy(noisy), part.context)
+    def rows(self, path: Path | str, *, drop_missing: bool = False) -> tuple[Rows, dict[str, float]]:
+        """The rows of a table to evaluate on, and the noise added to them.
+
+        It is the noise of the training, on those columns in which values repeat here too.
+        """
+        _, rows = self.table(path, drop_missing=drop_missing)
+        data, (features, _) = self.record.get("data", {}), self.columns()
+        values = rows.x.numpy()
+        widths = np.array([data.get("noise", {}).get(name, 0.0) for name in features]) * (noise_widths(values) > 0)
+        noisy = torch.from_numpy(add_noise(values, widths, data.get("seed", 0)))
+        return Rows(noisy, rows.context), {n: float(w) for n, w in zip(features, widths, strict=True) if w > 0}
 
     def columns(self) -> tuple[list[str], list[str]]:
         """Names of the features and of the context; x1, x2, … where the record has none."""
@@ -120,4 +124,4 @@ class Run:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write one of the JSON files."""
-        write_atomically(self.folder / name, (json.dumps(content, indent=2) + "\n").encode())
+        write_atomically(self.folder / name, (to_json(content) + "\n").encode())

@@ -77,9 +77,13 @@ class Chain(Bijection):
         return z, reduce(torch.add, log_dets)
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
-        for link in self.links:
-            cast(Bijection, link).initialize(x, context)
-            x, _ = link(x, context)
+        links = [cast(Bijection, link) for link in self.links]
+        while links and type(links[-1]).initialize is Bijection.initialize:
+            links.pop()  # nothing after the last link that wants to see data need be computed
+        for link in links:
+            link.initialize(x, context)
+            if link is not links[-1]:
+                x, _ = link(x, context)
 
 
 class Inverse(Bijection):

@@ -29,7 +29,7 @@ class Permutation(Bijection):
 
     @classmethod
     def reverse(cls, features: int) -> "Permutation":
-        """Last feature first, as NICE does between couplings."""
+        """Last feature first."""
         return cls(torch.arange(features - 1, -1, -1))
 
     @classmethod

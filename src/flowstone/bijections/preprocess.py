@@ -15,7 +15,9 @@ class Standardize(Bijection):
     $$ \log|\det| = -\sum_i \log \sigma_i $$
 
     The identity until it is initialised, once; a second ``initialize`` changes nothing. The subtraction is done in the
-    precision of x, so that a float64 table keeps its digits, and the result has the precision of the flow.
+    precision of x, so that a float64 table keeps its digits, and the result has the precision of the flow. ``inverse``
+    works in the flow's precision alone: where a column is ``coarse`` (seconds since 1970), sample from
+    ``flow.double()``, as the command line does.
 
     >>> import torch
     >>> standardize = Standardize(1)
@@ -33,6 +35,11 @@ class Standardize(Bijection):
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("std", torch.ones(features))
         self.register_buffer("initialized", torch.tensor(False))
+
+    @property
+    def coarse(self) -> bool:
+        """Whether float32 leaves these columns few digits: a mean more than 1000 deviations away from 0."""
+        return bool((self.mean.abs() > 1000 * self.std).any())
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         if self.initialized:

@@ -1,12 +1,12 @@
 """flowstone evaluate."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from flowstone.cli.values import Device, device_of, print_metrics
+from flowstone.cli.values import Device, device_of, print_metrics, say_noise
+from flowstone.files import to_json
 
 __all__ = ["evaluate"]
 
@@ -15,6 +15,7 @@ def evaluate(
     run: Path,
     data: str | None = None,
     *,
+    drop_missing: Annotated[bool, Parameter(negative=())] = False,
     device: Device = "auto",
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
@@ -26,6 +27,8 @@ def evaluate(
         A run folder.
     data
         A table, all of whose rows are used; without it, the run's own test split.
+    drop_missing
+        Leave out rows of DATA with a missing, NaN or infinite value.
     device
         Where to compute.
     as_json
@@ -36,11 +39,15 @@ def evaluate(
 
     folder = Run(run)
     flow = folder.flow(device_of(device))
-    rows = folder.dataset().test if data is None else folder.rows(data)
+    if data is None:
+        rows = folder.dataset().test
+    else:
+        rows, noise = folder.rows(data, drop_missing=drop_missing)
+        say_noise(noise, "as in the training")
     metrics = figures(flow, rows.x, rows.context)
     if data is None:
         metrics |= {key: value for key, value in folder.metrics().items() if key not in metrics}
     if as_json:
-        print(json.dumps(metrics, indent=2))
+        print(to_json(metrics))
     else:
         print_metrics(metrics, print)

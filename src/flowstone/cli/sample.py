@@ -42,6 +42,7 @@ def sample(
     """
     import torch
 
+    from flowstone.bijections import Standardize
     from flowstone.data.tables import check_writable
     from flowstone.run import Run
 
@@ -50,15 +51,17 @@ def sample(
         raise SettingError(f"-n {n}: at least one sample is needed")
     folder = Run(run)
     flow = folder.flow(device_of(device))
+    if any(isinstance(module, Standardize) and module.coarse for module in flow.modules()):
+        flow = flow.double()
     columns, context_columns = folder.columns()
     values = given_of(given or [])
     if set(values) != set(context_columns):
         wanted = " ".join(f"{name}=VALUE" for name in context_columns)
         raise SettingError(f"this flow is conditional: --given {wanted}" if wanted else "this flow takes no --given")
-    context = torch.tensor([[values[name] for name in context_columns]]) if context_columns else None
-    x = flow.sample(
-        n, None if context is None else context.to(flow.prior.like.device), temperature=temperature, seed=seed
+    context = (
+        torch.tensor([[values[name] for name in context_columns]], dtype=torch.float64) if context_columns else None
     )
+    x = flow.sample(n, None if context is None else context.to(flow.device), temperature=temperature, seed=seed)
     x = x.flatten(0, -2).cpu()
     _WRITERS[out.suffix.lower()](out, x, columns, values)
 

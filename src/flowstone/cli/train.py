@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from flowstone.cli.values import Device, commas, device_of, print_metrics, settings_of
+from flowstone.cli.values import Device, commas, device_of, print_metrics, say_noise, settings_of
 from flowstone.errors import NonFiniteError, SettingError
 
 __all__ = ["train"]
@@ -127,7 +127,7 @@ class _Job:
         torch.manual_seed(training["seed"])
         flow = build(record["recipe"], record["arguments"]).to(device)
         say = (lambda *_: None) if quiet else (lambda *words: print(*words, file=sys.stderr))
-        self._introduce(flow, say)
+        self._introduce(flow, say, quiet=quiet)
         fixed = not callable(dataset.train)
         try:
             history = fit(
@@ -156,7 +156,7 @@ class _Job:
         save(flow, self.run.folder, extra={key: self.record[key] for key in _EXTRA})
         history.save(self.run.folder / "history.csv")
 
-    def _introduce(self, flow, say) -> None:
+    def _introduce(self, flow, say, *, quiet: bool) -> None:
         from flowstone.recipes import DEFAULT
 
         recipe, count = self.record["recipe"], sum(p.numel() for p in flow.parameters())
@@ -165,10 +165,10 @@ class _Job:
         rows = f"{len(self.dataset.train)} rows" if fixed else "fresh points every step"
         say(f"{self.record['data']['source']}: {rows}, {len(self.dataset.columns)} columns → {self.run.folder}")
         say(f"flow: {recipe}{by_choice}, {count} parameters")
-        noise = self.record["data"].get("noise")
-        if noise:
-            widths = ", ".join(f"{name} {width:.3g}" for name, width in noise.items())
-            say(f"repeated values, so uniform noise is added, of width: {widths}  (--no-dequantize leaves them)")
+        if not quiet:
+            say_noise(self.record["data"].get("noise", {}), "--no-dequantize leaves them")
+        for name, value in self.record["data"].get("atoms", {}).items():
+            say(f"column {name!r} is continuous but for {value:g}, in over 1% of the rows: its density has a spike")
 
     def _finish(self, flow, history, say, *, plots: bool) -> None:
         from flowstone.metrics import evaluate
@@ -240,7 +240,7 @@ def _continued(out: Path | None, request: dict[str, Any]) -> _Job:
     record = run.record
     if run.finished:
         raise OutputError(f"{out}: this training has ended (metrics.json is there); choose another --out to train anew")
-    before = json.loads(json.dumps(record.get("request", {})))
+    before = json.loads(json.dumps(record.get("request", {}))) | {"flow": record["recipe"]}
     for name, now in json.loads(json.dumps(request)).items():
         then = before.get(name)
         if now not in (then, None, {}) and not (name == "data" and now == _PLAIN_DATA):
@@ -266,6 +266,6 @@ def _counted(training: dict[str, Any], dataset) -> dict[str, Any]:
         size = training.get("batch_size", Settings.batch_size)
         training["steps"] = epochs * max(1, len(dataset.train) // size)
     elif "minutes" in training and "steps" not in training:
-        training["steps"] = 10**9  # the clock alone decides
+        training["steps"] = None  # the clock alone decides
     Settings(**training)
     return training

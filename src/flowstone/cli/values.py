@@ -1,12 +1,13 @@
 """What several commands share: reading values from words, and showing figures."""
 
 import ast
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flowstone.errors import SettingError
 
-__all__ = ["Device", "commas", "device_of", "given_of", "print_metrics", "settings_of"]
+__all__ = ["Device", "commas", "device_of", "given_of", "print_metrics", "say_noise", "settings_of"]
 
 Device = str
 
@@ -18,21 +19,21 @@ def commas(text: str | None) -> list[str]:
 
 def settings_of(words: Sequence[str]) -> dict[str, Any]:
     """``["couplings=8", "hidden=64,64", "prior=logistic"]`` → a dictionary of plain values."""
-    settings: dict[str, Any] = {}
-    for word in words:
-        key, equals, text = word.partition("=")
-        if not equals or not key:
-            raise SettingError(f"--set {word!r}: expected key=value")
-        settings[key.replace("-", "_")] = _value(text)
+    settings = {key.replace("-", "_"): _value(text) for key, text in _pairs("--set", words)}
+    for key in ("features", "context_features"):
+        if key in settings:
+            raise SettingError(f"--set {key}: the data says that (--columns and --context choose the columns)")
     return settings
 
 
 def given_of(words: Sequence[str]) -> dict[str, float]:
     """``["a=1.5", "b=2"]`` → numbers by name."""
-    values = settings_of(words)
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise SettingError(f"--given {name}={value}: expected a number")
+    values = {}
+    for name, text in _pairs("--given", words):
+        try:
+            values[name] = float(text)
+        except ValueError as error:
+            raise SettingError(f"--given {name}={text}: expected a number") from error
     return values
 
 
@@ -48,17 +49,36 @@ def device_of(name: Device) -> str:
         raise SettingError(f"--device {name}: not to be had here ({str(error).splitlines()[0]})") from error
 
 
+def say_noise(noise: Mapping[str, float], why: str) -> None:
+    """Tell, on stderr, which columns have noise added to them."""
+    if noise:
+        widths = ", ".join(f"{name} {width:.3g}" for name, width in noise.items())
+        print(f"repeated values, so uniform noise is added ({why}), of width: {widths}", file=sys.stderr)
+
+
 def print_metrics(metrics: Mapping[str, Any], say: Callable[[str], None]) -> None:
     """The figures in lines that a person reads."""
     say(f"test NLL {metrics['nll_nats']:.4f} ± {metrics['nll_stderr']:.4f} nats on {metrics['n_test']} rows")
     if "entropy" in metrics:
         say(f"entropy  {metrics['entropy']:.4f} nats, below which no model gets")
+    if metrics["n_not_finite"]:
+        say(f"of these, {metrics['n_not_finite']} rows have a likelihood that is not finite")
     say(f"bits/dim {metrics['bits_per_dim']:.4f}   round trip at most {metrics['round_trip_max']:.1e}")
     if "seconds" in metrics:
         say(
             f"{metrics['steps']} steps in {metrics['seconds']:.1f} s ({metrics['stopped']}), "
             f"best at step {metrics['best_step']}"
         )
+
+
+def _pairs(flag: str, words: Sequence[str]) -> list[tuple[str, str]]:
+    pairs = []
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise SettingError(f"{flag} {word!r}: expected key=value")
+        pairs.append((key, text))
+    return pairs
 
 
 def _value(text: str) -> Any:

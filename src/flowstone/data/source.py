@@ -75,6 +75,11 @@ def open_source(
     >>> len(dataset.train), dataset.columns
     (1000, ('x1', 'x2'))
     """
+    if seed < 0:
+        raise SettingError(f"seed={seed} cannot be negative")
+    twice = sorted({name for name in (*columns, *context) if (*columns, *context).count(name) > 1} - set(context))
+    if twice or len(set(context)) < len(context):
+        raise SettingError(f"column {(twice or list(context))[0]!r} is named more than once")
     if source in TOYS:
         if context or columns:
             raise SettingError(f"{source!r} is a toy: it has no columns to choose")
@@ -107,14 +112,29 @@ def noise_widths(values: np.ndarray) -> np.ndarray:
     """Width of the uniform noise that each column ``(rows, D)`` needs to have a density, 0 where it needs none.
 
     A column in which one value fills more than 0.1% of the rows, and at least two of them, is discrete or rounded: it
-    gets noise as wide as its smallest gap, at most 5% of its standard deviation.
+    gets noise as wide as its smallest gap, at most 5% of its standard deviation. Gaps below a millionth of the
+    deviation are rounding errors (0.1 + 0.2 beside 0.3) and not gaps.
     """
     widths = np.zeros(values.shape[1])
     for index, column in enumerate(values.T):
         distinct, counts = np.unique(column, return_counts=True)
         if len(distinct) > 1 and counts.max() > max(1, 0.001 * len(column)):
-            widths[index] = min(np.diff(distinct).min(), 0.05 * column.std())
+            gaps = np.diff(distinct)
+            widths[index] = min(gaps[gaps > 1e-6 * column.std()].min(), 0.05 * column.std())
     return widths
+
+
+def atoms(names: Sequence[str], values: np.ndarray, widths: np.ndarray) -> dict[str, float]:
+    """Columns of otherwise continuous values in which one value fills over 1% of the rows, and that value.
+
+    Noise as narrow as the gaps of the continuous part leaves a spike there that says little about the rest.
+    """
+    found = {}
+    for name, column, width in zip(names, values.T, widths, strict=True):
+        distinct, counts = np.unique(column, return_counts=True)
+        if counts.max() > max(1, 0.01 * len(column)) and width < 1e-3 * column.std():
+            found[name] = float(distinct[counts.argmax()])
+    return found
 
 
 def add_noise(values: np.ndarray, widths: np.ndarray, seed: int) -> np.ndarray:
@@ -157,11 +177,12 @@ def _open_table(
     _refuse_constant(path, (*features, *context), values[train])
     widths = noise_widths(values[train]) if dequantize else np.zeros(values.shape[1])
     widths[len(features) :] = 0.0  # a context has no density to guard
+    spikes = atoms(features, values[train][:, : len(features)], widths[: len(features)])
     values = add_noise(values, widths, seed)
 
     def part(rows: np.ndarray) -> Rows:
         chosen = torch.from_numpy(values[rows])
-        return Rows(chosen[:, : len(features)], chosen[:, len(features) :].float() if context else None)
+        return Rows(chosen[:, : len(features)], chosen[:, len(features) :] if context else None)
 
     return Dataset(
         columns=features,
@@ -178,6 +199,7 @@ def _open_table(
             "drop_missing": drop_missing,
             "dequantize": dequantize,
             "noise": {name: float(width) for name, width in zip(features, widths, strict=False) if width > 0},
+            "atoms": spikes,
             "rows": len(values),
             "sha256": _digest(path),
         },

@@ -77,7 +77,7 @@ class Table:
             or pa.types.is_boolean(kind)
         ):
             raise DataError(f"{self.path}: column {name!r} is not numeric ({_first_text(column)})")
-        return np.array(pc.cast(column, pa.float64()).to_numpy())
+        return np.array(pc.cast(column, pa.float64(), safe=False).to_numpy())  # 2**53 + 1 may lose its last digit
 
 
 def read_table(path: Path | str) -> Table:
@@ -88,16 +88,17 @@ def read_table(path: Path | str) -> Table:
     """
     path = Path(path)
     if path.suffix.lower() not in READABLE:
-        raise DataError(
-            f"{path}: cannot read {path.suffix or 'a file without an ending'!r}; tables are {', '.join(READABLE)}"
-        )
+        what = "a folder" if path.is_dir() else repr(path.suffix) if path.suffix else "a name without an ending"
+        raise DataError(f"{path}: cannot read {what}; tables are {', '.join(READABLE)}")
     if not path.is_file():
         siblings = [file.name for file in path.parent.glob("*")] if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, siblings, n=1)
         raise DataError(f"{path}: no such file" + (f"; did you mean {near[0]!r}?" if near else ""))
     try:
         arrow = {".csv": _read_csv, ".parquet": _read_parquet, ".npy": _read_npy}[path.suffix.lower()](path)
-    except (pa.ArrowException, OSError, ValueError, EOFError) as error:
+    except DataError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, EOFError, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: cannot be read as {path.suffix}: {reason}") from error
     repeated = sorted({name for name in arrow.column_names if arrow.column_names.count(name) > 1})
@@ -134,8 +135,8 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
     """Write ``.npz``, all of it or nothing."""
-    with atomic_path(path) as temporary:
-        np.savez(temporary, **arrays)  # pyright: ignore[reportArgumentType]
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
 
 
 def _read_csv(path: Path) -> pa.Table:
@@ -147,7 +148,8 @@ def _read_csv(path: Path) -> pa.Table:
         raise DataError(f"{path}: the file is empty")
     delimiter = max(",;\t", key=first.count)
     header = next(csv.reader([first], delimiter=delimiter))
-    unnamed = all(_is_number(name) for name in header)  # a first line of numbers is data, not names
+    # A first line of numbers, with gaps perhaps, is data and not names.
+    unnamed = any(map(_is_number, header)) and all(_is_number(name) or not name.strip() for name in header)
     return pyarrow.csv.read_csv(
         path,
         read_options=pyarrow.csv.ReadOptions(

@@ -49,15 +49,16 @@ class MLP(nn.Module):
         for wide, narrow in pairwise(sizes):
             layers += [nn.Linear(wide, narrow), ACTIVATIONS[activation]()]
         self.layers = nn.Sequential(*layers)
-        self.weight = nn.Parameter(torch.zeros(out_features, sizes[-1]))
-        self.bias = nn.Parameter(torch.zeros(out_features))
+        self.output = nn.Linear(sizes[-1], out_features)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         if context is not None:
             x = torch.cat((x, context), -1)
         if self.blind:
             x = x.new_ones(x.shape[0], 1)
-        return nn.functional.linear(self.layers(x), self.weight, self.bias)
+        return self.output(self.layers(x))
 
 
 class Parallel(nn.Module):

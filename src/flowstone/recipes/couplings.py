@@ -47,9 +47,10 @@ def coupling_chain(
 ) -> Chain:
     """Standardize, then ``couplings`` layers from ``coupling(swap)``, swap taking turns, then ``last``.
 
-    ``shuffle`` puts a random permutation between couplings where there are more than two features, so that every
-    feature comes to condition every other, and undoes them all at the end, so that the flow begins as the identity;
-    ``leaky_relu`` puts a learned kink there.
+    ``shuffle`` puts a random permutation after every second coupling where there are more than two features, and
+    undoes them all at the end, so that the flow begins as the identity. After every second and not after each: two
+    couplings in turn move both halves, and four then let every feature depend on every other, however permuted.
+    ``leaky_relu`` puts a learned kink between couplings.
     """
     if features < 1 or couplings < 1:
         raise SettingError(f"features={features} and couplings={couplings} must be at least 1")
@@ -58,11 +59,11 @@ def coupling_chain(
     for index in range(couplings):
         if index and leaky_relu:
             links.append(LeakyReLU())
-        if index and shuffle and features > 2:
+        if index and index % 2 == 0 and shuffle and features > 2:
             links.append(permutation := Permutation.random(features))
             order = order[permutation.order]
         # With one feature there is no other half: each coupling moves it, told by the context alone.
         links.append(coupling(features > 1 and index % 2 == 1))
-    if shuffle and features > 2 and couplings > 1:
+    if shuffle and features > 2 and couplings > 2:
         links.append(Permutation(order.argsort()))
     return Chain(*links, *last)

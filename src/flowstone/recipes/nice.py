@@ -24,8 +24,8 @@ def nice(
     """Non-linear Independent Components Estimation: additive couplings and a final scaling (Dinh et al. 2014).
 
     The paper's choices: couplings that keep volume, one learned diagonal scaling at the end, a factorised logistic (or
-    ``"normal"``) prior, ReLU nets. Where it reverses the order of features after each coupling, the halves
-    take turns here, which is the same. On MNIST it reports 1980.50 nats with 4 couplings of 5 hidden layers of 1000.
+    ``"normal"``) prior, ReLU nets. In place of the paper's odd/even split and reversed order, the
+    halves take turns. On MNIST it reports 1980.50 nats with 4 couplings of 5 hidden layers of 1000.
 
     >>> import flowstone
     >>> flowstone.nice(2).sample(3, seed=0).shape

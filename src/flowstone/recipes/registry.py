@@ -53,4 +53,5 @@ def build(name: str, arguments: Mapping[str, Any]) -> Flow:
         if isinstance(error, SettingError):
             raise
         settings = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-        raise SettingError(f"recipe {name!r} cannot be built with {settings}: {error}") from error
+        reason = " ".join(str(error).split())
+        raise SettingError(f"recipe {name!r} cannot be built with {settings}: {reason}") from error

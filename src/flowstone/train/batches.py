@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from flowstone.data import Rows
-from flowstone.errors import DataError, ShapeError
+from flowstone.errors import DataError, SettingError, ShapeError
 
 __all__ = ["Batches", "FixedBatches", "FreshBatches", "Sampler", "hold_out"]
 
@@ -14,6 +14,8 @@ Sampler = Callable[[int, torch.Generator], Tensor]
 
 HELD_OUT_DRAWS = 4096
 INITIAL_ROWS = 100_000  # what data-dependent initialisation looks at, at most
+# Streams of randomness beside the steps' own, beyond any number of steps.
+INITIAL, HELD_OUT = 2**40, 2**41
 
 
 def generator(*key: int) -> torch.Generator:
@@ -35,7 +37,7 @@ class FreshBatches:
 
     def initial(self) -> Rows:
         """What data-dependent initialisation sees."""
-        return Rows(self.draw(max(self.size, 10_000), generator(self.seed, 2**40)))
+        return Rows(self.draw(max(self.size, 10_000), generator(self.seed, INITIAL)))
 
 
 class FixedBatches:
@@ -57,7 +59,10 @@ class FixedBatches:
 
     def initial(self) -> Rows:
         """What data-dependent initialisation sees."""
-        return self.rows.take(slice(INITIAL_ROWS))
+        if len(self.rows) <= INITIAL_ROWS:
+            return self.rows
+        order = torch.randperm(len(self.rows), generator=generator(self.seed, INITIAL))
+        return self.rows.take(order[:INITIAL_ROWS].to(self.rows.x.device))
 
 
 Batches = FreshBatches | FixedBatches
@@ -67,8 +72,14 @@ def hold_out(
     data: Tensor | Sampler, context: Tensor | None, validation: Rows | None, seed: int
 ) -> tuple[Rows | Sampler, Rows]:
     """Training data and held-out rows; where none are given, a tenth of the data (of fresh data: new draws)."""
+    if validation is not None:
+        _check_finite(validation.x, "validation")
     if not isinstance(data, Tensor):
-        return data, validation or Rows(data(HELD_OUT_DRAWS, generator(seed, 2**41)))
+        if not callable(data):
+            raise SettingError(f"data is a {type(data).__name__}: give a torch.Tensor, or a function that draws rows")
+        if context is not None:
+            raise SettingError("fresh data has no context: give rows of data, one for each row of context")
+        return data, Rows(data(HELD_OUT_DRAWS, generator(seed, HELD_OUT))) if validation is None else validation
     if context is not None and len(context) != len(data):
         raise ShapeError(f"{len(data)} rows of data but {len(context)} rows of context")
     rows = Rows(data, context)
@@ -78,7 +89,7 @@ def hold_out(
     if validation is None:
         if len(data) < 2:
             raise DataError(f"{len(data)} row(s): at least 2 are needed, one of them to hold out")
-        order = torch.randperm(len(data), generator=generator(seed, 2**41)).to(data.device)
+        order = torch.randperm(len(data), generator=generator(seed, HELD_OUT)).to(data.device)
         count = max(1, len(data) // 10)
         rows, validation = rows.take(order[count:]), rows.take(order[:count])
     if len(rows) == 0 or len(validation) == 0:

@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from flowstone.checkpoint import TrainingState, load_state, save_state
 from flowstone.compute import bf16_conditioners, threads_for
 from flowstone.data import Rows
-from flowstone.errors import NonFiniteError
+from flowstone.errors import CheckpointError, NonFiniteError
 from flowstone.flow import Flow
 from flowstone.history import History, Record
 from flowstone.train.batches import Batches, FixedBatches, FreshBatches, Sampler, hold_out
@@ -34,7 +34,7 @@ def fit(
     context: Tensor | None = None,
     validation: Tensor | None = None,
     validation_context: Tensor | None = None,
-    steps: int = Settings.steps,
+    steps: int | None = Settings.steps,
     minutes: float | None = Settings.minutes,
     batch_size: int = Settings.batch_size,
     lr: float = Settings.lr,
@@ -46,7 +46,7 @@ def fit(
     seed: int = Settings.seed,
     precision: str = Settings.precision,
     schedule: str = Settings.schedule,
-    resume: Path | None = None,
+    resume: Path | str | None = None,
     progress: bool = True,
 ) -> History:
     r"""Train ``flow`` by maximum likelihood, $\min_\theta -\frac1n \sum_i \log p_\theta(x_i \mid c_i)$, in place.
@@ -58,7 +58,7 @@ def fit(
         data: ``(n, *event_shape)``, or a function ``(n, generator) -> (n, *event_shape)``: fresh rows for each step.
         context: ``(n, context_features)``, for a conditional flow.
         validation, validation_context: held-out rows; without them a tenth of ``data`` (fresh data: 4096 draws).
-        steps: steps at most; with ``minutes``, whichever ends first.
+        steps: steps at most; with ``minutes``, whichever ends first, and None leaves it to the clock.
         minutes: training time at most; the schedule then follows the clock, and a run no longer repeats bit for bit.
         lr: the highest learning rate; it warms up over the fraction ``warmup`` of the run and falls to 0 as a cosine.
         clip: the largest norm of the gradient.
@@ -84,9 +84,21 @@ def fit(
     'finished'
     """
     settings = Settings(
-        steps, minutes, batch_size, lr, warmup, clip, ema, patience, validate_every, seed, precision, schedule
-    )  # fmt: skip
-    device = flow.prior.like.device
+        steps=steps,
+        minutes=minutes,
+        batch_size=batch_size,
+        lr=lr,
+        warmup=warmup,
+        clip=clip,
+        ema=ema,
+        patience=patience,
+        validate_every=validate_every,
+        seed=seed,
+        precision=precision,
+        schedule=schedule,
+    )
+    device = flow.device
+    resume = None if resume is None else Path(resume)
     held_out = None if validation is None else Rows(validation, validation_context)
     rows, held_out = hold_out(data, context, held_out, seed)
     if isinstance(rows, Rows):
@@ -97,8 +109,6 @@ def fit(
     flow.initialize(first.x, first.context)
     with ExitStack() as stack:
         stack.enter_context(threads_for(flow, batch_size))
-        if precision == "bf16":
-            stack.enter_context(bf16_conditioners(flow))
         update = stack.enter_context(training_bar(settings, enabled=progress))
         return _Trainer(flow, settings, batches, held_out.to(device), resume).run(update)
 
@@ -108,7 +118,7 @@ class _Trainer:
 
     def __init__(self, flow: Flow, settings: Settings, batches: Batches, held_out: Rows, resume: Path | None) -> None:
         self.flow, self.settings, self.batches, self.held_out, self.folder = flow, settings, batches, held_out, resume
-        self.device = flow.prior.like.device
+        self.device = flow.device
         self.parameters: list[Tensor] = [parameter for parameter in flow.parameters() if parameter.requires_grad]
         self.buffers = list(flow.buffers())
         self.averages = [parameter.detach().clone() for parameter in self.parameters]
@@ -123,6 +133,7 @@ class _Trainer:
 
     def run(self, update: Bar) -> History:
         history = self.state.history
+        self.flow.train()
         try:
             with _interrupt_flag() as interrupted:
                 history.stopped = self._loop(update, interrupted)
@@ -135,6 +146,7 @@ class _Trainer:
                 _copy(self.best, self.averages)
             raw = [parameter.detach().clone() for parameter in self.parameters]
             _copy(self.parameters, self.best)
+            self.flow.eval()
         self._save(raw)
         return history
 
@@ -143,18 +155,19 @@ class _Trainer:
         while (progress := settings.progress(state.step, self._seconds())) < 1:
             if interrupted():
                 return "interrupted"
+            if self._out_of_patience():
+                return "patience"
             rate = settings.learning_rate(progress)
             loss, norm = self._train_step(rate)
             state.add(loss, norm)
             state.step += 1
-            done = settings.progress(state.step, self._seconds()) >= 1
-            if done or state.step % settings.validate_every == 0:
+            if state.step % settings.validate_every == 0:
                 self._validate(rate)
-                if self._out_of_patience():
-                    return "patience"
                 if time.monotonic() - self.saved > SAVE_EVERY:
                     self._save(self.parameters)
             update(state.step, self._seconds(), loss, state.history)
+        if not state.history.records or state.history.records[-1].step != state.step:
+            self._validate(settings.learning_rate(1.0))
         return "finished"
 
     def _seconds(self) -> float:
@@ -165,7 +178,8 @@ class _Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        loss = -self.flow.log_prob(rows.x, rows.context).mean()
+        with bf16_conditioners(self.flow) if self.settings.precision == "bf16" else nullcontext():
+            loss = -self.flow.log_prob(rows.x, rows.context).mean()
         loss.backward()
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         values = loss.item(), norm.item()
@@ -186,8 +200,13 @@ class _Trainer:
         _copy(self.parameters, self.averages)
         self.flow.eval()
         nll = -self.flow.log_prob(self.held_out.x, self.held_out.context).double().mean().item()
+        where = "" if math.isfinite(nll) else first_bad_output(self.flow, self.held_out)
         self.flow.train()
         _copy(self.parameters, raw)
+        if where:
+            raise NonFiniteError(
+                f"step {self.state.step}: the validation loss is {nll} ({where}); kept: {self._kept()}"
+            )
         train_nll, norm = self.state.take_means()
         records = self.state.history.records
         if not records or nll < self.state.history.best.val_nll:
@@ -196,7 +215,7 @@ class _Trainer:
 
     def _out_of_patience(self) -> bool:
         settings, state = self.settings, self.state
-        if settings.patience is None:
+        if settings.patience is None or not state.history.records:
             return False
         return state.step - state.history.best.step >= settings.patience * settings.validate_every
 
@@ -213,22 +232,27 @@ class _Trainer:
         self.saved = time.monotonic()
 
     def _restore(self, state: TrainingState) -> None:
-        self.state = state
         groups = {"raw": self.parameters, "average": self.averages, "best": self.best, "buffer": self.buffers}
-        for name, into in groups.items():
-            _copy(into, state.tensors[name])
-        if "exp_avg" not in state.tensors:
-            return
-        for index, parameter in enumerate(self.parameters):
-            moments = {name: state.tensors[name][index].to(parameter) for name in ("exp_avg", "exp_avg_sq")}
-            self.optimizer.state[parameter] = {"step": torch.tensor(float(state.step), device=self.device), **moments}
+        try:
+            for name, into in groups.items():
+                _copy(into, state.tensors[name])
+            for index, parameter in enumerate(self.parameters if "exp_avg" in state.tensors else ()):
+                moments = {name: state.tensors[name][index].to(parameter) for name in ("exp_avg", "exp_avg_sq")}
+                steps = torch.tensor(float(state.step), device=self.device)
+                self.optimizer.state[parameter] = {"step": steps, **moments}
+        except (KeyError, IndexError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{self.folder}: the training state there is of another flow ({error})") from error
+        self.state = state
 
     def _what_went_bad(self, rows: Rows, loss: float, norm: float) -> str:
-        step, history = self.state.step, self.state.history
-        kept = f"the best weights so far, of step {history.best.step}" if history.records else "the last good weights"
+        step = self.state.step
         if math.isfinite(loss):
-            return f"step {step}: the gradient is not finite ({first_bad_gradient(self.flow)}); kept: {kept}"
-        return f"step {step}: the loss is {loss} ({first_bad_output(self.flow, rows)}); kept: {kept}"
+            return f"step {step}: the gradient is not finite ({first_bad_gradient(self.flow)}); kept: {self._kept()}"
+        return f"step {step}: the loss is {loss} ({first_bad_output(self.flow, rows)}); kept: {self._kept()}"
+
+    def _kept(self) -> str:
+        history = self.state.history
+        return f"the best weights so far, of step {history.best.step}" if history.records else "the last good weights"
 
 
 @torch.no_grad()

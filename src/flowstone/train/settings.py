@@ -15,7 +15,7 @@ SCHEDULES = ("cosine", "constant")
 class Settings:
     """The arguments of ``fit`` (which explains them); the defaults are what measured best per second."""
 
-    steps: int = 3000
+    steps: int | None = 3000
     minutes: float | None = None
     batch_size: int = 512
     lr: float = 3e-3
@@ -33,6 +33,10 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise SettingError(f"{name}={value} must be positive")
+        if self.steps is None and self.minutes is None:
+            raise SettingError("steps=None needs minutes: something must end the training")
+        if self.seed < 0:
+            raise SettingError(f"seed={self.seed} cannot be negative")
         for name in ("ema", "warmup"):
             if not 0 <= getattr(self, name) < 1:
                 raise SettingError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
@@ -43,7 +47,7 @@ class Settings:
 
     def progress(self, step: int, seconds: float) -> float:
         """How much of the run is over, 0 … 1, by steps or by the clock, whichever is further."""
-        by_steps = step / self.steps
+        by_steps = step / self.steps if self.steps else 0.0
         return by_steps if self.minutes is None else max(by_steps, seconds / (60 * self.minutes))
 
     def learning_rate(self, progress: float) -> float:
