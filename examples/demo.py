@@ -3,7 +3,7 @@
 Writes demo/moons.png and a run folder for each flow. About a minute on two cores.
 """
 
-import shutil
+import argparse
 from pathlib import Path
 
 import torch
@@ -13,23 +13,24 @@ from flowstone import plot
 from flowstone.data import TOYS
 from flowstone.recipes import DEFAULT
 
-STEPS = 2000
 FLOWS = {"NICE": "nice", "RealNVP": "realnvp", f"{DEFAULT} (default)": DEFAULT}
 
 
 def main() -> None:
-    out = Path("demo")
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=2000, help="training steps of each flow (default 2000)")
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder to write to (default demo)")
+    options = parser.parse_args()
+    out = options.out
     moons = TOYS["moons"]
     test = moons(50_000, torch.Generator().manual_seed(1))
 
     trained = {}
     for title, recipe in FLOWS.items():
-        print(f"\n{title}: learning two moons, {STEPS} steps of 512 fresh points")
+        print(f"\n{title}: learning two moons, {options.steps} steps of 512 fresh points")
         torch.manual_seed(0)
         flow = flowstone.recipes.build(recipe, {"features": 2})
-        history = flowstone.fit(flow, moons, steps=STEPS)
+        history = flowstone.fit(flow, moons, steps=options.steps)
         flowstone.save(flow, out / recipe)
         history.save(out / recipe / "history.csv")
         trained[title] = flow, flowstone.evaluate(flow, test), history.records[-1].seconds

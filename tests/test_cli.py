@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
@@ -279,6 +280,22 @@ def test_a_loss_that_explodes_is_one_line_and_leaves_what_was_good(tmp_path, cap
     flowstone("sample", "R", "-n", 3, "--out", "s.csv")
     assert (tmp_path / "R" / "history.csv").exists()
     assert not (tmp_path / "R" / "metrics.json").exists()
+
+
+def test_the_demo_runs(tmp_path):
+    demo = Path(__file__).parents[1] / "examples" / "demo.py"
+    words = [sys.executable, demo, "--steps", "20", "--out", tmp_path / "demo"]
+    said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    assert "entropy" in said
+    assert (tmp_path / "demo" / "moons.png").stat().st_size > 10_000
+    flowstone("sample", tmp_path / "demo" / "nice", "-n", 5, "--out", "s.csv")
+
+
+def test_precision_is_chosen_by_a_flag(tmp_path):
+    for precision in ("fp32", "bf16"):
+        flowstone("train", "moons", "--precision", precision, "--out", precision, "--no-plots", *QUICK)
+    one, two = ((tmp_path / name / "flow.safetensors").read_bytes() for name in ("fp32", "bf16"))
+    assert one != two
 
 
 def test_help_and_version(capsys):

@@ -72,6 +72,18 @@ def test_columns_of_very_different_widths_fill_their_frame():
     plot.layers(flow, x)
 
 
+def test_one_column_is_drawn_as_a_curve_over_a_histogram(tmp_path):
+    x = torch.randn(2000, 1, generator=torch.Generator().manual_seed(0))
+    flow = flowstone.spline(1, couplings=1, hidden=(4,))
+    ax = plot.density_curve(flow, plt.figure().add_subplot(), x, column="height")
+    curve = torch.tensor(ax.lines[0].get_xydata())
+    torch.testing.assert_close(
+        curve[:, 1], torch.distributions.Normal(0, 1).log_prob(curve[:, 0]).exp(), atol=1e-5, rtol=0
+    )
+    assert ax.get_xlabel() == "height"
+    assert [p.name for p in plot.save_plots(flow, x, ["height"], history(), tmp_path)] == ["loss.png", "density.png"]
+
+
 def test_importing_leaves_the_backend_of_the_user_alone():
     code = "import matplotlib; matplotlib.use('svg'); import flowstone.plot; assert matplotlib.get_backend() == 'svg'"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -23,6 +23,7 @@ from flowstone.metrics import log_prob
 __all__ = [
     "data_latent_samples",
     "density",
+    "density_curve",
     "layers",
     "limits_of",
     "loss_curve",
@@ -129,7 +130,19 @@ def marginal(x: Tensor | None, samples: Tensor, ax: Axes, *, limits: tuple[float
     return ax
 
 
-def data_latent_samples(flow: Flow, x: Tensor, *, seed: int = 0) -> Figure:
+def density_curve(flow: Flow, ax: Axes, x: Tensor, *, column: str = "x1") -> Axes:
+    """The density of a flow of one feature as a curve, over a histogram of the data."""
+    low, high = _range(x[:, 0], margin=0.15)
+    grid = torch.linspace(low, high, 600)[:, None]
+    bins = torch.linspace(low, high, 61).tolist()
+    ax.hist(x[:, 0].cpu().numpy(), bins=bins, density=True, color=DATA, alpha=0.45, label="data")
+    ax.plot(grid[:, 0], log_prob(flow, grid).exp(), color=SAMPLES, linewidth=1.5, label="learned density")
+    ax.set(xlabel=column, ylabel="density")
+    ax.legend(frameon=False)
+    return ax
+
+
+def data_latent_samples(flow: Flow, x: Tensor, *, columns: Sequence[str] = ("x1", "x2"), seed: int = 0) -> Figure:
     """Data | its latent | samples. Colour is the first coordinate, so one sees where points go."""
     with torch.no_grad():
         latent, _ = flow.to_latent(x[:SHOWN])
@@ -141,6 +154,8 @@ def data_latent_samples(flow: Flow, x: Tensor, *, seed: int = 0) -> Figure:
     points(latent, middle, color=x[:, 0], title="latent z = f(x)", limits=limits_of(_latents(flow, seed)))
     drawn = points(samples, right, color=samples[:, 0], title="samples f⁻¹(z), z ~ prior", limits=limits)
     drawn.collections[0].set_clim(low, high)  # a stray sample does not stretch the colours
+    for ax, names in ((left, columns), (middle, ("z1", "z2")), (right, columns)):
+        ax.set(xlabel=names[0], ylabel=names[1])
     return figure
 
 
@@ -231,8 +246,9 @@ def save_plots(
     entropy: float | None = None,
     seed: int = 0,
 ) -> list[Path]:
-    """All pictures that suit the flow, into ``folder``: the loss curve always; two columns without context: the three
-    panels, the density, the layers; otherwise the pair plot. ``x`` and ``context`` are held-out rows.
+    """All pictures that suit the flow, into ``folder``: the loss curve always; one column without context: its
+    density; two: the three panels, the density, the layers; otherwise the pair plot. ``x`` and
+    ``context`` are rows of data.
     """
     x = x.to(flow.device, flow.dtype)
     context = None if context is None else context.to(flow.device)
@@ -241,10 +257,14 @@ def save_plots(
         figures["loss"], axes = new_figure(1, 1, (6.4, 4.2))
         loss_curve(history, axes[0, 0], entropy=entropy)
     if len(columns) == 2 and context is None:
-        figures["data-latent-samples"] = data_latent_samples(flow, x, seed=seed)
+        figures["data-latent-samples"] = data_latent_samples(flow, x, columns=columns, seed=seed)
         figures["density"], axes = new_figure(1, 1, (6.2, 5.2))
         density(flow, axes[0, 0], limits=limits_of(x), samples=flow.sample(400, seed=seed))
+        axes[0, 0].set(xlabel=columns[0], ylabel=columns[1])
         figures["layers"] = layers(flow, x, seed=seed)
+    elif len(columns) == 1 and context is None:
+        figures["density"], axes = new_figure(1, 1, (6.4, 4.2))
+        density_curve(flow, axes[0, 0], x, column=columns[0])
     else:
         rows = min(len(x), SHOWN)
         given = None if context is None else context[:rows]
