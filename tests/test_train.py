@@ -221,6 +221,13 @@ def test_even_a_training_of_no_time_is_validated():
     assert history.column("step") == [0]
 
 
+def test_a_small_set_is_validated_more_often():
+    settings: dict[str, Any] = {"steps": 100, "batch_size": 32, "progress": False}
+    assert flowstone.fit(small(), torch.randn(200, 2), **settings).column("step") == [20, 40, 60, 80, 100]
+    assert flowstone.fit(small(), torch.randn(12_000, 2), **settings).column("step") == [100]
+    assert flowstone.fit(small(), TOYS["moons"], **settings).column("step") == [100]
+
+
 def test_the_last_steps_are_validated_and_the_flow_is_left_ready_to_use():
     flow = small()
     history = flowstone.fit(flow, TOYS["moons"], steps=25, **QUICK)

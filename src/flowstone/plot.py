@@ -209,8 +209,8 @@ def pair_plot(x: Tensor | None, samples: Tensor, columns: Sequence[str]) -> Figu
             ax.set_ylabel(columns[row], fontsize=8)
     more = f" (the first {count} of {len(columns)} columns)" if count < len(columns) else ""
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
-    title = "samples" if x is None else "data above the diagonal, samples below"
-    figure.suptitle(title + more, x=0.02, ha="left", fontsize=10)
+    title = "samples" if x is None else "data above, samples below"
+    figure.suptitle(title + more, x=0.02, ha="left", fontsize=9)
     return figure
 
 

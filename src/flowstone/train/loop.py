@@ -25,6 +25,7 @@ from flowstone.train.settings import Settings
 __all__ = ["fit"]
 
 SAVE_EVERY = 10.0  # seconds between two writings of the training state
+SMALL_SET, SMALL_EVERY = 10_000, 20  # rows below which a set is small, and steps between its validations
 
 
 def fit(
@@ -42,7 +43,7 @@ def fit(
     clip: float = Settings.clip,
     ema: float = Settings.ema,
     patience: int | None = Settings.patience,
-    validate_every: int = Settings.validate_every,
+    validate_every: int | None = None,
     seed: int = Settings.seed,
     precision: str = Settings.precision,
     schedule: str = Settings.schedule,
@@ -64,7 +65,8 @@ def fit(
         clip: the largest norm of the gradient.
         ema: decay of the average of weights, per step; 0 for none.
         patience: validations without improvement after which training stops; None for never.
-        validate_every: steps between two validations.
+        validate_every: steps between two validations; None is 100, or 20 for a fixed set of fewer than 10,000 rows,
+            which is soon learned by heart.
         seed: of the batches and of the held-out rows. On the CPU the same seed gives the same weights, bit for bit.
         precision: ``"bf16"`` runs the conditioner nets in bfloat16; the flow's own arithmetic stays as it is.
         schedule: ``"constant"`` keeps the rate after the warm-up instead of lowering it.
@@ -83,6 +85,12 @@ def fit(
     >>> history.stopped
     'finished'
     """
+    device = flow.device
+    resume = None if resume is None else Path(resume)
+    held_out = None if validation is None else Rows(validation, validation_context)
+    rows, held_out = hold_out(data, context, held_out, seed)
+    if validate_every is None:
+        validate_every = SMALL_EVERY if isinstance(rows, Rows) and len(rows) < SMALL_SET else Settings.validate_every
     settings = Settings(
         steps=steps,
         minutes=minutes,
@@ -97,10 +105,6 @@ def fit(
         precision=precision,
         schedule=schedule,
     )
-    device = flow.device
-    resume = None if resume is None else Path(resume)
-    held_out = None if validation is None else Rows(validation, validation_context)
-    rows, held_out = hold_out(data, context, held_out, seed)
     if isinstance(rows, Rows):
         batches = FixedBatches(rows.to(device), batch_size, seed)
     else:

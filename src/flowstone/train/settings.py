@@ -22,7 +22,7 @@ class Settings:
     warmup: float = 0.02
     clip: float = 5.0
     ema: float = 0.99
-    patience: int | None = 20
+    patience: int | None = 30
     validate_every: int = 100
     seed: int = 0
     precision: str = "fp32"
