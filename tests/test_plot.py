@@ -84,6 +84,14 @@ def test_one_column_is_drawn_as_a_curve_over_a_histogram(tmp_path):
     assert [p.name for p in plot.save_plots(flow, x, ["height"], history(), tmp_path)] == ["loss.png", "density.png"]
 
 
+def test_a_density_of_very_small_numbers_can_be_drawn():
+    frame = ((0.0, 1.0), (0.0, 1.0))
+    for level in (-40.0, -1e4):  # the second is zero in float32, all over the frame
+        figure = plt.figure()
+        plot.density(lambda x, level=level: level - x.square().sum(-1), figure.add_subplot(), limits=frame, grid=20)
+        figure.canvas.draw()
+
+
 def test_importing_leaves_the_backend_of_the_user_alone():
     code = "import matplotlib; matplotlib.use('svg'); import flowstone.plot; assert matplotlib.get_backend() == 'svg'"
     subprocess.run([sys.executable, "-c", code], check=True)

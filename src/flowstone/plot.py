@@ -106,11 +106,11 @@ def density(
     values = log_prob(log_density, where) if isinstance(log_density, Flow) else log_density(where)
     values = values.exp().reshape(grid, grid)
     # Bright edges of a density would hide the rest: levels follow the values themselves, not their range.
-    highest = peak or max(values.flatten().sort().values[int(0.998 * values.numel())].item(), 1e-300)
-    levels = torch.linspace(0, highest, 25).tolist()
+    highest = peak or max(values.flatten().sort().values[int(0.998 * values.numel())].item(), 1e-30)
+    levels = np.linspace(0, highest, 25)  # in float64: a density in large units is a very small number
     filled = ax.contourf(across, up, values.clamp_max(highest), levels=levels, cmap="viridis")
     if peak is None:
-        ax.figure.colorbar(filled, ax=ax, fraction=0.046, pad=0.04, label="density", format="%.2f")
+        ax.figure.colorbar(filled, ax=ax, fraction=0.046, pad=0.04, label="density", format="%.2g")
     if samples is not None:
         ax.scatter(*samples[:400].cpu().T, s=2, color="white", alpha=0.7, linewidths=0)
     ax.set(xlim=(left, right), ylim=(bottom, top), aspect=_aspect(limits), title="density and samples")

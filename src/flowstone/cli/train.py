@@ -193,7 +193,8 @@ class _Job:
                 flow, shown.x, dataset.columns, history, self.run.plots, context=shown.context, entropy=dataset.entropy
             )  # fmt: skip
         print_metrics(metrics, say)
-        say(f"pictures: {self.run.folder / 'plots'}" if plots else "")
+        if plots:
+            say(f"pictures: {self.run.folder / 'plots'}")
 
 
 _EXTRA = ("columns", "context_columns", "data", "training", "request")
