@@ -38,7 +38,8 @@ def leave_folder(namespace: dict) -> None:
     namespace["folder"].cleanup()
 
 
-docstrings = Sybil(parsers=[DocTestParser()], patterns=["src/**/*.py"])
+# Each file by its path: in Sybil, src/**/*.py is one folder deep.
+docstrings = Sybil(parsers=[DocTestParser()], patterns=[str(path.relative_to(ROOT)) for path in ROOT.glob("src/**/*.py")])
 documents = Sybil(
     parsers=[PythonCodeBlockParser(), CodeBlockParser("sh", run_shell)],
     patterns=["README.md", "docs/*.md"],

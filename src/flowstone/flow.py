@@ -114,7 +114,7 @@ class Flow(nn.Module):
                 None if context is None else context[torch.arange(rows.start, rows.stop, device=context.device) % batch]
             )
             conditioning = self._conditioning(result[rows], part)
-            z = self.prior.sample(rows.stop - rows.start, conditioning, generator)
+            z = self.prior.sample(rows.stop - rows.start, part, generator)
             result[rows], _ = self.bijection.inverse(z * temperature, conditioning)
         return result if context is None else result.unflatten(0, (n, batch))
 
@@ -123,12 +123,15 @@ class Flow(nn.Module):
         """Set what depends on data (standardisation, data-dependent layers) from one large batch; ``fit`` does."""
         if self.standardize_context is not None and context is not None:
             self.standardize_context.initialize(context)
-        self.bijection.initialize(x, self._conditioning(x, context))
+        conditioning = self._conditioning(x, context)
+        self.bijection.initialize(x, conditioning)
+        if type(self.prior).initialize is not Prior.initialize:
+            self.prior.initialize(self.bijection(x, conditioning)[0], context)
 
     def _log_prob(self, x: Tensor, context: Tensor | None) -> Tensor:
         conditioning = self._conditioning(x, context)
         z, log_det = self.bijection(x, conditioning)
-        return self.prior.log_prob(z, conditioning) + log_det
+        return self.prior.log_prob(z, context) + log_det
 
     def _conditioning(self, value: Tensor, context: Tensor | None) -> Tensor | None:
         """Check both shapes; the context as the bijections want it."""

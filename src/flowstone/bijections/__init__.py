@@ -1,24 +1,46 @@
 """Bijections: invertible maps data → latent with their log-determinants. One concept a file."""
 
+from flowstone.bijections.autoregressive import Autoregressive
 from flowstone.bijections.base import Bijection, Chain, Inverse
 from flowstone.bijections.coupling import Coupling
-from flowstone.bijections.linear import Permutation
-from flowstone.bijections.pointwise import LeakyReLU, Scaling
-from flowstone.bijections.preprocess import Standardize
+from flowstone.bijections.dequantize import Dequantize
+from flowstone.bijections.domain import Interval, Logit, Positive
+from flowstone.bijections.linear import Householder, InvertibleConv1x1, LULinear, Permutation
+from flowstone.bijections.mixture_cdf import LogisticMixtureCDF
+from flowstone.bijections.multiscale import MultiScale, Squeeze, checkerboard
+from flowstone.bijections.normalization import ActNorm, BatchNorm
+from flowstone.bijections.pointwise import LeakyReLU, LogTails, Scaling
+from flowstone.bijections.preprocess import Standardize, Whiten
 from flowstone.bijections.spline import RQSpline
 from flowstone.bijections.univariate import Additive, Affine, Univariate
 
 __all__ = [
+    "ActNorm",
     "Additive",
     "Affine",
+    "Autoregressive",
+    "BatchNorm",
     "Bijection",
     "Chain",
     "Coupling",
+    "Dequantize",
+    "Householder",
+    "Interval",
     "Inverse",
+    "InvertibleConv1x1",
+    "LULinear",
     "LeakyReLU",
+    "LogTails",
+    "LogisticMixtureCDF",
+    "Logit",
+    "MultiScale",
     "Permutation",
+    "Positive",
     "RQSpline",
     "Scaling",
+    "Squeeze",
     "Standardize",
     "Univariate",
+    "Whiten",
+    "checkerboard",
 ]

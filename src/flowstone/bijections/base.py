@@ -24,7 +24,7 @@ class Bijection(nn.Module, ABC):
     - ``forward(x, context)`` returns ``(z, log_det)``: z like x, log_det of shape ``(batch,)`` = log|det dz/dx|;
     - ``inverse(z, context)`` returns ``(x, log_det)``: log_det of shape ``(batch,)`` = log|det dx/dz|;
     - the two undo each other, and their log-dets cancel;
-    - row i of the result depends on row i of the input alone;
+    - row i of the result depends on row i of the input alone (``BatchNorm`` in training is the one exception);
     - it holds no network of its own making: a network is given to it.
 
     A subclass is final: wrap it, do not override it.
@@ -41,6 +41,14 @@ class Bijection(nn.Module, ABC):
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Set what depends on data (means, scales) from one large batch. Most bijections have nothing to set."""
         del x, context
+
+    def latent_shape(self, event_shape: torch.Size) -> torch.Size:
+        """Shape of one z, given that of one x: the same, but for what squeezes or flattens images."""
+        return event_shape
+
+    def event_shape(self, latent_shape: torch.Size) -> torch.Size:
+        """Shape of one x, given that of one z."""
+        return latent_shape
 
 
 class Chain(Bijection):
@@ -85,6 +93,12 @@ class Chain(Bijection):
             if link is not links[-1]:
                 x, _ = link(x, context)
 
+    def latent_shape(self, event_shape: torch.Size) -> torch.Size:
+        return reduce(lambda shape, link: cast(Bijection, link).latent_shape(shape), self.links, event_shape)
+
+    def event_shape(self, latent_shape: torch.Size) -> torch.Size:
+        return reduce(lambda shape, link: cast(Bijection, link).event_shape(shape), reversed(self.links), latent_shape)
+
 
 class Inverse(Bijection):
     """The same map with its directions swapped: ``forward`` of the new one is ``inverse`` of the old one.
@@ -108,3 +122,9 @@ class Inverse(Bijection):
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         self.bijection.initialize(self.bijection.inverse(x, context)[0], context)
+
+    def latent_shape(self, event_shape: torch.Size) -> torch.Size:
+        return self.bijection.event_shape(event_shape)
+
+    def event_shape(self, latent_shape: torch.Size) -> torch.Size:
+        return self.bijection.latent_shape(latent_shape)

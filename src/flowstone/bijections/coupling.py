@@ -15,13 +15,14 @@ class Coupling(Bijection):
     $$ z = (a,\; \tau(b;\, \theta(a, c))), \qquad \log|\det| = \sum_i \log \tau'(b_i) $$
 
     a is the first ``features // 2`` features, b the rest; ``swap=True`` exchanges their roles. With one feature nothing
-    is kept and the net sees the context alone.
+    is kept and the net sees the context alone. Of images ``(batch, channels, height, width)`` it is the channels that
+    are split; ``checkerboard`` makes channels of the colours of a checkerboard.
 
     Args:
-        features: number of features D.
+        features: number of features D, of images: channels.
         transform: the univariate transform τ.
-        net: the conditioner, ``(kept (batch, kept), context) -> (batch, moved * transform.parameters_per_feature)``;
-            ``Coupling.sizes`` tells ``kept`` and ``moved``.
+        net: the conditioner, ``((batch, kept, …), context) -> (batch, moved * transform.parameters_per_feature, …)``,
+            the parameters of one feature next to each other; ``Coupling.sizes`` tells ``kept`` and ``moved``.
 
     >>> import torch
     >>> from flowstone.bijections import Additive, Coupling
@@ -54,7 +55,7 @@ class Coupling(Bijection):
     def _move(self, value: Tensor, context: Tensor | None, transform) -> tuple[Tensor, Tensor]:
         head, tail = value[:, : self.first], value[:, self.first :]
         kept, moving = (tail, head) if self.swap else (head, tail)
-        parameters = self.net(kept, context).unflatten(-1, (moving.shape[-1], self.transform.parameters_per_feature))
-        moved, log_slope = transform(moving, parameters)
+        parameters = self.net(kept, context).unflatten(1, (moving.shape[1], self.transform.parameters_per_feature))
+        moved, log_slope = transform(moving, parameters.movedim(2, -1))
         halves = (moved, kept) if self.swap else (kept, moved)
-        return torch.cat(halves, -1), log_slope.sum(-1)
+        return torch.cat(halves, 1), log_slope.flatten(1).sum(-1)

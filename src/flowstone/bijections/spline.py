@@ -1,4 +1,4 @@
-"""The monotonic rational-quadratic spline with linear tails."""
+"""The monotonic rational-quadratic spline, with linear tails or on a circle."""
 
 import math
 
@@ -23,6 +23,9 @@ class RQSpline(Univariate):
     Parameters per feature: K raw widths, K raw heights, K - 1 raw inner slopes, K = ``bins``; zeros give the identity.
     No bin is narrower than ``min_size`` of the interval and no slope below ``min_slope``, so the inverse stays exact.
 
+    ``circular=True`` is for angles: -B and B are the same point, what lies outside is wrapped, the slope at the seam is
+    free and the same from both sides, and one more parameter turns the circle (Rezende et al. 2020): 3K + 1 parameters.
+
     >>> import torch
     >>> spline = RQSpline(bins=4, bound=2.0)
     >>> z, log_slope = spline(torch.tensor([[0.5, 7.0]]), torch.zeros(1, 2, spline.parameters_per_feature))
@@ -30,7 +33,15 @@ class RQSpline(Univariate):
     (tensor([[0.5000, 7.0000]]), True)
     """
 
-    def __init__(self, *, bins: int = 8, bound: float = 3.0, min_size: float = 1e-3, min_slope: float = 1e-3) -> None:
+    def __init__(
+        self,
+        *,
+        bins: int = 8,
+        bound: float = 3.0,
+        circular: bool = False,
+        min_size: float = 1e-3,
+        min_slope: float = 1e-3,
+    ) -> None:
         super().__init__()
         if bins < 2 or bins * min_size >= 1:
             raise SettingError(f"bins={bins} must be at least 2 and below 1/min_size = {1 / min_size:.0f}")
@@ -40,21 +51,32 @@ class RQSpline(Univariate):
         self.bound = bound
         self.min_size = min_size
         self.min_slope = min_slope
-        self.parameters_per_feature = 3 * bins - 1
+        self.circular = circular
+        self.parameters_per_feature = 3 * bins + 1 if circular else 3 * bins - 1
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        inside = x.clamp(-self.bound, self.bound)
+        inside = self._wrap(x) if self.circular else x.clamp(-self.bound, self.bound)
         (left, bottom), (width, height), slopes = self._bin(inside, parameters, axis=0)
         rise, log_slope = self._segment((inside - left) / width, height / width, slopes)
+        z = bottom + height * rise
+        if self.circular:
+            return self._wrap(z + self._turn(parameters)), log_slope
         # Beyond the bound the clamped part is constant and the remainder has slope 1: no branch, so no NaN gradient.
-        return bottom + height * rise + (x - inside), log_slope
+        return z + (x - inside), log_slope
 
     def inverse(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        inside = z.clamp(-self.bound, self.bound)
+        inside = self._wrap(z - self._turn(parameters)) if self.circular else z.clamp(-self.bound, self.bound)
         (left, bottom), (width, height), slopes = self._bin(inside, parameters, axis=1)
         xi = self._solve((inside - bottom) / height, height / width, slopes)
         _, log_slope = self._segment(xi, height / width, slopes)
-        return left + width * xi + (z - inside), -log_slope
+        x = left + width * xi
+        return x if self.circular else x + (z - inside), -log_slope
+
+    def _turn(self, parameters: Tensor) -> Tensor:
+        return self.bound * parameters[..., -1]
+
+    def _wrap(self, value: Tensor) -> Tensor:
+        return torch.remainder(value + self.bound, 2 * self.bound) - self.bound
 
     def _knots(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Edges ``(2, K + 1, …)``, x above y, and slopes ``(K + 1, …)``: knots first, for then every operation
@@ -66,7 +88,9 @@ class RQSpline(Univariate):
         end = torch.full_like(sizes[:, :1], self.bound)
         edges = torch.cat((-end, sizes[:, :-1].cumsum(1) - self.bound, end), 1)
         unit = math.log(math.expm1(1 - self.min_slope))  # softplus(unit) + min_slope = 1: a zero parameter is slope 1
-        slopes = self.min_slope + F.softplus(parameters[2 * self.bins :] + unit)
+        slopes = self.min_slope + F.softplus(parameters[2 * self.bins : 3 * self.bins] + unit)
+        if self.circular:
+            return edges, torch.cat((slopes, slopes[:1]))
         one = torch.ones_like(slopes[:1])
         return edges, torch.cat((one, slopes, one))
 

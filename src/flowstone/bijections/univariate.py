@@ -2,22 +2,29 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from flowstone.errors import UnknownNameError
 
-__all__ = ["Additive", "Affine", "Univariate"]
+__all__ = ["Additive", "Affine", "Univariate", "soft_clamp"]
+
+
+def soft_clamp(raw: Tensor, limit: float) -> Tensor:
+    r"""$\tfrac{2c}{\pi} \arctan \tfrac{\pi r}{2c}$: slope 1 at 0, never beyond ±c (Ardizzone et al. 2019)."""
+    cap = 2 * limit / math.pi
+    return cap * (raw / cap).atan()
 
 
 class Univariate(nn.Module, ABC):
     """An increasing map of each feature on its own, given its parameters.
 
-    For x of shape ``(batch, features)`` and parameters of shape ``(batch, features, parameters_per_feature)``,
+    For x of shape ``(batch, *event)`` and parameters of shape ``(batch, *event, parameters_per_feature)``,
     ``forward`` (data → latent) returns ``(z, log_slope)`` and ``inverse`` (latent → data) ``(x, log_slope)``,
-    every one of shape ``(batch, features)``; log_slope is the log-derivative of the call's own output with
-    respect to its own input. Parameters that are all zero make it the identity.
+    every one of the shape of x; log_slope is the log-derivative of the call's own output with respect to its own
+    input. Parameters that are all zero make it the identity.
     """
 
     parameters_per_feature: int
@@ -54,7 +61,9 @@ class Affine(Univariate):
     ``bound`` says how the net's number r becomes s; neither way clips a gradient:
 
     - ``"tanh"``: $s = a \tanh r$ with a learned factor a per feature, 1 at the start (section 4.1 of the paper);
-    - ``"soft"``: $s = \tfrac{2c}{\pi} \arctan \tfrac{\pi r}{2c}$, a soft clamp to ±``limit`` (Ardizzone et al. 2019).
+    - ``"soft"``: a soft clamp to ±``limit``, for which nothing is learned outside the net.
+
+    ``features`` is how many features it moves; of images, ``(channels, 1, 1)``.
 
     >>> import torch
     >>> z, log_slope = Affine(1, bound="soft")(torch.tensor([[2.0]]), torch.tensor([[[0.0, 1.0]]]))
@@ -64,20 +73,20 @@ class Affine(Univariate):
 
     parameters_per_feature = 2
 
-    def __init__(self, features: int, *, bound: str = "tanh", limit: float = 3.0) -> None:
+    def __init__(self, features: int | Sequence[int], *, bound: str = "tanh", limit: float = 3.0) -> None:
         super().__init__()
         if bound not in ("tanh", "soft"):
             raise UnknownNameError("bound of the log-scale", bound, ("tanh", "soft"))
         self.bound = bound
         self.limit = limit
-        self.factor = nn.Parameter(torch.ones(features)) if bound == "tanh" else None
+        shape = (features,) if isinstance(features, int) else tuple(features)
+        self.factor = nn.Parameter(torch.ones(shape)) if bound == "tanh" else None
 
     def _scale_and_shift(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         raw, shift = parameters.unbind(-1)
         if self.factor is not None:
             return self.factor * raw.tanh(), shift
-        cap = 2 * self.limit / math.pi
-        return cap * (raw / cap).atan(), shift
+        return soft_clamp(raw, self.limit), shift
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         log_scale, shift = self._scale_and_shift(parameters)

@@ -1,5 +1,7 @@
 """Conditioners: ordinary networks that know nothing of flows."""
 
+from flowstone.nets.conv import ConvNet
+from flowstone.nets.made import MADE
 from flowstone.nets.mlp import MLP, Parallel
 
-__all__ = ["MLP", "Parallel"]
+__all__ = ["MADE", "MLP", "ConvNet", "Parallel"]

@@ -62,7 +62,7 @@ class MLP(nn.Module):
 
 
 class Parallel(nn.Module):
-    """Several nets on the same input, outputs interleaved: n nets of ``features`` outputs → ``(batch, features * n)``.
+    """Several nets on one input, outputs interleaved: n nets of ``features`` outputs → ``(batch, features * n, …)``.
 
     With two nets this is RealNVP with separate s and t.
     """
@@ -72,4 +72,4 @@ class Parallel(nn.Module):
         self.nets = nn.ModuleList(nets)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return torch.stack([net(x, context) for net in self.nets], -1).flatten(-2)
+        return torch.stack([net(x, context) for net in self.nets], 2).flatten(1, 2)

@@ -1,0 +1,140 @@
+"""Images: pixels to channels, colours of a checkerboard, and several scales with one flat latent."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from flowstone.bijections.base import Bijection, Chain, Inverse
+from flowstone.errors import SettingError, ShapeError
+
+__all__ = ["MultiScale", "Squeeze", "checkerboard"]
+
+
+class Squeeze(Bijection):
+    r"""Every 2x2 square of pixels becomes four channels: ``(C, H, W)`` → ``(4C, H/2, W/2)``; log-det 0.
+
+    ``order="channel"``: the four pixels of a channel side by side, row by row. ``order="checkerboard"``: the first half
+    of the new channels holds one colour of a checkerboard (the pixels whose row and column are both even or both odd),
+    of all channels, the second half the other: RealNVP's ordered squeeze (Dinh et al. 2016, sections 3.4 and 3.6).
+
+    >>> import torch
+    >>> Squeeze(order="checkerboard")(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]))[0].flatten().tolist()
+    [1.0, 4.0, 2.0, 3.0]
+    """
+
+    def __init__(self, *, order: str = "channel") -> None:
+        super().__init__()
+        if order not in ("channel", "checkerboard"):
+            raise SettingError(f"order={order!r} is neither 'channel' nor 'checkerboard'")
+        self.order = order
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        channels, height, width = self.latent_shape(x.shape[1:])
+        squares = x.reshape(len(x), channels // 4, height, 2, width, 2)
+        z = squares.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+        if self.order == "checkerboard":
+            z = z.unflatten(1, (-1, 4))  # of each channel the pixels 00, 01, 10, 11
+            z = torch.cat((z[:, :, ::3].flatten(1, 2), z[:, :, 1:3].flatten(1, 2)), 1)
+        return z, x.new_zeros(x.shape[0])
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if self.order == "checkerboard":
+            (a, d), (b, c) = (half.unflatten(1, (-1, 2)).unbind(2) for half in z.chunk(2, 1))
+            z = torch.stack((a, b, c, d), 2).flatten(1, 2)
+        channels, height, width = self.event_shape(z.shape[1:])
+        squares = z.unflatten(1, (channels, 2, 2)).permute(0, 1, 4, 2, 5, 3)
+        return squares.reshape(len(z), channels, height, width), z.new_zeros(z.shape[0])
+
+    def latent_shape(self, event_shape: torch.Size) -> torch.Size:
+        if len(event_shape) != 3 or event_shape[1] % 2 or event_shape[2] % 2:
+            raise ShapeError(f"cannot squeeze shape {tuple(event_shape)}: it takes images of even height and width")
+        channels, height, width = event_shape
+        return torch.Size((4 * channels, height // 2, width // 2))
+
+    def event_shape(self, latent_shape: torch.Size) -> torch.Size:
+        channels, height, width = latent_shape
+        return torch.Size((channels // 4, 2 * height, 2 * width))
+
+
+def checkerboard(bijection: Bijection) -> Chain:
+    """``bijection`` on the squeezed image whose first half of channels is one colour of a checkerboard.
+
+    With a ``Coupling`` of 4C channels this is RealNVP's checkerboard coupling: nothing is masked, so nothing is wasted.
+
+    >>> import torch
+    >>> from flowstone.bijections import Permutation
+    >>> swap = checkerboard(Permutation(torch.tensor([2, 3, 0, 1])))
+    >>> swap(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]))[0].flatten().tolist()
+    [2.0, 1.0, 4.0, 3.0]
+    """
+    return Chain(Squeeze(order="checkerboard"), bijection, Inverse(Squeeze(order="checkerboard")))
+
+
+class MultiScale(Bijection):
+    r"""Scales one after the other; after each but the last, half of the channels is done and leaves (Dinh et al. 2016).
+
+    $$ (z^{(i+1)}, h^{(i+1)}) = f^{(i+1)}(h^{(i)}), \qquad z^{(L)} = f^{(L)}(h^{(L-1)}), \qquad
+       z = (z^{(1)}, \dots, z^{(L)}) $$
+
+    The first half of a scale's channels goes on as h, the second half leaves as z; z comes back flat, ``(batch, D)``,
+    the first to leave (the finest) first, so that priors stay plain.
+
+    Args:
+        event_shape: ``(channels, height, width)`` of one x.
+        scales: a bijection each, which may squeeze.
+
+    >>> import torch
+    >>> MultiScale((1, 4, 4), [Squeeze(), Squeeze()])(torch.zeros(2, 1, 4, 4))[0].shape
+    torch.Size([2, 16])
+    """
+
+    def __init__(self, event_shape: Sequence[int], scales: Sequence[Bijection]) -> None:
+        super().__init__()
+        if not scales:
+            raise SettingError("MultiScale needs at least one scale")
+        self.image = torch.Size(event_shape)
+        self.scales = nn.ModuleList(scales)
+        self.leaving: list[torch.Size] = []  # the shapes of what leaves after each scale
+        shape = self.image
+        for index, scale in enumerate(scales):
+            channels, height, width = shape = scale.latent_shape(shape)
+            if index + 1 < len(scales):
+                if channels % 2:
+                    raise SettingError(f"scale {index + 1} ends with {channels} channels, which cannot be halved")
+                shape = torch.Size((channels // 2, height, width))
+            self.leaving.append(shape)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        done, log_det = [], x.new_zeros(x.shape[0])
+        for scale in self.scales:
+            x, part = scale(x, context)
+            log_det = log_det + part
+            if scale is not self.scales[-1]:
+                x, leaving = x.chunk(2, 1)
+                done.append(leaving.flatten(1))
+        return torch.cat((*done, x.flatten(1)), 1), log_det
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        parts = z.split([shape.numel() for shape in self.leaving], 1)
+        x, log_det = parts[-1].unflatten(1, self.leaving[-1]), z.new_zeros(z.shape[0])
+        for index in reversed(range(len(self.scales))):
+            if index + 1 < len(self.scales):
+                x = torch.cat((x, parts[index].unflatten(1, self.leaving[index])), 1)
+            x, part = cast(Bijection, self.scales[index]).inverse(x, context)
+            log_det = log_det + part
+        return x, log_det
+
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+        for scale in self.scales:
+            cast(Bijection, scale).initialize(x, context)
+            x = scale(x, context)[0].chunk(2, 1)[0]
+
+    def latent_shape(self, event_shape: torch.Size) -> torch.Size:
+        if event_shape != self.image:
+            raise ShapeError(f"this flow is for images of shape {tuple(self.image)}, got {tuple(event_shape)}")
+        return torch.Size((self.image.numel(),))
+
+    def event_shape(self, latent_shape: torch.Size) -> torch.Size:
+        return self.image

@@ -1,0 +1,129 @@
+"""Normalization as layers of a flow: by what the first batch showed (ActNorm), or by running averages (BatchNorm)."""
+
+import torch
+from torch import Tensor, nn
+
+from flowstone.bijections.base import Bijection
+from flowstone.errors import SettingError
+
+__all__ = ["ActNorm", "BatchNorm"]
+
+
+class ActNorm(Bijection):
+    r"""A learned scale and shift per feature, set once so that its output starts with mean 0 and deviation 1.
+
+    $$ z = (x - b) \odot e^{s}, \qquad \log|\det| = \sum_i s_i \;(\cdot\; \text{height} \cdot \text{width}) $$
+
+    Of images ``(batch, channels, height, width)`` there is one scale and shift a channel (Kingma and Dhariwal 2018,
+    section 3.1). ``initialize`` sets it, once; that it did is saved with the weights.
+
+    >>> import torch
+    >>> layer = ActNorm(1)
+    >>> layer.initialize(torch.tensor([[1.0], [3.0]]))
+    >>> layer(torch.tensor([[3.0]]))[0]
+    tensor([[1.]], grad_fn=<MulBackward0>)
+    """
+
+    initialized: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(features))
+        self.log_scale = nn.Parameter(torch.zeros(features))
+        self.register_buffer("initialized", torch.tensor(False))
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+        if self.initialized:
+            return
+        variance, mean = _moments(x.double())
+        self.shift.copy_(mean)
+        self.log_scale.copy_(-0.5 * variance.clamp_min(1e-12).log())  # a feature that does not vary stays finite
+        self.initialized.fill_(True)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        scale, shift = (_along(part, x) for part in (self.log_scale.exp(), self.shift))
+        return (x - shift) * scale, _everywhere(self.log_scale, x)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        scale, shift = (_along(part, z) for part in ((-self.log_scale).exp(), self.shift))
+        return z * scale + shift, -_everywhere(self.log_scale, z)
+
+
+class BatchNorm(Bijection):
+    r"""RealNVP's batch normalization: no learned scale, its log-det counted (Dinh et al. 2016, 3.7, appendix E).
+
+    $$ z = \frac{x - \tilde\mu}{\sqrt{\tilde\sigma^2 + \epsilon}}, \qquad
+       \log|\det| = -\tfrac12 \sum_i \log(\tilde\sigma_i^2 + \epsilon) \;(\cdot\; \text{height} \cdot \text{width}) $$
+
+    In training, ``statistics="running"`` (the paper's appendix E) normalizes by the running average with this batch
+    already in it, $\tilde\mu \leftarrow (1-\rho)\tilde\mu + \rho\hat\mu$, through which the gradient flows;
+    ``"batch"`` normalizes by the batch alone. In evaluation, and in the inverse always, it is the running average.
+    Until it has seen a batch it is the identity. Variances are biased ones. ``initialize`` sets the averages from data.
+
+    Args:
+        features: number of features, of images: channels.
+        momentum: ρ, the weight of the newest batch.
+        eps: ε.
+        statistics: ``"running"`` or ``"batch"``.
+
+    >>> import torch
+    >>> layer = BatchNorm(2)
+    >>> layer.eval()(torch.tensor([[3.0, 4.0]]))[0]
+    tensor([[3., 4.]])
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, features: int, *, momentum: float = 0.1, eps: float = 1e-4, statistics: str = "running") -> None:
+        super().__init__()
+        if statistics not in ("running", "batch"):
+            raise SettingError(f"statistics={statistics!r} is neither 'running' nor 'batch'")
+        if not 0 < momentum <= 1:
+            raise SettingError(f"momentum={momentum} must be above 0 and at most 1")
+        self.momentum, self.eps, self.statistics = momentum, eps, statistics
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("variance", torch.full((features,), 1 - eps))  # with ε: exactly 1, the identity
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+        variance, mean = _moments(x.double())
+        self.mean.copy_(mean)
+        self.variance.copy_(variance)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if not self.training:
+            return self._normalize(x, self.mean, self.variance)
+        batch_variance, batch_mean = _moments(x)
+        mean = torch.lerp(self.mean, batch_mean, self.momentum)
+        variance = torch.lerp(self.variance, batch_variance, self.momentum)
+        with torch.no_grad():
+            self.mean.copy_(mean)
+            self.variance.copy_(variance)
+        if self.statistics == "batch":
+            return self._normalize(x, batch_mean, batch_variance)
+        return self._normalize(x, mean, variance)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        deviation = (self.variance + self.eps).sqrt()
+        return z * _along(deviation, z) + _along(self.mean, z), _everywhere(deviation.log(), z)
+
+    def _normalize(self, x: Tensor, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        deviation = (variance + self.eps).sqrt()
+        return (x - _along(mean, x)) / _along(deviation, x), -_everywhere(deviation.log(), x)
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Biased variance and mean of each feature (channel)."""
+    return torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)
+
+
+def _along(vector: Tensor, x: Tensor) -> Tensor:
+    """One number a feature (channel), shaped to meet x."""
+    return vector.reshape(-1, *(1 for _ in x.shape[2:]))
+
+
+def _everywhere(log_scale: Tensor, x: Tensor) -> Tensor:
+    """The log-det of one scale a feature (channel), applied at every place of x."""
+    return (x.shape[2:].numel() * log_scale.sum()).expand(x.shape[0])

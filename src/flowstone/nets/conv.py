@@ -1,0 +1,49 @@
+"""Convolutional conditioners for images."""
+
+import torch
+from torch import Tensor, nn
+
+from flowstone.errors import UnknownNameError
+from flowstone.nets.mlp import ACTIVATIONS
+
+__all__ = ["ConvNet"]
+
+
+class ConvNet(nn.Module):
+    """Glow's conditioner: a 3x3, a 1x1 and a 3x3 convolution, the last one zero at the start.
+
+    ``(batch, in_channels, height, width)`` → ``(batch, out_channels, height, width)``; a context ``(batch,
+    context_features)`` is more channels, the same at every pixel (Kingma and Dhariwal 2018, appendix B).
+
+    >>> import torch
+    >>> ConvNet(2, 3, hidden=16)(torch.randn(5, 2, 4, 4)).shape
+    torch.Size([5, 3, 4, 4])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        hidden: int = 64,
+        context_features: int = 0,
+        activation: str = "relu",
+    ) -> None:
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise UnknownNameError("activation", activation, ACTIVATIONS)
+        self.layers = nn.Sequential(
+            nn.Conv2d(in_channels + context_features, hidden, 3, padding=1),
+            ACTIVATIONS[activation](),
+            nn.Conv2d(hidden, hidden, 1),
+            ACTIVATIONS[activation](),
+        )
+        self.output = nn.Conv2d(hidden, out_channels, 3, padding=1)
+        nn.init.zeros_(self.output.weight)
+        assert self.output.bias is not None
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        if context is not None:
+            x = torch.cat((x, context[:, :, None, None].expand(-1, -1, *x.shape[2:])), 1)
+        return self.output(self.layers(x))

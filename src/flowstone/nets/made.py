@@ -1,0 +1,84 @@
+"""Masked conditioners for autoregressive layers."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flowstone.errors import SettingError, UnknownNameError
+from flowstone.nets.mlp import ACTIVATIONS
+
+__all__ = ["MADE", "MaskedLinear"]
+
+
+class MaskedLinear(nn.Linear):
+    """A linear layer in which an output sees the inputs of lower degree (``strict``), or of lower and equal degree.
+
+    >>> import torch
+    >>> layer = MaskedLinear(torch.tensor([1, 2]), torch.tensor([1, 2]), strict=True)
+    >>> layer.mask.tolist()
+    [[False, False], [True, False]]
+    """
+
+    mask: Tensor
+
+    def __init__(self, inputs: Tensor, outputs: Tensor, *, strict: bool = False) -> None:
+        super().__init__(len(inputs), len(outputs))
+        mask = outputs[:, None] > inputs if strict else outputs[:, None] >= inputs
+        self.register_buffer("mask", mask, persistent=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, self.weight * self.mask, self.bias)
+
+
+class MADE(nn.Module):
+    """A masked multilayer perceptron: the outputs of feature i follow from features before i, and from the context.
+
+    ``(batch, features)`` → ``(batch, features * outputs)``, the outputs of one feature next to each other (Germain et
+    al. 2015). Features have degrees 1 … D, hidden units 0 … D - 1, context 0: a unit of degree 0 sees the context
+    alone, so that the first feature is conditioned, too. With ``residual`` every hidden layer but the first is added to
+    the one before it (ResMADE; Durkan and Nash 2019). The output starts at zero, so that the flow around it starts as
+    the identity.
+
+    >>> import torch
+    >>> net = MADE(3, 2, hidden=(16, 16))
+    >>> _ = torch.nn.init.ones_(net.output.weight)
+    >>> x = torch.randn(1, 3)
+    >>> bool((net(x) == net(x * torch.tensor([1.0, 1.0, 0.0]))).all())  # nothing follows from the last
+    True
+    """
+
+    def __init__(
+        self,
+        features: int,
+        outputs: int,
+        *,
+        hidden: Sequence[int] = (128, 128),
+        context_features: int = 0,
+        activation: str = "relu",
+        residual: bool = False,
+    ) -> None:
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise UnknownNameError("activation", activation, ACTIVATIONS)
+        if residual and len(set(hidden)) > 1:
+            raise SettingError(f"hidden={tuple(hidden)}: residual layers are all of one width")
+        own = torch.arange(1, features + 1)
+        seen = torch.cat((own, torch.zeros(context_features, dtype=torch.long)))
+        units = [torch.arange(width) * features // width for width in hidden]  # degrees 0 … D - 1, in equal parts
+        self.residual = residual
+        self.layers = nn.ModuleList(MaskedLinear(a, b) for a, b in pairwise([seen, *units]))
+        self.activation = ACTIVATIONS[activation]()
+        self.output = MaskedLinear(units[-1] if units else seen, own.repeat_interleave(outputs), strict=True)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        if context is not None:
+            x = torch.cat((x, context), -1)
+        for index, layer in enumerate(self.layers):
+            moved = self.activation(layer(x))
+            x = x + moved if self.residual and index else moved
+        return self.output(x)

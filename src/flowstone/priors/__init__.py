@@ -1,0 +1,19 @@
+"""Priors: the distribution of the latent z."""
+
+from collections.abc import Sequence
+
+from flowstone.errors import UnknownNameError
+from flowstone.priors.base import Prior
+from flowstone.priors.mixture import GaussianMixture
+from flowstone.priors.simple import Logistic, StandardNormal, StudentT, Uniform
+
+__all__ = ["PRIORS", "GaussianMixture", "Logistic", "Prior", "StandardNormal", "StudentT", "Uniform", "make_prior"]
+
+PRIORS = {"normal": StandardNormal, "logistic": Logistic, "student": StudentT, "mixture": GaussianMixture}
+
+
+def make_prior(name: str, event_shape: int | Sequence[int]) -> Prior:
+    """The prior called ``name``."""
+    if name not in PRIORS:
+        raise UnknownNameError("prior", name, PRIORS)
+    return PRIORS[name](event_shape)

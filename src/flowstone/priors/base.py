@@ -1,0 +1,39 @@
+"""The contract of every prior."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Prior"]
+
+
+class Prior(nn.Module, ABC):
+    """A distribution over z of shape ``event_shape``; ``log_prob`` in nats, shape ``(batch,)``.
+
+    The context is as the user handed it in, ``(batch, context_features)`` or None; most priors do not look at it.
+    """
+
+    like: Tensor
+
+    def __init__(self, event_shape: int | Sequence[int]) -> None:
+        super().__init__()
+        self.event_shape = torch.Size((event_shape,) if isinstance(event_shape, int) else event_shape)
+        self.register_buffer("like", torch.zeros(()), persistent=False)  # carries device and dtype
+
+    @abstractmethod
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log p(z) in nats, ``(batch, *event_shape)`` → ``(batch,)``."""
+
+    @abstractmethod
+    def sample(self, n: int, context: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+        """``(n, *event_shape)``; with context, row i is drawn given context row i."""
+
+    def _uniform(self, n: int, generator: torch.Generator | None) -> Tensor:
+        """Numbers in [0, 1), ``(n, *event_shape)``."""
+        return torch.rand(n, *self.event_shape, generator=generator, dtype=self.like.dtype, device=self.like.device)
+
+    def initialize(self, z: Tensor, context: Tensor | None = None) -> None:
+        """Set what depends on data from the latents of one large batch. Most priors have nothing to set."""
+        del z, context

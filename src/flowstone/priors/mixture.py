@@ -1,0 +1,106 @@
+"""A mixture of Gaussians: a prior with several modes, and a good density model by itself."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from flowstone.errors import SettingError
+from flowstone.priors.base import Prior
+from flowstone.priors.em import Mixture, best_mixture
+
+__all__ = ["GaussianMixture"]
+
+ROWS = 10_000  # that expectation-maximization looks at, at most
+
+
+class GaussianMixture(Prior):
+    r"""K Gaussians with learned weights, means and full covariances.
+
+    $$ p(z) = \sum_{k=1}^K \pi_k\, \mathcal N(z;\, \mu_k, \Sigma_k), \qquad \Sigma_k^{-1} = A_k^\top A_k,
+       \; A_k \text{ lower triangular} $$
+
+    Modes in the data need no bridges between them when the prior has modes of its own (Stimper et al. 2022; Izmailov
+    et al. 2020). ``initialize`` (which ``fit`` calls) sets all of it by expectation-maximization on the latents that
+    the flow begins with; how many components are worth having is chosen on a fifth of them, held out. The rest of the
+    K are copies, which the training may part. A flow that begins as the identity thus begins as the best mixture.
+
+    Args:
+        event_shape: of one z: a number of features.
+        components: K, the most there can be.
+
+    >>> import torch
+    >>> mixture = GaussianMixture(1, components=4)
+    >>> mixture.initialize(torch.cat((torch.randn(500, 1) - 9, torch.randn(500, 1) + 9)))
+    >>> [round(mean) for mean in sorted(mixture.means.flatten().tolist())]
+    [-9, -9, 9, 9]
+    """
+
+    initialized: Tensor
+
+    def __init__(self, event_shape: int | Sequence[int], *, components: int = 16) -> None:
+        super().__init__(event_shape)
+        if len(self.event_shape) != 1 or components < 1:
+            raise SettingError(
+                f"a mixture needs vectors and at least 1 component, got event shape "
+                f"{tuple(self.event_shape)} and components={components}"
+            )
+        features = self.event_shape.numel()
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.means = nn.Parameter(torch.randn(components, features))
+        self.below = nn.Parameter(torch.zeros(components, features, features))  # of A, its strictly lower part
+        self.log_diagonal = nn.Parameter(torch.zeros(components, features))
+        self.register_buffer("initialized", torch.tensor(False))
+
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.component_log_prob(z).logsumexp(-1)
+
+    def component_log_prob(self, z: Tensor) -> Tensor:
+        """Log of weight times density of each component, ``(batch, K)``."""
+        factor = self._factor()
+        count, features = self.means.shape
+        white = (z @ factor.flatten(0, 1).T).unflatten(-1, (count, features))
+        white = white - torch.einsum("kij,kj->ki", factor, self.means)
+        constant = self.logits.log_softmax(0) + self.log_diagonal.sum(-1) - 0.5 * features * math.log(2 * math.pi)
+        return constant - 0.5 * white.square().sum(-1)
+
+    @torch.no_grad()
+    def sample(self, n: int, context: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+        chosen = torch.multinomial(self.logits.softmax(0), n, replacement=True, generator=generator) if n else None
+        z = torch.randn(n, *self.event_shape, generator=generator, dtype=self.like.dtype, device=self.like.device)
+        for index, (factor, mean) in enumerate(zip(self._factor(), self.means, strict=True)):
+            rows = chosen == index
+            z[rows] = mean + torch.linalg.solve_triangular(factor.T, z[rows], upper=True, left=False)
+        return z
+
+    def _factor(self) -> Tensor:
+        return self.below.tril(-1) + torch.diag_embed(self.log_diagonal.exp())
+
+    @torch.no_grad()
+    def initialize(self, z: Tensor, context: Tensor | None = None) -> None:
+        if self.initialized:
+            return
+        generator = torch.Generator().manual_seed(0)
+        order = torch.randperm(len(z), generator=generator)[:ROWS].to(z.device)
+        z = z[order].double()
+        self._take_over(best_mixture(z, len(self.logits), generator))
+        self.initialized.fill_(True)
+
+    def _take_over(self, mixture: Mixture) -> None:
+        """Every component, then copies of the heaviest until there are K."""
+        features, count = self.means.shape[1], len(mixture.weights)
+        source = list(range(count))
+        shares = mixture.weights.tolist()
+        copies = [1] * count
+        while len(source) < len(self.logits):
+            heaviest = max(range(count), key=lambda index: shares[index] / copies[index])
+            copies[heaviest] += 1
+            source.append(heaviest)
+        weights = mixture.weights[source] / torch.tensor(copies, dtype=torch.double, device=self.means.device)[source]
+        eye = torch.eye(features, dtype=torch.double, device=self.means.device).expand(count, -1, -1)
+        factor = torch.linalg.solve_triangular(mixture.scale, eye, upper=False)[source]
+        self.logits.copy_(weights.log())
+        self.means.copy_(mixture.means[source])
+        self.below.copy_(factor.tril(-1))
+        self.log_diagonal.copy_(factor.diagonal(dim1=-2, dim2=-1).log())
