@@ -39,7 +39,9 @@ def leave_folder(namespace: dict) -> None:
 
 
 # Each file by its path: in Sybil, src/**/*.py is one folder deep.
-docstrings = Sybil(parsers=[DocTestParser()], patterns=[str(path.relative_to(ROOT)) for path in ROOT.glob("src/**/*.py")])
+docstrings = Sybil(
+    parsers=[DocTestParser()], patterns=[str(path.relative_to(ROOT)) for path in ROOT.glob("src/**/*.py")]
+)
 documents = Sybil(
     parsers=[PythonCodeBlockParser(), CodeBlockParser("sh", run_shell)],
     patterns=["README.md", "docs/*.md"],

@@ -1,6 +1,7 @@
 """Every bijection by name, with parameters that are not trivial: the laws run over all of it."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from flowstone import recipes
 from flowstone.nets import MADE, MLP, ConvNet, Parallel
 from flowstone.testing import Case
 
-__all__ = ["CASES", "disturb", "small"]
+__all__ = ["CASES", "disturb"]
 
 Transform = Callable[[int], b.Univariate]
 
@@ -141,10 +142,11 @@ def integers(*shape: int) -> Callable[[int, torch.Generator, float], Tensor]:
     return draw
 
 
-DOMAIN = {"density": False, "widest": 3.0}  # of data bounded on some side: latents far out are at the border itself
-BOUND = {"stochastic": True, "density": False}
 # Recipes far out, and deep chains of wild layers, are ill-conditioned: that would measure float64, not the bijection.
-WHOLE = {"widest": 3.0, "size": 0.3}
+WHOLE: dict[str, Any] = {"size": 0.3, "widest": 3.0}
+# Of data bounded on some side, latents far out are at the border itself.
+BOUNDED: dict[str, Any] = {"density": False, "widest": 3.0, "triangular": True}
+NOISY: dict[str, Any] = {"stochastic": True, "density": False}
 
 CASES: dict[str, Case] = {
     "Coupling Additive": case(lambda: vector(3, additive), 3),
@@ -194,9 +196,9 @@ CASES: dict[str, Case] = {
     "Standardize": case(lambda: set_from_data(b.Standardize(3), 3), 3, triangular=True),
     "Whiten": case(lambda: set_from_data(b.Whiten(3), 3), 3),
     "Whiten PCA": case(lambda: set_from_data(b.Whiten(4, kind="pca"), 4), 4),
-    "Logit": case(b.Logit, 3, data=within(1e-3, 1 - 1e-3), triangular=True, **DOMAIN),
-    "Logit alpha": case(lambda: b.Logit(alpha=0.05), 3, data=within(0, 1), triangular=True, **DOMAIN),
-    "Interval": case(lambda: b.Interval(-2.0, 5.0), 3, data=within(-1.99, 4.99), triangular=True, **DOMAIN),
+    "Logit": case(b.Logit, 3, data=within(1e-3, 1 - 1e-3), **BOUNDED),
+    "Logit alpha": case(lambda: b.Logit(alpha=0.05), 3, data=within(0, 1), **BOUNDED),
+    "Interval": case(lambda: b.Interval(-2.0, 5.0), 3, data=within(-1.99, 4.99), **BOUNDED),
     "Interval each": case(
         lambda: b.Interval([0.0, -1.0, -2.0], [1.0, 3.0, 9.0]),
         3,
@@ -205,9 +207,9 @@ CASES: dict[str, Case] = {
         density=False,
         widest=3.0,
     ),
-    "Positive": case(lambda: b.Positive(low=1.0), 3, data=above(1.0), triangular=True, **DOMAIN),
-    "Dequantize": case(b.Dequantize, 3, data=integers(3), **BOUND),
-    "Dequantize variational": case(lambda: b.Dequantize(vector(3, affine, context=3)), 3, data=integers(3), **BOUND),
+    "Positive": case(lambda: b.Positive(low=1.0), 3, data=above(1.0), **BOUNDED),
+    "Dequantize": case(b.Dequantize, 3, data=integers(3), **NOISY),
+    "Dequantize variational": case(lambda: b.Dequantize(vector(3, affine, context=3)), 3, data=integers(3), **NOISY),
     "Squeeze": case(b.Squeeze, (2, 4, 2)),
     "Squeeze checkerboard": case(lambda: b.Squeeze(order="checkerboard"), (3, 2, 4)),
     "checkerboard": case(lambda: b.checkerboard(image(4, affine_image)), (1, 4, 4)),
@@ -218,13 +220,12 @@ CASES: dict[str, Case] = {
     "Inverse": case(lambda: b.Inverse(vector(3, spline)), 3),
     "recipe nice": case(lambda: recipes.nice(4, hidden=(8,)).bijection, 4, **WHOLE),
     "recipe realnvp": case(
-        lambda: recipes.realnvp(5, hidden=(8,), leaky_relu=True, context_features=2).bijection, 5, 2, **WHOLE
+        lambda: recipes.realnvp(5, hidden=(8,), leaky_relu=True, context_features=2).bijection,
+        5,
+        2,
+        size=0.3,
+        widest=3.0,
     ),
     "recipe spline": case(lambda: recipes.spline(3, hidden=(8,), couplings=3).bijection, 3, **WHOLE),
     "recipe spline deep": case(lambda: recipes.spline(2, hidden=(8,), couplings=24).bijection, 2, widest=3.0, size=0.1),
 }
-
-
-def small(name: str) -> tuple[b.Bijection, Case]:
-    """The bijection of a case, and the case."""
-    return CASES[name].bijection(), CASES[name]

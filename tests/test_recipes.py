@@ -36,7 +36,8 @@ def test_a_flow_of_any_size_begins_as_the_identity(float64, name, features, cont
 def test_shared_arguments_have_the_same_names(name):
     parameters = inspect.signature(RECIPES[name]).parameters
     assert list(parameters)[:2] == ["features", "context_features"]
-    assert {"couplings", "hidden", "prior"} <= set(parameters)
+    assert {"hidden", "prior"} <= set(parameters)
+    assert ("couplings" in parameters) != ("layers" in parameters)  # layers where they are no couplings
     assert all(p.kind is p.KEYWORD_ONLY for p in list(parameters.values())[1:])
 
 
@@ -53,7 +54,8 @@ def test_spec_is_plain_and_builds_the_same_flow(name):
 @pytest.mark.parametrize("seed", range(4))  # whatever the permutations
 def test_every_feature_comes_to_depend_on_every_other(float64, name, seed):
     torch.manual_seed(seed)
-    flow = build(name, {"features": 5, "hidden": (16,), "couplings": 4})
+    count = {key: 4 for key in ("couplings", "layers") if key in inspect.signature(RECIPES[name]).parameters}
+    flow = build(name, {"features": 5, "hidden": (16,), **count})
     for parameter in flow.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
     jacobian = vmap(jacrev(lambda v: flow.to_latent(v[None])[0][0]))(torch.randn(16, 5))

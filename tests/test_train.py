@@ -36,7 +36,7 @@ def test_it_learns():
     nll = flowstone.evaluate(flow, TOYS["moons"](4000, torch.Generator().manual_seed(9)))["nll_nats"]
     assert nll < 1.6  # a normal has 2.83, the entropy is 1.13
     assert history.best.val_nll == pytest.approx(nll, abs=0.1)
-    assert history.column("step") == [100, 200, 300]
+    assert history.column("step") == [0, 100, 200, 300]
     assert history.column("val_nll")[-1] < history.column("val_nll")[0]
 
 
@@ -212,7 +212,7 @@ def test_an_average_of_nothing_is_the_weights_themselves(monkeypatch):
 def test_a_validation_that_is_not_finite_stops_the_training():
     flow = small()
     flow.bijection.links[2].net = Poison(flow.bijection.links[2].net, when_training=False)  # pyright: ignore
-    with pytest.raises(NonFiniteError, match=r"step 10: the validation loss is nan .*Poison"):
+    with pytest.raises(NonFiniteError, match=r"step 0: the validation loss is nan .*Poison"):
         flowstone.fit(flow, TOYS["moons"], steps=100, **QUICK)
 
 
@@ -223,15 +223,23 @@ def test_even_a_training_of_no_time_is_validated():
 
 def test_a_small_set_is_validated_more_often():
     settings: dict[str, Any] = {"steps": 100, "batch_size": 32, "progress": False}
-    assert flowstone.fit(small(), torch.randn(200, 2), **settings).column("step") == [20, 40, 60, 80, 100]
-    assert flowstone.fit(small(), torch.randn(12_000, 2), **settings).column("step") == [100]
-    assert flowstone.fit(small(), TOYS["moons"], **settings).column("step") == [100]
+    assert flowstone.fit(small(), torch.randn(200, 2), **settings).column("step") == [0, 20, 40, 60, 80, 100]
+    assert flowstone.fit(small(), torch.randn(12_000, 2), **settings).column("step") == [0, 100]
+    assert flowstone.fit(small(), TOYS["moons"], **settings).column("step") == [0, 100]
+
+
+def test_where_training_only_harms_the_start_is_the_best():
+    flow = small()
+    history = flowstone.fit(flow, torch.randn(500, 2), validation=torch.randn(500, 2), steps=60, lr=1.0, **QUICK)
+    assert history.best.step == 0
+    assert history.records[0].train_nll == pytest.approx(history.records[0].val_nll, abs=0.3)
+    assert -flow.log_prob(torch.zeros(1, 2)).item() == pytest.approx(math.log(2 * math.pi), abs=0.3)  # the identity
 
 
 def test_the_last_steps_are_validated_and_the_flow_is_left_ready_to_use():
     flow = small()
     history = flowstone.fit(flow, TOYS["moons"], steps=25, **QUICK)
-    assert history.column("step") == [10, 20, 25]
+    assert history.column("step") == [0, 10, 20, 25]
     assert not flow.training
 
 

@@ -11,33 +11,42 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flowstone import bijections, data, errors, nets, plot, priors, recipes
+    from flowstone import bijections, data, errors, nets, plot, priors, recipes, testing
     from flowstone.checkpoint import load, save
+    from flowstone.distribution import BijectionTransform
     from flowstone.flow import Flow
     from flowstone.history import History
     from flowstone.metrics import bits_per_dim, evaluate, grid_integral
-    from flowstone.recipes import nice, realnvp, recipe, spline
-    from flowstone.train import fit
+    from flowstone.recipes import glow, iaf, maf, maf_spline, nice, realnvp, recipe, spline
+    from flowstone.train import fit, fit_to_density, importance_sample
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "BijectionTransform": "distribution",
     "Flow": "flow",
     "History": "history",
     "bits_per_dim": "metrics",
     "evaluate": "metrics",
     "fit": "train",
+    "fit_to_density": "train",
+    "glow": "recipes",
     "grid_integral": "metrics",
+    "iaf": "recipes",
+    "importance_sample": "train",
     "load": "checkpoint",
+    "maf": "recipes",
+    "maf_spline": "recipes",
     "nice": "recipes",
     "realnvp": "recipes",
     "recipe": "recipes",
     "save": "checkpoint",
     "spline": "recipes",
 }
-_ROOMS = ("bijections", "data", "errors", "nets", "plot", "priors", "recipes")
+_ROOMS = ("bijections", "data", "errors", "nets", "plot", "priors", "recipes", "testing")
 
 __all__ = [
+    "BijectionTransform",
     "Flow",
     "History",
     "bijections",
@@ -46,8 +55,14 @@ __all__ = [
     "errors",
     "evaluate",
     "fit",
+    "fit_to_density",
+    "glow",
     "grid_integral",
+    "iaf",
+    "importance_sample",
     "load",
+    "maf",
+    "maf_spline",
     "nets",
     "nice",
     "plot",
@@ -57,6 +72,7 @@ __all__ = [
     "recipes",
     "save",
     "spline",
+    "testing",
 ]
 
 

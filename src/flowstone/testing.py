@@ -14,12 +14,34 @@ import torch
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 from torch.func import jacrev, vmap
 
 from flowstone.bijections import Bijection
 from flowstone.errors import FlowstoneError
 
-__all__ = ["LAWS", "TOLERANCES", "Case", "LawBrokenError", "Tolerance", "check", "jacobian"]
+__all__ = [
+    "LAWS",
+    "TOLERANCES",
+    "Case",
+    "LawBrokenError",
+    "Tolerance",
+    "check",
+    "copies_are_apart",
+    "device_follows",
+    "gradients_are_finite",
+    "jacobian",
+    "log_det_of_jacobian",
+    "log_dets_cancel",
+    "measure_is_kept",
+    "precision_follows",
+    "round_trip",
+    "rows_do_not_mix",
+    "saved_is_loaded",
+    "shapes",
+    "traces_whole",
+    "triangular",
+]
 
 Rows = Callable[[int, torch.Generator, float], Tensor]
 
@@ -276,7 +298,7 @@ def traces_whole(case: Case, seed: int, spread: float, backend: str = "eager") -
         direction = getattr(bijection, name)
         try:
             got = torch.compile(direction, fullgraph=True, backend=backend)(value, context)
-        except torch._dynamo.exc.TorchDynamoException as error:
+        except TorchDynamoException as error:
             raise LawBrokenError(f"compile: {name} of {_name(case)} breaks the graph: {str(error)[:300]}") from error
         if not case.stochastic:
             expected = direction(value, context)
@@ -349,7 +371,7 @@ def _close(got: Tensor, wanted: Tensor, tolerance: float, law: str) -> None:
     """Equal to within ``tolerance``; an infinity where one is wanted; never NaN."""
     off = torch.where(got == wanted, 0.0, (got - wanted).abs())
     if not bool((off <= tolerance).all()):
-        place = off.nan_to_num(math.inf).flatten().argmax().item()
+        place = int(off.nan_to_num(math.inf).flatten().argmax())
         row = place // max(1, off[0].numel())
         values = f"{got.flatten()[place].item():.12g} in place of {wanted.flatten()[place].item():.12g}"
         raise LawBrokenError(f"{law}: row {row} has {values}; {tolerance:.2g} is allowed")

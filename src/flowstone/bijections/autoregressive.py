@@ -44,18 +44,19 @@ class Autoregressive(Bijection):
         self.net = net
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z, log_slope = self.transform(x, self._ask(x, context))
+        z, log_slope = self.transform(*self.asked(x, context))
         return z, log_slope.sum(-1)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         known, log_slopes = z.new_empty(z.shape[0], 0), []
         for index in range(self.features):
             unknown = z.new_zeros(z.shape[0], self.features - index)  # the net does not look at them
-            parameters = self._ask(torch.cat((known, unknown), -1), context)[:, index : index + 1]
+            parameters = self.asked(torch.cat((known, unknown), -1), context)[1][:, index : index + 1]
             x, log_slope = self.transform.inverse(z[:, index : index + 1], parameters)
             known = torch.cat((known, x), -1)
             log_slopes.append(log_slope)
         return known, torch.cat(log_slopes, -1).sum(-1)
 
-    def _ask(self, x: Tensor, context: Tensor | None) -> Tensor:
-        return self.net(x, context).unflatten(-1, (self.features, self.transform.parameters_per_feature))
+    def asked(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """X, and the parameters ``(batch, D, parameters_per_feature)`` that the net gives it."""
+        return x, self.net(x, context).unflatten(-1, (self.features, self.transform.parameters_per_feature))

@@ -52,10 +52,19 @@ class Coupling(Bijection):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._move(z, context, self.transform.inverse)
 
-    def _move(self, value: Tensor, context: Tensor | None, transform) -> tuple[Tensor, Tensor]:
-        head, tail = value[:, : self.first], value[:, self.first :]
-        kept, moving = (tail, head) if self.swap else (head, tail)
+    def asked(self, value: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The moved half, and the parameters ``(batch, moved, …, parameters_per_feature)`` that the net gives it."""
+        kept, moving = self._halves(value)
         parameters = self.net(kept, context).unflatten(1, (moving.shape[1], self.transform.parameters_per_feature))
-        moved, log_slope = transform(moving, parameters.movedim(2, -1))
+        return moving, parameters.movedim(2, -1)
+
+    def _halves(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Kept and moving."""
+        head, tail = value[:, : self.first], value[:, self.first :]
+        return (tail, head) if self.swap else (head, tail)
+
+    def _move(self, value: Tensor, context: Tensor | None, transform) -> tuple[Tensor, Tensor]:
+        kept, _ = self._halves(value)
+        moved, log_slope = transform(*self.asked(value, context))
         halves = (moved, kept) if self.swap else (kept, moved)
         return torch.cat(halves, 1), log_slope.flatten(1).sum(-1)

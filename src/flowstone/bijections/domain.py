@@ -51,6 +51,8 @@ class Interval(Bijection):
 
     $$ \log|\det| = \sum_i \log(b_i - a_i) - \log(x_i - a_i) - \log(b_i - x_i) $$
 
+    With ``alpha`` the unit interval is first squeezed, as in ``Logit``.
+
     >>> import torch
     >>> Interval(0.0, 10.0)(torch.tensor([[5.0, 7.5]]))[0]
     tensor([[0.0000, 1.0986]])
@@ -59,14 +61,14 @@ class Interval(Bijection):
     low: Tensor
     width: Tensor
 
-    def __init__(self, low: float | Sequence[float], high: float | Sequence[float]) -> None:
+    def __init__(self, low: float | Sequence[float], high: float | Sequence[float], *, alpha: float = 0.0) -> None:
         super().__init__()
         bottom, top = torch.tensor(low), torch.tensor(high)
         if bottom.shape != top.shape or not (bottom < top).all():
             raise SettingError(f"low={low} must be below high={high}, one for all features or one for each")
         self.register_buffer("low", bottom)
         self.register_buffer("width", top - bottom)
-        self.logit = Logit()
+        self.logit = Logit(alpha=alpha)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         z, log_det = self.logit((x - self.low) / self.width)

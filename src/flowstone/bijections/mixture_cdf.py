@@ -52,6 +52,9 @@ class LogisticMixtureCDF(Univariate):
         x = x - (reached - z) * (-log_slope.detach()).exp()
         return x, -self._logit(x, *mixture)[1]
 
+    def nearness(self, x: Tensor, parameters: Tensor) -> float | None:
+        return self._mixture(parameters)[2].abs().max().item() / self.limit
+
     def _mixture(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-weights, means, log-scales, each ``(…, K)``."""
         logits, means, log_scales = parameters.unflatten(-1, (3, self.components)).unbind(-2)

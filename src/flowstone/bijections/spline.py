@@ -72,6 +72,9 @@ class RQSpline(Univariate):
         x = left + width * xi
         return x if self.circular else x + (z - inside), -log_slope
 
+    def nearness(self, x: Tensor, parameters: Tensor) -> float | None:
+        return None if self.circular else (x.abs() > self.bound).double().mean().item()
+
     def _turn(self, parameters: Tensor) -> Tensor:
         return self.bound * parameters[..., -1]
 

@@ -37,6 +37,10 @@ class Univariate(nn.Module, ABC):
     def inverse(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Latent → data."""
 
+    def nearness(self, x: Tensor, parameters: Tensor) -> float | None:
+        """How near to its bound it runs, 1 is at it; None where there is no bound. For ``Flow.check``."""
+        return None
+
 
 class Additive(Univariate):
     r"""$z = x + t$: the NICE coupling's transform; log-slope 0 (Dinh et al. 2014, section 3.2).
@@ -95,3 +99,7 @@ class Affine(Univariate):
     def inverse(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         log_scale, shift = self._scale_and_shift(parameters)
         return (z - shift) * (-log_scale).exp(), -log_scale
+
+    def nearness(self, x: Tensor, parameters: Tensor) -> float | None:
+        raw = parameters[..., 0]
+        return (raw.tanh() if self.factor is not None else soft_clamp(raw, self.limit) / self.limit).abs().max().item()

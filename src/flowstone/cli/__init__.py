@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": "Likelihood on the run's own test split, or on another table.",
     "sample": "Draw new rows from a trained flow.",
     "score": "Add each row's log-likelihood to a table.",
+    "check": "Whether the flow inverts and its log-dets are true, layer by layer.",
     "plot": "Draw the pictures of a run again.",
     "list": "The recipes, toys and their arguments.",
 }

@@ -18,7 +18,7 @@ def list_(*, as_json: Annotated[bool, Parameter(name="--json", negative=())] = F
         Print as JSON.
     """
     from flowstone.data import TOYS
-    from flowstone.recipes import DEFAULT, RECIPES
+    from flowstone.recipes import DEFAULT, all_recipes
 
     recipes = {
         name: {
@@ -30,7 +30,7 @@ def list_(*, as_json: Annotated[bool, Parameter(name="--json", negative=())] = F
                 if parameter.kind is parameter.KEYWORD_ONLY
             },
         }
-        for name, function in RECIPES.items()
+        for name, function in all_recipes().items()
     }
     toys = {toy.name: {"about": toy.about, "entropy": toy.entropy} for toy in TOYS.values()}
     if as_json:

@@ -204,12 +204,12 @@ def _started(out: Path | None, request: dict[str, Any]) -> _Job:
     from flowstone.checkpoint import describe
     from flowstone.data import open_source
     from flowstone.errors import UnknownNameError
-    from flowstone.recipes import DEFAULT, RECIPES, build
+    from flowstone.recipes import DEFAULT, all_recipes, build
     from flowstone.run import Run
 
     recipe, training = request["flow"] or DEFAULT, dict(request["training"])
-    if recipe not in RECIPES:
-        raise UnknownNameError("recipe", recipe, RECIPES)
+    if recipe not in all_recipes():
+        raise UnknownNameError("recipe", recipe, all_recipes())
     training.setdefault("seed", 0)
     dataset = open_source(request["source"], seed=training["seed"], **request["data"])
     arguments = {"features": len(dataset.columns), **request["set"]}

@@ -4,10 +4,23 @@ from collections.abc import Sequence
 
 from flowstone.errors import UnknownNameError
 from flowstone.priors.base import Prior
+from flowstone.priors.conditional import ClassConditional
 from flowstone.priors.mixture import GaussianMixture
 from flowstone.priors.simple import Logistic, StandardNormal, StudentT, Uniform
+from flowstone.priors.wrapped import FromTorch
 
-__all__ = ["PRIORS", "GaussianMixture", "Logistic", "Prior", "StandardNormal", "StudentT", "Uniform", "make_prior"]
+__all__ = [
+    "PRIORS",
+    "ClassConditional",
+    "FromTorch",
+    "GaussianMixture",
+    "Logistic",
+    "Prior",
+    "StandardNormal",
+    "StudentT",
+    "Uniform",
+    "make_prior",
+]
 
 PRIORS = {"normal": StandardNormal, "logistic": Logistic, "student": StudentT, "mixture": GaussianMixture}
 

@@ -16,6 +16,7 @@ class Prior(nn.Module, ABC):
     """
 
     like: Tensor
+    reparameterized = False  # whether a sample carries the gradient of the prior's own parameters (it has none: True)
 
     def __init__(self, event_shape: int | Sequence[int]) -> None:
         super().__init__()
@@ -33,6 +34,10 @@ class Prior(nn.Module, ABC):
     def _uniform(self, n: int, generator: torch.Generator | None) -> Tensor:
         """Numbers in [0, 1), ``(n, *event_shape)``."""
         return torch.rand(n, *self.event_shape, generator=generator, dtype=self.like.dtype, device=self.like.device)
+
+    def _normal(self, n: int, generator: torch.Generator | None) -> Tensor:
+        """Standard normal numbers, ``(n, *event_shape)``."""
+        return torch.randn(n, *self.event_shape, generator=generator, dtype=self.like.dtype, device=self.like.device)
 
     def initialize(self, z: Tensor, context: Tensor | None = None) -> None:
         """Set what depends on data from the latents of one large batch. Most priors have nothing to set."""

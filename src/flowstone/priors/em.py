@@ -89,10 +89,10 @@ def moments(z: Tensor, share: Tensor) -> Mixture:
 
 def spread_out(z: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Rows far from each other: each next one drawn by its squared distance to those already chosen."""
-    chosen = [z[torch.randint(len(z), (), generator=generator).item()]]
+    chosen = [z[int(torch.randint(len(z), (), generator=generator))]]
     distance = (z - chosen[0]).square().sum(-1)
     for _ in range(count - 1):
-        index = torch.multinomial(distance.cpu() + 1e-12, 1, generator=generator).item()
+        index = int(torch.multinomial(distance.cpu() + 1e-12, 1, generator=generator))
         chosen.append(z[index])
         distance = torch.minimum(distance, (z - chosen[-1]).square().sum(-1))
     return torch.stack(chosen)

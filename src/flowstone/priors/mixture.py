@@ -68,7 +68,7 @@ class GaussianMixture(Prior):
     @torch.no_grad()
     def sample(self, n: int, context: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
         chosen = torch.multinomial(self.logits.softmax(0), n, replacement=True, generator=generator) if n else None
-        z = torch.randn(n, *self.event_shape, generator=generator, dtype=self.like.dtype, device=self.like.device)
+        z = self._normal(n, generator)
         for index, (factor, mean) in enumerate(zip(self._factor(), self.means, strict=True)):
             rows = chosen == index
             z[rows] = mean + torch.linalg.solve_triangular(factor.T, z[rows], upper=True, left=False)

@@ -21,11 +21,13 @@ class StandardNormal(Prior):
     -1.8379
     """
 
+    reparameterized = True
+
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         return -0.5 * (z.square().flatten(1).sum(-1) + self.event_shape.numel() * math.log(2 * math.pi))
 
     def sample(self, n: int, context: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
-        return torch.randn(n, *self.event_shape, generator=generator, dtype=self.like.dtype, device=self.like.device)
+        return self._normal(n, generator)
 
 
 class Logistic(Prior):
@@ -35,6 +37,8 @@ class Logistic(Prior):
     >>> round(Logistic(1).log_prob(torch.zeros(1, 1)).item(), 4)
     -1.3863
     """
+
+    reparameterized = True
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         return -(F.softplus(z) + F.softplus(-z)).flatten(1).sum(-1)
@@ -92,6 +96,8 @@ class Uniform(Prior):
     >>> round(Uniform(2, low=-1.0, high=1.0).log_prob(torch.tensor([[0.2, -0.9]])).item(), 4)
     -1.3863
     """
+
+    reparameterized = True
 
     def __init__(self, event_shape: int | Sequence[int], *, low: float = 0.0, high: float = 1.0) -> None:
         super().__init__(event_shape)

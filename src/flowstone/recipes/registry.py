@@ -2,13 +2,15 @@
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
 from typing import Any, ParamSpec
 
 from flowstone.errors import SettingError, UnknownNameError
 from flowstone.flow import Flow
 
-__all__ = ["RECIPES", "build", "recipe"]
+__all__ = ["RECIPES", "all_recipes", "build", "recipe"]
 
 P = ParamSpec("P")
 
@@ -34,9 +36,27 @@ def recipe(function: Callable[P, Flow]) -> Callable[P, Flow]:
     return recorded
 
 
+@functools.cache
+def all_recipes() -> Mapping[str, Callable[..., Flow]]:
+    """Ours, and those of installed packages: entry points of the group ``flowstone.recipes``, which are imported once.
+
+    A package offers its recipe by ``[project.entry-points."flowstone.recipes"]``, ``name = "package.module:function"``.
+    One that cannot be imported is left out with a warning.
+    """
+    for point in entry_points(group="flowstone.recipes"):
+        try:
+            function = point.load()
+        except Exception as error:
+            warnings.warn(f"recipe {point.name!r} of {point.value} cannot be loaded: {error}", stacklevel=2)
+            continue
+        if point.name not in RECIPES:  # importing it has not registered it: it is a plain function
+            recipe(function)
+    return RECIPES
+
+
 def build(name: str, arguments: Mapping[str, Any]) -> Flow:
     """The flow of recipe ``name``; an argument that the recipe lacks is named, with the nearest one that it has."""
-    if name not in RECIPES:
+    if name not in RECIPES and name not in all_recipes():
         raise UnknownNameError("recipe", name, RECIPES)
     known = inspect.signature(RECIPES[name]).parameters
     for argument in arguments:

@@ -156,6 +156,8 @@ class _Trainer:
 
     def _loop(self, update: Bar, interrupted: Callable[[], bool]) -> str:
         settings, state = self.settings, self.state
+        if not state.history.records and state.step == 0:
+            self._validate(settings.learning_rate(0.0))  # where training only harms, the start is the best
         while (progress := settings.progress(state.step, self._seconds())) < 1:
             if interrupted():
                 return "interrupted"
@@ -204,6 +206,9 @@ class _Trainer:
         _copy(self.parameters, self.averages)
         self.flow.eval()
         nll = -self.flow.log_prob(self.held_out.x, self.held_out.context).double().mean().item()
+        if self.state.step == 0:  # nothing was trained on yet: the first batch, as it is about to be seen
+            rows = self.batches(0).to(self.device)
+            self.state.add(-self.flow.log_prob(rows.x, rows.context).mean().item(), 0.0)
         where = "" if math.isfinite(nll) else first_bad_output(self.flow, self.held_out)
         self.flow.train()
         _copy(self.parameters, raw)

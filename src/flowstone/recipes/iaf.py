@@ -1,0 +1,49 @@
+"""Inverse autoregressive flow (Kingma et al. 2016)."""
+
+from collections.abc import Sequence
+
+from flowstone.bijections import Affine, Inverse
+from flowstone.flow import Flow
+from flowstone.priors import make_prior
+from flowstone.recipes.autoregressive import autoregressive_chain, made_layer
+from flowstone.recipes.registry import recipe
+
+__all__ = ["iaf"]
+
+
+@recipe
+def iaf(
+    features: int,
+    *,
+    context_features: int = 0,
+    layers: int = 4,
+    hidden: Sequence[int] = (128, 128),
+    activation: str = "relu",
+    residual: bool = False,
+    prior: str = "normal",
+) -> Flow:
+    """Inverse autoregressive flow: MAF's layers the other way round (Kingma et al. 2016).
+
+    One pass samples and tells the density of what it sampled; D passes score a given point. So it is for
+    ``fit_to_density`` (variational inference) rather than for ``fit``. The paper gives it a place in a variational
+    autoencoder (3.11 bits/dim on CIFAR-10) and no number by itself.
+
+    >>> import flowstone
+    >>> flowstone.iaf(3, layers=2).sample(4, seed=0).shape
+    torch.Size([4, 3])
+    """
+
+    def layer():
+        return Inverse(
+            made_layer(
+                features,
+                Affine(features, bound="soft"),
+                context_features=context_features,
+                hidden=hidden,
+                activation=activation,
+                residual=residual,
+            )
+        )
+
+    chain = autoregressive_chain(features, layers, layer)
+    return Flow(chain, make_prior(prior, features), context_features=context_features)
