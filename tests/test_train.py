@@ -184,10 +184,10 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_layer():
 
 def test_a_gradient_that_is_not_finite_is_found_before_it_spoils_the_weights():
     flow = small()
-    bad = flow.bijection.links[1].net.output.bias  # pyright: ignore
+    bad = flow.bijection.links[2].net.output.bias  # pyright: ignore
     bad.register_hook(lambda gradient: gradient * float("inf"))
     before = weights(flow)
-    with pytest.raises(NonFiniteError, match=r"step 0: the gradient is not finite .*bijection.links.1.net.output.bias"):
+    with pytest.raises(NonFiniteError, match=r"step 0: the gradient is not finite .*bijection.links.2.net.output.bias"):
         flowstone.fit(flow, TOYS["moons"], steps=100, **QUICK)
     after = weights(flow)
     assert all(torch.equal(before[name], after[name]) for name, _ in flow.named_parameters())
@@ -236,6 +236,32 @@ def test_where_training_only_harms_the_start_is_the_best():
     assert -flow.log_prob(torch.zeros(1, 2)).item() == pytest.approx(math.log(2 * math.pi), abs=0.3)  # the identity
 
 
+def test_dropout_is_for_tiny_sets_and_for_training_alone():
+    seen = []
+
+    class Watched(nn.Dropout):
+        def forward(self, input):
+            seen.append((self.training, self.p))
+            return super().forward(input)
+
+    def trained(rows: int, **settings):
+        seen.clear()
+        torch.manual_seed(1)
+        flow = flowstone.spline(3, couplings=1, hidden=(8,))
+        layer = next(module for module in flow.modules() if isinstance(module, nn.Dropout))
+        layer.__class__ = Watched
+        flowstone.fit(flow, torch.randn(rows, 3), steps=5, batch_size=32, progress=False, **settings)
+        assert layer.p == 0.0
+        return weights(flow), {p for training, p in seen if training}
+
+    once, rates = trained(200)
+    twice, _ = trained(200)
+    assert rates == {0.2}
+    assert all(torch.equal(once[name], twice[name]) for name in once)  # the noise follows from the seed
+    assert trained(3000)[1] == {0.0}
+    assert trained(200, dropout=0.4)[1] == {0.4}
+
+
 def test_the_last_steps_are_validated_and_the_flow_is_left_ready_to_use():
     flow = small()
     history = flowstone.fit(flow, TOYS["moons"], steps=25, **QUICK)
@@ -249,7 +275,7 @@ def test_bf16_conditioners_learn_and_leave_no_trace():
     x = torch.randn(10, 2)
     assert flow.log_prob(x).dtype == torch.float32
     torch.testing.assert_close(flow.from_latent(flow.to_latent(x)[0])[0], x, atol=1e-4, rtol=0)
-    net = flow.bijection.links[1].net  # pyright: ignore
+    net = flow.bijection.links[2].net  # pyright: ignore
     assert not net._forward_hooks
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowstone.bijections import Autoregressive, Bijection, Chain, Coupling, Dequantize
+from flowstone.bijections import Autoregressive, Bijection, Chain, Coupling
 from flowstone.testing import jacobian
 
 __all__ = ["Diagnosis", "LayerReport", "WholeReport", "diagnose"]
@@ -137,7 +137,7 @@ def _walk(double: Any, single: Any, value: Tensor, context: Tensor | None, place
         out, log_det = there(value, context)
         returned, return_log_det = back(out, context)
         rounded = (narrow.inverse if backwards else narrow.forward)(value.float(), _float(context))[0]
-        stochastic = isinstance(layer, Dequantize)
+        stochastic = layer.stochastic
         truth, condition = (None, None) if stochastic else _jacobian(there, value, context)
         claimed = log_det if truth is None else log_det[: len(truth)]
         yield LayerReport(
@@ -164,7 +164,7 @@ def _whole(double: Any, single: Any, start: Tensor, context: Tensor | None, plac
     wide, log_prob = there_and_back(double, torch.float64)
     narrow, log_prob_narrow = there_and_back(single, torch.float32)
     condition = None
-    if not any(isinstance(layer, Dequantize) for layer in _links(double.bijection)):
+    if not any(layer.stochastic for layer in _links(double.bijection)):
         direction = double.from_latent if place == "edge" else double.to_latent
         condition = _jacobian(direction, start, context)[1]
     return WholeReport(

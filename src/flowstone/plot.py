@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from flowstone.bijections import Bijection, Chain, Permutation, Standardize
+from flowstone.bijections import Bijection, Chain, LogTails, Permutation, Standardize, Whiten
 from flowstone.files import atomic_path
 from flowstone.flow import Flow
 from flowstone.history import History
@@ -315,7 +315,7 @@ def _visible_steps(bijection: Bijection) -> list[tuple[str, Bijection]]:
     waiting: list[Bijection] = []
     for link in links:
         waiting.append(link)  # pyright: ignore[reportArgumentType]
-        if not isinstance(link, Permutation | Standardize):
+        if not isinstance(link, Permutation | Standardize | Whiten | LogTails):
             steps.append((f"{len(steps) + 1} {type(link).__name__}", Chain(*waiting)))
             waiting = []
     if waiting:

@@ -28,7 +28,12 @@ class Bijection(nn.Module, ABC):
     - it holds no network of its own making: a network is given to it.
 
     A subclass is final: wrap it, do not override it.
+
+    Attributes:
+        stochastic: whether it draws noise from torch's global random state (``Dequantize``).
     """
+
+    stochastic = False
 
     @abstractmethod
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

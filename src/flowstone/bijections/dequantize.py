@@ -33,6 +33,8 @@ class Dequantize(Bijection):
     tensor([[  0., 255.]])
     """
 
+    stochastic = True
+
     def __init__(self, noise: Bijection | None = None, *, levels: int = 256) -> None:
         super().__init__()
         self.noise = noise

@@ -4,11 +4,12 @@ import torch
 from torch import Tensor
 
 from flowstone.bijections.base import Bijection
-from flowstone.errors import DataError, UnknownNameError
+from flowstone.errors import DataError, SettingError, UnknownNameError
 
 __all__ = ["Standardize", "Whiten"]
 
 NARROWEST = 1e-6  # of a standardised direction: what float32 numbers still resolve
+FEW_ROWS = 0.45  # what counts as narrow where there are fewer rows than a covariance has entries
 
 
 class Standardize(Bijection):
@@ -77,13 +78,17 @@ class Whiten(Bijection):
        \log|\det| = -\sum_i \left(\log \sigma_i + \tfrac12 \log \lambda_i\right). $$
 
     ZCA stays nearest to the data's own axes, PCA orders them by variance. Nearly singular tables need it: couplings
-    spend their training on finding directions in which the data hardly vary. A direction narrower than a millionth of
-    a deviation is taken to be as wide as that. The identity until it is initialised, once. Kept as rotation and
-    scales, so that the log-det is exact and the inverse is a transpose, in every precision.
+    spend their training on finding directions in which the data hardly vary. ``narrow`` whitens in part: directions
+    narrower than that are widened to it, and all others are left as they are, so that with ZCA columns of few values
+    keep their shape. Fewer rows than $D^2$ are too few for a net to find how columns hang together: there whatever is
+    narrower than 0.45 is widened to that. A direction narrower than a millionth of a deviation is taken to be as wide
+    as that. The identity until it is initialised, once. Kept as rotation and scales, so that the log-det is exact and
+    the inverse is a transpose, in every precision.
 
     Args:
         features: number of features D.
         kind: ``"zca"`` or ``"pca"``.
+        narrow: None to whiten all directions; else a width, in deviations.
 
     >>> import torch
     >>> x = torch.randn(500, 2) @ torch.tensor([[1.0, 0.99], [0.0, 0.01]])
@@ -96,11 +101,14 @@ class Whiten(Bijection):
     rotation: Tensor
     spread: Tensor
 
-    def __init__(self, features: int, *, kind: str = "zca") -> None:
+    def __init__(self, features: int, *, kind: str = "zca", narrow: float | None = None) -> None:
         super().__init__()
         if kind not in ("zca", "pca"):
             raise UnknownNameError("kind of whitening", kind, ("zca", "pca"))
+        if narrow is not None and not 0 < narrow <= 1:
+            raise SettingError(f"narrow={narrow} must be above 0 and at most 1")
         self.kind = kind
+        self.narrow = narrow
         self.standardize = Standardize(features)
         self.register_buffer("rotation", torch.eye(features))
         self.register_buffer("spread", torch.ones(features))
@@ -112,7 +120,11 @@ class Whiten(Bijection):
         standardized = self.standardize.standardized(x.double())
         variance, rotation = torch.linalg.eigh(standardized.T @ standardized / len(x))
         self.rotation.copy_(rotation.flip(-1))
-        self.spread.copy_(variance.flip(-1).clamp_min(NARROWEST**2).sqrt())
+        spread = variance.flip(-1).clamp_min(NARROWEST**2).sqrt()
+        if self.narrow is not None:
+            narrow = max(self.narrow, FEW_ROWS) if len(x) < x.shape[1] ** 2 else self.narrow
+            spread = (spread / narrow).clamp_max(1)
+        self.spread.copy_(spread)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         standardized = self.standardize.standardized(x)

@@ -3,5 +3,6 @@
 from flowstone.nets.conv import ConvNet
 from flowstone.nets.made import MADE
 from flowstone.nets.mlp import MLP, Parallel
+from flowstone.nets.resnet import ResNet
 
-__all__ = ["MADE", "MLP", "ConvNet", "Parallel"]
+__all__ = ["MADE", "MLP", "ConvNet", "Parallel", "ResNet"]

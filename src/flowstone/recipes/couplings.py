@@ -1,17 +1,29 @@
-"""What the coupling recipes share: standardise, then couplings that take turns in which half moves."""
+"""What the coupling recipes share: couplings with their nets, and the chain in which they take turns."""
 
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import nn
 
-from flowstone.bijections import Bijection, Chain, Coupling, LeakyReLU, Permutation, Standardize, Univariate
-from flowstone.errors import SettingError
-from flowstone.nets import MLP, Parallel
+from flowstone.bijections import (
+    Bijection,
+    Chain,
+    Coupling,
+    LeakyReLU,
+    LULinear,
+    Permutation,
+    Standardize,
+    Univariate,
+)
+from flowstone.errors import SettingError, UnknownNameError
+from flowstone.nets import MLP, Parallel, ResNet
 
-__all__ = ["coupling_chain", "mlp_coupling"]
+__all__ = ["coupling_chain", "vector_coupling"]
+
+MIXINGS = ("none", "permutation", "lu")
 
 
-def mlp_coupling(
+def vector_coupling(
     features: int,
     transform: Callable[[int], Univariate],
     *,
@@ -19,21 +31,23 @@ def mlp_coupling(
     context_features: int,
     hidden: Sequence[int],
     activation: str,
+    residual: bool = False,
     separate: bool = False,
 ) -> Coupling:
-    """A coupling whose net is an MLP; ``transform`` makes the transform of that many moved features.
+    """A coupling whose net is an MLP or a ResNet; ``transform`` makes the transform of that many moved features.
 
-    With ``separate`` each parameter of the transform comes from an MLP of its own (RealNVP's s and t nets).
+    With ``separate`` each parameter of the transform comes from a net of its own (RealNVP's s and t nets).
     """
     kept, moved = Coupling.sizes(features, swap=swap)
     univariate = transform(moved)
     count = univariate.parameters_per_feature
+    kind = ResNet if residual else MLP
 
-    def mlp(outputs: int) -> MLP:
-        return MLP(kept, outputs, hidden=hidden, context_features=context_features, activation=activation)
+    def net(outputs: int) -> nn.Module:
+        return kind(kept, outputs, hidden=hidden, context_features=context_features, activation=activation)
 
-    net = Parallel(*(mlp(moved) for _ in range(count))) if separate else mlp(moved * count)
-    return Coupling(features, univariate, net, swap=swap)
+    nets = Parallel(*(net(moved) for _ in range(count))) if separate else net(moved * count)
+    return Coupling(features, univariate, nets, swap=swap)
 
 
 def coupling_chain(
@@ -41,29 +55,35 @@ def coupling_chain(
     couplings: int,
     coupling: Callable[[bool], Coupling],
     *,
-    shuffle: bool = False,
+    first: Sequence[Bijection] | None = None,
+    mixing: str = "none",
     leaky_relu: bool = False,
     last: Sequence[Bijection] = (),
 ) -> Chain:
-    """Standardize, then ``couplings`` layers from ``coupling(swap)``, swap taking turns, then ``last``.
+    """``first`` (Standardize), then ``couplings`` layers from ``coupling(swap)``, swap taking turns, then ``last``.
 
-    ``shuffle`` puts a random permutation after every second coupling where there are more than two features, and
-    undoes them all at the end, so that the flow begins as the identity. After every second and not after each: two
-    couplings in turn move both halves, and four then let every feature depend on every other, however permuted.
-    ``leaky_relu`` puts a learned kink between couplings.
+    ``mixing`` of the features, where there are more than two, comes after every second coupling: ``"permutation"`` is a
+    random one, and all are undone at the end, so that the flow begins as the identity; ``"lu"`` is a learned
+    ``LULinear``. After every second and not after each: two couplings in turn move both halves, and four then let every
+    feature depend on every other, however permuted. ``leaky_relu`` puts a learned kink between couplings.
     """
     if features < 1 or couplings < 1:
         raise SettingError(f"features={features} and couplings={couplings} must be at least 1")
-    links: list[Bijection] = [Standardize(features)]
+    if mixing not in MIXINGS:
+        raise UnknownNameError("mixing", mixing, MIXINGS)
+    links: list[Bijection] = [Standardize(features)] if first is None else list(first)
     order = torch.arange(features)
     for index in range(couplings):
         if index and leaky_relu:
             links.append(LeakyReLU())
-        if index and index % 2 == 0 and shuffle and features > 2:
-            links.append(permutation := Permutation.random(features))
-            order = order[permutation.order]
+        if index and index % 2 == 0 and features > 2:
+            if mixing == "permutation":
+                links.append(permutation := Permutation.random(features))
+                order = order[permutation.order]
+            elif mixing == "lu":
+                links.append(LULinear(features))
         # With one feature there is no other half: each coupling moves it, told by the context alone.
         links.append(coupling(features > 1 and index % 2 == 1))
-    if shuffle and features > 2 and couplings > 2:
+    if mixing == "permutation" and features > 2 and couplings > 2:
         links.append(Permutation(order.argsort()))
     return Chain(*links, *last)

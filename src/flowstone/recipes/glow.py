@@ -20,7 +20,7 @@ from flowstone.errors import SettingError
 from flowstone.flow import Flow
 from flowstone.nets import ConvNet
 from flowstone.priors import make_prior
-from flowstone.recipes.couplings import mlp_coupling
+from flowstone.recipes.couplings import vector_coupling
 from flowstone.recipes.registry import recipe
 
 __all__ = ["glow"]
@@ -63,7 +63,7 @@ def glow(
         assert features is not None
         links: list[Bijection] = [Standardize(features)]
         for index in range(couplings):
-            coupling = mlp_coupling(
+            coupling = vector_coupling(
                 features,
                 lambda moved: Affine(moved, bound="soft"),
                 swap=features > 1 and index % 2 == 1,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from flowstone.bijections import Additive, Scaling
 from flowstone.flow import Flow
 from flowstone.priors import make_prior
-from flowstone.recipes.couplings import coupling_chain, mlp_coupling
+from flowstone.recipes.couplings import coupling_chain, vector_coupling
 from flowstone.recipes.registry import recipe
 
 __all__ = ["nice"]
@@ -33,7 +33,7 @@ def nice(
     """
 
     def coupling(swap: bool):
-        return mlp_coupling(
+        return vector_coupling(
             features,
             lambda _: Additive(),
             swap=swap,

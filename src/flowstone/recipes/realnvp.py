@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from flowstone.bijections import Affine
 from flowstone.flow import Flow
 from flowstone.priors import make_prior
-from flowstone.recipes.couplings import coupling_chain, mlp_coupling
+from flowstone.recipes.couplings import coupling_chain, vector_coupling
 from flowstone.recipes.registry import recipe
 
 __all__ = ["realnvp"]
@@ -41,7 +41,7 @@ def realnvp(
     """
 
     def coupling(swap: bool):
-        return mlp_coupling(
+        return vector_coupling(
             features,
             lambda moved: Affine(moved, bound=scale_bound),
             swap=swap,
@@ -51,5 +51,6 @@ def realnvp(
             separate=separate_nets,
         )
 
-    chain = coupling_chain(features, couplings, coupling, shuffle=shuffle, leaky_relu=leaky_relu)
+    mixing = "permutation" if shuffle else "none"
+    chain = coupling_chain(features, couplings, coupling, mixing=mixing, leaky_relu=leaky_relu)
     return Flow(chain, make_prior(prior, features), context_features=context_features)

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from flowstone.bijections import RQSpline
+from flowstone.bijections import LogTails, RQSpline, Standardize, Whiten
 from flowstone.flow import Flow
 from flowstone.priors import make_prior
-from flowstone.recipes.couplings import coupling_chain, mlp_coupling
+from flowstone.recipes.couplings import coupling_chain, vector_coupling
 from flowstone.recipes.registry import recipe
 
 __all__ = ["spline"]
@@ -21,14 +21,26 @@ def spline(
     bins: int = 8,
     bound: float = 5.0,
     activation: str = "relu",
-    shuffle: bool = True,
+    residual: bool | None = None,
+    mixing: str = "lu",
+    whiten: float | None = 0.1,
+    log_tails: bool = True,
     prior: str = "normal",
 ) -> Flow:
     """Neural spline flow, coupling form: RQ-NSF (C) (Durkan, Bekasov, Murray, Papamakarios 2019). The default recipe.
 
-    The paper's choices: rational-quadratic splines with linear tails outside ``[-bound, bound]``, 8 bins; here MLPs in
-    place of residual nets, permutations in place of LU layers, and a bound of 5 in place of 3: latents beyond the bound
-    are left where they are, and a normal prior has visible mass beyond 3. The paper reports 0.64 nats on POWER.
+    The paper's choices: rational-quadratic splines with linear tails outside ``[-bound, bound]``, 8 bins, residual
+    nets, learned LU mixing. Ours: a bound of 5 in place of 3 (latents beyond it are left where they are, and a normal
+    prior has visible mass beyond 3), and before the first coupling what real tables need. The paper reports 0.64 nats
+    on POWER.
+
+    Args:
+        hidden: the width of each residual block, all the same; of each layer without ``residual``.
+        residual: residual nets, or plain multilayer perceptrons; None is residual from three features on (with fewer
+            it measures the same and is half again as slow).
+        mixing: of the features, after every second coupling: ``"lu"``, ``"permutation"`` or ``"none"``.
+        whiten: directions narrower than this, in deviations, are widened to it (``Whiten``); None standardises alone.
+        log_tails: beyond ``bound`` deviations data are drawn in by a logarithm (``LogTails``): no row costs too much.
 
     >>> import flowstone
     >>> flowstone.spline(1).sample(3, seed=0).shape
@@ -36,14 +48,17 @@ def spline(
     """
 
     def coupling(swap: bool):
-        return mlp_coupling(
+        return vector_coupling(
             features,
             lambda _: RQSpline(bins=bins, bound=bound),
             swap=swap,
             context_features=context_features,
             hidden=hidden,
             activation=activation,
+            residual=features > 2 if residual is None else residual,
         )
 
-    chain = coupling_chain(features, couplings, coupling, shuffle=shuffle)
+    scaled = Standardize(features) if whiten is None else Whiten(features, narrow=whiten)
+    first = (scaled, LogTails(bound=bound)) if log_tails else (scaled,)
+    chain = coupling_chain(features, couplings, coupling, first=first, mixing=mixing)
     return Flow(chain, make_prior(prior, features), context_features=context_features)

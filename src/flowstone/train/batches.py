@@ -15,7 +15,7 @@ Sampler = Callable[[int, torch.Generator], Tensor]
 HELD_OUT_DRAWS = 4096
 INITIAL_ROWS = 100_000  # what data-dependent initialisation looks at, at most
 # Streams of randomness beside the steps' own, beyond any number of steps.
-INITIAL, HELD_OUT = 2**40, 2**41
+INITIAL, HELD_OUT, NOISE = 2**40, 2**41, 2**42
 
 
 def generator(*key: int) -> torch.Generator:

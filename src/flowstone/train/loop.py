@@ -17,7 +17,7 @@ from flowstone.data import Rows
 from flowstone.errors import CheckpointError, NonFiniteError
 from flowstone.flow import Flow
 from flowstone.history import History, Record
-from flowstone.train.batches import Batches, FixedBatches, FreshBatches, Sampler, hold_out
+from flowstone.train.batches import NOISE, Batches, FixedBatches, FreshBatches, Sampler, generator, hold_out
 from flowstone.train.forensics import first_bad_gradient, first_bad_output
 from flowstone.train.progress import Bar, training_bar
 from flowstone.train.settings import Settings
@@ -25,7 +25,9 @@ from flowstone.train.settings import Settings
 __all__ = ["fit"]
 
 SAVE_EVERY = 10.0  # seconds between two writings of the training state
-SMALL_SET, SMALL_EVERY = 10_000, 20  # rows below which a set is small, and steps between its validations
+# Rows below which a fixed set is soon learned by heart, and what is done about it.
+SMALL_SET, SMALL_EVERY = 10_000, 20
+TINY_SET, TINY_DROPOUT = 2_000, 0.2
 
 
 def fit(
@@ -42,6 +44,7 @@ def fit(
     warmup: float = Settings.warmup,
     clip: float = Settings.clip,
     ema: float = Settings.ema,
+    dropout: float | None = None,
     patience: int | None = Settings.patience,
     validate_every: int | None = None,
     seed: int = Settings.seed,
@@ -64,9 +67,10 @@ def fit(
         lr: the highest learning rate; it warms up over the fraction ``warmup`` of the run and falls to 0 as a cosine.
         clip: the largest norm of the gradient.
         ema: decay of the average of weights, per step; 0 for none.
+        dropout: part of the units that nets with dropout layers leave out in training; None is 0, or 0.2 for a fixed
+            set of fewer than 2,000 rows, which is soon learned by heart.
         patience: validations without improvement after which training stops; None for never.
-        validate_every: steps between two validations; None is 100, or 20 for a fixed set of fewer than 10,000 rows,
-            which is soon learned by heart.
+        validate_every: steps between two validations; None is 100, or 20 for a fixed set of fewer than 10,000 rows.
         seed: of the batches and of the held-out rows. On the CPU the same seed gives the same weights, bit for bit.
         precision: ``"bf16"`` runs the conditioner nets in bfloat16; the flow's own arithmetic stays as it is.
         schedule: ``"constant"`` keeps the rate after the warm-up instead of lowering it.
@@ -89,8 +93,11 @@ def fit(
     resume = None if resume is None else Path(resume)
     held_out = None if validation is None else Rows(validation, validation_context)
     rows, held_out = hold_out(data, context, held_out, seed)
+    count = len(rows) if isinstance(rows, Rows) else math.inf
     if validate_every is None:
-        validate_every = SMALL_EVERY if isinstance(rows, Rows) and len(rows) < SMALL_SET else Settings.validate_every
+        validate_every = SMALL_EVERY if count < SMALL_SET else Settings.validate_every
+    if dropout is None:
+        dropout = TINY_DROPOUT if count < TINY_SET else Settings.dropout
     settings = Settings(
         steps=steps,
         minutes=minutes,
@@ -99,6 +106,7 @@ def fit(
         warmup=warmup,
         clip=clip,
         ema=ema,
+        dropout=dropout,
         patience=patience,
         validate_every=validate_every,
         seed=seed,
@@ -113,6 +121,8 @@ def fit(
     flow.initialize(first.x, first.context)
     with ExitStack() as stack:
         stack.enter_context(threads_for(flow, batch_size))
+        stack.enter_context(_dropout(flow, dropout))
+        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         update = stack.enter_context(training_bar(settings, enabled=progress))
         return _Trainer(flow, settings, batches, held_out.to(device), resume).run(update)
 
@@ -127,6 +137,9 @@ class _Trainer:
         self.buffers = list(flow.buffers())
         self.averages = [parameter.detach().clone() for parameter in self.parameters]
         self.best = [parameter.detach().clone() for parameter in self.parameters]
+        self.noisy = any(
+            getattr(module, "stochastic", False) or isinstance(module, nn.Dropout) for module in flow.modules()
+        )
         fused = self.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.Adam(self.parameters, lr=settings.lr, fused=fused)
         self.state = TrainingState()
@@ -181,6 +194,8 @@ class _Trainer:
 
     def _train_step(self, rate: float) -> tuple[float, float]:
         rows = self.batches(self.state.step).to(self.device)
+        if self.noisy:  # the noise follows from seed and step: nothing to save for a resume
+            torch.manual_seed(generator(self.settings.seed, NOISE, self.state.step).initial_seed())
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
@@ -205,6 +220,7 @@ class _Trainer:
         raw = [parameter.detach().clone() for parameter in self.parameters]
         _copy(self.parameters, self.averages)
         self.flow.eval()
+        torch.manual_seed(self.settings.seed)  # what is noisy in evaluation, too, is judged on the same noise each time
         nll = -self.flow.log_prob(self.held_out.x, self.held_out.context).double().mean().item()
         if self.state.step == 0:  # nothing was trained on yet: the first batch, as it is about to be seen
             rows = self.batches(0).to(self.device)
@@ -262,6 +278,19 @@ class _Trainer:
     def _kept(self) -> str:
         history = self.state.history
         return f"the best weights so far, of step {history.best.step}" if history.records else "the last good weights"
+
+
+@contextmanager
+def _dropout(flow: nn.Module, rate: float) -> Iterator[None]:
+    """Every dropout layer at ``rate``; afterwards as it was."""
+    layers = [(module, module.p) for module in flow.modules() if isinstance(module, nn.Dropout)]
+    for module, _ in layers:
+        module.p = rate
+    try:
+        yield
+    finally:
+        for module, before in layers:
+            module.p = before
 
 
 @torch.no_grad()

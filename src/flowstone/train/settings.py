@@ -18,10 +18,11 @@ class Settings:
     steps: int | None = 3000
     minutes: float | None = None
     batch_size: int = 512
-    lr: float = 3e-3
+    lr: float = 5e-3
     warmup: float = 0.02
     clip: float = 5.0
     ema: float = 0.99
+    dropout: float = 0.0
     patience: int | None = 30
     validate_every: int = 100
     seed: int = 0
@@ -37,7 +38,7 @@ class Settings:
             raise SettingError("steps=None needs minutes: something must end the training")
         if self.seed < 0:
             raise SettingError(f"seed={self.seed} cannot be negative")
-        for name in ("ema", "warmup"):
+        for name in ("ema", "warmup", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise SettingError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
         if self.precision not in PRECISIONS:

@@ -1,0 +1,74 @@
+"""Residual conditioners for vectors."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from flowstone.errors import SettingError, UnknownNameError
+from flowstone.nets.mlp import ACTIVATIONS
+
+__all__ = ["ResNet"]
+
+
+class ResNet(nn.Module):
+    r"""Pre-activation residual blocks of two layers, as in neural spline flows (Durkan et al. 2019, appendix B.1).
+
+    $h \leftarrow h + W_2\, \phi(\text{dropout}(W_1\, \phi(h)))$ from block to block; ``(batch, in_features)`` →
+    ``(batch, out_features)``; a context is more input; with no input at all it sees a 1. The blocks start near zero
+    and the output at zero, so that the flow around it starts as the identity. Dropout is off until ``fit`` sets it.
+
+    Args:
+        in_features, out_features: widths of input and output.
+        hidden: the width of each block, all the same.
+        context_features: width of the context.
+        activation: φ.
+
+    >>> import torch
+    >>> ResNet(2, 3, hidden=(16, 16))(torch.randn(5, 2)).abs().max().item()
+    0.0
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        hidden: Sequence[int] = (64, 64),
+        context_features: int = 0,
+        activation: str = "relu",
+    ) -> None:
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise UnknownNameError("activation", activation, ACTIVATIONS)
+        if len(set(hidden)) != 1:
+            raise SettingError(
+                f"hidden={tuple(hidden)}: residual blocks are all of one width, and there is at least one"
+            )
+        width = hidden[0]
+        self.blind = in_features + context_features == 0
+        self.input = nn.Linear(max(1, in_features + context_features), width)
+        self.blocks = nn.ModuleList(_block(width, activation) for _ in hidden)
+        self.output = nn.Linear(width, out_features)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        if context is not None:
+            x = torch.cat((x, context), -1)
+        if self.blind:
+            x = x.new_ones(x.shape[0], 1)
+        x = self.input(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.output(x)
+
+
+def _block(width: int, activation: str) -> nn.Sequential:
+    phi = ACTIVATIONS[activation]
+    last = nn.Linear(width, width)
+    nn.init.uniform_(last.weight, -1e-3, 1e-3)
+    nn.init.zeros_(last.bias)
+    # The first activation must leave the block's own input as it is: others, which follow a layer, work in place.
+    first = nn.ReLU() if activation == "relu" else phi()
+    return nn.Sequential(first, nn.Linear(width, width), phi(), nn.Dropout(0.0), last)
