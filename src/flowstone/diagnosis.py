@@ -109,9 +109,12 @@ def diagnose(flow: Any, x: Tensor, context: Tensor | None = None) -> Diagnosis:
         context = None if context is None else context[rows].to(device=double.device, dtype=torch.float64)
         conditioning = context if double.standardize_context is None else double.standardize_context(context)[0]
         centre = x.mean(0)
+        outside = centre + FAR * (x - centre)
+        # Beyond the border of a bounded domain there is no density to check.
+        within = double.log_prob(outside, context).isfinite().reshape(-1, *(1 for _ in x.shape[1:]))
         starts = {
             "data": x,
-            "outside": centre + FAR * (x - centre),
+            "outside": torch.where(within, outside, x),
             "edge": FAR * double.prior.sample(len(x), context),
         }
         layers, whole = [], []
@@ -161,18 +164,21 @@ def _whole(double: Any, single: Any, start: Tensor, context: Tensor | None, plac
         returned = z if place == "edge" else flow.from_latent(z, given)[0]
         return returned.double(), flow.log_prob(x, given).double()
 
+    stochastic = any(layer.stochastic for layer in _links(double.bijection))
+    if stochastic and place == "edge":  # rounding to integers: it is those that come back
+        start, place = double.from_latent(start, context)[0], "integers"
     wide, log_prob = there_and_back(double, torch.float64)
     narrow, log_prob_narrow = there_and_back(single, torch.float32)
     condition = None
-    if not any(layer.stochastic for layer in _links(double.bijection)):
+    if not stochastic:
         direction = double.from_latent if place == "edge" else double.to_latent
         condition = _jacobian(direction, start, context)[1]
     return WholeReport(
-        place=place,
+        place="edge" if place == "integers" else place,
         round_trip=_relative(wide, start),
         round_trip_float32=_relative(narrow, start),
         condition=condition,
-        log_prob_float32=_worst(log_prob_narrow - log_prob),
+        log_prob_float32=0.0 if stochastic else _worst(log_prob_narrow - log_prob),
     )
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from flowstone.bijections.base import Bijection
 from flowstone.errors import SettingError
 
-__all__ = ["Householder", "InvertibleConv1x1", "LULinear", "Permutation"]
+__all__ = ["Householder", "InvertibleConv1x1", "LULinear", "Permutation", "solve_lu"]
 
 
 class Permutation(Bijection):
@@ -98,7 +98,7 @@ class LULinear(Bijection):
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         below, above = self.triangles.factors()
-        return _solve(below, above, z - self.bias), -self.triangles.log_diagonal.sum().expand(z.shape[0])
+        return solve_lu(below, above, z - self.bias), -self.triangles.log_diagonal.sum().expand(z.shape[0])
 
 
 class InvertibleConv1x1(Bijection):
@@ -134,13 +134,13 @@ class InvertibleConv1x1(Bijection):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         below, above = self.triangles.factors()
         pixels = z.index_select(1, self.order.argsort()).movedim(1, -1)
-        return _solve(below, above, pixels).movedim(-1, 1), -self._log_det(z)
+        return solve_lu(below, above, pixels).movedim(-1, 1), -self._log_det(z)
 
     def _log_det(self, value: Tensor) -> Tensor:
         return (value.shape[2:].numel() * self.triangles.log_diagonal.sum()).expand(value.shape[0])
 
 
-def _solve(below: Tensor, above: Tensor, rows: Tensor) -> Tensor:
+def solve_lu(below: Tensor, above: Tensor, rows: Tensor) -> Tensor:
     """X with ``x @ (below @ above).T == rows``, for rows ``(…, features)``."""
     half = torch.linalg.solve_triangular(below.T, rows, upper=True, left=False, unitriangular=True)
     return torch.linalg.solve_triangular(above.T, half, upper=False, left=False)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from flowstone.bijections.base import Bijection
+from flowstone.bijections.linear import solve_lu
 from flowstone.errors import DataError, SettingError, UnknownNameError
 
 __all__ = ["Standardize", "Whiten"]
@@ -82,8 +83,8 @@ class Whiten(Bijection):
     narrower than that are widened to it, and all others are left as they are, so that with ZCA columns of few values
     keep their shape. Fewer rows than $D^2$ are too few for a net to find how columns hang together: there whatever is
     narrower than 0.45 is widened to that. A direction narrower than a millionth of a deviation is taken to be as wide
-    as that. The identity until it is initialised, once. Kept as rotation and scales, so that the log-det is exact and
-    the inverse is a transpose, in every precision.
+    as that. The identity until it is initialised, once. Kept as triangular factors, so that the inverse and the log-det
+    are exact in every precision.
 
     Args:
         features: number of features D.
@@ -98,8 +99,9 @@ class Whiten(Bijection):
     True
     """
 
-    rotation: Tensor
-    spread: Tensor
+    order: Tensor
+    below: Tensor
+    above: Tensor
 
     def __init__(self, features: int, *, kind: str = "zca", narrow: float | None = None) -> None:
         super().__init__()
@@ -110,8 +112,10 @@ class Whiten(Bijection):
         self.kind = kind
         self.narrow = narrow
         self.standardize = Standardize(features)
-        self.register_buffer("rotation", torch.eye(features))
-        self.register_buffer("spread", torch.ones(features))
+        # P, L and U of the matrix that makes z of the standardised x.
+        self.register_buffer("order", torch.arange(features))
+        self.register_buffer("below", torch.eye(features))
+        self.register_buffer("above", torch.eye(features))
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         if self.standardize.initialized:
@@ -119,26 +123,25 @@ class Whiten(Bijection):
         self.standardize.initialize(x)
         standardized = self.standardize.standardized(x.double())
         variance, rotation = torch.linalg.eigh(standardized.T @ standardized / len(x))
-        self.rotation.copy_(rotation.flip(-1))
-        spread = variance.flip(-1).clamp_min(NARROWEST**2).sqrt()
+        spread, rotation = variance.flip(-1).clamp_min(NARROWEST**2).sqrt(), rotation.flip(-1)
         if self.narrow is not None:
             narrow = max(self.narrow, FEW_ROWS) if len(x) < x.shape[1] ** 2 else self.narrow
             spread = (spread / narrow).clamp_max(1)
-        self.spread.copy_(spread)
+        matrix = (rotation / spread).T
+        rows, below, above = torch.linalg.lu(rotation @ matrix if self.kind == "zca" else matrix)
+        self.order.copy_(rows.argmax(-1))
+        self.below.copy_(below)
+        self.above.copy_(above)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         standardized = self.standardize.standardized(x)
-        rotation = self.rotation.to(standardized.dtype)
-        z = standardized @ rotation / self.spread
-        if self.kind == "zca":
-            z = z @ rotation.T
-        return z.to(self.spread.dtype), -self._log_volume().expand(x.shape[0])
+        above, below = self.above.to(standardized), self.below.to(standardized)
+        z = (standardized @ above.T @ below.T).index_select(1, self.order)
+        return z.to(self.above.dtype), self._log_det().expand(x.shape[0])
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        if self.kind == "zca":
-            z = z @ self.rotation
-        x, _ = self.standardize.inverse((z * self.spread) @ self.rotation.T)
-        return x, self._log_volume().expand(z.shape[0])
+        standardized = solve_lu(self.below, self.above, z.index_select(1, self.order.argsort()))
+        return self.standardize.inverse(standardized)[0], -self._log_det().expand(z.shape[0])
 
-    def _log_volume(self) -> Tensor:
-        return self.spread.log().sum() + self.standardize.std.log().sum()
+    def _log_det(self) -> Tensor:
+        return self.above.diagonal().abs().log().sum() - self.standardize.std.log().sum()

@@ -69,12 +69,12 @@ class StudentT(Prior):
         super().__init__(event_shape)
         if not df > 1:
             raise SettingError(f"df={df} must be above 1")
-        self.raw_df = nn.Parameter(torch.full(tuple(self.event_shape), math.log(math.expm1(df - 1))))
+        self.log_excess = nn.Parameter(torch.full(tuple(self.event_shape), math.log(df - 1)))
 
     @property
     def df(self) -> Tensor:
         """Degrees of freedom, of shape ``event_shape``."""
-        return 1 + F.softplus(self.raw_df)
+        return 1 + self.log_excess.exp()
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         df = self.df

@@ -118,11 +118,12 @@ def fit(
     else:
         batches = FreshBatches(rows, batch_size, seed)
     first = batches.initial().to(device)
-    flow.initialize(first.x, first.context)
     with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+        torch.manual_seed(seed)
+        flow.initialize(first.x, first.context)
         stack.enter_context(threads_for(flow, batch_size))
         stack.enter_context(_dropout(flow, dropout))
-        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         update = stack.enter_context(training_bar(settings, enabled=progress))
         return _Trainer(flow, settings, batches, held_out.to(device), resume).run(update)
 
@@ -135,8 +136,8 @@ class _Trainer:
         self.device = flow.device
         self.parameters: list[Tensor] = [parameter for parameter in flow.parameters() if parameter.requires_grad]
         self.buffers = list(flow.buffers())
-        self.averages = [parameter.detach().clone() for parameter in self.parameters]
-        self.best = [parameter.detach().clone() for parameter in self.parameters]
+        self.averages = _clones(self.parameters)
+        self.best, self.best_buffers = _clones(self.parameters), _clones(self.buffers)
         self.noisy = any(
             getattr(module, "stochastic", False) or isinstance(module, nn.Dropout) for module in flow.modules()
         )
@@ -160,11 +161,12 @@ class _Trainer:
             raise
         finally:
             if not history.records:  # nothing was validated yet: what there is, is the best
-                _copy(self.best, self.averages)
-            raw = [parameter.detach().clone() for parameter in self.parameters]
+                self._keep_as_best()
+            raw, raw_buffers = _clones(self.parameters), _clones(self.buffers)
             _copy(self.parameters, self.best)
+            _copy(self.buffers, self.best_buffers)
             self.flow.eval()
-        self._save(raw)
+        self._save(raw, raw_buffers)
         return history
 
     def _loop(self, update: Bar, interrupted: Callable[[], bool]) -> str:
@@ -183,7 +185,7 @@ class _Trainer:
             if state.step % settings.validate_every == 0:
                 self._validate(rate)
                 if time.monotonic() - self.saved > SAVE_EVERY:
-                    self._save(self.parameters)
+                    self._save(self.parameters, self.buffers)
             update(state.step, self._seconds(), loss, state.history)
         if not state.history.records or state.history.records[-1].step != state.step:
             self._validate(settings.learning_rate(1.0))
@@ -217,7 +219,7 @@ class _Trainer:
     @torch.no_grad()
     def _validate(self, rate: float) -> None:
         """Record the NLL of the averaged weights on the held-out rows; keep the best."""
-        raw = [parameter.detach().clone() for parameter in self.parameters]
+        raw = _clones(self.parameters)
         _copy(self.parameters, self.averages)
         self.flow.eval()
         torch.manual_seed(self.settings.seed)  # what is noisy in evaluation, too, is judged on the same noise each time
@@ -235,8 +237,12 @@ class _Trainer:
         train_nll, norm = self.state.take_means()
         records = self.state.history.records
         if not records or nll < self.state.history.best.val_nll:
-            _copy(self.best, self.averages)
+            self._keep_as_best()
         records.append(Record(self.state.step, round(self._seconds(), 3), train_nll, nll, rate, norm))
+
+    def _keep_as_best(self) -> None:
+        _copy(self.best, self.averages)
+        _copy(self.best_buffers, self.buffers)  # running statistics belong to their weights
 
     def _out_of_patience(self) -> bool:
         settings, state = self.settings, self.state
@@ -244,22 +250,31 @@ class _Trainer:
             return False
         return state.step - state.history.best.step >= settings.patience * settings.validate_every
 
-    def _save(self, raw: Sequence[Tensor]) -> None:
+    def _save(self, raw: Sequence[Tensor], buffers: Sequence[Tensor]) -> None:
         if self.folder is None:
             return
         moments = [self.optimizer.state.get(parameter, {}) for parameter in self.parameters]
         self.state.seconds = self._seconds()
-        self.state.tensors = {"raw": list(raw), "average": self.averages, "best": self.best, "buffer": self.buffers}
+        self.state.tensors = self._groups() | {"raw": list(raw), "buffer": list(buffers)}
         for name in ("exp_avg", "exp_avg_sq"):
             if all(name in moment for moment in moments):
                 self.state.tensors[name] = [moment[name] for moment in moments]
         save_state(self.folder, self.state)
         self.saved = time.monotonic()
 
+    def _groups(self) -> dict[str, list[Tensor]]:
+        """What the state holds, by name, and where it goes."""
+        return {
+            "raw": self.parameters,
+            "buffer": self.buffers,
+            "average": self.averages,
+            "best": self.best,
+            "best_buffer": self.best_buffers,
+        }
+
     def _restore(self, state: TrainingState) -> None:
-        groups = {"raw": self.parameters, "average": self.averages, "best": self.best, "buffer": self.buffers}
         try:
-            for name, into in groups.items():
+            for name, into in self._groups().items():
                 _copy(into, state.tensors[name])
             for index, parameter in enumerate(self.parameters if "exp_avg" in state.tensors else ()):
                 moments = {name: state.tensors[name][index].to(parameter) for name in ("exp_avg", "exp_avg_sq")}
@@ -291,6 +306,10 @@ def _dropout(flow: nn.Module, rate: float) -> Iterator[None]:
     finally:
         for module, before in layers:
             module.p = before
+
+
+def _clones(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [tensor.detach().clone() for tensor in tensors]
 
 
 @torch.no_grad()

@@ -1,0 +1,92 @@
+import math
+
+import pytest
+import torch
+from torch.distributions import MultivariateNormal
+
+import flowstone
+from flowstone.errors import NonFiniteError, SettingError, ShapeError
+
+TARGET = MultivariateNormal(torch.tensor([1.0, -0.5]), torch.tensor([[0.6, 0.3], [0.3, 0.4]]))
+LOG_Z = 2.5  # the density is handed over unnormalised
+
+
+def log_density(x):
+    return TARGET.log_prob(x) + LOG_Z
+
+
+def banana(x):
+    return -0.5 * (x[:, 0] / 1.5).square() - 2 * (x[:, 1] - 0.5 * x[:, 0].square() + 1).square()
+
+
+QUICK = {"progress": False, "batch_size": 256, "n_samples": 4000}
+
+
+@pytest.mark.parametrize("recipe", [flowstone.realnvp, flowstone.spline, flowstone.iaf, flowstone.maf])
+def test_it_finds_the_density_and_its_normalizer(recipe):
+    torch.manual_seed(0)
+    kind = {"layers": 2} if recipe in (flowstone.iaf, flowstone.maf) else {"couplings": 4}
+    flow = recipe(2, hidden=(32,), **kind)
+    fit = flowstone.fit_to_density(flow, log_density, steps=300, **QUICK)
+    assert fit.effective_sample_size > 0.9
+    assert fit.sample.log_normalizer == pytest.approx(LOG_Z, abs=0.05)
+    assert fit.losses[-1] < fit.losses[0]
+    mean = (fit.sample.weights[:, None] * fit.sample.x).sum(0)
+    torch.testing.assert_close(mean, TARGET.mean.double(), atol=0.08, rtol=0)
+    assert not flow.training
+
+
+def test_a_bent_density_of_known_mass():
+    """Of the banana the mass is known: it is a normal bent without a change of volume."""
+    torch.manual_seed(0)
+    fit = flowstone.fit_to_density(flowstone.spline(2, couplings=4), banana, steps=500, **QUICK)
+    assert fit.effective_sample_size > 0.7
+    assert fit.sample.log_normalizer == pytest.approx(math.log(2 * math.pi * 1.5 * 0.5), abs=0.05)
+
+
+def test_the_path_gradient_vanishes_where_the_flow_is_the_density(float64):
+    """Every single gradient, not just their mean: with the score term it would be noise of order one."""
+    from flowstone.train.density import _path_loss
+
+    flow = flowstone.realnvp(2, couplings=2, hidden=(8,))
+    normal = MultivariateNormal(torch.zeros(2), torch.eye(2))
+    _path_loss(flow, normal.log_prob, None, 16, torch.Generator().manual_seed(0)).backward()
+    for parameter in flow.parameters():
+        if parameter.grad is not None:
+            assert parameter.grad.abs().max() < 1e-12
+    wrong = MultivariateNormal(torch.ones(2), torch.eye(2))
+    _path_loss(flow, wrong.log_prob, None, 16, torch.Generator().manual_seed(0)).backward()
+    assert max(p.grad.abs().max().item() for p in flow.parameters() if p.grad is not None) > 0.1
+
+
+def test_the_same_seed_gives_the_same_flow():
+    results = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        flow = flowstone.realnvp(2, couplings=2, hidden=(8,))
+        results.append(flowstone.fit_to_density(flow, log_density, steps=20, seed=3, **QUICK))
+    assert results[0].losses == results[1].losses
+    assert torch.equal(results[0].sample.x, results[1].sample.x)
+
+
+def test_a_conditional_flow_is_fitted_at_its_context():
+    torch.manual_seed(0)
+    flow = flowstone.realnvp(2, context_features=1, couplings=2, hidden=(16,))
+    fit = flowstone.fit_to_density(flow, log_density, context=torch.tensor([0.3]), steps=200, **QUICK)
+    assert fit.effective_sample_size > 0.8
+
+
+def test_effective_sample_size_tells_a_bad_fit():
+    flow = flowstone.realnvp(2)
+    far = MultivariateNormal(torch.full((2,), 6.0), torch.eye(2))
+    assert flowstone.importance_sample(flow, far.log_prob, 1000).effective_sample_size < 0.02
+
+
+def test_what_goes_wrong_is_said():
+    flow = flowstone.realnvp(2)
+    with pytest.raises(ShapeError, match=r"log_density gave shape \(512, 2\) for 512 rows"):
+        flowstone.fit_to_density(flow, lambda x: x, steps=1, progress=False)
+    with pytest.raises(NonFiniteError, match="step 0: the loss is"):
+        flowstone.fit_to_density(flow, lambda x: x.sum(-1) * float("nan"), steps=1, progress=False)
+    with pytest.raises(SettingError, match="StudentT has parameters of its own"):
+        flowstone.fit_to_density(flowstone.realnvp(2, prior="student"), log_density, steps=1, progress=False)

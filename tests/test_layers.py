@@ -1,0 +1,386 @@
+"""What holds for single layers beyond the laws."""
+
+import importlib
+import math
+import sys
+import textwrap
+
+import pytest
+import torch
+
+import flowstone
+from cases import CASES
+from flowstone.bijections import (
+    ActNorm,
+    Autoregressive,
+    BatchNorm,
+    Bijection,
+    Dequantize,
+    Householder,
+    Interval,
+    Inverse,
+    LogisticMixtureCDF,
+    Logit,
+    LogTails,
+    LULinear,
+    MultiScale,
+    Positive,
+    RQSpline,
+    Squeeze,
+    Whiten,
+)
+from flowstone.errors import SettingError, ShapeError
+from flowstone.nets import MADE, ResNet
+from flowstone.recipes import build
+from flowstone.recipes.registry import RECIPES, all_recipes
+from flowstone.testing import Case, LawBrokenError, check
+
+
+def test_whitening_whitens_and_counts_it(float64):
+    x = torch.randn(2000, 3) @ torch.randn(3, 3) * torch.tensor([1.0, 100.0, 0.01]) + 7
+    gaussian = torch.distributions.MultivariateNormal(x.mean(0), x.T.cov(correction=0))
+    for kind in ("zca", "pca"):
+        layer = Whiten(3, kind=kind)
+        layer.initialize(x)
+        z, log_det = layer(x)
+        torch.testing.assert_close(z.T.cov(correction=0), torch.eye(3), atol=1e-9, rtol=0)
+        normal = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)
+        torch.testing.assert_close(normal + log_det, gaussian.log_prob(x))
+        before = z.clone()
+        layer.initialize(2 * x)
+        assert torch.equal(layer(x)[0], before)
+
+
+def test_zca_is_symmetric_and_pca_orders_by_variance(float64):
+    x = torch.randn(500, 4) @ torch.randn(4, 4)
+    x = (x - x.mean(0)) / x.std(0, correction=0)
+    zca, pca = Whiten(4), Whiten(4, kind="pca")
+    zca.initialize(x)
+    pca.initialize(x)
+    matrix = zca(torch.eye(4))[0] - zca(torch.zeros(1, 4))[0]
+    torch.testing.assert_close(matrix, matrix.T)
+    rows = (pca(torch.eye(4))[0] - pca(torch.zeros(1, 4))[0]).T
+    assert (rows.norm(dim=1).diff() > 0).all()  # the widest direction first, so the least stretched
+
+
+def test_whitening_in_part_leaves_wide_directions_alone(float64):
+    x = torch.randn(5000, 3)
+    x[:, 2] = x[:, 1] + 1e-3 * x[:, 2]
+    layer = Whiten(3, narrow=0.1)
+    layer.initialize(x)
+    z, _ = layer(x)
+    spread = torch.linalg.eigvalsh(z.T.cov(correction=0)).sqrt()
+    torch.testing.assert_close(spread, torch.tensor([0.1, 1.0, math.sqrt(2)]), atol=0.03, rtol=0)
+    standardized = (x - x.mean(0)) / x.std(0, correction=0)
+    torch.testing.assert_close(z[:, 0], standardized[:, 0], atol=1e-2, rtol=0)
+    few = Whiten(3, narrow=0.1)
+    few.initialize(x[:8])
+    z, _ = few(x[:8])
+    assert torch.linalg.eigvalsh(z.T.cov(correction=0)).sqrt().min().item() == pytest.approx(0.45, abs=0.01)
+
+
+def test_a_singular_table_is_whitened_in_float32():
+    x = torch.randn(3000, 2, dtype=torch.float64)
+    x = torch.cat((x, x[:, :1]), 1)  # one column twice
+    layer = Whiten(3)
+    layer.initialize(x)
+    z, log_det = layer(x)
+    assert z.dtype == torch.float32
+    assert z.isfinite().all()
+    assert log_det[0].item() == pytest.approx(-math.log(math.sqrt(2) * 1e-6), abs=0.2)
+    torch.testing.assert_close(layer.inverse(z)[0].double(), x, atol=1e-5, rtol=0)
+
+
+def test_act_norm_is_set_once_and_only_once():
+    layer = ActNorm(2)
+    x = torch.randn(500, 2, 3, 3) * torch.tensor([2.0, 0.1])[:, None, None] + 5
+    layer.initialize(x)
+    z, log_det = layer(x)
+    assert z.mean((0, 2, 3)).abs().max() < 1e-4
+    torch.testing.assert_close(z.std((0, 2, 3), correction=0), torch.ones(2), atol=1e-4, rtol=0)
+    assert log_det[0].item() == pytest.approx(9 * (-math.log(0.2)), rel=0.02)
+    state = {name: value.clone() for name, value in layer.state_dict().items()}
+    fresh = ActNorm(2)
+    fresh.load_state_dict(state)
+    fresh.initialize(100 * x)
+    assert all(torch.equal(state[name], value) for name, value in fresh.state_dict().items())
+
+
+@pytest.mark.parametrize("statistics", ["running", "batch"])
+def test_batch_norm_trains_by_batches_and_evaluates_by_averages(float64, statistics):
+    layer = BatchNorm(2, momentum=0.1, eps=1e-5, statistics=statistics)
+    x = 3 * torch.randn(4000, 2) + 5
+    assert torch.equal(layer.eval()(x)[0], x)
+    assert torch.equal(layer(x)[1], torch.zeros(4000))
+    layer.train()
+    z, log_det = layer(x)
+    variance, mean = torch.var_mean(x, 0, correction=0)
+    torch.testing.assert_close(layer.mean, 0.1 * mean)
+    torch.testing.assert_close(layer.variance, 0.9 * (1 - 1e-5) + 0.1 * variance)
+    used = (layer.mean, layer.variance) if statistics == "running" else (mean, variance)
+    torch.testing.assert_close(z, (x - used[0]) / (used[1] + 1e-5).sqrt())
+    torch.testing.assert_close(log_det, -0.5 * (used[1] + 1e-5).log().sum().expand(4000))
+    for _ in range(200):
+        layer(x)
+    layer.eval()
+    torch.testing.assert_close(layer(x)[0].std(0, correction=0), torch.ones(2), atol=1e-3, rtol=0)
+    torch.testing.assert_close(layer.inverse(layer(x)[0])[0], x)
+
+
+def test_the_gradient_flows_through_the_batch_s_own_part_of_the_average(float64):
+    layer = BatchNorm(1, momentum=0.5).train()
+    x = torch.randn(50, 1, requires_grad=True)
+    z, _ = layer(x)
+    (gradient,) = torch.autograd.grad(z[0].sum(), x)
+    assert gradient[1].abs() > 1e-6  # row 0 follows from row 1 through the mean
+    assert not layer.mean.requires_grad
+
+
+def test_a_flow_with_batch_norm_keeps_the_statistics_of_its_best_weights(tmp_path):
+    torch.manual_seed(0)
+    flow = flowstone.maf(2, layers=2, hidden=(16,), batch_norm=True)
+    x = torch.randn(3000, 2) * 4 + 1
+    history = flowstone.fit(flow, x, validation=x[:1000], steps=60, validate_every=20, progress=False)
+    assert -flow.log_prob(x[:1000]).mean().item() == pytest.approx(history.best.val_nll, abs=1e-4)
+    flowstone.save(flow, tmp_path)
+    assert torch.equal(flowstone.load(tmp_path).log_prob(x), flow.log_prob(x))
+
+
+def test_dequantized_integers_come_back_exactly():
+    layer = Dequantize()
+    x = torch.arange(256.0).repeat(400, 1)
+    for _ in range(20):
+        z, log_det = layer(x)
+        assert torch.equal(layer.inverse(z)[0], x)
+        assert (z >= x).all()
+        assert not log_det.any()
+
+
+def test_variational_dequantization_is_a_bound_that_learning_tightens():
+    """Of 8 equally likely integers the bound is below log(1/8), uniform noise reaches it for a uniform density."""
+    torch.manual_seed(0)
+
+    class Uniform8(Bijection):
+        def forward(self, x, context=None):
+            return x, x.new_zeros(len(x))
+
+        def inverse(self, z, context=None):
+            return z, z.new_zeros(len(z))
+
+    noise = flowstone.realnvp(1, context_features=1, couplings=2, hidden=(16,)).bijection
+    layer = Dequantize(noise, levels=8)
+    x = torch.randint(8, (512, 1)).float()
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.02)
+    density = flowstone.Flow(Uniform8(), flowstone.priors.StandardNormal(1))
+
+    def bound() -> torch.Tensor:
+        z, log_det = layer(x)
+        return (density.prior.log_prob((z - 4) / 2) - math.log(2) + log_det).mean()
+
+    with torch.no_grad():
+        before = torch.stack([bound() for _ in range(20)]).mean()
+    for _ in range(150):
+        optimizer.zero_grad()
+        (-bound()).backward()
+        optimizer.step()
+    with torch.no_grad():
+        after = torch.stack([bound() for _ in range(20)]).mean()
+    grid = torch.arange(8.0)[:, None] + (torch.arange(1000) + 0.5) / 1000
+    truth = (density.prior.log_prob(((grid.reshape(-1, 1)) - 4) / 2) - math.log(2)).exp().reshape(8, -1).mean(1).log()
+    exact = truth[x.long().flatten()].mean()
+    assert before < after <= exact + 0.02
+
+
+def test_what_lies_outside_a_domain_has_no_density_and_no_gradient():
+    for layer, inside, outside in (
+        (Logit(), 0.3, (-0.1, 1.1)),
+        (Logit(alpha=0.05), 1.0, (-0.06, 1.06)),
+        (Interval(-1.0, 3.0), 2.0, (-1.5, 3.5)),
+        (Positive(low=2.0), 2.5, (1.0,)),
+    ):
+        assert layer(torch.tensor([[inside]]))[1].isfinite()
+        for value in outside:
+            x = torch.tensor([[inside, value]], requires_grad=True)
+            z, log_det = layer(x)
+            assert log_det.item() == -math.inf
+            assert z.isfinite().all()
+            torch.where(log_det.isfinite(), log_det, 0.0).sum().backward()
+            assert x.grad is not None
+            assert not x.grad.any()
+
+
+def test_a_circle_has_no_seam(float64):
+    torch.manual_seed(1)
+    spline = RQSpline(bins=5, bound=math.pi, circular=True)
+    parameters = torch.randn(1, 1, spline.parameters_per_feature)
+
+    def at(x: float) -> tuple[torch.Tensor, torch.Tensor]:
+        z, log_slope = spline(torch.tensor([[x]]), parameters)
+        return torch.stack((z.sin(), z.cos())), log_slope
+
+    for one, two in ((-math.pi + 1e-9, math.pi - 1e-9), (1.0, 1.0 + 2 * math.pi)):
+        for left, right in zip(at(one), at(two), strict=True):
+            torch.testing.assert_close(left, right, atol=1e-7, rtol=0)
+    x = torch.linspace(-math.pi, math.pi, 20_001)[:-1, None]
+    slope = spline(x, parameters.expand(len(x), -1, -1))[1].exp()
+    assert slope.mean().item() == pytest.approx(1, abs=1e-4)  # once around
+
+
+def test_a_mixture_of_components_that_start_alike_part_when_trained():
+    torch.manual_seed(0)
+    transform = LogisticMixtureCDF(components=2)
+    parameters = torch.zeros(1, 1, transform.parameters_per_feature, requires_grad=True)
+    optimizer = torch.optim.Adam([parameters], lr=0.05)
+    x = torch.cat((torch.randn(500, 1) - 5, torch.randn(500, 1) + 5))
+    for _ in range(400):
+        optimizer.zero_grad()
+        z, log_slope = transform(x, parameters.expand(1000, -1, -1))
+        loss = (torch.nn.functional.softplus(z) + torch.nn.functional.softplus(-z) - log_slope).mean()
+        loss.backward()
+        optimizer.step()
+    _, means, _ = transform._mixture(parameters)
+    assert sorted(means.flatten().tolist()) == pytest.approx([-5, 5], abs=0.5)
+
+
+def test_householder_is_a_rotation_that_starts_as_none(float64):
+    layer = Householder(4)
+    torch.testing.assert_close(layer(torch.eye(4))[0], torch.eye(4))
+    layer.vectors.data = torch.randn_like(layer.vectors)
+    matrix = layer(torch.eye(4))[0]
+    torch.testing.assert_close(matrix @ matrix.T, torch.eye(4))
+
+
+def test_the_ordered_squeeze_puts_one_colour_first():
+    x = torch.arange(2 * 4 * 4.0).reshape(1, 2, 4, 4)
+    z, _ = Squeeze(order="checkerboard")(x)
+    rows, columns = torch.meshgrid(torch.arange(4), torch.arange(4), indexing="ij")
+    even = (rows + columns) % 2 == 0
+    assert set(z[:, :4].flatten().tolist()) == set(x[:, :, even].flatten().tolist())
+    plain, _ = Squeeze()(x)
+    torch.testing.assert_close(plain, torch.nn.functional.pixel_unshuffle(x, 2))
+
+
+def test_inverse_autoregressive_begins_with_the_context_alone(float64):
+    net = MADE(3, 2, hidden=(12, 12), context_features=1)
+    for parameter in net.parameters():
+        parameter.data.normal_()
+    x, context = torch.randn(1, 3), torch.randn(2, 1)
+    one, two = net(x, context[:1]), net(x, context[1:])
+    assert (one != two).all()  # the first feature's parameters, too
+    moved = net(torch.tensor([[9.0, 0.0, 0.0]]) + x, context[:1])
+    assert torch.equal(moved[:, :2], one[:, :2])
+    assert (moved[:, 2:] != one[:, 2:]).all()
+
+
+def test_users_bijections_are_held_to_the_laws():
+    class Doubling(Bijection):
+        def __init__(self, log_det: float) -> None:
+            super().__init__()
+            self.log_det = log_det
+
+        def forward(self, x, context=None):
+            return 2 * x, x.new_full((len(x),), self.log_det)
+
+        def inverse(self, z, context=None):
+            return z / 2, z.new_full((len(z),), -self.log_det)
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        check(Case(lambda: Doubling(2 * math.log(2)), 2, triangular=True), seeds=1)
+        with pytest.raises(LawBrokenError, match=r"log-det of forward = log\|det Jacobian\|: row 0 has 2"):
+            check(Case(lambda: Doubling(2.0), 2), seeds=1)
+        with pytest.raises(LawBrokenError, match="lower triangular"):
+            check(Case(lambda: Inverse(CASES["LULinear"].bijection()), 4, triangular=True), seeds=1)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_recipe_of_an_installed_package_is_found(tmp_path, monkeypatch):
+    package = tmp_path / "other_flows"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        textwrap.dedent("""
+        import flowstone
+
+        def tiny(features: int, *, context_features: int = 0) -> flowstone.Flow:
+            return flowstone.nice(features, context_features=context_features, couplings=2, hidden=(4,))
+        """)
+    )
+    info = tmp_path / "other_flows-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other-flows\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(
+        "[flowstone.recipes]\ntiny = other_flows:tiny\nbroken = other_flows:missing\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+    all_recipes.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="recipe 'broken' of other_flows:missing cannot be loaded"):
+            flow = build("tiny", {"features": 3})
+        assert flow.spec == {"recipe": "tiny", "arguments": {"features": 3, "context_features": 0}}
+        flowstone.save(flow, tmp_path / "run")
+        assert flowstone.load(tmp_path / "run").spec == flow.spec
+    finally:
+        RECIPES.pop("tiny", None)
+        sys.modules.pop("other_flows", None)
+        all_recipes.cache_clear()
+
+
+def test_glow_learns_images_and_gives_integers_back():
+    torch.manual_seed(0)
+    base = torch.randint(40, 200, (1, 1, 4, 4)).float()
+    x = (base + 10 * torch.randn(600, 1, 4, 4)).round().clamp(0, 255)
+    flow = flowstone.glow(event_shape=(1, 4, 4), scales=2, couplings=2, channels=16)
+    history = flowstone.fit(flow, x, steps=100, batch_size=128, lr=0.01, progress=False)
+    entropy = 16 * (math.log(10) + 0.5 * math.log(2 * math.pi * math.e))  # rounding hardly adds to it
+    assert history.best.val_nll == pytest.approx(entropy, abs=1.5)
+    back = flow.from_latent(flow.to_latent(x)[0])[0]
+    assert (back == x).float().mean() > 0.999
+    samples = flow.sample(50, seed=0)
+    assert samples.shape == (50, 1, 4, 4)
+    assert torch.equal(samples, samples.round())
+    again = flowstone.glow(event_shape=(1, 4, 4), scales=2, couplings=2, channels=16)
+    flowstone.fit(again, x, steps=5, batch_size=128, progress=False)
+
+
+def test_a_flow_that_draws_noise_trains_the_same_way_twice():
+    results = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        flow = flowstone.glow(event_shape=(1, 2, 2), scales=1, couplings=1, channels=4)
+        torch.manual_seed(len(results))  # whatever the global state is by then
+        flowstone.fit(flow, torch.arange(400.0).reshape(100, 1, 2, 2) % 256, steps=8, progress=False)
+        results.append(flow.state_dict())
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+
+
+def test_wrong_settings_are_named():
+    with pytest.raises(SettingError, match="learns parameters of its own"):
+        Autoregressive(2, flowstone.bijections.Affine(2), MADE(2, 2))
+    with pytest.raises(SettingError, match="reflections=3"):
+        Householder(3, reflections=3)
+    with pytest.raises(SettingError, match="statistics='both'"):
+        BatchNorm(2, statistics="both")
+    with pytest.raises(SettingError, match="momentum=0"):
+        BatchNorm(2, momentum=0)
+    with pytest.raises(SettingError, match="low=1"):
+        Interval(1.0, 1.0)
+    with pytest.raises(SettingError, match="alpha="):
+        Logit(alpha=0.5)
+    with pytest.raises(SettingError, match="bound=0"):
+        LogTails(bound=0)
+    with pytest.raises(SettingError, match="narrow=2"):
+        Whiten(2, narrow=2)
+    with pytest.raises(SettingError, match=r"hidden=\(8, 9\)"):
+        ResNet(2, 2, hidden=(8, 9))
+    with pytest.raises(SettingError, match=r"hidden=\(8, 9\)"):
+        MADE(2, 2, hidden=(8, 9), residual=True)
+    with pytest.raises(ShapeError, match=r"cannot squeeze shape \(1, 3, 4\)"):
+        Squeeze()(torch.zeros(1, 1, 3, 4))
+    with pytest.raises(SettingError, match="scale 1 ends with 1 channels"):
+        MultiScale((1, 4, 4), [LULinear(1), LULinear(1)])
+    with pytest.raises(SettingError, match="either features"):
+        flowstone.glow()
+    with pytest.raises(SettingError, match="can be halved 3 times"):
+        flowstone.glow(event_shape=(1, 28, 28))
