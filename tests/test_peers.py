@@ -24,6 +24,7 @@ from flowstone import Flow, priors
 from flowstone import bijections as b
 from flowstone.distribution import BijectionTransform
 from flowstone.nets import MADE, MLP
+from flowstone.recipes import maf
 
 with pytest.MonkeyPatch.context() as patch:  # importing zuko switches torch's checks off for the whole process
     patch.setattr(td.Distribution, "_validate_args", td.Distribution._validate_args)
@@ -409,6 +410,9 @@ def test_lu_linear_is_that_of_nflows_and_of_zuko(float64, seed):
 def test_invertible_convolution_is_zukos_lu_at_every_pixel(float64, seed):
     torch.manual_seed(seed)
     layer = b.InvertibleConv1x1(3)
+    z, log_det = layer(torch.eye(3).reshape(3, 3, 1, 1))
+    same(z.flatten(1) @ z.flatten(1).T, torch.eye(3))  # it starts as a rotation
+    same(log_det, torch.zeros(3))
     disturb(layer, 0.2)
     theirs = zt.ComposedTransform(lu_of_zuko(layer), zt.PermutationTransform(layer.order))  # pyright: ignore
     x = torch.randn(5, 3, 4, 2)
@@ -893,3 +897,49 @@ def test_samples_carry_no_gradient_where_the_prior_has_parameters(prior):
     with pytest.raises(NotImplementedError):
         density.rsample()
     assert density.sample((4,)).shape == (4, 3)
+
+
+# --- what the shapes and contexts of a transform may be --------------------------------------------------------------
+
+
+def test_a_transform_that_changes_shapes_makes_whole_distributions(float64):
+    shape = torch.Size((1, 4, 4))
+    for bijection, latent in ((b.Squeeze(), (4, 2, 2)), (b.MultiScale(shape, [b.Squeeze(), b.Squeeze()]), (16,))):
+        base = td.Independent(td.Normal(torch.zeros(latent), 1.0), len(latent))
+        transform = BijectionTransform(bijection, event_dim=3)
+        density = td.TransformedDistribution(base, [transform.inv])
+        assert density.event_shape == shape
+        x = density.sample(torch.Size((5,)))
+        assert x is not None
+        assert x.shape == (5, *shape)
+        z, log_det = bijection(x)
+        torch.testing.assert_close(density.log_prob(x), base.log_prob(z) + log_det)
+
+
+def test_a_transform_s_context_broadcasts(float64):
+    layer = maf(2, context_features=1, layers=1, hidden=(8,)).bijection
+    for parameter in layer.parameters():
+        parameter.data.normal_()
+    context = torch.randn(3, 1)
+    transform = BijectionTransform(layer, context)
+    x = torch.randn(2)
+    torch.testing.assert_close(transform(x), layer(x.expand(3, 2), context)[0])
+    base = td.MultivariateNormal(torch.zeros(2), torch.eye(2))
+    density = td.TransformedDistribution(base, [transform.inv])
+    assert density.batch_shape == (3,)
+    assert density.rsample(torch.Size((4,))).shape == (4, 3, 2)
+
+
+def test_one_row_of_context_is_a_distribution_without_batch():
+    flow = maf(2, context_features=1, layers=1, hidden=(8,))
+    density = flow.distribution(torch.tensor([0.5]))
+    assert density.batch_shape == ()
+    assert density.sample(torch.Size((3,))).shape == (3, 2)
+
+
+def test_the_gradient_reaches_a_prior_made_by_torch():
+    mean = torch.zeros(2, requires_grad=True)
+    flow = Flow(b.Scaling(2), td.Normal(mean, 1.0))
+    flow.distribution().rsample(torch.Size((4,))).sum().backward()
+    assert mean.grad is not None
+    assert mean.grad.tolist() == [4.0, 4.0]

@@ -1,5 +1,6 @@
 """Flows and bijections as torch's own: a ``Distribution``, a ``Transform``."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.distributions.transforms import Transform
 
-from flowstone.bijections import Bijection
+from flowstone.bijections import Bijection, MultiScale
 from flowstone.errors import ShapeError
 from flowstone.priors import Prior
 
@@ -123,26 +124,44 @@ class BijectionTransform(Transform):
 
     @property
     def codomain(self) -> constraints.Constraint:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Real events, of the latent's dimensions."""
-        return constraints.independent(constraints.real, self.dims)
+        """Real events, of the latent's dimensions: as many as x has, but for what flattens images."""
+        flattens = any(isinstance(module, MultiScale) for module in self.bijection.modules())
+        return constraints.independent(constraints.real, 1 if flattens else self.dims)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """Of the way from data to latent at x, of the shape of x without its event."""
         del y
-        return self._apply(x, self.bijection.forward)[1]
+        return self._apply(x, self.bijection.forward, self.dims)[1]
+
+    def forward_shape(self, shape: Shape) -> torch.Size:
+        """The shape of z, given that of x."""
+        return self._shape(shape, self.bijection.latent_shape, self.dims)
+
+    def inverse_shape(self, shape: Shape) -> torch.Size:
+        """The shape of x, given that of z."""
+        return self._shape(shape, self.bijection.event_shape, self.codomain.event_dim)
 
     def _call(self, x: Tensor) -> Tensor:
-        return self._apply(x, self.bijection.forward)[0]
+        return self._apply(x, self.bijection.forward, self.dims)[0]
 
     def _inverse(self, y: Tensor) -> Tensor:
-        return self._apply(y, self.bijection.inverse)[0]
+        return self._apply(y, self.bijection.inverse, self.codomain.event_dim)[0]
 
-    def _apply(self, value: Tensor, direction) -> tuple[Tensor, Tensor]:
-        split = value.ndim - self.dims
-        batch, event = value.shape[:split], value.shape[split:]
+    def _shape(self, shape: Shape, change: Callable[[torch.Size], torch.Size], events: int) -> torch.Size:
+        batch, event = self._split(torch.Size(shape), events)
+        return batch + change(event)
+
+    def _split(self, shape: torch.Size, events: int) -> tuple[torch.Size, torch.Size]:
+        """Batch shape, broadcast with the context's, and event shape."""
+        batch, event = shape[: len(shape) - events], shape[len(shape) - events :]
+        given = SCALAR if self.context is None else self.context.shape[:-1]
+        return torch.broadcast_shapes(batch, given), event
+
+    def _apply(self, value: Tensor, direction, events: int) -> tuple[Tensor, Tensor]:
+        batch, event = self._split(value.shape, events)
         context = None
         if self.context is not None:
             width = self.context.shape[-1]
             context = self.context.expand(*batch, width).reshape(-1, width)
-        out, log_det = direction(value.reshape(-1, *event), context)
+        out, log_det = direction(value.expand(*batch, *event).reshape(-1, *event), context)
         return out.reshape(*batch, *out.shape[1:]), log_det.reshape(batch)

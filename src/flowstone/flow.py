@@ -130,7 +130,7 @@ class Flow(nn.Module):
         torch.Size([3, 4])
         """
         if context is not None:
-            self._check_context(context.flatten(0, -2), context.shape[:-1].numel())
+            self._check_context(context.reshape(-1, context.shape[-1]), context.shape[:-1].numel())
         elif self.context_features:
             self._check_context(None, 1)
         return FlowDistribution(self, context)

@@ -149,7 +149,7 @@ def solve_lu(below: Tensor, above: Tensor, rows: Tensor) -> Tensor:
 class Householder(Bijection):
     r"""A learned rotation: the product of ``reflections`` Householder reflections; log-det 0.
 
-    $$ z = H_1 \cdots H_K x, \qquad H_k = I - 2 \frac{v_k v_k^\top}{v_k^\top v_k} $$
+    $$ z = H_K \cdots H_1 x, \qquad H_k = I - 2 \frac{v_k v_k^\top}{v_k^\top v_k} $$
 
     With K = D reflections every orthogonal matrix of determinant $(-1)^K$ can be reached (Tomczak and Welling 2016).
     The reflections start in equal pairs, which makes them the identity; ``reflections`` is therefore even.

@@ -15,7 +15,7 @@ class FromTorch(Prior):
     """A ``torch.distributions`` object standing in for a prior; its batch and event shape together are one z.
 
     ``Flow`` wraps one that it is given by itself. It stays on the device and in the precision that it was made in; z is
-    brought there and the result back. What it holds is not saved with the flow and is not trained.
+    brought there and the result back. What it holds is not saved with the flow; it is trained by nobody but its owner.
 
     >>> import torch
     >>> prior = FromTorch(torch.distributions.Laplace(torch.zeros(3), torch.ones(3)))
@@ -38,4 +38,5 @@ class FromTorch(Prior):
         with torch.random.fork_rng(enabled=generator is not None):
             if generator is not None:
                 torch.manual_seed(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
-            return self.distribution.sample(torch.Size((n,))).to(self.like)
+            draw = self.distribution.rsample if self.reparameterized else self.distribution.sample
+            return draw(torch.Size((n,))).to(self.like)
