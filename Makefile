@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet install -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format reproduce bench clean
+.PHONY: help demo test laws mutants lint format reproduce tables bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -14,6 +14,13 @@ demo: .venv/.demo  ## learn two moons three ways, and show them side by side (tw
 
 test: .venv/.dev lint  ## lint, then every test (minutes)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+laws: .venv/.dev  ## the laws of bijections on many inputs, and compiled (half an hour)
+	$(BIN)/python -m pytest -q -n 2 --hypothesis-profile=long -m "long or not long" tests/test_bijections.py
+
+mutants: .venv/.dev  ## break every bijection on purpose, measure every one: docs/reliability.md (ten minutes)
+	$(BIN)/python tests/mutants.py --out .venv/mutants.json
+	$(BIN)/python benchmarks/reliability.py --mutants .venv/mutants.json
 
 lint: .venv/.dev  ## ruff (rules and format) and pyright
 	$(BIN)/ruff check .
@@ -26,6 +33,9 @@ format: .venv/.dev  ## let ruff put the code in order
 
 reproduce: .venv/.dev  ## the 2-D experiments of the field's tutorials again: docs/reproductions.md (15 minutes)
 	$(BIN)/python benchmarks/reproduce.py
+
+tables: .venv/.dev  ## real tables against nflows, zuko and mixtures: docs/results.md (an hour; wants FLOWSTONE_DATA)
+	$(BIN)/python benchmarks/tables.py
 
 bench: .venv/.dev  ## speed and memory against the plain design: benchmarks/RESULTS.md (minutes)
 	$(BIN)/python benchmarks/speed.py

@@ -12,6 +12,7 @@ settings.register_profile(
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],  # the float64 fixture needs no reset between examples
 )
+settings.register_profile("long", settings.get_profile("quick"), max_examples=400, derandomize=False)
 settings.load_profile("quick")
 
 

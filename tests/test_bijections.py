@@ -1,6 +1,7 @@
 """The laws: every bijection, both directions, in float64, on generated inputs; and what holds for single ones."""
 
 import inspect
+import shutil
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from cases import CASES
 from flowstone import bijections
 from flowstone.bijections import Affine, Bijection, Chain, Permutation, RQSpline, Standardize, Univariate
 from flowstone.errors import DataError, FlowstoneError
-from flowstone.testing import LAWS
+from flowstone.testing import LAWS, traces_whole
 
 everywhere = pytest.mark.parametrize("name", CASES)
 seeds = st.integers(0, 2**32 - 1)
@@ -38,6 +39,14 @@ def test_law(float64, law, name, seed, spread):
 @pytest.mark.parametrize("law", ONCE)
 def test_law_once(float64, law, name):
     LAWS[law](CASES[name], 1, 1.5)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler here, and finds none")
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own
+@everywhere
+def test_compiled(float64, name):
+    traces_whole(CASES[name], 1, 1.5, backend="inductor")
 
 
 @everywhere

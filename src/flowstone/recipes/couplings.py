@@ -63,9 +63,9 @@ def coupling_chain(
     """``first`` (Standardize), then ``couplings`` layers from ``coupling(swap)``, swap taking turns, then ``last``.
 
     ``mixing`` of the features, where there are more than two, comes after every second coupling: ``"permutation"`` is a
-    random one, and all are undone at the end, so that the flow begins as the identity; ``"lu"`` is a learned
-    ``LULinear``. After every second and not after each: two couplings in turn move both halves, and four then let every
-    feature depend on every other, however permuted. ``leaky_relu`` puts a learned kink between couplings.
+    random one, and all are undone at the end, so that the flow begins as the identity; ``"lu"`` adds a learned
+    ``LULinear`` to each. After every second and not after each: two couplings in turn move both halves, and four then
+    let every feature depend on every other, however permuted. ``leaky_relu`` puts a learned kink between couplings.
     """
     if features < 1 or couplings < 1:
         raise SettingError(f"features={features} and couplings={couplings} must be at least 1")
@@ -77,13 +77,13 @@ def coupling_chain(
         if index and leaky_relu:
             links.append(LeakyReLU())
         if index and index % 2 == 0 and features > 2:
-            if mixing == "permutation":
+            if mixing != "none":
                 links.append(permutation := Permutation.random(features))
                 order = order[permutation.order]
-            elif mixing == "lu":
+            if mixing == "lu":
                 links.append(LULinear(features))
         # With one feature there is no other half: each coupling moves it, told by the context alone.
         links.append(coupling(features > 1 and index % 2 == 1))
-    if mixing == "permutation" and features > 2 and couplings > 2:
+    if mixing != "none" and features > 2 and couplings > 2:
         links.append(Permutation(order.argsort()))
     return Chain(*links, *last)
