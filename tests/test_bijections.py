@@ -13,6 +13,7 @@ from flowstone import bijections
 from flowstone.bijections import Affine, Bijection, Chain, Permutation, RQSpline, Standardize, Univariate
 from flowstone.errors import DataError, FlowstoneError
 from flowstone.testing import LAWS, traces_whole
+from properties import MORE_CASES, MORE_LAWS, PROPERTIES
 
 everywhere = pytest.mark.parametrize("name", CASES)
 seeds = st.integers(0, 2**32 - 1)
@@ -39,6 +40,17 @@ def test_law(float64, law, name, seed, spread):
 @pytest.mark.parametrize("law", ONCE)
 def test_law_once(float64, law, name):
     LAWS[law](CASES[name], 1, 1.5)
+
+
+@pytest.mark.parametrize("check", PROPERTIES.values(), ids=PROPERTIES)
+def test_property(float64, check):
+    check()
+
+
+@pytest.mark.parametrize("name", CASES | MORE_CASES)
+@pytest.mark.parametrize("law", MORE_LAWS)
+def test_more_laws(float64, law, name):
+    law((CASES | MORE_CASES)[name], 0, 1.0)
 
 
 @pytest.mark.long

@@ -13,7 +13,9 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
+from flowstone.checkpoint import describe, load, save
 from flowstone.cli import app, main
+from flowstone.run import Run
 
 QUICK = ["--set", "couplings=2", "hidden=16", "--steps", "60", "--batch-size", "128", "--quiet"]
 
@@ -160,10 +162,32 @@ def test_plot_draws_again_what_was_deleted(tmp_path, capsys):
     assert {p.name for p in (tmp_path / "R" / "plots").iterdir()} == set(before)
 
 
+def test_check_says_what_is_wrong_with_a_run(tmp_path, capsys):
+    table(tmp_path / "t.csv")
+    flowstone("train", tmp_path / "t.csv", "--out", tmp_path / "run", "--steps", 30, "--quiet", "--no-plots")
+    capsys.readouterr()
+    flowstone("check", tmp_path / "run")
+    said = capsys.readouterr().out
+    assert said.startswith("nothing wrong")
+    assert "at the latent's edge" in said
+    flowstone("check", tmp_path / "run", tmp_path / "t.csv", "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert found["ok"]
+    assert {layer["place"] for layer in found["layers"]} == {"data", "outside", "edge"}
+    # Weights of another size are saved all the same, and check sees what they do.
+    flow = load(tmp_path / "run")
+    for parameter in flow.parameters():
+        parameter.data *= 30
+    extra = {key: value for key, value in Run(tmp_path / "run").record.items() if key not in describe(flow)}
+    save(flow, tmp_path / "run", extra=extra)
+    flowstone("check", tmp_path / "run", "--json")
+    assert not json.loads(capsys.readouterr().out)["ok"]
+
+
 def test_list_shows_recipes_and_toys(capsys):
     flowstone("list", "--json")
     listed = json.loads(capsys.readouterr().out)
-    assert {"nice", "realnvp", "spline"} <= set(listed["recipes"])
+    assert {"nice", "realnvp", "glow", "spline", "maf", "iaf", "maf_spline"} <= set(listed["recipes"])
     assert listed["toys"]["moons"]["entropy"] == pytest.approx(1.1312)
     flowstone("list")
     assert "spline (default)" in capsys.readouterr().out

@@ -234,24 +234,24 @@ def gradients_are_finite(case: Case, seed: int, spread: float) -> None:
 
 def saved_is_loaded(case: Case, seed: int, spread: float) -> None:
     """State → bytes → another one, differently initialised: the same numbers."""
-    bijection, (x, _, context) = case.bijection(), case.rows(5, seed, spread)
+    bijection, (x, z, context) = case.bijection(), case.rows(5, seed, spread)
     state = {name: tensor.contiguous() for name, tensor in bijection.state_dict().items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1)
         other = case.make().eval()
     other.load_state_dict(tensors_from_bytes(tensors_to_bytes(state)))
-    _same(bijection, other, x, context, "save → load")
-    flags = [bool(value) for name, value in state.items() if name.rpartition(".")[2] == "initialized"]
+    _same(bijection, other, (x, z), context, "save → load")
+    flags = [bool(module.initialized) for module in bijection.modules() if hasattr(module, "initialized")]
     if flags and all(flags):
         other.initialize(x + 1, context)
-        _same(bijection, other, x, context, "save → load → initialize again")
+        _same(bijection, other, (x, z), context, "save → load → initialize again")
 
 
 def copies_are_apart(case: Case, seed: int, spread: float) -> None:
     """A deep copy gives the same numbers, and changing it leaves the original alone."""
-    bijection, (x, _, context) = case.bijection(), case.rows(5, seed, spread)
+    bijection, (x, z, context) = case.bijection(), case.rows(5, seed, spread)
     twin = copy.deepcopy(bijection)
-    _same(bijection, twin, x, context, "deep copy")
+    _same(bijection, twin, (x, z), context, "deep copy")
     before = copy.deepcopy(bijection.state_dict())
     for parameter in twin.parameters():
         parameter.data.add_(1)
@@ -284,6 +284,9 @@ def precision_follows(case: Case, seed: int, spread: float) -> None:
 def device_follows(case: Case, seed: int, spread: float) -> None:
     """``.to(device)`` leaves nothing behind (torch's ``meta`` device, which computes shapes alone)."""
     bijection, (x, z, context) = case.bijection().to("meta"), case.rows(4, seed, spread)
+    for module in bijection.modules():
+        aside = [name for name, value in vars(module).items() if isinstance(value, Tensor)]
+        _require(not aside, "device", f"{aside} of {type(module).__name__} is neither a parameter nor a buffer")
     context = None if context is None else context.to("meta")
     for direction, value in ((bijection.forward, x), (bijection.inverse, z)):
         out, log_det = direction(value.to("meta"), context)
@@ -377,11 +380,12 @@ def _close(got: Tensor, wanted: Tensor, tolerance: float, law: str) -> None:
         raise LawBrokenError(f"{law}: row {row} has {values}; {tolerance:.2g} is allowed")
 
 
-def _same(one: Bijection, two: Bijection, x: Tensor, context: Tensor | None, law: str) -> None:
-    results = []
+def _same(one: Bijection, two: Bijection, values: tuple[Tensor, Tensor], context: Tensor | None, law: str) -> None:
+    """Both directions, to the last bit."""
+    results: list[list[Tensor]] = []
     for bijection in (one, two):
         with _same_noise(True):
-            results.append(bijection(x, context))
+            results.append([*bijection(values[0], context), *bijection.inverse(values[1], context)])
     for got, wanted in zip(results[1], results[0], strict=True):
         _require(torch.equal(got, wanted), law, "the numbers are not the same")
 

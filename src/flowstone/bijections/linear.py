@@ -61,8 +61,8 @@ class _Triangles(nn.Module):
         """Take over the factors of ``matrix``; returns its row order (P of the pivoted decomposition)."""
         order, below, above = torch.linalg.lu(matrix)
         with torch.no_grad():
-            self.below.copy_(below.tril(-1))
-            self.above.copy_(above.triu(1))
+            self.below.copy_(below)
+            self.above.copy_(above)
             self.log_diagonal.copy_(above.diagonal().abs().log())
             self.sign.copy_(above.diagonal().sign())
         return order.argmax(-1)

@@ -10,7 +10,6 @@ from flowstone.errors import DataError, SettingError, UnknownNameError
 __all__ = ["Standardize", "Whiten"]
 
 NARROWEST = 1e-6  # of a standardised direction: what float32 numbers still resolve
-FEW_ROWS = 0.45  # what counts as narrow where there are fewer rows than a covariance has entries
 
 
 class Standardize(Bijection):
@@ -81,10 +80,9 @@ class Whiten(Bijection):
     ZCA stays nearest to the data's own axes, PCA orders them by variance. Nearly singular tables need it: couplings
     spend their training on finding directions in which the data hardly vary. ``narrow`` whitens in part: directions
     narrower than that are widened to it, and all others are left as they are, so that with ZCA columns of few values
-    keep their shape. Fewer rows than $D^2$ are too few for a net to find how columns hang together: there whatever is
-    narrower than 0.45 is widened to that. A direction narrower than a millionth of a deviation is taken to be as wide
-    as that. The identity until it is initialised, once. Kept as triangular factors, so that the inverse and the log-det
-    are exact in every precision.
+    keep their shape. A direction narrower than a millionth of a deviation is taken to be as wide as that. The identity
+    until it is initialised, once. Kept as triangular factors, so that the inverse and the log-det are exact in every
+    precision.
 
     Args:
         features: number of features D.
@@ -122,11 +120,11 @@ class Whiten(Bijection):
             return
         self.standardize.initialize(x)
         standardized = self.standardize.standardized(x.double())
+        standardized = standardized - standardized.mean(0)  # what rounding of a large mean has left
         variance, rotation = torch.linalg.eigh(standardized.T @ standardized / len(x))
         spread, rotation = variance.flip(-1).clamp_min(NARROWEST**2).sqrt(), rotation.flip(-1)
         if self.narrow is not None:
-            narrow = max(self.narrow, FEW_ROWS) if len(x) < x.shape[1] ** 2 else self.narrow
-            spread = (spread / narrow).clamp_max(1)
+            spread = (spread / self.narrow).clamp_max(1)
         matrix = (rotation / spread).T
         rows, below, above = torch.linalg.lu(rotation @ matrix if self.kind == "zca" else matrix)
         self.order.copy_(rows.argmax(-1))
