@@ -51,7 +51,6 @@ SEED = 0
 # (class or module, function, original, mutated) and why it is the same map, or as good a one. An expression that occurs
 # several times in a function is numbered.
 BY_CONSTRUCTION = "set by the constructor's arguments, so a new one that is loaded into has it already"
-TAKEN_AGAIN = "factors() takes the triangle once more"
 NEWTON = "the slope of a Newton step cancels that of its start: the gradient is the same, and only dearer"
 EQUIVALENT: dict[tuple[str, str, str, str], str] = {
     **{
@@ -60,10 +59,6 @@ EQUIVALENT: dict[tuple[str, str, str, str], str] = {
         )
         for it in ("'low', bottom", "'width', top - bottom")
     },
-    ("_Triangles", "set", "below.tril(-1)", "below"): TAKEN_AGAIN,
-    ("_Triangles", "set", "below.tril(-1)", "below.tril(0)"): TAKEN_AGAIN,
-    ("_Triangles", "set", "above.triu(1)", "above"): TAKEN_AGAIN,
-    ("_Triangles", "set", "above.triu(1)", "above.triu(0)"): TAKEN_AGAIN,
     ("LogisticMixtureCDF", "inverse", "z.detach()", "z"): NEWTON,
     ("LogisticMixtureCDF", "inverse", "part.detach()", "part"): NEWTON,
     ("LogisticMixtureCDF", "inverse", "log_slope.detach()", "log_slope"): "its factor, reached - z, is 0 to rounding",

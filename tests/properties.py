@@ -485,10 +485,10 @@ def whitened_is_as_promised() -> None:
 
 
 def narrow_directions_are_widened_and_no_others() -> None:
-    for rows, narrow, width in ((300, 0.3, 0.3), (300, 0.7, 0.7), (16, 0.3, 0.3), (15, 0.3, 0.45), (15, 0.7, 0.7)):
+    for rows, narrow in ((300, 0.3), (300, 0.7), (15, 0.3)):
         x = normal(rows, 4) @ normal(4, 4, seed=1)
         for kind in ("zca", "pca"):
-            whitens(b.Whiten(4, kind=kind, narrow=narrow), x, whitening(x, kind, width))
+            whitens(b.Whiten(4, kind=kind, narrow=narrow), x, whitening(x, kind, narrow))
 
 
 def tables_keep_their_digits_and_come_out_in_the_precision_of_the_flow() -> None:

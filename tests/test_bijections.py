@@ -19,7 +19,15 @@ everywhere = pytest.mark.parametrize("name", CASES)
 seeds = st.integers(0, 2**32 - 1)
 spreads = st.floats(0.01, 30.0)  # inside, around and far outside every bound
 # Long, and about the code rather than about numbers: one input is as good as many.
-ONCE = ("traces_whole", "measure_is_kept", "saved_is_loaded", "copies_are_apart", "device_follows", "shapes")
+ONCE = (
+    "traces_whole",
+    "measure_is_kept",
+    "saved_is_loaded",
+    "copies_are_apart",
+    "device_follows",
+    "shapes",
+    "grid_sums_to_one",
+)
 
 
 def test_every_public_bijection_is_a_case():

@@ -30,6 +30,7 @@ __all__ = [
     "copies_are_apart",
     "device_follows",
     "gradients_are_finite",
+    "grid_sums_to_one",
     "jacobian",
     "log_det_of_jacobian",
     "log_dets_cancel",
@@ -342,6 +343,34 @@ def measure_is_kept(case: Case, seed: int, spread: float) -> None:
     )
 
 
+def grid_sums_to_one(case: Case, seed: int, spread: float) -> None:
+    """On the line and in the plane: the density over x of a normal z, summed over a grid, is one."""
+    del spread
+    if case.stochastic or not case.density or case.shape not in ((1,), (2,)):
+        return
+    bijection, points = case.bijection(), {1: 20_001, 2: 401}[case.shape.numel()]
+    _, _, context = case.rows(1, seed)
+
+    def given(rows: int) -> Tensor | None:
+        return None if context is None else context.expand(rows, -1)
+
+    with torch.no_grad():
+        z = torch.randn(4000, *case.shape, generator=torch.Generator().manual_seed(seed))
+        reached = bijection.inverse(z, given(4000))[0]
+        margin = (reached.amax(0) - reached.amin(0)) / 2
+        axes = [
+            torch.linspace(low, high, points)
+            for low, high in zip((reached.amin(0) - margin).tolist(), (reached.amax(0) + margin).tolist(), strict=True)
+        ]
+        total = 0.0
+        for x in torch.cartesian_prod(*axes).reshape(-1, len(axes)).split(2**16):
+            z, log_det = bijection(x, given(len(x)))
+            log_p = log_det - 0.5 * (z.square().sum(-1) + len(axes) * math.log(2 * math.pi))
+            total += log_p.exp().sum().item()
+    mass = total * math.prod((axis[1] - axis[0]).item() for axis in axes)
+    _require(abs(mass - 1) < 0.03, "grid", f"the density sums to {mass:.4f}")
+
+
 LAWS: dict[str, Callable[[Case, int, float], None]] = {
     law.__name__: law
     for law in (
@@ -358,6 +387,7 @@ LAWS: dict[str, Callable[[Case, int, float], None]] = {
         device_follows,
         traces_whole,
         measure_is_kept,
+        grid_sums_to_one,
     )
 }
 
