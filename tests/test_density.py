@@ -76,6 +76,15 @@ def test_a_conditional_flow_is_fitted_at_its_context():
     assert fit.effective_sample_size > 0.8
 
 
+def test_running_statistics_stay_where_they_are():
+    torch.manual_seed(0)
+    flow = flowstone.maf(2, layers=3, hidden=(16,), batch_norm=True)
+    before = {name: value.clone() for name, value in flow.named_buffers()}
+    fit = flowstone.fit_to_density(flow, log_density, steps=300, **QUICK)
+    assert fit.effective_sample_size > 0.9
+    assert all(torch.equal(value, before[name]) for name, value in flow.named_buffers())
+
+
 def test_effective_sample_size_tells_a_bad_fit():
     flow = flowstone.realnvp(2)
     far = MultivariateNormal(torch.full((2,), 6.0), torch.eye(2))

@@ -31,6 +31,7 @@ from flowstone.bijections import (
 )
 from flowstone.errors import SettingError, ShapeError
 from flowstone.nets import MADE, ResNet
+from flowstone.priors import FromTorch
 from flowstone.recipes import build
 from flowstone.recipes.registry import RECIPES, all_recipes
 from flowstone.testing import Case, LawBrokenError, check
@@ -309,25 +310,33 @@ def test_a_recipe_of_an_installed_package_is_found(tmp_path, monkeypatch):
 
         def tiny(features: int, *, context_features: int = 0) -> flowstone.Flow:
             return flowstone.nice(features, context_features=context_features, couplings=2, hidden=(4,))
+
+        def nice(features: int, *, needed: int) -> flowstone.Flow:
+            return flowstone.realnvp(features)
         """)
     )
     info = tmp_path / "other_flows-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other-flows\nVersion: 1\n")
     (info / "entry_points.txt").write_text(
-        "[flowstone.recipes]\ntiny = other_flows:tiny\nbroken = other_flows:missing\n"
+        "[flowstone.recipes]\nsmall-one = other_flows:tiny\nnice = other_flows:nice\nbroken = other_flows:missing\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     importlib.invalidate_caches()
     all_recipes.cache_clear()
     try:
-        with pytest.warns(UserWarning, match="recipe 'broken' of other_flows:missing cannot be loaded"):
-            flow = build("tiny", {"features": 3})
-        assert flow.spec == {"recipe": "tiny", "arguments": {"features": 3, "context_features": 0}}
+        ours = RECIPES["nice"]
+        with pytest.warns(UserWarning) as warned:
+            flow = build("small-one", {"features": 3})
+        said = sorted(str(warning.message) for warning in warned)
+        assert said[0].startswith("recipe 'broken' of other_flows:missing cannot be loaded")
+        assert "recipe 'nice' is there already" in said[1]
+        assert RECIPES["nice"] is ours
+        assert flow.spec == {"recipe": "small-one", "arguments": {"features": 3, "context_features": 0}}
         flowstone.save(flow, tmp_path / "run")
         assert flowstone.load(tmp_path / "run").spec == flow.spec
     finally:
-        RECIPES.pop("tiny", None)
+        RECIPES.pop("small-one", None)
         sys.modules.pop("other_flows", None)
         all_recipes.cache_clear()
 
@@ -358,6 +367,21 @@ def test_a_flow_that_draws_noise_trains_the_same_way_twice():
         flowstone.fit(flow, torch.arange(400.0).reshape(100, 1, 2, 2) % 256, steps=8, progress=False)
         results.append(flow.state_dict())
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+
+
+def test_positive_keeps_small_numbers_apart():
+    layer = Positive()
+    x = torch.tensor([[1e-9], [1e-20], [1e-37]])
+    z, log_det = layer(x)
+    torch.testing.assert_close(layer.inverse(z)[0], x, atol=0, rtol=1e-4)
+    torch.testing.assert_close(log_det, -x[:, 0].log(), atol=1e-3, rtol=0)
+
+
+def test_a_prior_of_torch_is_minus_infinity_outside_its_support():
+    prior = FromTorch(torch.distributions.Uniform(torch.zeros(2), torch.ones(2)))
+    z = torch.tensor([[0.5, 0.5], [0.5, 1.5], [math.nan, 0.5]])
+    assert prior.log_prob(z)[:2].tolist() == [0.0, -math.inf]
+    assert prior.log_prob(z)[2].isnan()
 
 
 def test_wrong_settings_are_named():

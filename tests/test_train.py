@@ -236,6 +236,17 @@ def test_where_training_only_harms_the_start_is_the_best():
     assert -flow.log_prob(torch.zeros(1, 2)).item() == pytest.approx(math.log(2 * math.pi), abs=0.3)  # the identity
 
 
+def test_validation_leaves_the_sampler_s_randomness_alone():
+    drawn = []
+
+    def draw(n, generator):
+        drawn.append(torch.randn(n, 2))  # from the global state, as users do
+        return drawn[-1]
+
+    flowstone.fit(small(), draw, steps=40, validate_every=10, batch_size=16, progress=False)
+    assert len({rows[0, 0].item() for rows in drawn}) == len(drawn)
+
+
 def test_dropout_is_for_tiny_sets_and_for_training_alone():
     seen = []
 

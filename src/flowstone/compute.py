@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from flowstone.bijections import Coupling
+from flowstone.bijections import Autoregressive, Coupling
 
 __all__ = ["bf16_conditioners", "threads_for"]
 
@@ -28,10 +28,12 @@ def threads_for(model: nn.Module, batch: int) -> Iterator[None]:
 
 @contextmanager
 def bf16_conditioners(flow: nn.Module) -> Iterator[None]:
-    """Every coupling's net runs in bfloat16; what it returns, and the flow's own arithmetic, keep their precision."""
+    """The net of every coupling and autoregressive layer runs in bfloat16; what it returns, and the flow's own
+    arithmetic, keep their precision.
+    """
     hooks = []
     for module in flow.modules():
-        if isinstance(module, Coupling):
+        if isinstance(module, Coupling | Autoregressive):
             wrapped = _Autocast()
             hooks += [
                 module.net.register_forward_pre_hook(wrapped.enter),

@@ -1,10 +1,10 @@
 """Flows and bijections as torch's own: a ``Distribution``, a ``Transform``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 from torch.distributions.transforms import Transform
 
@@ -23,6 +23,8 @@ class _Density(Protocol):
 
     prior: Prior
     event_shape: torch.Size
+
+    def modules(self) -> Iterator[nn.Module]: ...
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor: ...
 
@@ -50,7 +52,8 @@ class FlowDistribution(Distribution):
     @property
     def has_rsample(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride] (an attribute in torch)
         """Whether ``rsample`` carries every gradient."""
-        return self.flow.prior.reparameterized
+        stochastic = any(getattr(module, "stochastic", False) for module in self.flow.modules())
+        return self.flow.prior.reparameterized and not stochastic
 
     @property
     def support(self) -> constraints.Constraint:
@@ -69,7 +72,9 @@ class FlowDistribution(Distribution):
     def rsample(self, sample_shape: Shape = SCALAR) -> Tensor:
         """Samples that carry gradients, ``(*sample_shape, *batch_shape, *event_shape)``."""
         if not self.has_rsample:
-            raise NotImplementedError(f"{type(self.flow.prior).__name__} has parameters of its own: no rsample")
+            raise NotImplementedError(
+                f"no rsample: {type(self.flow.prior).__name__} has parameters of its own, or the flow rounds"
+            )
         return self._draw(sample_shape)
 
     @torch.no_grad()
@@ -127,6 +132,11 @@ class BijectionTransform(Transform):
         """Real events, of the latent's dimensions: as many as x has, but for what flattens images."""
         flattens = any(isinstance(module, MultiScale) for module in self.bijection.modules())
         return constraints.independent(constraints.real, 1 if flattens else self.dims)
+
+    def with_cache(self, cache_size: int = 1) -> "BijectionTransform":
+        """Itself: it keeps no cache, which could hide a wrong inverse."""
+        del cache_size
+        return self
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """Of the way from data to latent at x, of the shape of x without its event."""

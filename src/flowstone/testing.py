@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 from torch.func import jacrev, vmap
 
 from flowstone.bijections import Bijection
@@ -296,6 +295,8 @@ def device_follows(case: Case, seed: int, spread: float) -> None:
 
 def traces_whole(case: Case, seed: int, spread: float, backend: str = "eager") -> None:
     """``torch.compile(fullgraph=True)`` traces both directions without a break, and computes the same."""
+    from torch._dynamo.exc import TorchDynamoException  # slow to import
+
     bijection, (x, z, context) = case.bijection(), case.rows(4, seed, spread)
     for name, value in (("forward", x), ("inverse", z)):
         torch.compiler.reset()

@@ -99,7 +99,7 @@ class Positive(Bijection):
         self.low = low
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        above = (x - self.low).clamp_min(torch.finfo(x.dtype).eps)
+        above = (x - self.low).clamp_min(torch.finfo(x.dtype).tiny)
         log_slope = -(-torch.expm1(-above)).log()
         return above - log_slope, _unless(x < self.low, log_slope)
 

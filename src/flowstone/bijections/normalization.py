@@ -59,7 +59,8 @@ class BatchNorm(Bijection):
     In training, ``statistics="running"`` (the paper's appendix E) normalizes by the running average with this batch
     already in it, $\tilde\mu \leftarrow (1-\rho)\tilde\mu + \rho\hat\mu$, through which the gradient flows;
     ``"batch"`` normalizes by the batch alone. In evaluation, and in the inverse always, it is the running average.
-    Until it has seen a batch it is the identity. Variances are biased ones. ``initialize`` sets the averages from data.
+    Until it has seen a batch it is the identity. Variances are biased ones. ``initialize`` sets the averages from data,
+    once.
 
     Args:
         features: number of features, of images: channels.
@@ -75,6 +76,7 @@ class BatchNorm(Bijection):
 
     mean: Tensor
     variance: Tensor
+    initialized: Tensor
 
     def __init__(self, features: int, *, momentum: float = 0.1, eps: float = 1e-4, statistics: str = "running") -> None:
         super().__init__()
@@ -85,12 +87,16 @@ class BatchNorm(Bijection):
         self.momentum, self.eps, self.statistics = momentum, eps, statistics
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("variance", torch.full((features,), 1 - eps))  # with ε: exactly 1, the identity
+        self.register_buffer("initialized", torch.tensor(False))
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+        if self.initialized:
+            return
         variance, mean = _moments(x.double())
         self.mean.copy_(mean)
         self.variance.copy_(variance)
+        self.initialized.fill_(True)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if not self.training:

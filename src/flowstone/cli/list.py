@@ -22,12 +22,12 @@ def list_(*, as_json: Annotated[bool, Parameter(name="--json", negative=())] = F
 
     recipes = {
         name: {
-            "about": (inspect.getdoc(function) or "").splitlines()[0],
+            "about": next(iter((inspect.getdoc(function) or "").splitlines()), ""),
             "default": name == DEFAULT,
             "arguments": {
                 parameter.name: parameter.default
                 for parameter in inspect.signature(function).parameters.values()
-                if parameter.kind is parameter.KEYWORD_ONLY
+                if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is not parameter.empty
             },
         }
         for name, function in all_recipes().items()

@@ -1,5 +1,6 @@
 """Any distribution of ``torch.distributions`` as a prior."""
 
+import math
 from typing import cast
 
 import torch
@@ -28,10 +29,17 @@ class FromTorch(Prior):
         extra = len(distribution.batch_shape)
         self.distribution = Independent(distribution, extra) if extra else distribution
         self.reparameterized = distribution.has_rsample
-        self.own = distribution.sample().flatten()[:0]  # its device and precision
+        with torch.random.fork_rng():
+            self.inside = distribution.sample()
+        self.own = self.inside.flatten()[:0]  # its device and precision
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        return cast(Tensor, self.distribution.log_prob(z.to(self.own))).to(z)
+        own = z.to(self.own)
+        within = cast(Tensor, self.distribution.support.check(own)).reshape(len(own), -1).all(-1)  # pyright: ignore
+        # A sample stands in for what lies outside the support, which torch would refuse.
+        safe = torch.where(within.reshape(-1, *(1 for _ in self.event_shape)), own, self.inside)
+        log_prob = torch.where(within, cast(Tensor, self.distribution.log_prob(safe)), -math.inf)
+        return torch.where(own.reshape(len(own), -1).isnan().any(-1), math.nan, log_prob).to(z)
 
     def sample(self, n: int, context: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
         # torch.distributions draw from the global state alone, so that is seeded from the generator for a moment.

@@ -22,7 +22,13 @@ def recipe(function: Callable[P, Flow]) -> Callable[P, Flow]:
 
     The arguments must be plain (numbers, strings, tuples of them), for the record goes into JSON.
     """
-    name, signature = function.__name__, inspect.signature(function)
+    return _register(function.__name__, function)
+
+
+def _register(name: str, function: Callable[P, Flow]) -> Callable[P, Flow]:
+    if name in RECIPES and inspect.unwrap(RECIPES[name]).__module__ != function.__module__:
+        raise SettingError(f"recipe {name!r} is there already, of {inspect.unwrap(RECIPES[name]).__module__}")
+    signature = inspect.signature(function)
 
     @functools.wraps(function)
     def recorded(*args: P.args, **kwargs: P.kwargs) -> Flow:
@@ -46,11 +52,10 @@ def all_recipes() -> Mapping[str, Callable[..., Flow]]:
     for point in entry_points(group="flowstone.recipes"):
         try:
             function = point.load()
+            if RECIPES.get(point.name) is not function:  # importing it has not registered it: it is a plain function
+                _register(point.name, inspect.unwrap(function))
         except Exception as error:
             warnings.warn(f"recipe {point.name!r} of {point.value} cannot be loaded: {error}", stacklevel=2)
-            continue
-        if point.name not in RECIPES:  # importing it has not registered it: it is a plain function
-            recipe(function)
     return RECIPES
 
 

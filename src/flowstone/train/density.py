@@ -113,13 +113,15 @@ def fit_to_density(
     """
     if not flow.prior.reparameterized:
         raise SettingError(f"{type(flow.prior).__name__} has parameters of its own: reverse KL needs a fixed prior")
+    if n_samples < 1:
+        raise DataError(f"n_samples={n_samples}: at least one sample is needed")
     settings = Settings(steps=steps, batch_size=batch_size, lr=lr, warmup=warmup, clip=clip, seed=seed)
     generator = torch.Generator(flow.device).manual_seed(seed)
     parameters = [parameter for parameter in flow.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=lr, fused=flow.device.type in ("cpu", "cuda"))
     losses: list[float] = []
     history, started = History(), time.monotonic()
-    flow.train()
+    flow.eval()  # running statistics must not move between a sample and its density
     with threads_for(flow, batch_size), training_bar(settings, enabled=progress) as update:
         for step in range(steps):
             for group in optimizer.param_groups:
@@ -134,7 +136,6 @@ def fit_to_density(
             optimizer.step()
             losses.append(loss.item())
             update(step + 1, time.monotonic() - started, losses[-1], history)
-    flow.eval()
     return DensityFit(tuple(losses), importance_sample(flow, log_density, n_samples, context=context, seed=seed + 1))
 
 

@@ -222,8 +222,7 @@ class _Trainer:
         raw = _clones(self.parameters)
         _copy(self.parameters, self.averages)
         self.flow.eval()
-        torch.manual_seed(self.settings.seed)  # what is noisy in evaluation, too, is judged on the same noise each time
-        nll = -self.flow.log_prob(self.held_out.x, self.held_out.context).double().mean().item()
+        nll = self._held_out_nll()
         if self.state.step == 0:  # nothing was trained on yet: the first batch, as it is about to be seen
             rows = self.batches(0).to(self.device)
             self.state.add(-self.flow.log_prob(rows.x, rows.context).mean().item(), 0.0)
@@ -239,6 +238,13 @@ class _Trainer:
         if not records or nll < self.state.history.best.val_nll:
             self._keep_as_best()
         records.append(Record(self.state.step, round(self._seconds(), 3), train_nll, nll, rate, norm))
+
+    def _held_out_nll(self) -> float:
+        """What is noisy in evaluation, too, is judged on the same noise each time; nobody else's noise is moved."""
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else [], enabled=self.noisy):
+            if self.noisy:
+                torch.manual_seed(self.settings.seed)
+            return -self.flow.log_prob(self.held_out.x, self.held_out.context).double().mean().item()
 
     def _keep_as_best(self) -> None:
         _copy(self.best, self.averages)
