@@ -326,7 +326,7 @@ def test_a_recipe_of_an_installed_package_is_found(tmp_path, monkeypatch):
     all_recipes.cache_clear()
     try:
         ours = RECIPES["nice"]
-        with pytest.warns(UserWarning) as warned:
+        with pytest.warns(UserWarning, match="recipe") as warned:
             flow = build("small-one", {"features": 3})
         said = sorted(str(warning.message) for warning in warned)
         assert said[0].startswith("recipe 'broken' of other_flows:missing cannot be loaded")

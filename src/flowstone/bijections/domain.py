@@ -87,7 +87,8 @@ class Positive(Bijection):
 
     $$ \log|\det| = -\sum_i \log\left(1 - e^{-(x_i - a)}\right) $$
 
-    Far above a it is the identity, so large values keep their scale. ``inverse`` is the softplus, $a + \log(1 + e^z)$.
+    Far above a it is the identity, so large values keep their scale; a itself is taken to be the least positive number
+    away. ``inverse`` is the softplus, $a + \log(1 + e^z)$.
 
     >>> import torch
     >>> Positive()(torch.tensor([[0.6931, 50.0]]))[0].round(decimals=2).tolist()
