@@ -75,6 +75,7 @@ def set_from_images(layer: b.Bijection, *shape: int) -> b.Bijection:
 
 
 def batch_norm(layer: b.BatchNorm, *shape: int) -> b.BatchNorm:
+    layer.initialize(2 * torch.randn(40, *shape) - 1)
     for _ in range(3):
         layer.train()(3 * torch.randn(40, *shape) + 1)
     return layer
