@@ -210,7 +210,16 @@ CASES: dict[str, Case] = {
     ),
     "Positive": case(lambda: b.Positive(low=1.0), 3, data=above(1.0), **BOUNDED),
     "Dequantize": case(b.Dequantize, 3, data=integers(3), **NOISY),
-    "Dequantize variational": case(lambda: b.Dequantize(vector(3, affine, context=3)), 3, data=integers(3), **NOISY),
+    "Dequantize variational": case(
+        lambda: b.Dequantize(vector(3, affine, context=5), levels=256), 3, 2, data=integers(3), **NOISY
+    ),
+    "Dequantize variational image": case(
+        lambda: b.Dequantize(b.checkerboard(image(4, affine_image, context=4 * 3)), levels=256),
+        (1, 4, 4),
+        2,
+        data=integers(1, 4, 4),
+        **NOISY,
+    ),
     "Squeeze": case(b.Squeeze, (2, 4, 2)),
     "Squeeze checkerboard": case(lambda: b.Squeeze(order="checkerboard"), (3, 2, 4)),
     "checkerboard": case(lambda: b.checkerboard(image(4, affine_image)), (1, 4, 4)),
@@ -228,5 +237,19 @@ CASES: dict[str, Case] = {
         widest=3.0,
     ),
     "recipe spline": case(lambda: recipes.spline(3, hidden=(8,), couplings=3).bijection, 3, **WHOLE),
+    "recipe glow": case(lambda: recipes.glow(3, hidden=(8,), couplings=3).bijection, 3, **WHOLE),
+    "recipe glow image": case(
+        lambda: recipes.glow(event_shape=(1, 4, 4), scales=2, couplings=2, channels=4, context_features=1).bijection,
+        (1, 4, 4),
+        1,
+        data=integers(1, 4, 4),
+        size=0.1,
+        **NOISY,
+    ),
+    "recipe maf": case(
+        lambda: recipes.maf(3, hidden=(8,), layers=3, batch_norm=True, context_features=1).bijection, 3, 1, **WHOLE
+    ),
+    "recipe iaf": case(lambda: recipes.iaf(2, hidden=(8,), layers=2).bijection, 2, **WHOLE),
+    "recipe maf_spline": case(lambda: recipes.maf_spline(3, hidden=(8, 8), layers=2).bijection, 3, **WHOLE),
     "recipe spline deep": case(lambda: recipes.spline(2, hidden=(8,), couplings=24).bijection, 2, widest=3.0, size=0.1),
 }

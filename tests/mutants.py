@@ -57,7 +57,7 @@ EQUIVALENT: dict[tuple[str, str, str, str], str] = {
         ("Interval", "__init__", f"self.register_buffer({it})", f"self.register_buffer({it}, persistent=False)"): (
             BY_CONSTRUCTION
         )
-        for it in ("'low', bottom", "'width', top - bottom")
+        for it in ("'low', bottom", "'high', top")
     },
     ("LogisticMixtureCDF", "inverse", "z.detach()", "z"): NEWTON,
     ("LogisticMixtureCDF", "inverse", "part.detach()", "part"): NEWTON,

@@ -26,7 +26,7 @@ __all__ = ["MORE_CASES", "MORE_LAWS", "PROPERTIES"]
 Formula = Callable[[Any, Tensor, Tensor | None], Tensor]
 
 
-def same(got: Tensor, wanted: Tensor, tolerance: float = 1e-9) -> None:
+def same(got: Any, wanted: Any, tolerance: float = 1e-9) -> None:
     torch.testing.assert_close(got, wanted, rtol=tolerance, atol=tolerance)
 
 
@@ -163,7 +163,7 @@ FORMULAS: dict[type[b.Bijection], Formula] = {
     b.BatchNorm: lambda layer, x, _: (x - along(layer.mean, x)) / (along(layer.variance, x) + layer.eps).sqrt(),
     b.Coupling: coupling,
     b.Householder: householder,
-    b.Interval: lambda layer, x, _: ((x - layer.low) / layer.width).logit(),
+    b.Interval: lambda layer, x, _: ((x - layer.low) / (layer.high - layer.low)).logit(),
     b.InvertibleConv1x1: lambda layer, x, _: torch.einsum(
         "dc,nchw->ndhw", torch.eye(x.shape[1])[layer.order] @ product(layer.triangles), x
     ),
@@ -363,12 +363,46 @@ def outside_its_domain_is_no_density() -> None:
 def borders_are_as_near_as_precision_tells() -> None:
     for dtype in (torch.float64, torch.float32):
         eps = torch.finfo(dtype).eps
-        z, log_det = b.Logit()(torch.tensor([[0.0], [1.0]], dtype=dtype))
+        z, log_det = b.Logit().to(dtype)(torch.tensor([[0.0], [1.0]], dtype=dtype))
         same(z[:, 0], torch.tensor([math.log(eps), -math.log(eps)], dtype=dtype), 1e-3)
         assert log_det.isfinite().all()
-        z, log_det = b.Positive()(torch.tensor([[0.0]], dtype=dtype))
+        z, log_det = b.Positive().to(dtype)(torch.tensor([[0.0]], dtype=dtype))
         same(z[0], torch.tensor([math.log(torch.finfo(dtype).tiny)], dtype=dtype), 1e-3)
         assert log_det.isfinite().all()
+
+
+def borders_hold_in_every_precision() -> None:
+    """0.1 and 0.7 are other numbers in float32 than in float64, one above, one below: their data are within."""
+    for low, high in ((0.1, 0.7), (0.7, 1.9), (-0.7, -0.1)):
+        for written in (torch.float32, torch.float64):
+            x = torch.tensor([[low], [(low + high) / 2], [high]], dtype=written).double()
+            for flow in (torch.float32, torch.float64):
+                for layer in (b.Interval(low, high), b.Interval([low], [high]), b.Positive(low=low)):
+                    z, log_det = layer.to(flow)(x)
+                    assert z.dtype == log_det.dtype == flow
+                    assert log_det.isfinite().all()
+                    assert (layer(x - 1e-3)[1] == -math.inf).tolist()[0]
+
+
+def integers_and_tables_are_read() -> None:
+    for kind in (torch.uint8, torch.int64, torch.float32, torch.float64):
+        x = torch.tensor([[1, 2], [3, 4]]).to(kind)
+        for layer in (b.Dequantize(), b.Dequantize(levels=5), b.Logit(alpha=0.4), b.Interval(0, 5), b.Positive()):
+            z, log_det = layer.float()(x)
+            assert z.dtype == log_det.dtype == layer.inverse(z)[0].dtype == torch.float32
+
+
+def what_is_sampled_is_among_the_levels() -> None:
+    z = torch.tensor([[-3.2, 0.1, 6.9, 7.0, 99.0]])
+    same(b.Dequantize(levels=8).inverse(z)[0], torch.tensor([[0.0, 0.0, 6.0, 7.0, 7.0]]), 0)
+    same(b.Dequantize().inverse(z)[0], torch.tensor([[-4.0, 0.0, 6.0, 7.0, 99.0]]), 0)
+
+
+def tails_have_slope_one_at_their_bound() -> None:
+    x = torch.tensor([[-2.0], [2.0]], requires_grad=True)
+    for direction in (b.LogTails(bound=2.0).forward, b.LogTails(bound=2.0).inverse):
+        (slope,) = torch.autograd.grad(direction(x)[0].sum(), x)
+        same(slope, torch.ones(2, 1), 0)
 
 
 class Told(b.Bijection):
@@ -389,7 +423,7 @@ class Told(b.Bijection):
 def dequantized_stays_within_its_integer() -> None:
     x = torch.tensor([[0.0, 1.0, 255.0]]).expand(100, 3)
     for noise in (None, Told(1.0), Told(1e4)):  # the last one is at 0 or at 1, hardly ever between
-        layer = b.Dequantize(noise)
+        layer = b.Dequantize(noise, levels=256)
         z, log_det = layer(x)
         assert (z >= x).all()
         assert (z < x + 1).all()
@@ -403,7 +437,7 @@ def dequantized_stays_within_its_integer() -> None:
 def dequantized_noise_has_the_density_it_says() -> None:
     """Minus the log-density of the noise: of a normal, and what becomes of it, by automatic differentiation."""
     x, epsilon = torch.tensor([[3.0, 200.0], [0.0, 17.0]]), normal(2, 2)
-    layer = b.Dequantize(Told(1.5))
+    layer = b.Dequantize(Told(1.5), levels=256)
     with patch.object(torch, "randn_like", lambda _: epsilon):
         z, log_det = layer(x)
     assert isinstance(layer.noise, Told)
@@ -418,6 +452,9 @@ def dequantized_noise_has_the_density_it_says() -> None:
     log_normal = -0.5 * (epsilon.square() + math.log(2 * math.pi)).sum(-1)
     same(log_det, -(log_normal - stretched))
     same(z, x + (1.5 * epsilon).sigmoid())
+    context = normal(2, 3)
+    layer(x, context)
+    same(layer.noise.context, torch.cat((x / 256 - 0.5, context), 1))
     same(b.Dequantize()(x)[1], torch.zeros(2))
 
 
@@ -530,7 +567,7 @@ def later_layers_are_set_from_what_reaches_them() -> None:
     first = b.ActNorm(4)
     backwards = b.Chain(b.Inverse(first), b.Standardize(4))
     backwards.initialize(x)
-    is_standard(first(x)[0])
+    same(first(x)[0], x, 0)  # turned round, it is not set: it would take apart what it makes standard
     is_standard(backwards(x)[0])
     pictures = 3 * normal(60, 1, 4, 4) + 2
     scales = b.MultiScale((1, 4, 4), [b.Chain(b.Squeeze(), b.ActNorm(4)), b.Chain(b.LogTails(bound=0.5), b.ActNorm(2))])
@@ -633,6 +670,10 @@ PROPERTIES: dict[str, Callable[[], None]] = {
         mixture_inverse_is_exact_and_has_a_gradient,
         outside_its_domain_is_no_density,
         borders_are_as_near_as_precision_tells,
+        borders_hold_in_every_precision,
+        integers_and_tables_are_read,
+        what_is_sampled_is_among_the_levels,
+        tails_have_slope_one_at_their_bound,
         dequantized_stays_within_its_integer,
         dequantized_noise_has_the_density_it_says,
         initialised_is_standard,

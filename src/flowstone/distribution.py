@@ -1,14 +1,14 @@
 """Flows and bijections as torch's own: a ``Distribution``, a ``Transform``."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 from torch.distributions.transforms import Transform
 
-from flowstone.bijections import Bijection, MultiScale
+from flowstone.bijections import Bijection, Chain, Inverse, MultiScale
 from flowstone.errors import ShapeError
 from flowstone.priors import Prior
 
@@ -129,9 +129,8 @@ class BijectionTransform(Transform):
 
     @property
     def codomain(self) -> constraints.Constraint:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Real events, of the latent's dimensions: as many as x has, but for what flattens images."""
-        flattens = any(isinstance(module, MultiScale) for module in self.bijection.modules())
-        return constraints.independent(constraints.real, 1 if flattens else self.dims)
+        """Real events, of the latent's dimensions: as many as x has, but for what flattens images or unflattens z."""
+        return constraints.independent(constraints.real, _dims_after(self.bijection, self.dims))
 
     def with_cache(self, cache_size: int = 1) -> "BijectionTransform":
         """Itself: it keeps no cache, which could hide a wrong inverse."""
@@ -175,3 +174,14 @@ class BijectionTransform(Transform):
             context = self.context.expand(*batch, width).reshape(-1, width)
         out, log_det = direction(value.expand(*batch, *event).reshape(-1, *event), context)
         return out.reshape(*batch, *out.shape[1:]), log_det.reshape(batch)
+
+
+def _dims_after(bijection: Bijection, dims: int, *, backwards: bool = False) -> int:
+    """How many dimensions come out where ``dims`` go in: ``MultiScale`` makes an image flat, and backwards an image."""
+    if isinstance(bijection, Inverse):
+        return _dims_after(bijection.bijection, dims, backwards=not backwards)
+    if isinstance(bijection, Chain):
+        for link in reversed(bijection.links) if backwards else bijection.links:
+            dims = _dims_after(cast(Bijection, link), dims, backwards=backwards)
+        return dims
+    return (3 if backwards else 1) if isinstance(bijection, MultiScale) else dims

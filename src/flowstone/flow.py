@@ -16,8 +16,10 @@ from flowstone.priors import FromTorch, Prior
 
 __all__ = ["Flow"]
 
-# Rows at a time when no gradient is asked for: activations of 2048 stay in a core's cache, a GPU wants more to do.
+# Rows at a time when no gradient is asked for: activations of 2048 stay in a core's cache, a GPU wants more to do. Of
+# long rows (images) as many as make so many numbers.
 CHUNK, GPU_CHUNK = 2048, 65_536
+NUMBERS, GPU_NUMBERS = 2**17, 2**23
 
 
 class Flow(nn.Module):
@@ -52,7 +54,7 @@ class Flow(nn.Module):
         self.prior = prior if isinstance(prior, Prior) else FromTorch(prior)
         self.event_shape = bijection.event_shape(self.prior.event_shape)
         self.context_features = context_features
-        self.standardize_context = Standardize(context_features) if context_features else None
+        self.standardize_context = Standardize(context_features, keep_constant=True) if context_features else None
         self.spec: Mapping[str, Any] | None = None
 
     @property
@@ -84,7 +86,7 @@ class Flow(nn.Module):
         if torch.is_grad_enabled():
             return self._log_prob(x, context)
         result = x.new_empty(x.shape[:1], dtype=self.dtype)
-        for rows in _chunks(len(x), x.device):
+        for rows in _chunks(len(x), self.event_shape, x.device):
             result[rows] = self._log_prob(x[rows], None if context is None else context[rows])
         return result
 
@@ -109,7 +111,7 @@ class Flow(nn.Module):
         batch = 1 if context is None else len(context)
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
         result = torch.empty(n * batch, *self.event_shape, dtype=self.dtype, device=self.device)
-        for rows in _chunks(n * batch, self.device):
+        for rows in _chunks(n * batch, self.event_shape, self.device):
             part = (
                 None if context is None else context[torch.arange(rows.start, rows.stop, device=context.device) % batch]
             )
@@ -185,6 +187,7 @@ class Flow(nn.Module):
             raise ShapeError(f"expected a context of shape {wanted}, got {tuple(context.shape)}")
 
 
-def _chunks(n: int, device: torch.device) -> Iterator[slice]:
-    size = CHUNK if device.type == "cpu" else GPU_CHUNK
+def _chunks(n: int, event_shape: torch.Size, device: torch.device) -> Iterator[slice]:
+    rows, numbers = (CHUNK, NUMBERS) if device.type == "cpu" else (GPU_CHUNK, GPU_NUMBERS)
+    size = max(1, min(rows, numbers // event_shape.numel()))
     return (slice(start, min(start + size, n)) for start in range(0, n, size))

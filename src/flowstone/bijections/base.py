@@ -108,6 +108,8 @@ class Chain(Bijection):
 class Inverse(Bijection):
     """The same map with its directions swapped: ``forward`` of the new one is ``inverse`` of the old one.
 
+    Data set nothing in it: what a layer makes standard in one direction, it would take apart in the other.
+
     >>> import torch
     >>> from flowstone.bijections import Inverse, Permutation
     >>> order = Permutation(torch.tensor([2, 0, 1]))
@@ -124,9 +126,6 @@ class Inverse(Bijection):
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.bijection(z, context)
-
-    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
-        self.bijection.initialize(self.bijection.inverse(x, context)[0], context)
 
     def latent_shape(self, event_shape: torch.Size) -> torch.Size:
         return self.bijection.event_shape(event_shape)

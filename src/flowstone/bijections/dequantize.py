@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flowstone.bijections.base import Bijection
+from flowstone.errors import SettingError
 
 __all__ = ["Dequantize"]
 
@@ -22,9 +23,11 @@ class Dequantize(Bijection):
     Uniform noise has log-det 0 (Theis et al. 2016). ``inverse`` is the floor; its log-det is 0.
 
     Args:
-        noise: None for uniform noise; else a bijection, data → latent, that ends in a standard normal and whose context
-            is x: variational dequantization, $u = \sigma(\text{noise}^{-1}(\epsilon; x))$ (Ho et al. 2019, 3.1).
-        levels: how many integers there are; the noise's context is x / levels - 1/2.
+        noise: None for uniform noise; else a bijection, data → latent, that ends in a standard normal: variational
+            dequantization, $u = \sigma(\text{noise}^{-1}(\epsilon; x))$ (Ho et al. 2019, 3.1). Its context is
+            x / levels - 1/2, and after it, where there is one, the flow's own (of images: as channels).
+        levels: how many integers there are, from 0; ``inverse`` then stays among them. None: any integer, which a noise
+            of its own cannot do with.
 
     >>> import torch
     >>> dequantize = Dequantize()
@@ -34,18 +37,25 @@ class Dequantize(Bijection):
     """
 
     stochastic = True
+    like: Tensor
 
-    def __init__(self, noise: Bijection | None = None, *, levels: int = 256) -> None:
+    def __init__(self, noise: Bijection | None = None, *, levels: int | None = None) -> None:
         super().__init__()
+        if noise is not None and levels is None:
+            raise SettingError(
+                "Dequantize(noise) needs levels, how many integers there are: the noise sees x / levels - 1/2"
+            )
         self.noise = noise
         self.levels = levels
+        self.register_buffer("like", torch.zeros(()), persistent=False)  # carries the precision
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        x = x.to(self.like.dtype)
         if self.noise is None:
             u, log_density = torch.rand_like(x), x.new_zeros(x.shape[0])
         else:
             epsilon = torch.randn_like(x)
-            raw, log_det = self.noise.inverse(epsilon, x / self.levels - 0.5)
+            raw, log_det = self.noise.inverse(epsilon, self._told(x, context))
             u = raw.sigmoid()
             log_normal = -0.5 * (epsilon.square() + math.log(2 * math.pi))
             log_density = (log_normal - F.logsigmoid(raw) - F.logsigmoid(-raw)).flatten(1).sum(-1) - log_det
@@ -53,4 +63,14 @@ class Dequantize(Bijection):
         return torch.minimum(x + u, torch.nextafter(x + 1, x)), -log_density
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return z.floor(), z.new_zeros(z.shape[0])
+        x = z.floor() if self.levels is None else z.floor().clamp(0, self.levels - 1)
+        return x, z.new_zeros(z.shape[0])
+
+    def _told(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """What the noise is told: x, and the flow's context at each of its pixels."""
+        assert self.levels is not None
+        centred = x / self.levels - 0.5
+        if context is None:
+            return centred
+        everywhere = context.reshape(*context.shape, *(1 for _ in x.shape[2:])).expand(-1, -1, *x.shape[2:])
+        return torch.cat((centred, everywhere), 1)

@@ -12,14 +12,35 @@ from flowstone.errors import SettingError
 
 __all__ = ["Interval", "Logit", "Positive"]
 
+ROUNDING = torch.finfo(torch.float32).eps  # what a border may be off by where a table was once written in float32
 
-class Logit(Bijection):
+
+class _Bounded(Bijection):
+    """What comes in may be a table of integers or of float64: it is read as it is, and leaves as the flow has it."""
+
+    like: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("like", torch.zeros(()), persistent=False)  # carries the precision
+
+    def _read(self, x: Tensor) -> Tensor:
+        return x.to(torch.promote_types(x.dtype, self.like.dtype))
+
+    def _told(self, z: Tensor, log_slope: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
+        """z, and the log-det of each row: minus infinity where one of its values has no density."""
+        log_det = torch.where(outside.flatten(1).any(-1), -math.inf, log_slope.flatten(1).sum(-1))
+        return z.to(self.like.dtype), log_det.to(self.like.dtype)
+
+
+class Logit(_Bounded):
     r"""$z = \operatorname{logit}(\alpha + (1 - 2\alpha)\,x)$ for x in [0, 1] (Dinh et al. 2016, section 4.1).
 
     $$ \log|\det| = \sum_i \log(1 - 2\alpha) - \log y_i - \log(1 - y_i), \qquad y = \alpha + (1 - 2\alpha)\,x $$
 
-    With α = 0 the borders 0 and 1 are taken to be as near to them as the precision can tell. Outside its domain x has
-    no density: log-det is $-\infty$ there, and the gradient zero.
+    Where y is 0 or 1 it is taken to be as near to them as the precision can tell (with α = 0: at the borders 0 and 1).
+    Where y is below 0 or above 1 there is no density: log-det is $-\infty$, and the gradient zero. With α > 0 a little
+    of the density lies beyond [0, 1], down to $-\alpha / (1 - 2\alpha)$ and as far above 1.
 
     >>> import torch
     >>> z, log_det = Logit(alpha=0.05)(torch.tensor([[0.5, 1.0]]))
@@ -34,9 +55,9 @@ class Logit(Bijection):
         self.alpha = alpha
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        squeezed = self.alpha + (1 - 2 * self.alpha) * x
-        z = squeezed.logit(eps=torch.finfo(x.dtype).eps)
-        return z, _unless((squeezed < 0) | (squeezed > 1), -self._log_slope(z))
+        squeezed = self.alpha + (1 - 2 * self.alpha) * self._read(x)
+        z = squeezed.logit(eps=torch.finfo(squeezed.dtype).eps)
+        return self._told(z, -self._log_slope(z), (squeezed < 0) | (squeezed > 1))
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return (z.sigmoid() - self.alpha) / (1 - 2 * self.alpha), self._log_slope(z).flatten(1).sum(-1)
@@ -46,12 +67,13 @@ class Logit(Bijection):
         return F.logsigmoid(z) + F.logsigmoid(-z) - math.log1p(-2 * self.alpha)
 
 
-class Interval(Bijection):
+class Interval(_Bounded):
     r"""$z = \operatorname{logit} \tfrac{x - a}{b - a}$ for data between a and b, one pair for all features or one each.
 
     $$ \log|\det| = \sum_i \log(b_i - a_i) - \log(x_i - a_i) - \log(b_i - x_i) $$
 
-    With ``alpha`` the unit interval is first squeezed, as in ``Logit``.
+    With ``alpha`` the unit interval is first squeezed, as in ``Logit``. What is beyond a border by no more than float32
+    can tell is at it.
 
     >>> import torch
     >>> Interval(0.0, 10.0)(torch.tensor([[5.0, 7.5]]))[0]
@@ -59,36 +81,40 @@ class Interval(Bijection):
     """
 
     low: Tensor
-    width: Tensor
+    high: Tensor
 
     def __init__(self, low: float | Sequence[float], high: float | Sequence[float], *, alpha: float = 0.0) -> None:
         super().__init__()
-        bottom, top = torch.tensor(low), torch.tensor(high)
+        bottom, top = (torch.tensor(border, dtype=torch.get_default_dtype()) for border in (low, high))
         if bottom.shape != top.shape or not (bottom < top).all():
             raise SettingError(f"low={low} must be below high={high}, one for all features or one for each")
         self.register_buffer("low", bottom)
-        self.register_buffer("width", top - bottom)
+        self.register_buffer("high", top)
         self.logit = Logit(alpha=alpha)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z, log_det = self.logit((x - self.low) / self.width)
-        return z, log_det - self._log_width(x)
+        x = self._read(x)
+        slack = ROUNDING * torch.maximum(self.low.abs(), self.high.abs())
+        at_border = ((x - self.low).abs() <= slack) | ((x - self.high).abs() <= slack)
+        unit = (x - self.low) / (self.high - self.low)
+        z, log_det = self.logit(torch.where(at_border, unit.clamp(0, 1), unit))
+        return z, log_det - self._log_width(x).to(log_det)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x, log_det = self.logit.inverse(z)
-        return torch.addcmul(self.low, x, self.width), log_det + self._log_width(z)
+        return torch.lerp(self.low, self.high, x), log_det + self._log_width(z)
 
     def _log_width(self, value: Tensor) -> Tensor:
-        return self.width.log().expand(value.shape[1:]).sum()
+        return (self.high - self.low).log().expand(value.shape[1:]).sum()
 
 
-class Positive(Bijection):
+class Positive(_Bounded):
     r"""$z = \operatorname{softplus}^{-1}(x - a) = \log(e^{x - a} - 1)$ for data above a.
 
     $$ \log|\det| = -\sum_i \log\left(1 - e^{-(x_i - a)}\right) $$
 
-    Far above a it is the identity, so large values keep their scale; a itself is taken to be the least positive number
-    away. ``inverse`` is the softplus, $a + \log(1 + e^z)$.
+    Far above a it is the identity, so large values keep their scale; a itself (and what is below it by no more than
+    float32 can tell) is taken to be the least positive number away. ``inverse`` is the softplus, $a + \log(1 + e^z)$.
 
     >>> import torch
     >>> Positive()(torch.tensor([[0.6931, 50.0]]))[0].round(decimals=2).tolist()
@@ -100,14 +126,10 @@ class Positive(Bijection):
         self.low = low
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        above = (x - self.low).clamp_min(torch.finfo(x.dtype).tiny)
+        distance = self._read(x) - self.low
+        above = distance.clamp_min(torch.finfo(self.like.dtype).tiny)
         log_slope = -(-torch.expm1(-above)).log()
-        return above - log_slope, _unless(x < self.low, log_slope)
+        return self._told(above - log_slope, log_slope, distance < -ROUNDING * abs(self.low))
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.low - F.logsigmoid(-z), F.logsigmoid(z).flatten(1).sum(-1)
-
-
-def _unless(outside: Tensor, log_slope: Tensor) -> Tensor:
-    """The log-det of each row; minus infinity where one of its values has no density."""
-    return torch.where(outside.flatten(1).any(-1), -math.inf, log_slope.flatten(1).sum(-1))

@@ -133,15 +133,16 @@ class InvertibleConv1x1(Bijection):
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         below, above = self.triangles.factors()
-        pixels = z.index_select(1, self.order.argsort()).movedim(1, -1)
-        return solve_lu(below, above, pixels).movedim(-1, 1), -self._log_det(z)
+        channels_last = z.index_select(1, self.order.argsort()).movedim(1, -1)
+        pixels = channels_last.reshape(-1, z.shape[1])  # one system of many right sides, not many of few
+        return solve_lu(below, above, pixels).reshape(channels_last.shape).movedim(-1, 1), -self._log_det(z)
 
     def _log_det(self, value: Tensor) -> Tensor:
         return (value.shape[2:].numel() * self.triangles.log_diagonal.sum()).expand(value.shape[0])
 
 
 def solve_lu(below: Tensor, above: Tensor, rows: Tensor) -> Tensor:
-    """X with ``x @ (below @ above).T == rows``, for rows ``(…, features)``."""
+    """X with ``x @ (below @ above).T == rows``, for rows ``(n, features)``."""
     half = torch.linalg.solve_triangular(below.T, rows, upper=True, left=False, unitriangular=True)
     return torch.linalg.solve_triangular(above.T, half, upper=False, left=False)
 

@@ -81,12 +81,16 @@ class LogTails(Bijection):
         self.bound = bound
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        # The part within B and the logarithm of how many times B it is: no branch, so no NaN gradient.
-        inside = x.clamp(-self.bound, self.bound)
-        excess = (x.abs() / self.bound).clamp_min(1).log()
+        inside, times = self._apart(x)
+        excess = times.log()
         return inside * (1 + excess), -excess.flatten(1).sum(-1)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        inside = z.clamp(-self.bound, self.bound)
-        excess = (z.abs() / self.bound).clamp_min(1) - 1
+        inside, times = self._apart(z)
+        excess = times - 1
         return inside * excess.exp(), excess.flatten(1).sum(-1)
+
+    def _apart(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The part within B, and how many times B it is beyond. At B itself the first alone has a gradient."""
+        times = value.abs() / self.bound
+        return value.clamp(-self.bound, self.bound), torch.where(times > 1, times, 1.0)

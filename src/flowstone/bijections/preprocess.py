@@ -20,7 +20,8 @@ class Standardize(Bijection):
     The identity until it is initialised, once; a second ``initialize`` changes nothing. The subtraction is done in the
     precision of x, so that a float64 table keeps its digits, and the result has the precision of the flow. ``inverse``
     works in the flow's precision alone: where a column is ``coarse`` (seconds since 1970), sample from
-    ``flow.double()``, as the command line does.
+    ``flow.double()``, as the command line does. A constant feature has no density and is refused; ``keep_constant``
+    leaves its scale alone, for what is no data but a context.
 
     >>> import torch
     >>> standardize = Standardize(1)
@@ -33,8 +34,9 @@ class Standardize(Bijection):
     std: Tensor
     initialized: Tensor
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, *, keep_constant: bool = False) -> None:
         super().__init__()
+        self.keep_constant = keep_constant
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("std", torch.ones(features))
         self.register_buffer("initialized", torch.tensor(False))
@@ -49,12 +51,12 @@ class Standardize(Bijection):
             return
         std, mean = torch.std_mean(x.double(), 0, correction=0)
         constant = (std == 0).nonzero().flatten().tolist()
-        if constant:
+        if constant and not self.keep_constant:
             raise DataError(
                 f"feature {constant[0]} is constant ({x[0, constant[0]].item():g}): it has no density; leave it out"
             )
         self.mean.copy_(mean)
-        self.std.copy_(std)
+        self.std.copy_(std.where(std > 0, 1.0))
         self.initialized.fill_(True)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from flowstone.errors import UnknownNameError
-from flowstone.nets.mlp import ACTIVATIONS
+from flowstone.nets.mlp import activation_of
 
 __all__ = ["ConvNet"]
 
@@ -13,7 +12,9 @@ class ConvNet(nn.Module):
     """Glow's conditioner: a 3x3, a 1x1 and a 3x3 convolution, the last one zero at the start.
 
     ``(batch, in_channels, height, width)`` → ``(batch, out_channels, height, width)``; a context ``(batch,
-    context_features)`` is more channels, the same at every pixel (Kingma and Dhariwal 2018, appendix B).
+    context_features)`` is more channels, the same at every pixel (Kingma and Dhariwal 2018, appendix B). The context
+    may be an image, too, of the same size or k times as high and wide, whose k x k pixels are then channels:
+    ``context_features`` counts them.
 
     >>> import torch
     >>> ConvNet(2, 3, hidden=16)(torch.randn(5, 2, 4, 4)).shape
@@ -30,13 +31,12 @@ class ConvNet(nn.Module):
         activation: str = "relu",
     ) -> None:
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise UnknownNameError("activation", activation, ACTIVATIONS)
+        phi = activation_of(activation)
         self.layers = nn.Sequential(
             nn.Conv2d(in_channels + context_features, hidden, 3, padding=1),
-            ACTIVATIONS[activation](),
+            phi(),
             nn.Conv2d(hidden, hidden, 1),
-            ACTIVATIONS[activation](),
+            phi(),
         )
         self.output = nn.Conv2d(hidden, out_channels, 3, padding=1)
         nn.init.zeros_(self.output.weight)
@@ -45,5 +45,13 @@ class ConvNet(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         if context is not None:
-            x = torch.cat((x, context[:, :, None, None].expand(-1, -1, *x.shape[2:])), 1)
+            x = torch.cat((x, _at_pixels(context, x)), 1)
         return self.output(self.layers(x))
+
+
+def _at_pixels(context: Tensor, x: Tensor) -> Tensor:
+    if context.ndim == 2:
+        return context[:, :, None, None].expand(-1, -1, *x.shape[2:])
+    height, width = x.shape[2:]
+    squares = context.unflatten(3, (width, -1)).unflatten(2, (height, -1))
+    return squares.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)

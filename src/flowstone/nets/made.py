@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowstone.errors import SettingError, UnknownNameError
-from flowstone.nets.mlp import ACTIVATIONS
+from flowstone.errors import SettingError
+from flowstone.nets.mlp import activation_of, inputs_of
 
 __all__ = ["MADE", "MaskedLinear"]
 
@@ -61,8 +61,6 @@ class MADE(nn.Module):
         residual: bool = False,
     ) -> None:
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise UnknownNameError("activation", activation, ACTIVATIONS)
         if residual and len(set(hidden)) > 1:
             raise SettingError(f"hidden={tuple(hidden)}: residual layers are all of one width")
         own = torch.arange(1, features + 1)
@@ -70,14 +68,13 @@ class MADE(nn.Module):
         units = [torch.arange(width) * features // width for width in hidden]  # degrees 0 … D - 1, in equal parts
         self.residual = residual
         self.layers = nn.ModuleList(MaskedLinear(a, b) for a, b in pairwise([seen, *units]))
-        self.activation = ACTIVATIONS[activation]()
+        self.activation = activation_of(activation)()
         self.output = MaskedLinear(units[-1] if units else seen, own.repeat_interleave(outputs), strict=True)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        if context is not None:
-            x = torch.cat((x, context), -1)
+        x = inputs_of(x, context)
         for index, layer in enumerate(self.layers):
             moved = self.activation(layer(x))
             x = x + moved if self.residual and index else moved

@@ -20,6 +20,20 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+def activation_of(name: str) -> Callable[[], nn.Module]:
+    """The activation of that name, to be made anew for each place."""
+    if name not in ACTIVATIONS:
+        raise UnknownNameError("activation", name, ACTIVATIONS)
+    return ACTIVATIONS[name]
+
+
+def inputs_of(x: Tensor, context: Tensor | None) -> Tensor:
+    """What a net for vectors sees: x and the context; where both are empty, a 1."""
+    if context is not None:
+        x = torch.cat((x, context), -1)
+    return x if x.shape[-1] else x.new_ones(x.shape[0], 1)
+
+
 class MLP(nn.Module):
     """A multilayer perceptron whose output starts at zero, so that the flow around it starts as the identity.
 
@@ -41,24 +55,18 @@ class MLP(nn.Module):
         activation: str = "relu",
     ) -> None:
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise UnknownNameError("activation", activation, ACTIVATIONS)
-        self.blind = in_features + context_features == 0
+        phi = activation_of(activation)
         sizes = [max(1, in_features + context_features), *hidden]
         layers: list[nn.Module] = []
         for wide, narrow in pairwise(sizes):
-            layers += [nn.Linear(wide, narrow), ACTIVATIONS[activation]()]
+            layers += [nn.Linear(wide, narrow), phi()]
         self.layers = nn.Sequential(*layers)
         self.output = nn.Linear(sizes[-1], out_features)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        if context is not None:
-            x = torch.cat((x, context), -1)
-        if self.blind:
-            x = x.new_ones(x.shape[0], 1)
-        return self.output(self.layers(x))
+        return self.output(self.layers(inputs_of(x, context)))
 
 
 class Parallel(nn.Module):

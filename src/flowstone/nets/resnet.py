@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
-from flowstone.errors import SettingError, UnknownNameError
-from flowstone.nets.mlp import ACTIVATIONS
+from flowstone.errors import SettingError
+from flowstone.nets.mlp import activation_of, inputs_of
 
 __all__ = ["ResNet"]
 
@@ -39,14 +38,11 @@ class ResNet(nn.Module):
         activation: str = "relu",
     ) -> None:
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise UnknownNameError("activation", activation, ACTIVATIONS)
         if len(set(hidden)) != 1:
             raise SettingError(
                 f"hidden={tuple(hidden)}: residual blocks are all of one width, and there is at least one"
             )
         width = hidden[0]
-        self.blind = in_features + context_features == 0
         self.input = nn.Linear(max(1, in_features + context_features), width)
         self.blocks = nn.ModuleList(_block(width, activation) for _ in hidden)
         self.output = nn.Linear(width, out_features)
@@ -54,18 +50,14 @@ class ResNet(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        if context is not None:
-            x = torch.cat((x, context), -1)
-        if self.blind:
-            x = x.new_ones(x.shape[0], 1)
-        x = self.input(x)
+        x = self.input(inputs_of(x, context))
         for block in self.blocks:
             x = x + block(x)
         return self.output(x)
 
 
 def _block(width: int, activation: str) -> nn.Sequential:
-    phi = ACTIVATIONS[activation]
+    phi = activation_of(activation)
     last = nn.Linear(width, width)
     nn.init.uniform_(last.weight, -1e-3, 1e-3)
     nn.init.zeros_(last.bias)

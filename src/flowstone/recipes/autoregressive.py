@@ -1,39 +1,42 @@
 """What the autoregressive recipes share: standardise, then layers that take turns in the order of the features."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from flowstone.bijections import Autoregressive, BatchNorm, Bijection, Chain, Permutation, Standardize, Univariate
+from flowstone.bijections import (
+    Autoregressive,
+    BatchNorm,
+    Bijection,
+    Chain,
+    Inverse,
+    Permutation,
+    Standardize,
+    Univariate,
+)
 from flowstone.errors import SettingError
+from flowstone.flow import Flow
 from flowstone.nets import MADE
+from flowstone.priors import make_prior
 
-__all__ = ["autoregressive_chain", "made_layer"]
+__all__ = ["autoregressive_flow"]
 
 
-def made_layer(
+def autoregressive_flow(
     features: int,
+    layers: int,
     transform: Univariate,
     *,
     context_features: int,
     hidden: Sequence[int],
     activation: str,
     residual: bool,
-) -> Autoregressive:
-    """An autoregressive layer whose net is a MADE."""
-    net = MADE(
-        features,
-        transform.parameters_per_feature,
-        hidden=hidden,
-        context_features=context_features,
-        activation=activation,
-        residual=residual,
-    )
-    return Autoregressive(features, transform, net)
+    prior: str,
+    batch_norm: bool = False,
+    inverse: bool = False,
+) -> Flow:
+    """Standardize, then ``layers`` layers with a MADE each, and between them the features in reversed order.
 
-
-def autoregressive_chain(
-    features: int, layers: int, layer: Callable[[], Bijection], *, batch_norm: bool = False
-) -> Chain:
-    """Standardize, then ``layers`` layers, the order of the features reversed after each, and put right at the end."""
+    The order is put right at the end. With ``inverse`` every layer is turned round.
+    """
     if features < 1 or layers < 1:
         raise SettingError(f"features={features} and layers={layers} must be at least 1")
     links: list[Bijection] = [Standardize(features)]
@@ -41,7 +44,16 @@ def autoregressive_chain(
         if index:
             links += [BatchNorm(features)] if batch_norm else []
             links += [Permutation.reverse(features)] if features > 1 else []
-        links.append(layer())
+        net = MADE(
+            features,
+            transform.parameters_per_feature,
+            hidden=hidden,
+            context_features=context_features,
+            activation=activation,
+            residual=residual,
+        )
+        layer = Autoregressive(features, transform, net)
+        links.append(Inverse(layer) if inverse else layer)
     if features > 1 and layers % 2 == 0:
         links.append(Permutation.reverse(features))
-    return Chain(*links)
+    return Flow(Chain(*links), make_prior(prior, features), context_features=context_features)

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import torch
+
 from flowstone.bijections import (
     ActNorm,
     Affine,
@@ -33,21 +35,22 @@ def glow(
     context_features: int = 0,
     event_shape: Sequence[int] | None = None,
     couplings: int = 8,
-    hidden: Sequence[int] = (128, 128),
-    scales: int = 3,
-    channels: int = 64,
-    alpha: float = 0.05,
+    hidden: Sequence[int] | None = None,
+    scales: int | None = None,
+    channels: int | None = None,
+    alpha: float | None = None,
     activation: str = "relu",
     prior: str = "normal",
 ) -> Flow:
     """Glow: steps of activation normalization, a learned mixing of the features, an affine coupling.
 
-    For vectors (``features``) the mixing is an ``LULinear`` and the net an MLP of widths ``hidden``. For images
-    (``event_shape=(channels, height, width)``, integers 0 … 255) there are ``scales`` of a squeeze and ``couplings``
-    steps each with 1x1 convolutions, and half of the channels leaves after every scale; the nets are three convolutions
-    of ``channels`` channels. Images are dequantized and carried to the line by a logit (``alpha``), where the paper
-    scales them alone; the scale is softly bounded where the paper takes a sigmoid; the split prior is not learned.
-    The paper reports 3.35 bits/dim on CIFAR-10 with 3 scales of 32 steps and 512 channels.
+    For vectors (``features``) the mixing is an ``LULinear`` and the net an MLP of widths ``hidden`` (128, 128). For
+    images (``event_shape=(channels, height, width)``, integers 0 … 255) there are ``scales`` (3) of a squeeze and
+    ``couplings`` steps each with 1x1 convolutions, and half of the channels leaves after every scale; the nets are
+    three convolutions of ``channels`` (64) channels. Images are dequantized and carried to the line by a logit
+    (``alpha``, 0.05), where the paper scales them alone; the scale is softly bounded where the paper takes a sigmoid;
+    the split prior is not learned. The paper reports 3.35 bits/dim on CIFAR-10 with 3 scales of 32 steps and 512
+    channels.
 
     >>> import flowstone
     >>> flowstone.glow(3, couplings=2).sample(4, seed=0).shape
@@ -57,35 +60,55 @@ def glow(
     """
     if (features is None) == (event_shape is None):
         raise SettingError("glow takes either features (vectors) or event_shape (images)")
-    if couplings < 1 or scales < 1:
-        raise SettingError(f"couplings={couplings} and scales={scales} must be at least 1")
+    if couplings < 1:
+        raise SettingError(f"couplings={couplings} must be at least 1")
     if event_shape is None:
         assert features is not None
-        links: list[Bijection] = [Standardize(features)]
-        for index in range(couplings):
-            coupling = vector_coupling(
-                features,
-                lambda moved: Affine(moved, bound="soft"),
-                swap=features > 1 and index % 2 == 1,
-                context_features=context_features,
-                hidden=hidden,
-                activation=activation,
-            )
-            links += [ActNorm(features), LULinear(features), coupling]
-        return Flow(Chain(*links), make_prior(prior, features), context_features=context_features)
-    image = tuple(event_shape)
-    if len(image) != 3 or image[1] % 2**scales or image[2] % 2**scales:
+        _refuse("vectors", scales=scales, channels=channels, alpha=alpha)
+        chain = _vectors(features, couplings, hidden or (128, 128), context_features, activation)
+        return Flow(chain, make_prior(prior, features), context_features=context_features)
+    _refuse("images", hidden=hidden)
+    image = torch.Size(event_shape)
+    chain = _images(image, couplings, scales or 3, channels or 64, context_features, activation)
+    dequantized = (Dequantize(levels=256), Interval(0.0, 256.0, alpha=0.05 if alpha is None else alpha))
+    return Flow(Chain(*dequantized, chain), make_prior(prior, image.numel()), context_features=context_features)
+
+
+def _refuse(kind: str, **arguments: object) -> None:
+    """What is not asked of this kind must not be given."""
+    for name, value in arguments.items():
+        if value is not None:
+            raise SettingError(f"{name}={value}: glow for {kind} has no such setting")
+
+
+def _vectors(features: int, couplings: int, hidden: Sequence[int], context_features: int, activation: str) -> Chain:
+    links: list[Bijection] = [Standardize(features)]
+    for index in range(couplings):
+        coupling = vector_coupling(
+            features,
+            lambda moved: Affine(moved, bound="soft"),
+            swap=features > 1 and index % 2 == 1,
+            context_features=context_features,
+            hidden=hidden,
+            activation=activation,
+        )
+        links += [ActNorm(features), LULinear(features), coupling]
+    return Chain(*links)
+
+
+def _images(
+    image: torch.Size, couplings: int, scales: int, hidden: int, context_features: int, activation: str
+) -> MultiScale:
+    if scales < 1 or len(image) != 3 or image[1] % 2**scales or image[2] % 2**scales:
         wanted = f"(channels, height, width), the last two such as can be halved {scales} times"
-        raise SettingError(f"event_shape={image} with scales={scales}: wanted {wanted}")
+        raise SettingError(f"event_shape={tuple(image)} with scales={scales}: wanted {wanted}")
     levels, width = [], image[0]
     for _ in range(scales):
         width *= 4
-        steps = [_image_step(width, index, channels, context_features, activation) for index in range(couplings)]
+        steps = [_image_step(width, index, hidden, context_features, activation) for index in range(couplings)]
         levels.append(Chain(Squeeze(), *steps))
         width //= 2
-    chain = Chain(Dequantize(), Interval(0.0, 256.0, alpha=alpha), MultiScale(image, levels))
-    size = image[0] * image[1] * image[2]
-    return Flow(chain, make_prior(prior, size), context_features=context_features)
+    return MultiScale(image, levels)
 
 
 def _image_step(width: int, index: int, hidden: int, context_features: int, activation: str) -> Chain:

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from flowstone.bijections import Affine, Inverse
+from flowstone.bijections import Affine
 from flowstone.flow import Flow
-from flowstone.priors import make_prior
-from flowstone.recipes.autoregressive import autoregressive_chain, made_layer
+from flowstone.recipes.autoregressive import autoregressive_flow
 from flowstone.recipes.registry import recipe
 
 __all__ = ["iaf"]
@@ -32,18 +31,14 @@ def iaf(
     >>> flowstone.iaf(3, layers=2).sample(4, seed=0).shape
     torch.Size([4, 3])
     """
-
-    def layer():
-        return Inverse(
-            made_layer(
-                features,
-                Affine(features, bound="soft"),
-                context_features=context_features,
-                hidden=hidden,
-                activation=activation,
-                residual=residual,
-            )
-        )
-
-    chain = autoregressive_chain(features, layers, layer)
-    return Flow(chain, make_prior(prior, features), context_features=context_features)
+    return autoregressive_flow(
+        features,
+        layers,
+        Affine(features, bound="soft"),
+        context_features=context_features,
+        hidden=hidden,
+        activation=activation,
+        residual=residual,
+        prior=prior,
+        inverse=True,
+    )

@@ -13,7 +13,8 @@ __all__ = ["Batches", "FixedBatches", "FreshBatches", "Sampler", "hold_out"]
 Sampler = Callable[[int, torch.Generator], Tensor]
 
 HELD_OUT_DRAWS = 4096
-INITIAL_ROWS = 100_000  # what data-dependent initialisation looks at, at most
+# What data-dependent initialisation looks at, at most: rows, and numbers in them; it all goes through in one piece.
+INITIAL_ROWS, INITIAL_NUMBERS = 100_000, 4_000_000
 # Streams of randomness beside the steps' own, beyond any number of steps.
 INITIAL, HELD_OUT, NOISE = 2**40, 2**41, 2**42
 
@@ -37,7 +38,9 @@ class FreshBatches:
 
     def initial(self) -> Rows:
         """What data-dependent initialisation sees."""
-        return Rows(self.draw(max(self.size, 10_000), generator(self.seed, INITIAL)))
+        first = self.draw(self.size, generator(self.seed, INITIAL))
+        enough = min(10_000, _initial_rows(first))
+        return Rows(first if enough <= self.size else self.draw(enough, generator(self.seed, INITIAL)))
 
 
 class FixedBatches:
@@ -59,13 +62,18 @@ class FixedBatches:
 
     def initial(self) -> Rows:
         """What data-dependent initialisation sees."""
-        if len(self.rows) <= INITIAL_ROWS:
+        enough = _initial_rows(self.rows.x)
+        if len(self.rows) <= enough:
             return self.rows
         order = torch.randperm(len(self.rows), generator=generator(self.seed, INITIAL))
-        return self.rows.take(order[:INITIAL_ROWS].to(self.rows.x.device))
+        return self.rows.take(order[:enough].to(self.rows.x.device))
 
 
 Batches = FreshBatches | FixedBatches
+
+
+def _initial_rows(x: Tensor) -> int:
+    return max(2, min(INITIAL_ROWS, INITIAL_NUMBERS // max(1, x[0].numel())))
 
 
 def hold_out(

@@ -139,7 +139,8 @@ class _Trainer:
         self.averages = _clones(self.parameters)
         self.best, self.best_buffers = _clones(self.parameters), _clones(self.buffers)
         self.noisy = any(
-            getattr(module, "stochastic", False) or isinstance(module, nn.Dropout) for module in flow.modules()
+            getattr(module, "stochastic", False) or (isinstance(module, nn.Dropout) and module.p > 0)
+            for module in flow.modules()
         )
         fused = self.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.Adam(self.parameters, lr=settings.lr, fused=fused)
