@@ -101,6 +101,14 @@ def affine_image(moved: int) -> b.Affine:
     return b.Affine((moved, 1, 1))
 
 
+def narrow_ridge() -> b.LULinear:
+    """Its density is a hundred times as long as it is wide, and lies across the axes."""
+    layer = b.LULinear(2)
+    layer.triangles.log_diagonal.data = torch.tensor([0.0, 5.0])
+    layer.triangles.below.data[1, 0] = -100.0
+    return layer
+
+
 def soft(moved: int) -> b.Affine:
     return b.Affine(moved, bound="soft", limit=1.5)
 
@@ -146,7 +154,7 @@ def integers(*shape: int) -> Callable[[int, torch.Generator, float], Tensor]:
 # Recipes far out, and deep chains of wild layers, are ill-conditioned: that would measure float64, not the bijection.
 WHOLE: dict[str, Any] = {"size": 0.3, "widest": 3.0}
 # Of data bounded on some side, latents far out are at the border itself.
-BOUNDED: dict[str, Any] = {"density": False, "widest": 3.0, "triangular": True}
+BOUNDED: dict[str, Any] = {"density": False, "widest": 3.0, "widest_float32": 2.0, "triangular": True}
 NOISY: dict[str, Any] = {"stochastic": True, "density": False}
 
 CASES: dict[str, Case] = {
@@ -177,6 +185,7 @@ CASES: dict[str, Case] = {
     "Autoregressive LogisticMixtureCDF": case(lambda: ordered(2, mixture), 2, triangular=True),
     "Inverse Autoregressive": case(lambda: b.Inverse(ordered(3, soft)), 3, triangular=True),
     "LULinear": case(lambda: b.LULinear(4), 4),
+    "LULinear narrow ridge": case(narrow_ridge, 2),
     "LULinear one feature": case(lambda: b.LULinear(1), 1),
     "Householder": case(lambda: b.Householder(3), 3),
     "Householder two": case(lambda: b.Householder(5, reflections=2), 5),
@@ -207,6 +216,7 @@ CASES: dict[str, Case] = {
         triangular=True,
         density=False,
         widest=3.0,
+        widest_float32=2.0,
     ),
     "Positive": case(lambda: b.Positive(low=1.0), 3, data=above(1.0), **BOUNDED),
     "Dequantize": case(b.Dequantize, 3, data=integers(3), **NOISY),

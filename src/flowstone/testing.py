@@ -71,7 +71,7 @@ class Case:
         context_features: width of its context, 0 for none.
         data, latents: ``(n, generator, spread) -> (n, *shape)`` draw x in its domain, and z; None is
             ``spread`` times a normal.
-        widest: the largest spread at which float64 still resolves it.
+        widest, widest_float32: the largest spread at which each precision still resolves it.
         triangular: whether it claims that z_i follows from x_1 … x_i alone.
         stochastic: whether it draws noise (dequantization): then it has no Jacobian, and its inverse gives x back.
         density: whether x can be anything: then a normal z makes a density over all of space, which integrates to 1.
@@ -83,6 +83,7 @@ class Case:
     data: Rows | None = None
     latents: Rows | None = None
     widest: float = 30.0
+    widest_float32: float = 3.0
     triangular: bool = False
     stochastic: bool = False
     density: bool = True
@@ -100,7 +101,8 @@ class Case:
 
     def rows(self, n: int, seed: int, spread: float = 1.0) -> tuple[Tensor, Tensor, Tensor | None]:
         """X, z and context, ``n`` rows of each."""
-        generator, spread = torch.Generator().manual_seed(seed), min(spread, self.widest)
+        generator = torch.Generator().manual_seed(seed)
+        spread = min(spread, self.widest if torch.get_default_dtype() == torch.float64 else self.widest_float32)
         latent = self.bijection().latent_shape(self.shape)
 
         def normal(shape: torch.Size) -> Rows:
@@ -345,11 +347,14 @@ def measure_is_kept(case: Case, seed: int, spread: float) -> None:
 
 
 def grid_sums_to_one(case: Case, seed: int, spread: float) -> None:
-    """On the line and in the plane: the density over x of a normal z, summed over a grid, is one."""
+    """On the line and in the plane: the density over x of a normal z, summed over a grid, is one.
+
+    The grid lies along the axes of the density itself, so that it resolves a narrow ridge, too.
+    """
     del spread
     if case.stochastic or not case.density or case.shape not in ((1,), (2,)):
         return
-    bijection, points = case.bijection(), {1: 20_001, 2: 401}[case.shape.numel()]
+    bijection, features = case.bijection(), case.shape.numel()
     _, _, context = case.rows(1, seed)
 
     def given(rows: int) -> Tensor | None:
@@ -358,18 +363,18 @@ def grid_sums_to_one(case: Case, seed: int, spread: float) -> None:
     with torch.no_grad():
         z = torch.randn(4000, *case.shape, generator=torch.Generator().manual_seed(seed))
         reached = bijection.inverse(z, given(4000))[0]
-        margin = (reached.amax(0) - reached.amin(0)) / 2
-        axes = [
-            torch.linspace(low, high, points)
-            for low, high in zip((reached.amin(0) - margin).tolist(), (reached.amax(0) + margin).tolist(), strict=True)
-        ]
+        centre, axes = reached.mean(0), torch.linalg.cholesky(reached.T.cov().reshape(features, features))
+        white = torch.linalg.solve_triangular(axes, (reached - centre).T, upper=False).T
+        margin = (white.amax(0) - white.amin(0)) / 2
+        borders = zip((white.amin(0) - margin).tolist(), (white.amax(0) + margin).tolist(), strict=True)
+        ticks = [torch.linspace(low, high, {1: 20_001, 2: 401}[features]) for low, high in borders]
         total = 0.0
-        for x in torch.cartesian_prod(*axes).reshape(-1, len(axes)).split(2**16):
-            z, log_det = bijection(x, given(len(x)))
-            log_p = log_det - 0.5 * (z.square().sum(-1) + len(axes) * math.log(2 * math.pi))
+        for point in torch.cartesian_prod(*ticks).reshape(-1, features).split(2**16):
+            z, log_det = bijection(centre + point @ axes.T, given(len(point)))
+            log_p = log_det - 0.5 * (z.square().sum(-1) + features * math.log(2 * math.pi))
             total += log_p.exp().sum().item()
-    mass = total * math.prod((axis[1] - axis[0]).item() for axis in axes)
-    _require(abs(mass - 1) < 0.03, "grid", f"the density sums to {mass:.4f}")
+    cell = axes.diagonal().prod().item() * math.prod((tick[1] - tick[0]).item() for tick in ticks)
+    _require(abs(total * cell - 1) < 0.03, "grid", f"the density sums to {total * cell:.4f}")
 
 
 LAWS: dict[str, Callable[[Case, int, float], None]] = {
