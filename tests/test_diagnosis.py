@@ -6,9 +6,10 @@ from torch import nn
 
 import flowstone
 from cases import disturb
-from flowstone.bijections import Bijection, Chain, Scaling
+from flowstone.bijections import Bijection, Chain, Coupling, Inverse, LULinear, MultiScale, Positive, RQSpline, Squeeze
 from flowstone.errors import ShapeError
-from flowstone.priors import StandardNormal
+from flowstone.nets import MLP
+from flowstone.priors import StandardNormal, Uniform
 
 
 class Faulty(Bijection):
@@ -27,6 +28,18 @@ class Faulty(Bijection):
         shift = 1e-3 if self.fault == "shift" else 0.0
         log_det = self.log_scale.sum() * (1 if self.fault == "sign" else -1)
         return z * (-self.log_scale).exp() + shift, log_det.expand(len(z))
+
+
+class Unsquared(Faulty):
+    """The same for whatever has 2 or 4 channels, as a scaling of all."""
+
+    def forward(self, x, context=None):
+        log_det = self.log_scale[0] * x[0].numel() * (-1 if self.fault == "sign" else 1)
+        return x * self.log_scale[0].exp(), log_det.expand(len(x))
+
+    def inverse(self, z, context=None):
+        log_det = self.log_scale[0] * z[0].numel() * (1 if self.fault == "sign" else -1)
+        return z * (-self.log_scale[0]).exp(), log_det.expand(len(z))
 
 
 def deep(*extra: Bijection, place: int = 60) -> flowstone.Flow:
@@ -62,13 +75,12 @@ def test_one_faulty_layer_among_96_is_named(fault, sentence):
 
 def test_96_sound_layers_are_sound_and_what_rounding_does_to_them_is_said():
     assert deep().check(torch.randn(200, 2)).ok
-    # Scales of 1e-5 and 1e5 in turn: each layer inverts, but what one rounds away another makes large.
-    stretch, shrink = Scaling(2), Scaling(2)
-    stretch.log_scale.data = torch.tensor([12.0, -12.0])
-    shrink.log_scale.data = torch.tensor([-12.0, 12.0])
-    flow = deep(stretch, place=97)
-    found = flow.check(torch.randn(200, 2)).findings
-    assert any("nearly singular" in finding and "layer 98, Scaling" in finding for finding in found), found
+    # Two features that differ by a ten-millionth of themselves.
+    narrow = LULinear(2)
+    narrow.triangles.above.data[0, 1] = narrow.triangles.below.data[1, 0] = 1.0
+    narrow.triangles.log_diagonal.data[1] = -16.0
+    found = deep(narrow, place=97).check(torch.randn(200, 2)).findings
+    assert any("nearly singular" in finding and "layer 98, LULinear" in finding for finding in found), found
 
 
 def test_a_flow_that_float32_cannot_invert_is_told_from_a_wrong_one():
@@ -81,10 +93,11 @@ def test_a_flow_that_float32_cannot_invert_is_told_from_a_wrong_one():
 
 
 def test_a_scale_at_its_bound_is_told():
-    flow = flowstone.realnvp(2, couplings=2, hidden=(8,))
-    flow.bijection.links[1].net.output.bias.data[:] = 20.0  # pyright: ignore
-    found = flow.check(torch.randn(100, 2)).findings
-    assert any("runs at the bound of its scale" in finding for finding in found), found
+    for bound, told in (("soft", True), ("tanh", False)):  # the factor of a tanh is learned: that is no bound
+        flow = flowstone.realnvp(2, couplings=2, hidden=(8,), scale_bound=bound)
+        flow.bijection.links[1].net.output.bias.data[:] = 20.0  # pyright: ignore
+        found = flow.check(torch.randn(100, 2)).findings
+        assert any("runs at the bound of its scale" in finding for finding in found) == told, found
 
 
 def test_images_and_context_are_checked_too():
@@ -94,3 +107,69 @@ def test_images_and_context_are_checked_too():
     assert conditional.check(torch.randn(50, 3), torch.randn(50, 2)).ok
     with pytest.raises(ShapeError):
         conditional.check(torch.randn(50, 3))
+
+
+def sound(flow: flowstone.Flow, x: torch.Tensor) -> None:
+    diagnosis = flow.check(x)
+    assert diagnosis.ok, diagnosis.findings
+
+
+def test_circles_and_bounded_priors_have_no_outside():
+    torch.manual_seed(0)
+    angles = RQSpline(bins=4, bound=3.0, circular=True)
+    layer = Coupling(2, angles, MLP(1, angles.parameters_per_feature, hidden=(8,)))
+    disturb(layer)
+    sound(flowstone.Flow(layer, Uniform(2, low=-3.0, high=3.0)), 6 * torch.rand(200, 2) - 3)
+    uniform = torch.distributions.Uniform(torch.zeros(2), torch.ones(2))
+    sound(flowstone.Flow(flowstone.nice(2).bijection, uniform), torch.rand(200, 2))
+
+
+def test_images_of_low_contrast_are_sound():
+    flow = flowstone.glow(event_shape=(1, 4, 4), scales=2, couplings=1, channels=4)
+    for kind in (torch.uint8, torch.float32, torch.float64):
+        sound(flow, torch.randint(100, 103, (50, 1, 4, 4)).to(kind))
+
+
+def test_columns_of_unlike_units_are_sound():
+    torch.manual_seed(0)
+    seconds = 1.7e9 + 1e4 * torch.randn(400, 1, dtype=torch.float64)
+    x = torch.cat((1e-6 * torch.randn(400, 1).double(), torch.randn(400, 1).double(), seconds), 1)
+    flow = flowstone.spline(3, couplings=2, hidden=(8, 8))
+    flow.initialize(x)
+    sound(flow, x)
+    sound(flow.double(), x)
+
+
+def test_rows_outside_the_domain_are_told_and_left_out():
+    flow = flowstone.Flow(Chain(Positive(), LULinear(1)), StandardNormal(1))
+    x = torch.rand(100, 1) + 0.1
+    x[[7, 50]] = -1.0
+    diagnosis = flow.check(x)
+    assert len(diagnosis.findings) == 1
+    assert "2 of 100 rows have no density (log_prob is -inf), the first is row 7" in diagnosis.findings[0]
+    assert len(diagnosis.whole) == 3
+    assert flow.check(-x[:5]).layers == ()
+
+
+def test_a_fault_beside_a_large_column_is_found():
+    x = torch.randn(200, 2) * torch.tensor([1.0, 1e7])
+    found = flowstone.Flow(Chain(Faulty("shift"), Inverse(Faulty("none"))), StandardNormal(2)).check(x).findings
+    assert any("layer 1, Faulty, does not invert on the data" in finding for finding in found), found
+
+
+def test_layers_inside_scales_and_inverses_are_looked_at():
+    torch.manual_seed(0)
+    scales = [Chain(Squeeze(), Unsquared("none")), Chain(Unsquared("none"), Inverse(Unsquared("sign")))]
+    found = flowstone.Flow(MultiScale((1, 4, 4), scales), StandardNormal(16)).check(torch.randn(50, 1, 4, 4)).findings
+    assert all("layer 4, Unsquared, claims a log-det" in finding for finding in found), found
+    iaf = flowstone.iaf(2, layers=2, hidden=(8,)).check(torch.randn(50, 2))
+    assert [report.bound is not None for report in iaf.layers if report.place == "data"] == [
+        "Affine" in report.name for report in iaf.layers if report.place == "data"
+    ]
+    assert sum("Autoregressive Affine" in report.name for report in iaf.layers) == 6
+
+
+def test_a_diagnosis_is_short_where_it_is_shown_and_long_where_it_is_printed():
+    diagnosis = flowstone.nice(2).check(torch.randn(20, 2))
+    assert repr(diagnosis) == "Diagnosis(ok=True, findings=[])"
+    assert len(str(diagnosis).splitlines()) > 20

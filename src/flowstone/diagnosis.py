@@ -1,14 +1,14 @@
 """What is right and what is wrong with a flow, layer by layer: ``Flow.check``."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from flowstone.bijections import Autoregressive, Bijection, Chain, Coupling
+from flowstone.bijections import Autoregressive, Bijection, Chain, Coupling, Inverse, MultiScale
 from flowstone.testing import jacobian
 
 __all__ = ["Diagnosis", "LayerReport", "WholeReport", "diagnose"]
@@ -20,7 +20,7 @@ PLACES = ("data", "outside", "edge")
 FAR = 3.0  # how many times as far from the middle "outside" and "edge" are
 
 # What is worth a sentence.
-WRONG, SINGULAR, NEAR_BOUND, COARSE = 1e-8, 1e6, 0.98, 1e-3
+WRONG, SINGULAR, NEAR_BOUND, COARSE = 1e-8, 1e6, 0.9, 1e-3
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,14 @@ class LayerReport:
         layer: its number in the walk of a data point, from 1.
         name: its class.
         place: on the ``data``, ``outside`` it, or at the latent's ``edge``.
-        round_trip: largest error of there and back in float64, in parts of the largest number.
+        round_trip: largest error of there and back in float64, in parts of the largest number of the same feature.
         log_det: largest error of its log-det in nats, against its Jacobian (in many dimensions: against the way back).
-        condition: largest ratio of the Jacobian's singular values; None in many dimensions.
-        bound: how near its bound the layer runs, 1 is at it: of an affine scale its part of the bound, of a spline the
-            part of values that lie beyond; None where there is none.
-        float32: largest difference between float32 and float64, in parts of the largest number.
+        condition: largest ratio of the Jacobian's singular values, each feature in units of its own deviation before
+            and after the layer; None in many dimensions.
+        bound: how near its bound the layer runs, 1 is at it: of an affine log-scale what 19 of 20 values are below, in
+            parts of the bound; of a spline the part of values that lie beyond; None where nothing is bounded for good.
+        float32: largest difference between float32 and float64 on the same float32 numbers, in parts of the largest
+            number of the same feature.
     """
 
     layer: int
@@ -60,9 +62,15 @@ class WholeReport:
     log_prob_float32: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diagnosis:
-    """What ``Flow.check`` found; ``str`` makes a table of it, sentences first."""
+    """What ``Flow.check`` found; ``print`` makes a table of it, sentences first.
+
+    Attributes:
+        layers: a report for each layer at each place.
+        whole: a report on the whole flow at each place.
+        findings: a sentence for each thing that is wrong.
+    """
 
     layers: tuple[LayerReport, ...]
     whole: tuple[WholeReport, ...]
@@ -77,12 +85,15 @@ class Diagnosis:
         """For JSON."""
         return {"ok": self.ok, **asdict(self)}
 
+    def __repr__(self) -> str:
+        return f"Diagnosis(ok={self.ok}, findings={list(self.findings)})"
+
     def __str__(self) -> str:
         lines = list(self.findings) or ["nothing wrong: the flow inverts and its log-dets are those of its Jacobians"]
-        for place, whole in zip(PLACES, self.whole, strict=True):
-            lines += ["", PLACE_NAMES[place], _line("", *COLUMNS)]
+        for whole in self.whole:
+            lines += ["", PLACE_NAMES[whole.place], _line("", *COLUMNS)]
             for report in self.layers:
-                if report.place == place:
+                if report.place == whole.place:
                     numbers = (report.round_trip, report.log_det, report.condition, report.bound, report.float32)
                     lines.append(_line(f"{report.layer:>3} {report.name}", *map(_number, numbers)))
             numbers = (whole.round_trip, None, whole.condition, None, whole.round_trip_float32)
@@ -100,86 +111,153 @@ COLUMNS = ("round trip", "log-det", "condition", "bound", "float32")
 
 def diagnose(flow: Any, x: Tensor, context: Tensor | None = None) -> Diagnosis:
     """``Flow.check``, of which this is the body: see there."""
-    double = copy.deepcopy(flow).double().eval()
-    single = copy.deepcopy(flow).float().eval()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         rows = torch.randperm(len(x))[:ROWS].to(x.device)
-        x = x[rows].to(device=double.device, dtype=torch.float64)
-        context = None if context is None else context[rows].to(device=double.device, dtype=torch.float64)
-        conditioning = context if double.standardize_context is None else double.standardize_context(context)[0]
-        centre = x.mean(0)
-        outside = centre + FAR * (x - centre)
-        # Beyond the border of a bounded domain there is no density to check.
-        within = double.log_prob(outside, context).isfinite().reshape(-1, *(1 for _ in x.shape[1:]))
-        starts = {
-            "data": x,
-            "outside": torch.where(within, outside, x),
-            "edge": FAR * double.prior.sample(len(x), context),
-        }
+        x, context = x[rows].to(flow.device), None if context is None else context[rows].to(flow.device)
+        if not (flow.bijection.casts and x.is_floating_point()):
+            x = x.to(flow.dtype)
+        pair = _Pair(flow)
+        lost = pair.double.log_prob(x.double(), _to(context, torch.float64)) == -torch.inf
+        findings = [_outside_the_domain(lost, rows)] if lost.any() else []
         layers, whole = [], []
-        for place, start in starts.items():
-            layers += _walk(double, single, start, conditioning, place)
-            whole.append(_whole(double, single, start, context, place))
-    return Diagnosis(tuple(layers), tuple(whole), tuple(_findings(layers, whole)))
+        if not lost.all():
+            x, context = x[~lost], None if context is None else context[~lost]
+            for place, start in _starts(pair, x, context).items():
+                layers += pair.walk(start, context, place)
+                whole.append(pair.whole(start, context, place))
+    return Diagnosis(tuple(layers), tuple(whole), (*findings, *_findings(layers, whole)))
 
 
-def _links(bijection: Bijection) -> list[Bijection]:
-    """The layers, chains within chains laid out."""
-    if not isinstance(bijection, Chain):
-        return [bijection]
-    return [layer for link in bijection.links for layer in _links(link)]  # pyright: ignore[reportArgumentType]
+def _outside_the_domain(lost: Tensor, rows: Tensor) -> str:
+    first = rows[lost].min().item()
+    return (
+        f"{int(lost.sum())} of {len(lost)} rows have no density (log_prob is -inf), the first is row {first}; left out"
+    )
 
 
-def _walk(double: Any, single: Any, value: Tensor, context: Tensor | None, place: str) -> Iterator[LayerReport]:
-    """Each layer in turn on what the layers before it make of ``value``."""
-    pairs = list(enumerate(zip(_links(double.bijection), _links(single.bijection), strict=True), 1))
-    backwards = place == "edge"
-    for number, (layer, narrow) in reversed(pairs) if backwards else pairs:
-        there, back = (layer.inverse, layer.forward) if backwards else (layer.forward, layer.inverse)
-        out, log_det = there(value, context)
-        returned, return_log_det = back(out, context)
-        rounded = (narrow.inverse if backwards else narrow.forward)(value.float(), _float(context))[0]
-        stochastic = layer.stochastic
-        truth, condition = (None, None) if stochastic else _jacobian(there, value, context)
-        claimed = log_det if truth is None else log_det[: len(truth)]
-        yield LayerReport(
+def _starts(pair: "_Pair", x: Tensor, context: Tensor | None) -> dict[str, Tensor]:
+    """What the flow is given at each place. Beyond the border of a bounded domain there is no density to check."""
+    flow, given = pair.double, _to(context, torch.float64)
+    z = flow.prior.sample(len(x), given)
+    outside, edge = _farther(x), _farther(z)
+    if pair.stochastic:
+        outside = outside.round()
+    has_density = flow.log_prob(outside.double(), given) != -torch.inf
+    in_prior = flow.prior.log_prob(edge, given) != -torch.inf
+    if any(getattr(module, "circular", False) for module in flow.modules()):  # beyond its ends a circle begins again
+        has_density, in_prior = has_density & False, in_prior & False
+    return {"data": x, "outside": _where(has_density, outside, x), "edge": _where(in_prior, edge, z)}
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One layer as it is called: which one, in which direction, on what."""
+
+    layer: int
+    forwards: bool
+    value: Tensor
+    context: Tensor | None
+
+
+class _Pair:
+    """The flow in float64 and in float32, its layers side by side, in the order in which a data point meets them."""
+
+    def __init__(self, flow: Any) -> None:
+        self.double = copy.deepcopy(flow).double().eval()
+        self.single = copy.deepcopy(flow).float().eval()
+        self.as_handed = flow.dtype == torch.float32  # the float32 flow is the user's own, and reads the user's rows
+        self.layers = list(zip(_layers(self.double.bijection), _layers(self.single.bijection), strict=True))
+        self.numbers: dict[int, int] = {}
+        self.stochastic = any(layer.stochastic for layer, _ in self.layers)
+
+    def walk(self, start: Tensor, context: Tensor | None, place: str) -> Iterator[LayerReport]:
+        """Each layer in turn on what the layers before it make of ``start``."""
+        backwards = place == "edge"
+        run = self.double.from_latent if backwards else self.double.to_latent
+        given = _to(context, torch.float64)
+        for index, call in enumerate(self._calls(lambda: run(start.double(), given))):
+            number = self.numbers.setdefault(call.layer, len(self.numbers) + 1)
+            reads_rows = index == 0 and not backwards and self.as_handed
+            yield self._report(call, number, place, start if reads_rows else call.value.float())
+
+    def _calls(self, run: Callable[[], object]) -> list[_Call]:
+        """What ``run`` calls, whatever the layers are nested in."""
+        calls: list[_Call] = []
+
+        def spied(index: int, direction: Callable, forwards: bool) -> Callable:
+            def call(value: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+                calls.append(_Call(index, forwards, value, context))
+                return direction(value, context)
+
+            return call
+
+        for index, (layer, _) in enumerate(self.layers):
+            layer.forward, layer.inverse = spied(index, layer.forward, True), spied(index, layer.inverse, False)
+        try:
+            run()
+        finally:
+            for layer, _ in self.layers:
+                del layer.forward, layer.inverse  # of this one copy: those of its class are back
+        return calls
+
+    def _report(self, call: _Call, number: int, place: str, rounded: Tensor) -> LayerReport:
+        layer, narrow = self.layers[call.layer]
+        there, back = (layer.forward, layer.inverse) if call.forwards else (layer.inverse, layer.forward)
+        out, log_det = there(call.value, call.context)
+        returned, return_log_det = back(out, call.context)
+        single = narrow.forward if call.forwards else narrow.inverse
+        exact = there(rounded.double(), call.context)[0]
+        noisy = layer.stochastic
+        truth, condition = (None, None) if noisy else _jacobian(there, call.value, call.context)
+        claimed, wanted = (log_det, -return_log_det) if truth is None else (log_det[: len(truth)], truth)
+        return LayerReport(
             layer=number,
             name=_name(layer),
             place=place,
-            round_trip=_relative(returned, value) if not (stochastic and backwards) else 0.0,
-            log_det=0.0 if stochastic else _worst(claimed - (-return_log_det if truth is None else truth)),
+            round_trip=0.0 if noisy and not call.forwards else _relative(returned, call.value),
+            log_det=0.0 if noisy else _worst(claimed - wanted),
             condition=condition,
-            bound=_bound(layer, out if backwards else value, context),
-            float32=0.0 if stochastic else _relative(rounded.double(), out),
+            bound=_bound(layer, call.value if call.forwards else out, call.context),
+            float32=0.0 if noisy else _relative(single(rounded, _to(call.context, torch.float32))[0].double(), exact),
         )
-        value = out
+
+    def whole(self, start: Tensor, context: Tensor | None, place: str) -> WholeReport:
+        """There and back through all layers, in both precisions."""
+        backwards = place == "edge"
+        given = _to(context, torch.float64)
+        if self.stochastic and backwards:  # rounding to integers: it is those that come back
+            start, backwards = self.double.from_latent(start, given)[0], False
+        rounded = start if self.as_handed and not backwards else start.float()
+
+        def there_and_back(flow: Any, value: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+            there, back = (flow.from_latent, flow.to_latent) if backwards else (flow.to_latent, flow.from_latent)
+            reached = there(value, context)[0]
+            log_prob = flow.log_prob(reached if backwards else value, context)
+            return back(reached, context)[0].double(), log_prob.double()
+
+        wide, _ = there_and_back(self.double, start.double(), given)
+        exact, log_prob = there_and_back(self.double, rounded.double(), given)
+        narrow, log_prob_narrow = there_and_back(self.single, rounded, _to(context, torch.float32))
+        direction = self.double.from_latent if backwards else self.double.to_latent
+        return WholeReport(
+            place=place,
+            round_trip=_relative(wide, start.double()),
+            round_trip_float32=_relative(narrow, exact),
+            condition=None if self.stochastic else _jacobian(direction, start.double(), given)[1],
+            log_prob_float32=0.0 if self.stochastic else _worst(log_prob_narrow - log_prob),
+        )
 
 
-def _whole(double: Any, single: Any, start: Tensor, context: Tensor | None, place: str) -> WholeReport:
-    def there_and_back(flow: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        value, given = start.to(dtype), None if context is None else context.to(dtype)
-        x = flow.from_latent(value, given)[0] if place == "edge" else value
-        z = flow.to_latent(x, given)[0]
-        returned = z if place == "edge" else flow.from_latent(z, given)[0]
-        return returned.double(), flow.log_prob(x, given).double()
-
-    stochastic = any(layer.stochastic for layer in _links(double.bijection))
-    if stochastic and place == "edge":  # rounding to integers: it is those that come back
-        start, place = double.from_latent(start, context)[0], "integers"
-    wide, log_prob = there_and_back(double, torch.float64)
-    narrow, log_prob_narrow = there_and_back(single, torch.float32)
-    condition = None
-    if not stochastic:
-        direction = double.from_latent if place == "edge" else double.to_latent
-        condition = _jacobian(direction, start, context)[1]
-    return WholeReport(
-        place="edge" if place == "integers" else place,
-        round_trip=_relative(wide, start),
-        round_trip_float32=_relative(narrow, start),
-        condition=condition,
-        log_prob_float32=0.0 if stochastic else _worst(log_prob_narrow - log_prob),
-    )
+def _layers(bijection: Bijection) -> Iterator[Bijection]:
+    """What is no container of layers."""
+    if not isinstance(bijection, Chain | Inverse | MultiScale):
+        yield bijection
+        return
+    inside = {Chain: "links", Inverse: "bijection", MultiScale: "scales"}[type(bijection)]
+    held: Any = getattr(bijection, inside)
+    for each in [held] if isinstance(held, Bijection) else held:
+        yield from _layers(each)
 
 
 def _jacobian(direction: Any, value: Tensor, context: Tensor | None) -> tuple[Tensor | None, float | None]:
@@ -191,8 +269,15 @@ def _jacobian(direction: Any, value: Tensor, context: Tensor | None) -> tuple[Te
         matrix = jacobian(direction, value[few], None if context is None else context[few]).detach()
     if not matrix.isfinite().all():
         return None, float("inf")
-    spectrum = torch.linalg.svdvals(matrix)
+    before, after = _deviations(value), _deviations(direction(value, context)[0])
+    spectrum = torch.linalg.svdvals(matrix * before / after[:, None])
     return torch.linalg.slogdet(matrix)[1], (spectrum[:, 0] / spectrum[:, -1].clamp_min(1e-300)).max().item()
+
+
+def _deviations(value: Tensor) -> Tensor:
+    """Of each feature; 1 where it does not vary."""
+    deviation = value.flatten(1).std(0, correction=0)
+    return torch.where(deviation > 0, deviation, 1.0)
 
 
 def _bound(layer: Bijection, x: Tensor, context: Tensor | None) -> float | None:
@@ -209,7 +294,7 @@ def _findings(layers: Sequence[LayerReport], whole: Sequence[WholeReport]) -> It
         here = [report for report in layers if report.place == place]
         yield from _layer_findings(here, place)
     for report in whole:
-        yield from _whole_findings(report, len(layers) // len(PLACES))
+        yield from _whole_findings(report, len({layer.layer for layer in layers}))
 
 
 def _layer_findings(here: Sequence[LayerReport], place: str) -> Iterator[str]:
@@ -258,16 +343,27 @@ def _name(layer: Bijection) -> str:
 
 
 def _relative(got: Tensor, wanted: Tensor) -> float:
-    """Largest difference, in parts of the largest number; NaN stays."""
-    return _worst(got - wanted) / max(1.0, _worst(wanted))
+    """Largest difference, in parts of the largest number of the same feature; NaN stays."""
+    off, size = ((value.abs().flatten(1).amax(0)) for value in (got - wanted, wanted))
+    size = size.clamp_min(1e-9 * size.max())
+    return (off / torch.where(size == 0, 1.0, size)).max().item()
 
 
 def _worst(values: Tensor) -> float:
     return values.abs().max().item()
 
 
-def _float(context: Tensor | None) -> Tensor | None:
-    return None if context is None else context.float()
+def _farther(values: Tensor) -> Tensor:
+    """From their middle."""
+    return values.mean(0) + FAR * (values - values.mean(0))
+
+
+def _where(rows: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    return torch.where(rows.reshape(-1, *(1 for _ in one.shape[1:])), one, other)
+
+
+def _to(context: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if context is None else context.to(dtype)
 
 
 def _number(value: float | None) -> str:

@@ -69,7 +69,7 @@ class Flow(nn.Module):
 
     def to_latent(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data → latent: ``(z, log|det dz/dx|)``, shapes ``(batch, *prior.event_shape)`` and ``(batch,)``."""
-        return self.bijection(x, self._conditioning(x, context, self.event_shape))
+        return self.bijection(self._read(x), self._conditioning(x, context, self.event_shape))
 
     def from_latent(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Latent → data: ``(x, log|det dx/dz|)``, shapes ``(batch, *event_shape)`` and ``(batch,)``."""
@@ -158,14 +158,18 @@ class Flow(nn.Module):
         if self.standardize_context is not None and context is not None:
             self.standardize_context.initialize(context)
         conditioning = self._conditioning(x, context, self.event_shape)
+        x = self._read(x)
         self.bijection.initialize(x, conditioning)
         if type(self.prior).initialize is not Prior.initialize:
             self.prior.initialize(self.bijection(x, conditioning)[0], context)
 
     def _log_prob(self, x: Tensor, context: Tensor | None) -> Tensor:
-        conditioning = self._conditioning(x, context, self.event_shape)
-        z, log_det = self.bijection(x, conditioning)
+        z, log_det = self.to_latent(x, context)
         return self.prior.log_prob(z, context) + log_det
+
+    def _read(self, x: Tensor) -> Tensor:
+        """Data in the flow's own precision, but for bijections that see to that themselves, digits unharmed."""
+        return x if self.bijection.casts else x.to(self.dtype)
 
     def _conditioning(self, value: Tensor, context: Tensor | None, shape: torch.Size) -> Tensor | None:
         """Check both shapes; the context as the bijections want it."""

@@ -31,9 +31,11 @@ class Bijection(nn.Module, ABC):
 
     Attributes:
         stochastic: whether it draws noise from torch's global random state (``Dequantize``).
+        casts: whether ``forward`` reads x in any precision, integers too, and z has that of the flow (preprocessing).
     """
 
     stochastic = False
+    casts = False
 
     @abstractmethod
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -74,6 +76,7 @@ class Chain(Bijection):
         if not bijections:
             raise SettingError("Chain needs at least one bijection")
         self.links = nn.ModuleList(bijections)
+        self.casts = bijections[0].casts
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         log_dets = []

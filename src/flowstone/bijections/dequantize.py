@@ -37,6 +37,7 @@ class Dequantize(Bijection):
     """
 
     stochastic = True
+    casts = True
     like: Tensor
 
     def __init__(self, noise: Bijection | None = None, *, levels: int | None = None) -> None:

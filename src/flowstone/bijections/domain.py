@@ -18,6 +18,7 @@ ROUNDING = torch.finfo(torch.float32).eps  # what a border may be off by where a
 class _Bounded(Bijection):
     """What comes in may be a table of integers or of float64: it is read as it is, and leaves as the flow has it."""
 
+    casts = True
     like: Tensor
 
     def __init__(self) -> None:

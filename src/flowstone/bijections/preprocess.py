@@ -30,6 +30,7 @@ class Standardize(Bijection):
     (tensor([[1.]]), tensor([-0.]))
     """
 
+    casts = True
     mean: Tensor
     std: Tensor
     initialized: Tensor
@@ -100,6 +101,7 @@ class Whiten(Bijection):
     True
     """
 
+    casts = True
     order: Tensor
     below: Tensor
     above: Tensor

@@ -101,5 +101,6 @@ class Affine(Univariate):
         return (z - shift) * (-log_scale).exp(), -log_scale
 
     def nearness(self, x: Tensor, parameters: Tensor) -> float | None:
-        raw = parameters[..., 0]
-        return (raw.tanh() if self.factor is not None else soft_clamp(raw, self.limit) / self.limit).abs().max().item()
+        if self.factor is not None:
+            return None  # its bound is learned
+        return (soft_clamp(parameters[..., 0], self.limit).abs() / self.limit).quantile(0.95).item()
