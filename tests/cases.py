@@ -230,6 +230,11 @@ CASES: dict[str, Case] = {
         data=integers(1, 4, 4),
         **NOISY,
     ),
+    "Rescale": case(lambda: b.Rescale(-2.0, 5.0), 3, triangular=True),
+    "Half": case(lambda: b.Half(5, vector(3, spline, context=1)), 5, 1),
+    "Half swapped": case(lambda: b.Half(3, set_from_images(b.ActNorm(1), 1, 2, 2), swap=True), (3, 2, 2)),
+    "Flatten": case(lambda: b.Flatten((2, 1, 3)), (2, 1, 3)),
+    "Pad": case(lambda: b.Pad((2, 3, 2), (4, 4)), (2, 3, 2), **NOISY),
     "Squeeze": case(b.Squeeze, (2, 4, 2)),
     "Squeeze checkerboard": case(lambda: b.Squeeze(order="checkerboard"), (3, 2, 4)),
     "checkerboard": case(lambda: b.checkerboard(image(4, affine_image)), (1, 4, 4)),
@@ -255,6 +260,28 @@ CASES: dict[str, Case] = {
         data=integers(1, 4, 4),
         size=0.1,
         **NOISY,
+    ),
+    "recipe realnvp_image": case(
+        lambda: recipes.realnvp_image((1, 4, 4), channels=4, blocks=1, couplings=2).bijection,
+        (1, 4, 4),
+        data=integers(1, 4, 4),
+        size=0.1,
+        **NOISY,
+    ),
+    "recipe realnvp_image faithful": case(
+        lambda: (
+            recipes.realnvp_image(
+                (1, 3, 3), channels=4, blocks=1, scales=1, preset="faithful", context_features=2
+            ).bijection
+        ),
+        (1, 3, 3),
+        2,
+        data=integers(1, 3, 3),
+        size=0.1,
+        **NOISY,
+    ),
+    "recipe nice_image": case(
+        lambda: recipes.nice_image((1, 2, 3), hidden=(8,)).bijection, (1, 2, 3), data=integers(1, 2, 3), **NOISY
     ),
     "recipe maf": case(
         lambda: recipes.maf(3, hidden=(8,), layers=3, batch_norm=True, context_features=1).bijection, 3, 1, **WHOLE

@@ -147,6 +147,13 @@ def squeeze(layer: b.Squeeze, x: Tensor, context: Tensor | None) -> Tensor:
     return torch.cat([z[:, [4 * c + k for c in range(x.shape[1]) for k in colour]] for colour in ((0, 3), (1, 2))], 1)
 
 
+def half(layer: b.Half, x: Tensor, context: Tensor | None) -> Tensor:
+    parts = x[:, : layer.first], x[:, layer.first :]
+    moving, kept = parts if layer.swap else parts[::-1]
+    moved = layer.bijection(moving, context)[0]
+    return torch.cat((moved, kept) if layer.swap else (kept, moved), 1)
+
+
 def multi_scale(layer: b.MultiScale, x: Tensor, context: Tensor | None) -> Tensor:
     done: list[Tensor] = []
     for index, scale in enumerate(layer.scales):
@@ -162,6 +169,8 @@ FORMULAS: dict[type[b.Bijection], Formula] = {
     b.Autoregressive: autoregressive,
     b.BatchNorm: lambda layer, x, _: (x - along(layer.mean, x)) / (along(layer.variance, x) + layer.eps).sqrt(),
     b.Coupling: coupling,
+    b.Flatten: lambda layer, x, _: torch.stack([image.reshape(-1) for image in x]),
+    b.Half: half,
     b.Householder: householder,
     b.Interval: lambda layer, x, _: ((x - layer.low) / (layer.high - layer.low)).logit(),
     b.InvertibleConv1x1: lambda layer, x, _: torch.einsum(
@@ -174,6 +183,7 @@ FORMULAS: dict[type[b.Bijection], Formula] = {
     b.MultiScale: multi_scale,
     b.Permutation: lambda layer, x, _: torch.stack([x[:, i] for i in layer.order.tolist()], 1),
     b.Positive: lambda layer, x, _: (x - layer.low).expm1().log(),
+    b.Rescale: lambda layer, x, _: (x - layer.low) / layer.width,
     b.Scaling: lambda layer, x, _: x * layer.log_scale.exp(),
     b.Squeeze: squeeze,
     b.Standardize: lambda layer, x, _: (x - layer.mean) / layer.std,
@@ -396,6 +406,23 @@ def what_is_sampled_is_among_the_levels() -> None:
     z = torch.tensor([[-3.2, 0.1, 6.9, 7.0, 99.0]])
     same(b.Dequantize(levels=8).inverse(z)[0], torch.tensor([[0.0, 0.0, 6.0, 7.0, 7.0]]), 0)
     same(b.Dequantize().inverse(z)[0], torch.tensor([[-4.0, 0.0, 6.0, 7.0, 99.0]]), 0)
+    x = torch.tensor([[0.0, 7.0], [-1.0, 3.0], [3.0, 8.0]])
+    for noise in (None, Told(1.0)):
+        assert b.Dequantize(noise, levels=8)(x)[1].isfinite().tolist() == [True, False, False]
+    assert not b.Dequantize()(x)[1].any()
+
+
+def padding_counts_for_nothing() -> None:
+    """Under a normal latent: the log-probability is that of the image, whatever the noise."""
+    x = normal(4, 2, 3, 2)
+    z, log_det = b.Pad((2, 3, 2), (4, 6))(x)
+    assert z.shape == (4, 2, 4, 6)
+    same(z[:, :, :3, :2], x, 0)
+    log_normal = [-0.5 * (value.square() + math.log(2 * math.pi)).flatten(1).sum(-1) for value in (z, x)]
+    same(log_normal[0] + log_det, log_normal[1])
+    added = torch.cat((z[:, :, 3:].flatten(), z[:, :, :3, 2:].flatten()))
+    assert added.std() > 0.5
+    same(b.Pad((2, 3, 2), (4, 6)).inverse(z)[1], torch.zeros(4), 0)
 
 
 def tails_have_slope_one_at_their_bound() -> None:
@@ -673,6 +700,7 @@ PROPERTIES: dict[str, Callable[[], None]] = {
         borders_hold_in_every_precision,
         integers_and_tables_are_read,
         what_is_sampled_is_among_the_levels,
+        padding_counts_for_nothing,
         tails_have_slope_one_at_their_bound,
         dequantized_stays_within_its_integer,
         dequantized_noise_has_the_density_it_says,

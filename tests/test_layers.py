@@ -9,12 +9,14 @@ import pytest
 import torch
 
 import flowstone
-from cases import CASES
+from cases import CASES, disturb
 from flowstone.bijections import (
     ActNorm,
+    Affine,
     Autoregressive,
     BatchNorm,
     Bijection,
+    Coupling,
     Dequantize,
     Householder,
     Interval,
@@ -24,13 +26,17 @@ from flowstone.bijections import (
     LogTails,
     LULinear,
     MultiScale,
+    Pad,
     Positive,
+    Rescale,
     RQSpline,
     Squeeze,
     Whiten,
+    checkerboard,
 )
+from flowstone.bijections.univariate import soft_clamp
 from flowstone.errors import SettingError, ShapeError
-from flowstone.nets import MADE, ResNet
+from flowstone.nets import MADE, FullResolution, ResConvNet, ResNet
 from flowstone.priors import FromTorch
 from flowstone.recipes import build
 from flowstone.recipes.registry import RECIPES, all_recipes
@@ -411,5 +417,28 @@ def test_wrong_settings_are_named():
         MultiScale((1, 4, 4), [LULinear(1), LULinear(1)])
     with pytest.raises(SettingError, match="either features"):
         flowstone.glow()
-    with pytest.raises(SettingError, match="can be halved 3 times"):
-        flowstone.glow(event_shape=(1, 28, 28))
+    with pytest.raises(SettingError, match=r"event_shape=\(28, 28\): wanted"):
+        flowstone.glow(event_shape=(28, 28))
+    with pytest.raises(ShapeError, match="cannot pad images of 5 x 4 to 4 x 4"):
+        Pad((1, 5, 4), (4, 4))
+    with pytest.raises(SettingError, match=r"low=1.0 must be below high=1.0"):
+        Rescale(1.0, 1.0)
+    with pytest.raises(SettingError, match="needs levels"):
+        Dequantize(LULinear(1))
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_a_net_on_the_whole_board_is_the_papers_masked_coupling(float64, swap):
+    """z = m x + (1 - m) (x exp(s) + t), s and t of the masked image, its mask beside it."""
+    channels, size = 2, 6
+    net = ResConvNet(channels + 1, 2 * channels, hidden=8, blocks=1, normed_input=False)
+    half = FullResolution(net, channels, swap=swap, norm="none")
+    layer = checkerboard(Coupling(4 * channels, Affine((2 * channels, 1, 1), bound="soft"), half, swap=swap)).eval()
+    disturb(layer, 0.3)
+    x, colour = torch.randn(3, channels, size, size), torch.arange(size)[:, None] + torch.arange(size)
+    mask = ((colour % 2 == 0) != swap).to(x)
+    raw, shift = net(torch.cat((mask * x, mask.expand(3, 1, size, size)), 1)).unflatten(1, (channels, 2)).unbind(2)
+    scale = soft_clamp(raw, 3.0)
+    z, log_det = layer(x)
+    torch.testing.assert_close(z, mask * x + (1 - mask) * (x * scale.exp() + shift))
+    torch.testing.assert_close(log_det, ((1 - mask) * scale).sum((1, 2, 3)))

@@ -6,12 +6,20 @@ import torch
 from torch.func import jacrev, vmap
 
 import flowstone
+from cases import disturb
 from flowstone.errors import SettingError, UnknownNameError
 from flowstone.recipes import DEFAULT, RECIPES, build, recipe
 from flowstone.recipes import __all__ as names
 from flowstone.recipes.registry import RECIPES as REGISTRY
 
-every_recipe = pytest.mark.parametrize("name", list(RECIPES))
+TAKES = {name: list(inspect.signature(function).parameters) for name, function in RECIPES.items()}
+every_recipe = pytest.mark.parametrize("name", [name for name in RECIPES if "features" in TAKES[name]])
+every_image_recipe = pytest.mark.parametrize("name", [name for name in RECIPES if "event_shape" in TAKES[name]])
+SMALL = {
+    "glow": {"channels": 4, "couplings": 2, "scales": 2},
+    "nice_image": {"hidden": (8,)},
+    "realnvp_image": {"channels": 4, "blocks": 1},
+}
 
 
 def test_the_default_is_a_recipe():
@@ -62,6 +70,66 @@ def test_every_feature_comes_to_depend_on_every_other(float64, name, seed):
     assert (jacobian != 0).any(0).all()  # at one point alone a ReLU may be off
 
 
+def of_images(name: str, shape: tuple[int, ...], **settings) -> flowstone.Flow:
+    return build(name, {"event_shape": shape, **SMALL[name], **settings})
+
+
+@every_image_recipe
+@pytest.mark.parametrize("shape", [(1, 4, 4), (3, 5, 6)])
+@pytest.mark.parametrize("context_features", [0, 2])
+def test_images_of_any_size_come_back_exactly(float64, name, shape, context_features):
+    torch.manual_seed(0)
+    flow = of_images(name, shape, context_features=context_features)
+    disturb(flow, 0.1)
+    x = torch.randint(256, (7, *shape), dtype=torch.uint8)
+    context = torch.randn(7, context_features) if context_features else None
+    flow.initialize(x, context)
+    flow.eval()
+    z, log_det = flow.to_latent(x, context)
+    assert torch.equal(flow.from_latent(z, context)[0].to(torch.uint8), x)
+    assert log_det.isfinite().all()
+    samples = flow.sample(3, context, seed=0)
+    assert samples.shape[-3:] == shape
+    assert bool(((samples >= 0) & (samples <= 255) & (samples == samples.round())).all())
+
+
+@every_image_recipe
+def test_spec_of_images_is_plain_and_builds_the_same_flow(name):
+    flow = of_images(name, (1, 4, 4))
+    spec = json.loads(json.dumps(flow.spec))
+    again = build(spec["recipe"], spec["arguments"])
+    assert [p.shape for p in again.parameters()] == [p.shape for p in flow.parameters()]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"preset": "faithful"},
+        {"preset": "faithful", "alpha": None, "norm": "instance", "flow_norm": "none"},
+        {"preset": "faithful", "norm": "group", "weight_norm": False, "flow_norm": "actnorm"},
+        {"net": "residual", "norm": "layer", "transform": "mixture", "bins": 3},
+        {"masked": True, "transform": "spline", "split_prior": False},
+        {"scales": 1, "couplings": 1, "flow_norm": "batch"},
+    ],
+)
+def test_what_realnvp_image_offers_can_be_chosen(settings):
+    torch.manual_seed(0)
+    flow = of_images("realnvp_image", (2, 8, 8), **settings)
+    x = torch.randint(256, (20, 2, 8, 8), dtype=torch.uint8)
+    flow.initialize(x)
+    optimizer = torch.optim.Adam(flow.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(12):
+        loss = -flow.log_prob(x).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    diagnosis = flow.check(x)
+    assert diagnosis.ok, diagnosis.findings
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -93,6 +161,14 @@ def test_wrong_names_and_values_are_named():
         build("nice", {"features": 2, "couplings": 0})
     with pytest.raises(SettingError, match=r"hidden=\(-3,\)"):
         build("nice", {"features": 2, "hidden": -3})
+    with pytest.raises(UnknownNameError, match="did you mean 'modern'"):
+        of_images("realnvp_image", (1, 4, 4), preset="moder")
+    with pytest.raises(SettingError, match="channels, height, width"):
+        flowstone.nice_image((4, 4))
+    with pytest.raises(SettingError, match=r"hidden=.*images has no such setting"):
+        flowstone.glow(event_shape=(1, 4, 4), hidden=(8,))
+    with pytest.raises(SettingError, match="scales=2: glow for vectors has no such setting"):
+        flowstone.glow(3, scales=2)
     with pytest.raises(UnknownNameError, match="'logistic'"):
         flowstone.nice(2, prior="logistc")
     with pytest.raises(UnknownNameError, match="'relu'"):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from flowstone.flow import Flow
     from flowstone.history import History
     from flowstone.metrics import bits_per_dim, evaluate, grid_integral
-    from flowstone.recipes import glow, iaf, maf, maf_spline, nice, realnvp, recipe, spline
+    from flowstone.recipes import glow, iaf, maf, maf_spline, nice, nice_image, realnvp, realnvp_image, recipe, spline
     from flowstone.train import fit, fit_to_density, importance_sample
 
 __version__ = "0.1.0"
@@ -38,7 +38,9 @@ _HOME = {
     "maf": "recipes",
     "maf_spline": "recipes",
     "nice": "recipes",
+    "nice_image": "recipes",
     "realnvp": "recipes",
+    "realnvp_image": "recipes",
     "recipe": "recipes",
     "save": "checkpoint",
     "spline": "recipes",
@@ -65,9 +67,11 @@ __all__ = [
     "maf_spline",
     "nets",
     "nice",
+    "nice_image",
     "plot",
     "priors",
     "realnvp",
+    "realnvp_image",
     "recipe",
     "recipes",
     "save",

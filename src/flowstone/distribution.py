@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 from torch.distributions.transforms import Transform
 
-from flowstone.bijections import Bijection, Chain, Inverse, MultiScale
+from flowstone.bijections import Bijection, Chain, Flatten, Inverse, MultiScale
 from flowstone.errors import ShapeError
 from flowstone.priors import Prior
 
@@ -177,11 +177,11 @@ class BijectionTransform(Transform):
 
 
 def _dims_after(bijection: Bijection, dims: int, *, backwards: bool = False) -> int:
-    """How many dimensions come out where ``dims`` go in: ``MultiScale`` makes an image flat, and backwards an image."""
+    """How many dimensions come out where ``dims`` go in: what makes an image flat makes, backwards, an image."""
     if isinstance(bijection, Inverse):
         return _dims_after(bijection.bijection, dims, backwards=not backwards)
     if isinstance(bijection, Chain):
         for link in reversed(bijection.links) if backwards else bijection.links:
             dims = _dims_after(cast(Bijection, link), dims, backwards=backwards)
         return dims
-    return (3 if backwards else 1) if isinstance(bijection, MultiScale) else dims
+    return (3 if backwards else 1) if isinstance(bijection, MultiScale | Flatten) else dims

@@ -2,13 +2,14 @@
 
 from flowstone.bijections.autoregressive import Autoregressive
 from flowstone.bijections.base import Bijection, Chain, Inverse
-from flowstone.bijections.coupling import Coupling
+from flowstone.bijections.coupling import Coupling, Half
 from flowstone.bijections.dequantize import Dequantize
-from flowstone.bijections.domain import Interval, Logit, Positive
+from flowstone.bijections.domain import Interval, Logit, Positive, Rescale
 from flowstone.bijections.linear import Householder, InvertibleConv1x1, LULinear, Permutation
 from flowstone.bijections.mixture_cdf import LogisticMixtureCDF
-from flowstone.bijections.multiscale import MultiScale, Squeeze, checkerboard
+from flowstone.bijections.multiscale import Flatten, MultiScale, Squeeze, checkerboard
 from flowstone.bijections.normalization import ActNorm, BatchNorm
+from flowstone.bijections.pad import Pad
 from flowstone.bijections.pointwise import LeakyReLU, LogTails, Scaling
 from flowstone.bijections.preprocess import Standardize, Whiten
 from flowstone.bijections.spline import RQSpline
@@ -24,6 +25,8 @@ __all__ = [
     "Chain",
     "Coupling",
     "Dequantize",
+    "Flatten",
+    "Half",
     "Householder",
     "Interval",
     "Inverse",
@@ -34,9 +37,11 @@ __all__ = [
     "LogisticMixtureCDF",
     "Logit",
     "MultiScale",
+    "Pad",
     "Permutation",
     "Positive",
     "RQSpline",
+    "Rescale",
     "Scaling",
     "Squeeze",
     "Standardize",

@@ -1,4 +1,6 @@
-"""The coupling layer: one half of the features moves, told how by a net that sees the other half."""
+"""The coupling layer: one half of the features moves, told how by a net that sees the other half. And what needs no
+telling: a bijection of one half alone.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -6,7 +8,7 @@ from torch import Tensor, nn
 from flowstone.bijections.base import Bijection
 from flowstone.bijections.univariate import Univariate
 
-__all__ = ["Coupling"]
+__all__ = ["Coupling", "Half"]
 
 
 class Coupling(Bijection):
@@ -54,17 +56,54 @@ class Coupling(Bijection):
 
     def asked(self, value: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The moved half, and the parameters ``(batch, moved, …, parameters_per_feature)`` that the net gives it."""
-        kept, moving = self._halves(value)
+        kept, moving = _halves(value, self.first, swap=self.swap)
         parameters = self.net(kept, context).unflatten(1, (moving.shape[1], self.transform.parameters_per_feature))
         return moving, parameters.movedim(2, -1)
 
-    def _halves(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Kept and moving."""
-        head, tail = value[:, : self.first], value[:, self.first :]
-        return (tail, head) if self.swap else (head, tail)
-
     def _move(self, value: Tensor, context: Tensor | None, transform) -> tuple[Tensor, Tensor]:
-        kept, _ = self._halves(value)
+        kept, _ = _halves(value, self.first, swap=self.swap)
         moved, log_slope = transform(*self.asked(value, context))
-        halves = (moved, kept) if self.swap else (kept, moved)
-        return torch.cat(halves, 1), log_slope.flatten(1).sum(-1)
+        return _whole(kept, moved, swap=self.swap), log_slope.flatten(1).sum(-1)
+
+
+class Half(Bijection):
+    r"""A bijection of that half of the features which a ``Coupling`` of the same ``features`` and ``swap`` moves.
+
+    $$ z = (a,\; f(b)), \qquad \log|\det| = \log|\det \tfrac{\partial f}{\partial b}| $$
+
+    RealNVP's batch normalization comes after each coupling on what it moved (Dinh et al. 2016, section 3.7).
+
+    >>> import torch
+    >>> from flowstone.bijections import Half, Permutation
+    >>> Half(3, Permutation.reverse(2))(torch.tensor([[1.0, 2.0, 3.0]]))[0]
+    tensor([[1., 3., 2.]])
+    """
+
+    def __init__(self, features: int, bijection: Bijection, *, swap: bool = False) -> None:
+        super().__init__()
+        self.first = features // 2
+        self.swap = swap
+        self.bijection = bijection
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        kept, moving = _halves(x, self.first, swap=self.swap)
+        moved, log_det = self.bijection(moving, context)
+        return _whole(kept, moved, swap=self.swap), log_det
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        kept, moved = _halves(z, self.first, swap=self.swap)
+        moving, log_det = self.bijection.inverse(moved, context)
+        return _whole(kept, moving, swap=self.swap), log_det
+
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+        self.bijection.initialize(_halves(x, self.first, swap=self.swap)[1], context)
+
+
+def _halves(value: Tensor, first: int, *, swap: bool) -> tuple[Tensor, Tensor]:
+    """What is kept and what moves."""
+    head, tail = value[:, :first], value[:, first:]
+    return (tail, head) if swap else (head, tail)
+
+
+def _whole(kept: Tensor, moved: Tensor, *, swap: bool) -> Tensor:
+    return torch.cat((moved, kept) if swap else (kept, moved), 1)

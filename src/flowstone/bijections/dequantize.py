@@ -26,8 +26,8 @@ class Dequantize(Bijection):
         noise: None for uniform noise; else a bijection, data → latent, that ends in a standard normal: variational
             dequantization, $u = \sigma(\text{noise}^{-1}(\epsilon; x))$ (Ho et al. 2019, 3.1). Its context is
             x / levels - 1/2, and after it, where there is one, the flow's own (of images: as channels).
-        levels: how many integers there are, from 0; ``inverse`` then stays among them. None: any integer, which a noise
-            of its own cannot do with.
+        levels: how many integers there are, from 0: ``inverse`` then stays among them, and what is not among them has
+            no density (log-det $-\infty$). None: any integer, which a noise of its own cannot do with.
 
     >>> import torch
     >>> dequantize = Dequantize()
@@ -60,6 +60,9 @@ class Dequantize(Bijection):
             u = raw.sigmoid()
             log_normal = -0.5 * (epsilon.square() + math.log(2 * math.pi))
             log_density = (log_normal - F.logsigmoid(raw) - F.logsigmoid(-raw)).flatten(1).sum(-1) - log_det
+        if self.levels is not None:
+            outside = ((x < 0) | (x > self.levels - 1)).flatten(1).any(-1)
+            log_density = torch.where(outside, math.inf, log_density)
         # Rounding may carry x + u up to the next integer; the last number below it is as good.
         return torch.minimum(x + u, torch.nextafter(x + 1, x)), -log_density
 

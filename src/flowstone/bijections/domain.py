@@ -10,7 +10,7 @@ from torch import Tensor
 from flowstone.bijections.base import Bijection
 from flowstone.errors import SettingError
 
-__all__ = ["Interval", "Logit", "Positive"]
+__all__ = ["Interval", "Logit", "Positive", "Rescale"]
 
 ROUNDING = torch.finfo(torch.float32).eps  # what a border may be off by where a table was once written in float32
 
@@ -107,6 +107,35 @@ class Interval(_Bounded):
 
     def _log_width(self, value: Tensor) -> Tensor:
         return (self.high - self.low).log().expand(value.shape[1:]).sum()
+
+
+class Rescale(_Bounded):
+    r"""$z = \tfrac{x - a}{b - a}$: from between a and b to between 0 and 1, and nothing bent.
+
+    $$ \log|\det| = -D \log(b - a) $$
+
+    What images get where there is no logit. Values beyond a and b are no worse than others.
+
+    >>> import torch
+    >>> Rescale(0.0, 256.0)(torch.tensor([[64.0, 256.0]]))[0]
+    tensor([[0.2500, 1.0000]])
+    """
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        if not low < high:
+            raise SettingError(f"low={low} must be below high={high}")
+        self.low, self.width = low, high - low
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        z = ((self._read(x) - self.low) / self.width).to(self.like.dtype)
+        return z, -self._log_width(z)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.low + z * self.width, self._log_width(z)
+
+    def _log_width(self, value: Tensor) -> Tensor:
+        return value.new_full(value.shape[:1], value.shape[1:].numel() * math.log(self.width))
 
 
 class Positive(_Bounded):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from flowstone.bijections.base import Bijection, Chain, Inverse
 from flowstone.errors import SettingError, ShapeError
 
-__all__ = ["MultiScale", "Squeeze", "checkerboard"]
+__all__ = ["Flatten", "MultiScale", "Squeeze", "checkerboard"]
 
 
 class Squeeze(Bijection):
@@ -72,6 +72,31 @@ def checkerboard(bijection: Bijection) -> Chain:
     return Chain(Squeeze(order="checkerboard"), bijection, Inverse(Squeeze(order="checkerboard")))
 
 
+class Flatten(Bijection):
+    """An image as a vector: ``(C, H, W)`` → ``(C * H * W,)``, row by row; log-det 0.
+
+    >>> import torch
+    >>> Flatten((1, 2, 2))(torch.zeros(3, 1, 2, 2))[0].shape
+    torch.Size([3, 4])
+    """
+
+    def __init__(self, event_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.image = torch.Size(event_shape)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return x.reshape(len(x), self.image.numel()), x.new_zeros(x.shape[0])
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return z.reshape(len(z), *self.image), z.new_zeros(z.shape[0])
+
+    def latent_shape(self, event_shape: torch.Size) -> torch.Size:
+        return _flat(self.image, event_shape)
+
+    def event_shape(self, latent_shape: torch.Size) -> torch.Size:
+        return self.image
+
+
 class MultiScale(Bijection):
     r"""Scales one after the other; after each but the last, half of the channels is done and leaves (Dinh et al. 2016).
 
@@ -132,9 +157,13 @@ class MultiScale(Bijection):
             x = scale(x, context)[0].chunk(2, 1)[0]
 
     def latent_shape(self, event_shape: torch.Size) -> torch.Size:
-        if event_shape != self.image:
-            raise ShapeError(f"this flow is for images of shape {tuple(self.image)}, got {tuple(event_shape)}")
-        return torch.Size((self.image.numel(),))
+        return _flat(self.image, event_shape)
 
     def event_shape(self, latent_shape: torch.Size) -> torch.Size:
         return self.image
+
+
+def _flat(image: torch.Size, event_shape: torch.Size) -> torch.Size:
+    if event_shape != image:
+        raise ShapeError(f"this flow is for images of shape {tuple(image)}, got {tuple(event_shape)}")
+    return torch.Size((image.numel(),))

@@ -1,8 +1,10 @@
 """Conditioners: ordinary networks that know nothing of flows."""
 
 from flowstone.nets.conv import ConvNet
+from flowstone.nets.gated import GatedConvNet
 from flowstone.nets.made import MADE
 from flowstone.nets.mlp import MLP, Parallel
+from flowstone.nets.resconv import FullResolution, ResConvNet
 from flowstone.nets.resnet import ResNet
 
-__all__ = ["MADE", "MLP", "ConvNet", "Parallel", "ResNet"]
+__all__ = ["MADE", "MLP", "ConvNet", "FullResolution", "GatedConvNet", "Parallel", "ResConvNet", "ResNet"]

@@ -44,14 +44,17 @@ class ConvNet(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        if context is not None:
-            x = torch.cat((x, _at_pixels(context, x)), 1)
-        return self.output(self.layers(x))
+        return self.output(self.layers(with_context(x, context)))
 
 
-def _at_pixels(context: Tensor, x: Tensor) -> Tensor:
-    if context.ndim == 2:
-        return context[:, :, None, None].expand(-1, -1, *x.shape[2:])
+def with_context(x: Tensor, context: Tensor | None) -> Tensor:
+    """X and, as more channels, the context: a vector the same at every pixel, a larger image by squares of pixels."""
+    if context is None:
+        return x
     height, width = x.shape[2:]
-    squares = context.unflatten(3, (width, -1)).unflatten(2, (height, -1))
-    return squares.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+    if context.ndim == 2:
+        at_pixels = context[:, :, None, None].expand(-1, -1, height, width)
+    else:
+        squares = context.unflatten(3, (width, -1)).unflatten(2, (height, -1))
+        at_pixels = squares.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+    return torch.cat((x, at_pixels), 1)

@@ -5,7 +5,9 @@ from flowstone.recipes.iaf import iaf
 from flowstone.recipes.maf import maf
 from flowstone.recipes.maf_spline import maf_spline
 from flowstone.recipes.nice import nice
+from flowstone.recipes.nice_image import nice_image
 from flowstone.recipes.realnvp import realnvp
+from flowstone.recipes.realnvp_image import realnvp_image
 from flowstone.recipes.registry import RECIPES, all_recipes, build, recipe
 from flowstone.recipes.spline import spline
 
@@ -19,7 +21,9 @@ __all__ = [
     "maf",
     "maf_spline",
     "nice",
+    "nice_image",
     "realnvp",
+    "realnvp_image",
     "recipe",
     "spline",
 ]

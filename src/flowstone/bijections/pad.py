@@ -1,0 +1,64 @@
+"""From images of any size to images of a size that can be halved, by pixels of noise."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from flowstone.bijections.base import Bijection
+from flowstone.errors import ShapeError
+
+__all__ = ["Pad"]
+
+
+class Pad(Bijection):
+    r"""Rows below and columns to the right, filled with standard normal noise u: $z = (x, u)$; ``inverse`` crops.
+
+    Like ``Dequantize`` no bijection but a bound. With $\phi$ the normal density of the added pixels,
+
+    $$ \log p(x) \ge \mathbb E_{u \sim \phi} \left[ \log p(x, u) - \log \phi(u) \right] $$
+
+    and the log-det of ``forward`` is $-\log \phi(u)$ of the noise it drew, so that the added pixels count for nothing:
+    the log-probability is that of x alone. A flow that leaves them as they are loses nothing by them. ``inverse`` has
+    log-det 0.
+
+    Args:
+        event_shape: ``(channels, height, width)`` of one x.
+        size: ``(height, width)`` of one z.
+
+    >>> import torch
+    >>> pad = Pad((1, 3, 3), (4, 4))
+    >>> z, log_det = pad(torch.zeros(2, 1, 3, 3))
+    >>> z.shape, pad.inverse(z)[0].shape
+    (torch.Size([2, 1, 4, 4]), torch.Size([2, 1, 3, 3]))
+    """
+
+    stochastic = True
+
+    def __init__(self, event_shape: Sequence[int], size: Sequence[int]) -> None:
+        super().__init__()
+        channels, height, width = event_shape
+        if size[0] < height or size[1] < width:
+            raise ShapeError(f"cannot pad images of {height} x {width} to {size[0]} x {size[1]}: that is smaller")
+        self.image, self.padded = torch.Size(event_shape), torch.Size((channels, *size))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        z = torch.randn(len(x), *self.padded, dtype=x.dtype, device=x.device)
+        log_density = -0.5 * (z.square() + math.log(2 * math.pi))
+        _, height, width = self.image
+        added = log_density.flatten(1).sum(-1) - log_density[:, :, :height, :width].flatten(1).sum(-1)
+        z[:, :, :height, :width] = x
+        return z, -added
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        _, height, width = self.image
+        return z[:, :, :height, :width], z.new_zeros(z.shape[0])
+
+    def latent_shape(self, event_shape: torch.Size) -> torch.Size:
+        if event_shape != self.image:
+            raise ShapeError(f"this pads images of shape {tuple(self.image)}, got {tuple(event_shape)}")
+        return self.padded
+
+    def event_shape(self, latent_shape: torch.Size) -> torch.Size:
+        return self.image

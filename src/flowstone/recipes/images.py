@@ -1,0 +1,52 @@
+"""What the image recipes share: from integers to the line, to a size that can be halved, through the scales."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from flowstone.bijections import Bijection, Chain, Dequantize, Interval, MultiScale, Pad, Rescale
+from flowstone.errors import SettingError
+from flowstone.flow import Flow
+from flowstone.priors import make_prior
+
+__all__ = ["image_flow", "prepared"]
+
+
+def prepared(event_shape: Sequence[int], alpha: float | None, noise: Bijection | None = None) -> list[Bijection]:
+    """Integers 0 … 255 dequantized, and carried to the line by a logit; with ``alpha`` None to [0, 1] alone."""
+    if len(event_shape) != 3 or min(event_shape) < 1:
+        raise SettingError(f"event_shape={tuple(event_shape)}: wanted (channels, height, width)")
+    return [Dequantize(noise, levels=256), Rescale(0.0, 256.0) if alpha is None else Interval(0.0, 256.0, alpha=alpha)]
+
+
+def image_flow(
+    event_shape: Sequence[int],
+    scales: int,
+    scale: Callable[[int, int], Bijection],
+    *,
+    context_features: int,
+    alpha: float | None,
+    prior: str,
+    halvings: int | None = None,
+    noise: Bijection | None = None,
+) -> Flow:
+    """``scale(index, channels)`` for each scale, after what ``prepared`` makes.
+
+    Sizes that cannot be halved so often (``halvings`` times; None: once a scale) are padded, which costs the likelihood
+    of the image nothing (``Pad``).
+    """
+    if scales < 1:
+        raise SettingError(f"scales={scales} must be at least 1")
+    links = prepared(event_shape, alpha, noise)
+    channels, height, width = event_shape
+    step = 2 ** (scales if halvings is None else halvings)
+    size = [step * -(-side // step) for side in (height, width)]
+    if size != [height, width]:
+        links.append(Pad(event_shape, size))
+    levels = []
+    for index in range(scales):
+        levels.append(scale(index, channels))
+        channels *= 2  # four times as many after a squeeze, of which half leave
+    image = torch.Size((event_shape[0], *size))
+    chain = Chain(*links, MultiScale(image, levels))
+    return Flow(chain, make_prior(prior, image.numel()), context_features=context_features)

@@ -1,0 +1,173 @@
+"""RealNVP for images (Dinh et al. 2016)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from flowstone.bijections import (
+    ActNorm,
+    Affine,
+    BatchNorm,
+    Bijection,
+    Chain,
+    Coupling,
+    Half,
+    Inverse,
+    LogisticMixtureCDF,
+    RQSpline,
+    Squeeze,
+    Univariate,
+    checkerboard,
+)
+from flowstone.errors import UnknownNameError
+from flowstone.flow import Flow
+from flowstone.nets import FullResolution, GatedConvNet, ResConvNet
+from flowstone.recipes.images import image_flow
+from flowstone.recipes.registry import recipe
+
+__all__ = ["realnvp_image"]
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "faithful": {"net": "residual", "masked": True, "flow_norm": "batch", "transform": "affine", "split_prior": False},
+    "modern": {"net": "gated", "masked": False, "flow_norm": "actnorm", "transform": "affine", "split_prior": True},
+}
+NETS = ("residual", "gated")
+FLOW_NORMS = ("batch", "actnorm", "none")
+TRANSFORMS = ("affine", "spline", "mixture")
+
+
+@recipe
+def realnvp_image(
+    event_shape: Sequence[int],
+    *,
+    context_features: int = 0,
+    preset: str = "modern",
+    scales: int = 2,
+    couplings: int = 3,
+    channels: int = 32,
+    blocks: int = 2,
+    alpha: float | None = 0.05,
+    net: str | None = None,
+    masked: bool | None = None,
+    norm: str = "batch",
+    weight_norm: bool = True,
+    flow_norm: str | None = None,
+    momentum: float = 0.005,
+    transform: str | None = None,
+    bins: int = 8,
+    split_prior: bool | None = None,
+    prior: str = "normal",
+) -> Flow:
+    """RealNVP on images ``(channels, height, width)`` of integers 0 … 255 (Dinh, Sohl-Dickstein, Bengio 2016).
+
+    Each scale has ``couplings`` checkerboard couplings, as many channel couplings after a squeeze, and then one colour
+    of a checkerboard leaves; the last scale has four checkerboard couplings. Nets are twice as wide from scale to scale
+    and again in channel couplings. Sizes that cannot be halved ``scales`` times are padded at no cost (``Pad``). The
+    paper reports 3.49 bits/dim on CIFAR-10 (alpha 0.05), and the field 1.06 on MNIST (alpha 1e-6).
+
+    Args:
+        preset: sets what is None below. ``"faithful"``: residual nets with batch and weight normalization that see the
+            masked image, affine transforms with a tanh times a learned factor (1 at the start, and the output zero,
+            where the paper's code starts the factor of checkerboard couplings at 0), batch normalization of the
+            flow by running averages. ``"modern"``: nets on half of the pixels alone, four times as fast; gated nets,
+            ActNorm, a learned split prior.
+        alpha: of the logit; None: pixels in [0, 1] and no logit.
+        net: ``"residual"`` or ``"gated"``.
+        masked: whether the nets of checkerboard couplings see the whole image, half of it masked.
+        norm, weight_norm: of residual nets (``ResConvNet``).
+        flow_norm: ``"batch"`` (with ``momentum``), ``"actnorm"`` or ``"none"``, on what each coupling moved.
+        transform: ``"affine"``, ``"spline"`` (rational-quadratic, ``bins``) or ``"mixture"`` (of ``bins`` logistics).
+        split_prior: whether what leaves is first moved by a coupling that what stays tells: a learned prior.
+
+    >>> import flowstone
+    >>> flowstone.realnvp_image((1, 5, 5), channels=4, blocks=1, couplings=1).sample(2, seed=0).shape
+    torch.Size([2, 1, 5, 5])
+    """
+    if preset not in PRESETS:
+        raise UnknownNameError("preset", preset, PRESETS)
+    given = {"net": net, "masked": masked, "flow_norm": flow_norm, "transform": transform, "split_prior": split_prior}
+    chosen = PRESETS[preset] | {name: value for name, value in given.items() if value is not None}
+    for name, known in (("net", NETS), ("flow_norm", FLOW_NORMS), ("transform", TRANSFORMS)):
+        if chosen[name] not in known:
+            raise UnknownNameError(name, chosen[name], known)
+    style = _Style(context_features, blocks, norm, weight_norm, momentum, bins, **chosen)
+
+    def scale(index: int, width: int) -> Bijection:
+        hidden = channels * 2**index
+        if index + 1 == scales:
+            return checkerboard(style.turns(4, width, hidden, board=True))
+        links = [
+            checkerboard(style.turns(couplings, width, hidden, board=True)),
+            Chain(Squeeze(), style.turns(couplings, width, 2 * hidden, board=False), Inverse(Squeeze())),
+            Squeeze(order="checkerboard"),
+        ]
+        if style.split_prior:
+            links.append(style.coupling(width, hidden, swap=False, board=False, transform="affine"))
+        return Chain(*links)
+
+    return image_flow(event_shape, scales, scale, context_features=context_features, alpha=alpha, prior=prior)
+
+
+@dataclass(frozen=True)
+class _Style:
+    """Makes couplings of a squeezed image by the settings of the recipe."""
+
+    context_features: int
+    blocks: int
+    norm: str
+    weight_norm: bool
+    momentum: float
+    bins: int
+    net: str
+    masked: bool
+    flow_norm: str
+    transform: str
+    split_prior: bool
+
+    def turns(self, count: int, width: int, hidden: int, *, board: bool) -> Chain:
+        """``count`` couplings, the halves taking turns, each with its normalization."""
+        links: list[Bijection] = []
+        for index in range(count):
+            swap = index % 2 == 0  # the first keeps the second half
+            links.append(self.coupling(width, hidden, swap=swap, board=board, transform=self.transform))
+            if self.flow_norm == "batch":
+                links.append(Half(4 * width, BatchNorm(2 * width, momentum=self.momentum), swap=swap))
+            elif self.flow_norm == "actnorm":
+                links.append(Half(4 * width, ActNorm(2 * width), swap=swap))
+        return Chain(*links)
+
+    def coupling(self, width: int, hidden: int, *, swap: bool, board: bool, transform: str) -> Coupling:
+        """Of an image of ``width`` channels, which squeezed has four times as many."""
+        univariate = self._univariate(transform, 2 * width)
+        each = univariate.parameters_per_feature
+        if board and self.masked:
+            net: nn.Module = self._net(width + 1, width * each, hidden, normed_input=False)
+            net = FullResolution(net, width, swap=swap, norm=self.norm if self.net == "residual" else "none")
+        else:
+            net = self._net(2 * width, 2 * width * each, hidden)
+        return Coupling(4 * width, univariate, net, swap=swap)
+
+    def _univariate(self, name: str, moved: int) -> Univariate:
+        if name == "spline":
+            return RQSpline(bins=self.bins)
+        if name == "mixture":
+            return LogisticMixtureCDF(components=self.bins)
+        return Affine((moved, 1, 1))
+
+    def _net(self, inputs: int, outputs: int, hidden: int, *, normed_input: bool = True) -> nn.Module:
+        if self.net == "gated":
+            return GatedConvNet(
+                inputs, outputs, hidden=hidden, blocks=self.blocks, context_features=self.context_features
+            )
+        return ResConvNet(
+            inputs,
+            outputs,
+            hidden=hidden,
+            blocks=self.blocks,
+            context_features=self.context_features,
+            norm=self.norm,
+            weight_norm=self.weight_norm,
+            normed_input=normed_input,
+        )
