@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 import flowstone
-from flowstone.data import TOYS
+from flowstone.data import TOYS, Rows
 from flowstone.errors import CheckpointError, DataError, NonFiniteError, SettingError, ShapeError, UnknownNameError
 from flowstone.history import History
+from flowstone.train.batches import flipped, generator
 from flowstone.train.settings import Settings
 
 QUICK: dict[str, Any] = {"progress": False, "batch_size": 64, "validate_every": 10}
@@ -370,3 +371,37 @@ def test_history_goes_to_csv_and_back(tmp_path):
         0
     ] == "step,seconds,train_nll,val_nll,learning_rate,grad_norm"
     assert list(History.load(tmp_path / "history.csv")) == list(history)
+
+
+def test_flips_turn_half_of_the_images_and_repeat(tmp_path):
+    x = torch.randint(256, (200, 1, 4, 4), dtype=torch.uint8)
+    turned = flipped(Rows(x), generator(0, 5)).x
+    each = (turned == x.flip(-1)).flatten(1).all(-1)
+    assert 60 < each.sum() < 140
+    assert torch.equal(turned[~each], x[~each])
+
+    def weights(**settings):
+        torch.manual_seed(0)
+        flow = flowstone.realnvp_image((1, 4, 4), channels=4, blocks=1, couplings=1)
+        flowstone.fit(flow, x, steps=6, batch_size=16, progress=False, **settings)
+        return flow.state_dict()
+
+    plain, once, twice = weights(), weights(flip=True), weights(flip=True)
+    assert all(torch.equal(once[name], twice[name]) for name in once)
+    assert any(not torch.equal(once[name], plain[name]) for name in once)
+    with pytest.raises(SettingError, match="flip=True turns images"):
+        flowstone.fit(flowstone.nice(2), torch.randn(50, 2), steps=1, flip=True, progress=False)
+
+
+def test_the_penalty_keeps_scales_small_and_nothing_else():
+    x = torch.randint(256, (64, 1, 4, 4), dtype=torch.uint8)
+    sums: dict[float, list[float]] = {}
+    for penalty in (0.0, 100.0):
+        torch.manual_seed(0)
+        flow = flowstone.realnvp_image((1, 4, 4), channels=4, blocks=1, couplings=1, preset="faithful")
+        flowstone.fit(flow, x, validation=x, steps=60, batch_size=64, scale_penalty=penalty, progress=False)
+        named = [(name, parameter.abs().sum().item()) for name, parameter in flow.named_parameters()]
+        scales = sum(size for name, size in named if name.endswith(("factor", "original0")))
+        sums[penalty] = [scales, sum(size for name, size in named if name.endswith("original1"))]
+    assert sums[100.0][0] < 0.8 * sums[0.0][0]
+    assert sums[100.0][1] == pytest.approx(sums[0.0][1], rel=0.2)

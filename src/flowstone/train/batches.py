@@ -8,7 +8,7 @@ from torch import Tensor
 from flowstone.data import Rows
 from flowstone.errors import DataError, SettingError, ShapeError
 
-__all__ = ["Batches", "FixedBatches", "FreshBatches", "Sampler", "hold_out"]
+__all__ = ["Batches", "FixedBatches", "FreshBatches", "Sampler", "flipped", "generator", "hold_out"]
 
 Sampler = Callable[[int, torch.Generator], Tensor]
 
@@ -16,7 +16,7 @@ HELD_OUT_DRAWS = 4096
 # What data-dependent initialisation looks at, at most: rows, and numbers in them; it all goes through in one piece.
 INITIAL_ROWS, INITIAL_NUMBERS = 100_000, 4_000_000
 # Streams of randomness beside the steps' own, beyond any number of steps.
-INITIAL, HELD_OUT, NOISE = 2**40, 2**41, 2**42
+INITIAL, HELD_OUT, NOISE, FLIP = 2**40, 2**41, 2**42, 2**43
 
 
 def generator(*key: int) -> torch.Generator:
@@ -70,6 +70,12 @@ class FixedBatches:
 
 
 Batches = FreshBatches | FixedBatches
+
+
+def flipped(rows: Rows, random: torch.Generator) -> Rows:
+    """Half of the images turned left to right."""
+    turned = torch.rand(len(rows), generator=random).to(rows.x.device) < 0.5
+    return Rows(torch.where(turned[:, None, None, None], rows.x.flip(-1), rows.x), rows.context)
 
 
 def _initial_rows(x: Tensor) -> int:

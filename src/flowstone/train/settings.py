@@ -28,6 +28,8 @@ class Settings:
     seed: int = 0
     precision: str = "fp32"
     schedule: str = "cosine"
+    flip: bool = False
+    scale_penalty: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("steps", "minutes", "batch_size", "lr", "clip", "patience", "validate_every"):
@@ -41,6 +43,8 @@ class Settings:
         for name in ("ema", "warmup", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise SettingError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
+        if not self.scale_penalty >= 0:
+            raise SettingError(f"scale_penalty={self.scale_penalty} cannot be negative")
         if self.precision not in PRECISIONS:
             raise UnknownNameError("precision", self.precision, PRECISIONS)
         if self.schedule not in SCHEDULES:
