@@ -111,7 +111,7 @@ OTHER_NAME = {"exp": "expm1", "expm1": "exp", "log": "log1p", "log1p": "log", "s
 OTHER_NAME |= {"amax": "amin", "tril": "triu", "triu": "tril", "std_mean": "var_mean"}
 EXCHANGED = {"where", "permute", "cat", "stack", "lerp", "addcmul", "addmm", "nextafter"}
 # Whose log-det is 0 whatever x is: scaling it or turning it round changes nothing.
-VOLUME_IS_KEPT = ("Additive", "Permutation", "Householder", "Squeeze", "Dequantize.inverse")
+VOLUME_IS_KEPT = ("Additive", "Permutation", "Householder", "Squeeze", "Flatten", "Dequantize.inverse", "Pad.inverse")
 
 
 def binary(node: ast.BinOp) -> Changes:

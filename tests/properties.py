@@ -383,7 +383,7 @@ def borders_are_as_near_as_precision_tells() -> None:
 
 def borders_hold_in_every_precision() -> None:
     """0.1 and 0.7 are other numbers in float32 than in float64, one above, one below: their data are within."""
-    for low, high in ((0.1, 0.7), (0.7, 1.9), (-0.7, -0.1)):
+    for low, high in ((0.1, 0.7), (0.7, 1.9), (-0.7, -0.1), (1000.1, 1e6 + 0.7), (-1e6 - 0.7, -1.1), (-1e6 - 0.1, 9.1)):
         for written in (torch.float32, torch.float64):
             x = torch.tensor([[low], [(low + high) / 2], [high]], dtype=written).double()
             for flow in (torch.float32, torch.float64):
@@ -391,15 +391,41 @@ def borders_hold_in_every_precision() -> None:
                     z, log_det = layer.to(flow)(x)
                     assert z.dtype == log_det.dtype == flow
                     assert log_det.isfinite().all()
-                    assert (layer(x - 1e-3)[1] == -math.inf).tolist()[0]
+                    assert (z.diff(dim=0) > 0).all()
+                    assert (layer(x - 1e-3 * max(1.0, abs(low)))[1] == -math.inf).tolist()[0]
 
 
 def integers_and_tables_are_read() -> None:
+    bounded = (b.Logit(alpha=0.4), b.Interval(0, 5), b.Positive(), b.Rescale(0, 5))
     for kind in (torch.uint8, torch.int64, torch.float32, torch.float64):
         x = torch.tensor([[1, 2], [3, 4]]).to(kind)
-        for layer in (b.Dequantize(), b.Dequantize(levels=5), b.Logit(alpha=0.4), b.Interval(0, 5), b.Positive()):
+        for layer in (b.Dequantize(), b.Dequantize(levels=5), *bounded):
             z, log_det = layer.float()(x)
             assert z.dtype == log_det.dtype == layer.inverse(z)[0].dtype == torch.float32
+    x = torch.rand(5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+    for layer in bounded:  # in the flow's precision, where that is the higher one
+        same(layer.double()(x)[0], layer(x.double())[0], 0)
+
+
+def what_comes_first_says_what_a_chain_reads() -> None:
+    assert b.Chain(b.Standardize(2), b.LULinear(2)).casts
+    assert not b.Chain(b.LULinear(2), b.Standardize(2)).casts
+    assert b.Chain(b.Chain(b.Logit(), b.LULinear(2)), b.LULinear(2)).casts
+
+
+def the_half_that_moves_is_set() -> None:
+    x = 3 * normal(100, 5) + 2
+    for swap, moving, kept in ((False, slice(2, 5), slice(0, 2)), (True, slice(0, 2), slice(2, 5))):
+        layer = b.Half(5, b.ActNorm(2 if swap else 3), swap=swap)
+        layer.initialize(x)
+        z = layer(x)[0]
+        is_standard(z[:, moving])
+        same(z[:, kept], x[:, kept], 0)
+
+
+def rescaled_is_between_zero_and_one() -> None:
+    x = torch.tensor([[-2.0, 5.0, 1.5]])
+    same(b.Rescale(-2.0, 5.0)(x)[0], torch.tensor([[0.0, 1.0, 0.5]]))
 
 
 def what_is_sampled_is_among_the_levels() -> None:
@@ -699,6 +725,9 @@ PROPERTIES: dict[str, Callable[[], None]] = {
         borders_are_as_near_as_precision_tells,
         borders_hold_in_every_precision,
         integers_and_tables_are_read,
+        what_comes_first_says_what_a_chain_reads,
+        the_half_that_moves_is_set,
+        rescaled_is_between_zero_and_one,
         what_is_sampled_is_among_the_levels,
         padding_counts_for_nothing,
         tails_have_slope_one_at_their_bound,

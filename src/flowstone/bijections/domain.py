@@ -95,11 +95,11 @@ class Interval(_Bounded):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x = self._read(x)
-        slack = ROUNDING * torch.maximum(self.low.abs(), self.high.abs())
+        slack = ROUNDING * torch.maximum(self.low.abs(), self.high)
         at_border = ((x - self.low).abs() <= slack) | ((x - self.high).abs() <= slack)
         unit = (x - self.low) / (self.high - self.low)
         z, log_det = self.logit(torch.where(at_border, unit.clamp(0, 1), unit))
-        return z, log_det - self._log_width(x).to(log_det)
+        return z, log_det - self._log_width(x)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x, log_det = self.logit.inverse(z)
