@@ -6,11 +6,12 @@ from flowstone.recipes.maf import maf
 from flowstone.recipes.maf_spline import maf_spline
 from flowstone.recipes.nice import nice
 from flowstone.recipes.realnvp import realnvp
-from flowstone.recipes.registry import RECIPES, all_recipes, build, recipe
+from flowstone.recipes.registry import RECIPES, all_recipes, build, recipe, shape_arguments
 from flowstone.recipes.spline import spline
 
 __all__ = [
     "DEFAULT",
+    "IMAGE_DEFAULT",
     "RECIPES",
     "all_recipes",
     "build",
@@ -21,7 +22,9 @@ __all__ = [
     "nice",
     "realnvp",
     "recipe",
+    "shape_arguments",
     "spline",
 ]
 
 DEFAULT = "spline"  # what measured best per second, on toys and on tables (docs/reproductions.md)
+IMAGE_DEFAULT = "glow"

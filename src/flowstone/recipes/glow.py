@@ -45,7 +45,8 @@ def glow(
     """Glow: steps of activation normalization, a learned mixing of the features, an affine coupling.
 
     For vectors (``features``) the mixing is an ``LULinear`` and the net an MLP of widths ``hidden`` (128, 128). For
-    images (``event_shape=(channels, height, width)``, integers 0 … 255) there are ``scales`` (3) of a squeeze and
+    images (``event_shape=(channels, height, width)``, integers 0 … 255) there are ``scales`` (3, or as often as both
+    sides can be halved) of a squeeze and
     ``couplings`` steps each with 1x1 convolutions, and half of the channels leaves after every scale; the nets are
     three convolutions of ``channels`` (64) channels. Images are dequantized and carried to the line by a logit
     (``alpha``, 0.05), where the paper scales them alone; the scale is softly bounded where the paper takes a sigmoid;
@@ -69,7 +70,8 @@ def glow(
         return Flow(chain, make_prior(prior, features), context_features=context_features)
     _refuse("images", hidden=hidden)
     image = torch.Size(event_shape)
-    chain = _images(image, couplings, scales or 3, channels or 64, context_features, activation)
+    scales = _most_scales(image) if scales is None else scales
+    chain = _images(image, couplings, scales, channels or 64, context_features, activation)
     dequantized = (Dequantize(levels=256), Interval(0.0, 256.0, alpha=0.05 if alpha is None else alpha))
     return Flow(Chain(*dequantized, chain), make_prior(prior, image.numel()), context_features=context_features)
 
@@ -94,6 +96,10 @@ def _vectors(features: int, couplings: int, hidden: Sequence[int], context_featu
         )
         links += [ActNorm(features), LULinear(features), coupling]
     return Chain(*links)
+
+
+def _most_scales(image: torch.Size) -> int:
+    return max((scales for scales in (1, 2, 3) if all(side % 2**scales == 0 for side in image[1:])), default=1)
 
 
 def _images(
