@@ -236,7 +236,7 @@ def sample_figure(x: Tensor, columns: Sequence[str]) -> Figure:
 def mosaic(x: Tensor, *, columns: int | None = None) -> np.ndarray:
     """Images ``(n, C, H, W)`` of values 0 … 255 in rows, a white line between them: uint8 ``(…, …, 3)``.
 
-    >>> mosaic(torch.zeros(4, 1, 8, 8)).shape
+    >>> mosaic(torch.zeros(4, 1, 8, 8), columns=2).shape
     (17, 17, 3)
     """
     columns = columns or min(len(x), max(ROW, math.isqrt(len(x))))

@@ -50,15 +50,17 @@ def decode(found: Found, rows: np.ndarray, look: Look, *, skip_bad: bool = False
         shapes[place] = _attempt(lambda: shape_of(opened(rows[place]), found, look))
 
     def fill(place: int) -> None:
+        def work() -> tuple[bytes, np.ndarray]:
+            image = pixels_of(opened(rows[place]), found, look, len(pixels[place]))
+            return hashlib.sha256(content(rows[place])).digest(), image
+
         if isinstance(shapes[place], str):
             return
-        raw = content(rows[place])
-        digests[place] = hashlib.sha256(raw).digest()
-        outcome = _attempt(lambda: pixels_of(opened(rows[place]), found, look, len(pixels[place])))
+        outcome = _attempt(work)
         if isinstance(outcome, str):
             shapes[place] = outcome
         else:
-            pixels[place] = outcome
+            digests[place], pixels[place] = outcome
 
     with _pillow(), ThreadPoolExecutor(THREADS) as pool, _bar(2 * len(rows), progress) as advance:
         _in_blocks(pool, measure, len(rows), advance)

@@ -52,13 +52,13 @@ def open_images(
     look = Look(look.size or found.size, gray)
     parts = _split(found, seed)
     decoded = decode(found, np.concatenate(list(parts.values())), look, skip_bad=skip_bad, progress=progress)
-    kept = {name: np.isin(rows, decoded.kept).sum() for name, rows in parts.items()}
+    kept = {name: int(np.isin(rows, decoded.kept).sum()) for name, rows in parts.items()}
     _check_counts(found, kept)
-    ends = np.cumsum(list(kept.values()))
+    ends = np.cumsum(list(kept.values())).tolist()
     context_rows = _one_hot(found, decoded.kept) if context else None
     whole = Rows(torch.from_numpy(decoded.pixels), context_rows)
     train, validation, test = (
-        whole.take(slice(int(end - count), int(end))) for end, count in zip(ends, kept.values(), strict=True)
+        whole.take(slice(end - count, end)) for end, count in zip(ends, kept.values(), strict=True)
     )
     channels, height, width = decoded.pixels.shape[1:]
     description = {
@@ -76,7 +76,7 @@ def open_images(
         "bits": 8,
         "resized": RESIZED if look.size else None,
         "classes": list(found.classes),
-        "rows": {name: int(count) for name, count in kept.items()},
+        "rows": kept,
         "left_out": sum(map(len, parts.values())) - len(decoded.kept),
         "sha256": _digest(found, decoded.kept, decoded.sha256),
     }

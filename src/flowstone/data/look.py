@@ -4,7 +4,8 @@ In this order: it is turned as its EXIF orientation says; of an animation the fi
 become 8 (the upper ones); palettes and other colour spaces become RGB; what is transparent shows white behind it; the
 set's own crop; with ``gray`` one channel (Pillow's L: 0.299 R + 0.587 G + 0.114 B); with ``size`` the middle of the
 image with the proportions of the target, resized to it by the mean over each new pixel's area (Pillow's BOX), which is
-the shorter side resized and the longer one cropped. Where every image is grey they keep one channel, else all get three.
+the shorter side resized and the longer one cropped. Where all images are grey they keep one channel, else all get
+three.
 """
 
 from collections.abc import Sequence
@@ -33,6 +34,9 @@ class Look:
 def shape_of(image: Image.Image, found: Found, look: Look) -> tuple[int, int, int]:
     """Channels, height and width as they will be, from the image's header alone."""
     sideways = image.getexif().get(ORIENTATION, 1) >= FIRST_SIDEWAYS
+    if sideways and image.format == "TIFF":  # which Pillow turns by itself, at the latest when it is read
+        image.load()
+        sideways = False
     height, width = (image.width, image.height) if sideways else (image.height, image.width)
     if found.crop is not None:
         if (height, width) != found.crop_from:
