@@ -310,6 +310,7 @@ def test_bad_shards_are_named(tmp_path):
         (lambda: pyarrow.parquet.write_table(pa.table({"a": [1]}), second), "no column img or image of images"),
         (lambda: pyarrow.parquet.write_table(pyarrow.parquet.read_table(first).drop_columns(["label"]), second),
          "no column 'label'"),
+        (lambda: write_hub(folder, [(rows[0][0], "cat")] * 30, "train", 2), "column 'label' is string, wanted numbers"),
         (lambda: write_hub(folder, [(rows[0][0], 12)] * 30, "train", 2), "image 1 has label 12; there are 10 classes"),
     ]:  # fmt: skip
         second.write_bytes(content)

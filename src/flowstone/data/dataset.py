@@ -43,7 +43,7 @@ class Dataset:
     @property
     def images(self) -> bool:
         """Whether these are images."""
-        return self.description["kind"] == "images"
+        return self.description.get("kind") == "images"
 
     @property
     def rows_to_show(self) -> Rows:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from flowstone.data.found import Encoded, Found
 from flowstone.errors import DataError, SettingError
@@ -98,7 +99,7 @@ def _read(path: Path, labelled: bool, groups: str | None) -> pa.Table:
     kind = pa.null() if image is None else table.schema.field(image).type
     if image is None or not isinstance(kind, pa.StructType) or kind.get_field_index("bytes") < 0:
         raise DataError(f"{path}: no column {' or '.join(IMAGES)} of images: it has {', '.join(table.column_names)}")
-    columns = {"image": pa.chunked_array([chunk.field("bytes") for chunk in table.column(image).chunks], pa.binary())}
+    columns = {"image": pc.cast(pc.struct_field(table.column(image), "bytes"), pa.large_binary())}
     for new, old in {"label": "label" if labelled else None, "group": groups}.items():
         if old is None:
             continue
@@ -106,5 +107,7 @@ def _read(path: Path, labelled: bool, groups: str | None) -> pa.Table:
             raise DataError(f"{path}: no column {old!r}: it has {', '.join(table.column_names)}")
         if table.column(old).null_count:
             raise DataError(f"{path}: column {old!r} has {table.column(old).null_count} missing values")
+        if new == "label" and not pa.types.is_integer(table.schema.field(old).type):
+            raise DataError(f"{path}: column {old!r} is {table.schema.field(old).type}, wanted numbers of classes")
         columns[new] = table.column(old)
     return pa.table(columns)

@@ -21,7 +21,7 @@ from flowstone.data.look import RESIZED, Look, times
 from flowstone.data.rows import Rows
 from flowstone.errors import DataError, SettingError
 
-__all__ = ["NamedRows", "Size", "are_images", "context_of", "open_images", "read_images"]
+__all__ = ["NamedRows", "Size", "are_images", "context_of", "folder_of", "open_images", "read_images"]
 
 Size = int | str | Sequence[int] | None
 MOST_VALIDATION = 5000
@@ -46,10 +46,10 @@ def open_images(
     progress: bool,
 ) -> Dataset:
     """``open_source`` for images: see there."""
-    look = Look(_size_of(size), gray)
+    asked = _size_of(size)
     found, folder = _find(source, data_dir, download)
     _check_context(found, context)
-    look = Look(look.size or found.size, gray)
+    look = Look(asked or found.size, gray)
     parts = _split(found, seed)
     decoded = decode(found, np.concatenate(list(parts.values())), look, skip_bad=skip_bad, progress=progress)
     kept = {name: int(np.isin(rows, decoded.kept).sum()) for name, rows in parts.items()}
@@ -101,9 +101,11 @@ def read_images(
         DataError: also where they have another shape, or a class that ``description`` does not know.
     """
     size = description["size"]
-    found, _ = _find(source, data_dir or description["data_dir"], False)
+    found, _ = _find(source, folder_of(description, data_dir), False)
     rows = found.parts.get("test", np.arange(len(found.images)))
     decoded = decode(found, rows, Look(tuple(size) if size else None, description["gray"]), skip_bad=skip_bad)
+    if not len(decoded.kept):
+        raise DataError(f"{found.where}: none of its {len(rows)} images can be read")
     pixels, wanted = decoded.pixels, tuple(description[side] for side in ("channels", "height", "width"))
     if pixels.shape[1] == 1 and wanted[0] == 3:
         pixels = pixels.repeat(3, 1)
@@ -114,6 +116,12 @@ def read_images(
         _check_context(found, description["context"])
         given = context_of([found.classes[label] for label in _labels(found)[decoded.kept]], description["classes"])
     return NamedRows([found.name(row) for row in decoded.kept], Rows(torch.from_numpy(pixels), given))
+
+
+def folder_of(description: Mapping[str, Any], data_dir: Path | str | None) -> Path | str | None:
+    """The data folder to look in: the one given, else where the set was, else None: the environment says."""
+    before = description.get("data_dir")
+    return data_dir or (before if before and Path(before).is_dir() else None)
 
 
 def context_of(labels: Sequence[str], classes: Sequence[str]) -> Tensor:

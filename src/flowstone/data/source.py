@@ -10,7 +10,7 @@ import torch
 
 from flowstone.data.dataset import MIN_ROWS, Dataset
 from flowstone.data.image_sets import IMAGE_SETS
-from flowstone.data.images import Size, are_images, open_images
+from flowstone.data.images import Size, are_images, folder_of, open_images
 from flowstone.data.rows import Rows
 from flowstone.data.tables import read_table
 from flowstone.data.toy import TOYS, Toy
@@ -102,14 +102,13 @@ def reopen(description: Mapping[str, Any], *, data_dir: Path | str | None = None
         DataError: the file is gone or is no longer what it was.
     """
     digest, source = description.get("sha256"), description["source"]
-    images, path = description["kind"] == "images", Path(source)
+    images, path = description.get("kind") == "images", Path(source)
     changed = DataError(f"{source} has changed since the flow was trained on it: its test split cannot be made again")
     if digest is not None and not images and path.is_file() and _digest(path) != digest:
         raise changed
     arguments = {key: value for key, value in description.items() if key in _ARGUMENTS}
     if images:
-        before = arguments.pop("data_dir", None)
-        arguments["data_dir"] = data_dir or (before if before and Path(before).is_dir() else None)
+        arguments["data_dir"] = folder_of(description, data_dir)
     dataset = open_source(source, **arguments, progress=progress)
     if images and dataset.description["sha256"] != digest:
         raise changed
