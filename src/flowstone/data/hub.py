@@ -99,7 +99,7 @@ def _read(path: Path, labelled: bool, groups: str | None) -> pa.Table:
     kind = pa.null() if image is None else table.schema.field(image).type
     if image is None or not isinstance(kind, pa.StructType) or kind.get_field_index("bytes") < 0:
         raise DataError(f"{path}: no column {' or '.join(IMAGES)} of images: it has {', '.join(table.column_names)}")
-    columns = {"image": pc.cast(pc.struct_field(table.column(image), "bytes"), pa.large_binary())}
+    columns = {"image": pc.cast(table.column(image).flatten()[kind.get_field_index("bytes")], pa.large_binary())}
     for new, old in {"label": "label" if labelled else None, "group": groups}.items():
         if old is None:
             continue
