@@ -8,7 +8,7 @@ from torch import Tensor
 
 from flowstone.compute import threads_for
 from flowstone.errors import DataError, ShapeError
-from flowstone.flow import CHUNK, Flow
+from flowstone.flow import CHUNK, NUMBERS, Flow
 
 __all__ = ["bits_per_dim", "evaluate", "grid_integral", "log_prob", "round_trip"]
 
@@ -25,9 +25,13 @@ def bits_per_dim(nll_nats: float, dimensions: int) -> float:
 
 @torch.no_grad()
 def log_prob(flow: Flow, x: Tensor, context: Tensor | None = None) -> Tensor:
-    """Log-density of each row in nats, ``(n, *event_shape)`` → ``(n,)``, in chunks, on as many threads as pay."""
+    """Log-density of each row in nats, ``(n, *event_shape)`` → ``(n,)``, in chunks, on as many threads as pay.
+
+    A flow that dequantizes draws the same noise each time.
+    """
     device = flow.device
-    with threads_for(flow, CHUNK):
+    with threads_for(flow, CHUNK), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
         return flow.log_prob(x.to(device), None if context is None else context.to(device)).cpu()
 
 
@@ -35,9 +39,10 @@ def log_prob(flow: Flow, x: Tensor, context: Tensor | None = None) -> Tensor:
 def round_trip(flow: Flow, x: Tensor, context: Tensor | None = None) -> float:
     """Largest |x - f⁻¹(f(x))| over all rows and features, in the units of the data."""
     device, worst = flow.device, []
-    for start in range(0, len(x), CHUNK):
-        part = x[start : start + CHUNK].to(device)
-        given = None if context is None else context[start : start + CHUNK].to(device)
+    size = max(1, min(CHUNK, NUMBERS // flow.event_shape.numel()))
+    for start in range(0, len(x), size):
+        part = x[start : start + size].to(device)
+        given = None if context is None else context[start : start + size].to(device)
         back, _ = flow.from_latent(flow.to_latent(part, given)[0], given)
         worst.append((back - part).abs().max())
     return torch.stack(worst).max().item()  # torch's max, which does not lose a NaN

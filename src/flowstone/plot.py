@@ -4,6 +4,7 @@ Colours are from the colour-blind safe Okabe-Ito set: data blue, samples vermili
 """
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -24,21 +25,25 @@ __all__ = [
     "data_latent_samples",
     "density",
     "density_curve",
+    "image_figure",
     "layers",
     "limits_of",
     "loss_curve",
     "marginal",
+    "mosaic",
     "new_figure",
     "pair_plot",
     "points",
     "sample_figure",
     "save_figure",
+    "save_mosaic",
     "save_plots",
 ]
 
 DATA, SAMPLES = "#0072B2", "#D55E00"
 Limits = tuple[tuple[float, float], tuple[float, float]]
 SHOWN = 4000  # points in a scatter: more only make it black
+ROW, SHEET = 8, 64  # images in a row of a mosaic, and in a figure
 PAIRED = 6  # columns in a pair plot: more cannot be read
 
 
@@ -228,6 +233,41 @@ def sample_figure(x: Tensor, columns: Sequence[str]) -> Figure:
     return figure
 
 
+def mosaic(x: Tensor, *, columns: int | None = None) -> np.ndarray:
+    """Images ``(n, C, H, W)`` of values 0 … 255 in rows, a white line between them: uint8 ``(…, …, 3)``.
+
+    >>> mosaic(torch.zeros(4, 1, 8, 8), columns=2).shape
+    (17, 17, 3)
+    """
+    columns = columns or min(len(x), max(ROW, math.isqrt(len(x))))
+    rows = -(-len(x) // columns)
+    height, width = x.shape[2] + 1, x.shape[3] + 1
+    sheet = np.full((rows * height - 1, columns * width - 1, 3), 255, np.uint8)
+    for index, image in enumerate(x.clamp(0, 255).byte().cpu().permute(0, 2, 3, 1).numpy()):
+        top, left = index // columns * height, index % columns * width
+        sheet[top : top + height - 1, left : left + width - 1] = image
+    return sheet
+
+
+def image_figure(x: Tensor, samples: Tensor) -> Figure:
+    """Data on the left, samples on the right."""
+    figure, (axes,) = new_figure(1, 2, (10, 5.3))
+    for ax, images, title in zip(axes, (x, samples), ("data", "samples"), strict=True):
+        ax.imshow(mosaic(images, columns=ROW), interpolation="nearest")
+        ax.set_title(title)
+        ax.set_axis_off()
+    return figure
+
+
+def save_mosaic(x: Tensor, path: Path) -> Path:
+    """Write images side by side, pixel by pixel, all of it or nothing."""
+    from PIL import Image
+
+    with atomic_path(path) as temporary:
+        Image.fromarray(mosaic(x)).save(temporary)
+    return path
+
+
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write a picture, all of it or nothing."""
     with atomic_path(path) as temporary:
@@ -247,16 +287,22 @@ def save_plots(
     seed: int = 0,
 ) -> list[Path]:
     """All pictures that suit the flow, into ``folder``: the loss curve always; one column without context: its
-    density; two: the three panels, the density, the layers; otherwise the pair plot. ``x`` and
-    ``context`` are rows of data.
+    density; two: the three panels, the density, the layers; otherwise the pair plot; of images, some
+    of them beside samples. ``x`` and ``context`` are rows of data.
     """
+    images = len(flow.event_shape) == 3
+    if images:
+        x, context = x[:SHEET], None if context is None else context[:SHEET]
     x = x.to(flow.device, flow.dtype)
     context = None if context is None else context.to(flow.device)
     figures = {}
     if len(history):
         figures["loss"], axes = new_figure(1, 1, (6.4, 4.2))
         loss_curve(history, axes[0, 0], entropy=entropy)
-    if len(columns) == 2 and context is None:
+    if images:
+        drawn = _drawn(flow, len(x), context, seed)
+        figures["samples"] = image_figure(x, drawn)
+    elif len(columns) == 2 and context is None:
         figures["data-latent-samples"] = data_latent_samples(flow, x, columns=columns, seed=seed)
         figures["density"], axes = new_figure(1, 1, (6.2, 5.2))
         density(flow, axes[0, 0], limits=limits_of(x), samples=flow.sample(400, seed=seed))
@@ -268,9 +314,13 @@ def save_plots(
     else:
         rows = min(len(x), SHOWN)
         given = None if context is None else context[:rows]
-        drawn = flow.sample(rows, seed=seed) if given is None else flow.sample(1, given, seed=seed)[0]
+        drawn = _drawn(flow, rows, given, seed)
         figures["pairs"] = pair_plot(x, drawn, columns)
     return [save_figure(figure, folder / f"{name}.png") for name, figure in figures.items()]
+
+
+def _drawn(flow: Flow, n: int, context: Tensor | None, seed: int) -> Tensor:
+    return flow.sample(n, seed=seed) if context is None else flow.sample(1, context, seed=seed)[0]
 
 
 def _range(values: Tensor, *, margin: float = 0.05) -> tuple[float, float]:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from flowstone.checkpoint import load, read_record
-from flowstone.data import Dataset, Rows, Table, add_noise, noise_widths, read_table, reopen
-from flowstone.errors import CheckpointError, OutputError
+from flowstone.data import Dataset, NamedRows, Rows, Table, add_noise, noise_widths, read_images, read_table, reopen
+from flowstone.errors import CheckpointError, OutputError, SettingError
 from flowstone.files import make_folder, to_json, write_atomically
 from flowstone.flow import Flow
 from flowstone.history import History
@@ -75,13 +75,22 @@ class Run:
             raise CheckpointError(f"{self.folder} holds no weights: its training was cut off; go on with --resume")
         return load(self.folder, device=device)
 
-    def dataset(self) -> Dataset:
-        """The data that the flow was trained on, split as it was then."""
+    def dataset(self, *, data_dir: Path | str | None = None, progress: bool = False) -> Dataset:
+        """The data that the flow was trained on, split as it was then; ``data_dir`` is where image sets are now."""
         if "data" not in self.record:
             raise CheckpointError(
                 f"{self.folder / 'flow.json'}: describes no data: it was not written by flowstone train"
             )
-        return reopen(self.record["data"])
+        return reopen(self.record["data"], data_dir=data_dir, progress=progress)
+
+    @property
+    def of_images(self) -> bool:
+        """Whether the flow was trained on images."""
+        return self.record.get("data", {}).get("kind") == "images"
+
+    def images(self, source: str, *, data_dir: Path | str | None = None, skip_bad: bool = False) -> NamedRows:
+        """Images as the flow wants them: a folder, an array, or a set by its name, of which the test part is taken."""
+        return read_images(source, self.record["data"], data_dir=data_dir, skip_bad=skip_bad)
 
     def metrics(self) -> dict[str, Any]:
         """``metrics.json``; empty where the training has not ended."""
@@ -96,6 +105,8 @@ class Run:
 
         A .npy has no names: its columns are taken in order, features first, then context.
         """
+        if self.of_images:
+            raise SettingError(f"{self.folder} is of images; {path} cannot be read as a table of them")
         features, context = self.columns()
         table = read_table(path)
         if table.path.suffix.lower() == ".npy":

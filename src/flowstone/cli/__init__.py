@@ -17,13 +17,13 @@ app = App(
 )
 
 COMMANDS = {
-    "train": "Learn the distribution of a toy or a table; writes a run folder.",
-    "evaluate": "Likelihood on the run's own test split, or on another table.",
-    "sample": "Draw new rows from a trained flow.",
-    "score": "Add each row's log-likelihood to a table.",
+    "train": "Learn the distribution of a toy, a table or images; writes a run folder.",
+    "evaluate": "Likelihood on the run's own test split, or on other data.",
+    "sample": "Draw new rows or images from a trained flow.",
+    "score": "Each row's log-likelihood, added to a table; or each image's.",
     "check": "Whether the flow inverts and its log-dets are true, layer by layer.",
     "plot": "Draw the pictures of a run again.",
-    "list": "The recipes, toys and their arguments.",
+    "list": "The recipes with their arguments, toys and image sets.",
 }
 for _name, _help in COMMANDS.items():
     app.command(f"flowstone.cli.{_name}:{'list_' if _name == 'list' else _name}", name=_name, help=_help)

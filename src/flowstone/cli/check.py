@@ -24,7 +24,7 @@ def check(
     run
         A run folder.
     data
-        A table to look at; without it, the run's own validation rows.
+        A table or images to look at; without it, the run's own validation rows.
     drop_missing
         Leave out rows of DATA with a missing, NaN or infinite value.
     as_json
@@ -34,6 +34,11 @@ def check(
 
     folder = Run(run)
     flow = folder.flow()
-    rows = folder.dataset().validation if data is None else folder.rows(data, drop_missing=drop_missing)[0]
+    if data is None:
+        rows = folder.dataset().validation
+    elif folder.of_images:
+        rows = folder.images(data).rows
+    else:
+        rows = folder.rows(data, drop_missing=drop_missing)[0]
     diagnosis = flow.check(rows.x, rows.context)
     print(to_json(diagnosis.as_dict()) if as_json else diagnosis)

@@ -16,6 +16,8 @@ def evaluate(
     data: str | None = None,
     *,
     drop_missing: Annotated[bool, Parameter(negative=())] = False,
+    skip_bad: Annotated[bool, Parameter(negative=())] = False,
+    data_dir: Path | None = None,
     device: Device = "auto",
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
@@ -26,9 +28,14 @@ def evaluate(
     run
         A run folder.
     data
-        A table, all of whose rows are used; without it, the run's own test split.
+        A table, all of whose rows are used; or images: a folder, an array, or the test part of a set by name. Without
+        it, the run's own test split.
     drop_missing
         Leave out rows of DATA with a missing, NaN or infinite value.
+    skip_bad
+        Leave out images of DATA that cannot be read.
+    data_dir
+        The folder that holds the image sets, if it is no longer where it was.
     device
         Where to compute.
     as_json
@@ -40,7 +47,9 @@ def evaluate(
     folder = Run(run)
     flow = folder.flow(device_of(device))
     if data is None:
-        rows = folder.dataset().test
+        rows = folder.dataset(data_dir=data_dir, progress=not as_json).test
+    elif folder.of_images:
+        rows = folder.images(data, data_dir=data_dir, skip_bad=skip_bad).rows
     else:
         rows, noise = folder.rows(data, drop_missing=drop_missing)
         say_noise(noise, "as in the training")

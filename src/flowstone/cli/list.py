@@ -10,14 +10,14 @@ __all__ = ["list_"]
 
 
 def list_(*, as_json: Annotated[bool, Parameter(name="--json", negative=())] = False) -> None:
-    """The recipes with their arguments, and the toys with their entropies.
+    """The recipes with their arguments, the toys with their entropies, and the image sets.
 
     Parameters
     ----------
     as_json
         Print as JSON.
     """
-    from flowstone.data import TOYS
+    from flowstone.data import IMAGE_SETS, TOYS
     from flowstone.recipes import DEFAULT, all_recipes
 
     recipes = {
@@ -33,8 +33,9 @@ def list_(*, as_json: Annotated[bool, Parameter(name="--json", negative=())] = F
         for name, function in all_recipes().items()
     }
     toys = {toy.name: {"about": toy.about, "entropy": toy.entropy} for toy in TOYS.values()}
+    images = {known.name: {"about": known.about, "looks_for": known.forms} for known in IMAGE_SETS.values()}
     if as_json:
-        print(json.dumps({"recipes": recipes, "toys": toys}, indent=2))
+        print(json.dumps({"recipes": recipes, "toys": toys, "images": images}, indent=2))
         return
     print("recipes (--flow NAME, --set key=value …)")
     for name, recipe in recipes.items():
@@ -43,6 +44,9 @@ def list_(*, as_json: Annotated[bool, Parameter(name="--json", negative=())] = F
     print("\ntoys")
     for name, toy in toys.items():
         print(f"  {name:<13} {toy['about']}; entropy {toy['entropy']:.4f} nats")
+    print("\nimage sets, in the data folder (--data-dir, FLOWSTONE_DATA)")
+    for name, known in images.items():
+        print(f"  {name:<13} {known['about']}")
 
 
 def _plain(value) -> str:

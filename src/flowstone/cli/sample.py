@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from flowstone.cli.values import Device, device_of, given_of
+from flowstone.cli.values import Device, device_of, given_label, given_of
 from flowstone.errors import SettingError
 
 __all__ = ["sample"]
@@ -30,13 +30,14 @@ def sample(
     n
         How many rows.
     out
-        Where to: .csv, .parquet, .npz, or .png for a picture of them.
+        Where to: .csv, .parquet, .npz, or .png for a picture of them. Images: .npz, as uint8 (n, height, width,
+        channels), or .png.
     temperature
         Factor on the latent; below 1 stays nearer to the mode, 1 samples the model itself.
     seed
         The same seed gives the same rows.
     given
-        For a conditional flow: the context, as column=value.
+        For a conditional flow: the context, as column=value; of images, label=NAME.
     device
         Where to compute.
     """
@@ -51,6 +52,9 @@ def sample(
         raise SettingError(f"-n {n}: at least one sample is needed")
     folder = Run(run)
     flow = folder.flow(device_of(device))
+    if folder.of_images:
+        _sample_images(folder, flow, n, out, temperature, seed, given or [])
+        return
     if any(isinstance(module, Standardize) and module.coarse for module in flow.modules()):
         flow = flow.double()
     columns, context_columns = folder.columns()
@@ -64,6 +68,27 @@ def sample(
     x = flow.sample(n, None if context is None else context.to(flow.device), temperature=temperature, seed=seed)
     x = x.flatten(0, -2).cpu()
     _WRITERS[out.suffix.lower()](out, x, columns, values)
+
+
+def _sample_images(folder, flow, n: int, out: Path, temperature: float, seed: int, words: list[str]) -> None:
+    import numpy as np
+
+    from flowstone.data import context_of
+    from flowstone.data.tables import check_writable, write_arrays
+    from flowstone.plot import save_mosaic
+
+    check_writable(out, (".npz", ".png"))
+    data, values = folder.record["data"], given_label(words)
+    if bool(values) != bool(data["context"]):
+        wanted = f"this flow is conditional: --given label=NAME, of {', '.join(data['classes'])}"
+        raise SettingError("this flow takes no --given" if values else wanted)
+    context = context_of([values["label"]], data["classes"]).to(flow.device) if values else None
+    x = flow.sample(n, context, temperature=temperature, seed=seed).reshape(n, *flow.event_shape).cpu()
+    if out.suffix.lower() == ".png":
+        save_mosaic(x, out)
+    else:
+        pixels = x.clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+        write_arrays(out, x=pixels, **{f"given_{name}": np.array(value) for name, value in values.items()})
 
 
 def _write_table(out: Path, x, columns, values) -> None:

@@ -34,6 +34,11 @@ def train(
     points: int | None = None,
     drop_missing: Annotated[bool, Switch] = False,
     dequantize: bool = True,
+    size: str | None = None,
+    gray: Annotated[bool, Switch] = False,
+    skip_bad: Annotated[bool, Switch] = False,
+    data_dir: Path | None = None,
+    download: Annotated[bool, Switch] = False,
     out: Path | None = None,
     resume: Annotated[bool, Switch] = False,
     plots: bool = True,
@@ -44,7 +49,8 @@ def train(
     Parameters
     ----------
     source
-        A toy's name (moons, circles, ...; see `flowstone list`) or a table: .csv, .parquet, .npy.
+        A toy's name (moons, circles, ...; see `flowstone list`), a table (.csv, .parquet, .npy), an image set by name
+        (mnist, fashion-mnist, cifar10, celeba, faces32), a folder of images, or an array of them (.npy, .npz).
     flow
         The recipe; without it, the one that measures best.
     settings
@@ -68,7 +74,7 @@ def train(
     precision
         fp32, or bf16 for the conditioner nets.
     context
-        Columns, joined by commas, that the density of the others is conditioned on.
+        Columns, joined by commas, that the density of the others is conditioned on; of images: label.
     columns
         The columns to use, joined by commas; all of them without it.
     points
@@ -77,6 +83,16 @@ def train(
         Leave out rows with a missing, NaN or infinite value.
     dequantize
         Add small uniform noise to columns with repeated values, which have no density otherwise.
+    size
+        Images: resize the shorter side and crop the longer one to so many pixels: 32, or height x width as 48x64.
+    gray
+        Images: one channel.
+    skip_bad
+        Images: leave out those that cannot be read.
+    data_dir
+        The folder that holds the image sets that have a name; without it FLOWSTONE_DATA says.
+    download
+        Fetch the image set into there if it is missing.
     out
         The run folder; runs/<source>-<flow> without it. An existing one is never written over.
     resume
@@ -104,9 +120,13 @@ def train(
         "points": points,
         "drop_missing": drop_missing,
         "dequantize": dequantize,
+        "size": size,
+        "gray": gray,
+        "skip_bad": skip_bad,
+        "data_dir": None if data_dir is None else str(data_dir),
     }
     place = device_of(device)  # before anything is written
-    job = _continued(out, request) if resume else _started(out, request)
+    job = _continued(out, request) if resume else _started(out, request, download=download, progress=not quiet)
     job.work(place, quiet=quiet, plots=plots)
 
 
@@ -157,13 +177,11 @@ class _Job:
         history.save(self.run.folder / "history.csv")
 
     def _introduce(self, flow, say, *, quiet: bool) -> None:
-        from flowstone.recipes import DEFAULT
+        from flowstone.recipes import DEFAULT, IMAGE_DEFAULT
 
         recipe, count = self.record["recipe"], sum(p.numel() for p in flow.parameters())
-        by_choice = " (the default)" if recipe == DEFAULT else ""
-        fixed = not callable(self.dataset.train)
-        rows = f"{len(self.dataset.train)} rows" if fixed else "fresh points every step"
-        say(f"{self.record['data']['source']}: {rows}, {len(self.dataset.columns)} columns → {self.run.folder}")
+        by_choice = " (the default)" if recipe == (IMAGE_DEFAULT if self.dataset.images else DEFAULT) else ""
+        say(f"{self.record['data']['source']}: {_extent(self.dataset)} → {self.run.folder}")
         say(f"flow: {recipe}{by_choice}, {count} parameters")
         if not quiet:
             say_noise(self.record["data"].get("noise", {}), "--no-dequantize leaves them")
@@ -197,27 +215,39 @@ class _Job:
             say(f"pictures: {self.run.folder / 'plots'}")
 
 
+def _extent(dataset) -> str:
+    if callable(dataset.train):
+        return f"fresh points every step, {len(dataset.columns)} columns"
+    if not dataset.images:
+        return f"{len(dataset.train)} rows, {len(dataset.columns)} columns"
+    left_out = dataset.description["left_out"]
+    bad = f", {left_out} that cannot be read left out" if left_out else ""
+    return f"{len(dataset.train)} images of {'x'.join(map(str, dataset.event_shape))}{bad}"
+
+
 _EXTRA = ("columns", "context_columns", "data", "training", "request")
 
 
-def _started(out: Path | None, request: dict[str, Any]) -> _Job:
+def _started(out: Path | None, request: dict[str, Any], *, download: bool, progress: bool) -> _Job:
     from flowstone.checkpoint import describe
     from flowstone.data import open_source
     from flowstone.errors import UnknownNameError
-    from flowstone.recipes import DEFAULT, all_recipes, build
+    from flowstone.recipes import DEFAULT, IMAGE_DEFAULT, all_recipes, build, shape_arguments
     from flowstone.run import Run
 
-    recipe, training = request["flow"] or DEFAULT, dict(request["training"])
-    if recipe not in all_recipes():
+    recipe, training = request["flow"], dict(request["training"])
+    if recipe is not None and recipe not in all_recipes():
         raise UnknownNameError("recipe", recipe, all_recipes())
     training.setdefault("seed", 0)
-    dataset = open_source(request["source"], seed=training["seed"], **request["data"])
-    arguments = {"features": len(dataset.columns), **request["set"]}
+    seed = training["seed"]
+    dataset = open_source(request["source"], seed=seed, **request["data"], download=download, progress=progress)
+    recipe = recipe or (IMAGE_DEFAULT if dataset.images else DEFAULT)
+    arguments = {**shape_arguments(recipe, dataset.event_shape), **request["set"]}
     if dataset.context_columns:
         arguments["context_features"] = len(dataset.context_columns)
     flow = build(recipe, arguments)  # a wrong argument is found before anything is written
     training = _counted(training, dataset)
-    where = Path("runs") / f"{Path(request['source']).stem}-{recipe}"
+    where = Path("runs") / f"{Path(request['source']).resolve().stem}-{recipe}"
     run = Run.create(out) if out else Run.create_numbered(where)
     extra = {
         "columns": list(dataset.columns),
@@ -249,7 +279,10 @@ def _continued(out: Path | None, request: dict[str, Any]) -> _Job:
     return _Job(run, run.dataset(), record)
 
 
-_PLAIN_DATA = {"context": [], "columns": [], "points": None, "drop_missing": False, "dequantize": True}
+_PLAIN_DATA = {
+    "context": [], "columns": [], "points": None, "drop_missing": False, "dequantize": True,
+    "size": None, "gray": False, "skip_bad": False, "data_dir": None,
+}  # fmt: skip
 
 
 def _counted(training: dict[str, Any], dataset) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from flowstone.errors import SettingError
 
-__all__ = ["Device", "commas", "device_of", "given_of", "print_metrics", "say_noise", "settings_of"]
+__all__ = ["Device", "commas", "device_of", "given_label", "given_of", "print_metrics", "say_noise", "settings_of"]
 
 Device = str
 
@@ -20,9 +20,10 @@ def commas(text: str | None) -> list[str]:
 def settings_of(words: Sequence[str]) -> dict[str, Any]:
     """``["couplings=8", "hidden=64,64", "prior=logistic"]`` → a dictionary of plain values."""
     settings = {key.replace("-", "_"): _value(text) for key, text in _pairs("--set", words)}
-    for key in ("features", "context_features"):
+    for key in ("features", "event_shape", "context_features"):
         if key in settings:
-            raise SettingError(f"--set {key}: the data says that (--columns and --context choose the columns)")
+            choice = "--columns and --context choose the columns, --size and --gray the shape of images"
+            raise SettingError(f"--set {key}: the data says that ({choice})")
     return settings
 
 
@@ -35,6 +36,15 @@ def given_of(words: Sequence[str]) -> dict[str, float]:
         except ValueError as error:
             raise SettingError(f"--given {name}={text}: expected a number") from error
     return values
+
+
+def given_label(words: Sequence[str]) -> dict[str, str]:
+    """``["label=cat"]`` → the class of the images to be drawn."""
+    pairs = dict(_pairs("--given", words))
+    for name in pairs:
+        if name != "label":
+            raise SettingError(f"--given {name}: images are given a label")
+    return pairs
 
 
 def device_of(name: Device) -> str:

@@ -1,50 +1,24 @@
 """From a name or a path to data that a flow can learn: read, checked, dequantized, split."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from flowstone.data.dataset import MIN_ROWS, Dataset
+from flowstone.data.image_sets import IMAGE_SETS
+from flowstone.data.images import Size, are_images, folder_of, open_images
 from flowstone.data.rows import Rows
 from flowstone.data.tables import read_table
 from flowstone.data.toy import TOYS, Toy
 from flowstone.errors import DataError, SettingError, UnknownNameError
 
-__all__ = ["Dataset", "add_noise", "noise_widths", "open_source", "reopen"]
+__all__ = ["add_noise", "noise_widths", "open_source", "reopen"]
 
 TEST_DRAWS, VALIDATION_DRAWS = 100_000, 10_000
-MIN_ROWS = 20  # below, a tenth is no longer a test set
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Data ready to learn from.
-
-    Attributes:
-        columns, context_columns: names of the features of x, and of the context.
-        train: rows, or a function ``(n, generator)`` that draws fresh ones.
-        validation, test: held-out rows; the test part is for one look at the end.
-        description: how to open the same data again, for ``flow.json``.
-        entropy: in nats, where it is known: the floor of every model's expected NLL.
-    """
-
-    columns: tuple[str, ...]
-    context_columns: tuple[str, ...]
-    train: Rows | Callable[[int, torch.Generator], Tensor]
-    validation: Rows
-    test: Rows
-    description: Mapping[str, Any]
-    entropy: float | None = None
-
-    @property
-    def rows_to_show(self) -> Rows:
-        """Rows for pictures: the training rows, the most there are; fresh data: the test draws."""
-        return self.test if callable(self.train) else self.train
 
 
 def open_source(
@@ -56,16 +30,33 @@ def open_source(
     points: int | None = None,
     drop_missing: bool = False,
     dequantize: bool = True,
+    size: Size = None,
+    gray: bool = False,
+    skip_bad: bool = False,
+    data_dir: Path | str | None = None,
+    download: bool = False,
+    progress: bool = False,
 ) -> Dataset:
-    """Open a toy by its name or a table by its path, split 80/10/10 by ``seed``.
+    """Open a toy by its name, a table by its path, or images: a set by its name, a folder, an array in .npy or .npz.
+
+    Split 80/10/10 by ``seed``; an image set keeps its official parts, and where it has none for validation, a tenth of
+    its training part (at most 5,000 images) is that. Images are uint8, ``(n, C, H, W)``.
 
     Args:
-        context: columns that the density of the others is conditioned on.
+        context: columns that the density of the others is conditioned on; of images ``("label",)``, which becomes
+            one-hot: of a set its own labels, of a folder the names of its subfolders, of an .npz its array ``y``.
         columns: the columns to use, in this order; all of them where none are named.
         points: toys only: a fixed training set of so many points, in place of fresh ones for each step.
         drop_missing: leave out rows with a missing, NaN or infinite value instead of refusing them.
         dequantize: add uniform noise to columns with repeated values (``noise_widths``); without it a density can grow
-            without bound at such a value.
+            without bound at such a value. Images are left as they are: their flows do it.
+        size: images only: the side, or height and width (``"48x64"``), to which the shorter side is resized and the
+            longer one cropped (``flowstone.data.look`` says how, and what is done to palettes, 16 bits and the like).
+        gray: images only: one channel.
+        skip_bad: images only: leave out those that cannot be read instead of refusing them.
+        data_dir: where image sets that have a name are; else the environment's FLOWSTONE_DATA says.
+        download: fetch the set into there where it is missing; needs ``huggingface_hub``.
+        progress: a bar while many images are read, if stderr is a terminal.
 
     Raises:
         DataError, UnknownNameError: what is wrong with the source, by name, row and column.
@@ -83,29 +74,57 @@ def open_source(
     if source in TOYS:
         if context or columns:
             raise SettingError(f"{source!r} is a toy: it has no columns to choose")
+        _refuse(source, "a toy", "images", size=size, gray=gray, skip_bad=skip_bad, download=download)
         return _open_toy(TOYS[source], seed, points)
     if points is not None:
-        raise SettingError(f"points={points} is for toys; {source!r} is a table, of which every row is used")
+        raise SettingError(f"points={points} is for toys; of {source!r} every row is used")
+    if are_images(source):
+        _refuse(source, "images", "tables", columns=columns, drop_missing=drop_missing, no_dequantize=not dequantize)
+        return open_images(
+            source, seed=seed, context=context, size=size, gray=gray, skip_bad=skip_bad,
+            data_dir=data_dir, download=download, progress=progress,
+        )  # fmt: skip
     if not Path(source).suffix and not Path(source).exists():
-        raise UnknownNameError("source", source, TOYS)
+        if Path(source).name != source:
+            raise DataError(f"{source}: no such file or folder")
+        raise UnknownNameError("source", source, (*TOYS, *IMAGE_SETS))
+    _refuse(source, "a table", "images", size=size, gray=gray, skip_bad=skip_bad, download=download)
     return _open_table(Path(source), seed, tuple(context), tuple(columns), drop_missing, dequantize)
 
 
-def reopen(description: Mapping[str, Any]) -> Dataset:
+def reopen(description: Mapping[str, Any], *, data_dir: Path | str | None = None, progress: bool = False) -> Dataset:
     """The same data, split in the same way, from what ``Dataset.description`` holds.
+
+    Args:
+        data_dir: where the image sets are now; without it where they were, or else where FLOWSTONE_DATA says.
 
     Raises:
         DataError: the file is gone or is no longer what it was.
     """
-    digest = description.get("sha256")
-    path = Path(description["source"])
-    if digest is not None and path.is_file() and _digest(path) != digest:
-        raise DataError(f"{path} has changed since the flow was trained on it: its test split cannot be made again")
+    digest, source = description.get("sha256"), description["source"]
+    images, path = description.get("kind") == "images", Path(source)
+    changed = DataError(f"{source} has changed since the flow was trained on it: its test split cannot be made again")
+    if digest is not None and not images and path.is_file() and _digest(path) != digest:
+        raise changed
     arguments = {key: value for key, value in description.items() if key in _ARGUMENTS}
-    return open_source(description["source"], **arguments)
+    if images:
+        arguments["data_dir"] = folder_of(description, data_dir)
+    dataset = open_source(source, **arguments, progress=progress)
+    if images and dataset.description["sha256"] != digest:
+        raise changed
+    return dataset
 
 
-_ARGUMENTS = ("seed", "context", "columns", "points", "drop_missing", "dequantize")
+_ARGUMENTS = (
+    "seed", "context", "columns", "points", "drop_missing", "dequantize", "size", "gray", "skip_bad", "data_dir",
+)  # fmt: skip
+
+
+def _refuse(source: str, kind: str, other: str, **arguments: object) -> None:
+    """What is for another kind of source must not be given."""
+    for name, value in arguments.items():
+        if value:
+            raise SettingError(f"{name}={value} is for {other}; {source!r} is {kind}")
 
 
 def noise_widths(values: np.ndarray) -> np.ndarray:

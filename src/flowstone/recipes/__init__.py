@@ -8,11 +8,12 @@ from flowstone.recipes.nice import nice
 from flowstone.recipes.nice_image import nice_image
 from flowstone.recipes.realnvp import realnvp
 from flowstone.recipes.realnvp_image import realnvp_image
-from flowstone.recipes.registry import RECIPES, all_recipes, build, recipe
+from flowstone.recipes.registry import RECIPES, all_recipes, build, recipe, shape_arguments
 from flowstone.recipes.spline import spline
 
 __all__ = [
     "DEFAULT",
+    "IMAGE_DEFAULT",
     "RECIPES",
     "all_recipes",
     "build",
@@ -25,7 +26,9 @@ __all__ = [
     "realnvp",
     "realnvp_image",
     "recipe",
+    "shape_arguments",
     "spline",
 ]
 
 DEFAULT = "spline"  # what measured best per second, on toys and on tables (docs/reproductions.md)
+IMAGE_DEFAULT = "glow"

@@ -41,12 +41,12 @@ def glow(
     """Glow: steps of activation normalization, a learned mixing of the features, an affine coupling.
 
     For vectors (``features``) the mixing is an ``LULinear`` and the net an MLP of widths ``hidden`` (128, 128). For
-    images (``event_shape=(channels, height, width)``, integers 0 … 255) there are ``scales`` (3) of a squeeze and
-    ``couplings`` steps each with 1x1 convolutions, and half of the channels leaves after every scale, moved by a last
-    coupling that what stays tells (the learned split prior); the nets are three convolutions of ``channels`` (64)
-    channels. Images are dequantized and carried to the line by a logit (``alpha``, 0.05), where the paper scales them
-    alone; the scale is softly bounded where the paper takes a sigmoid. The paper reports 3.35 bits/dim on CIFAR-10 with
-    3 scales of 32 steps and 512 channels.
+    images (``event_shape=(channels, height, width)``, integers 0 … 255) there are ``scales`` (3, or as often as both
+    sides can be halved) of a squeeze and ``couplings`` steps each with 1x1 convolutions, and half of the channels
+    leaves after every scale, moved by a last coupling that what stays tells (the learned split prior); the nets are
+    three convolutions of ``channels`` (64) channels. Images are dequantized and carried to the line by a logit
+    (``alpha``, 0.05), where the paper scales them alone; the scale is softly bounded where the paper takes a sigmoid.
+    The paper reports 3.35 bits/dim on CIFAR-10 with 3 scales of 32 steps and 512 channels.
 
     >>> import flowstone
     >>> flowstone.glow(3, couplings=2).sample(4, seed=0).shape
@@ -64,7 +64,7 @@ def glow(
         chain = _vectors(features, couplings, hidden or (128, 128), context_features, activation)
         return Flow(chain, make_prior(prior, features), context_features=context_features)
     _refuse("images", hidden=hidden)
-    depth = scales or 3
+    depth = _most_scales(event_shape) if scales is None else scales
 
     def scale(index: int, width: int) -> Chain:
         width, net = 4 * width, channels or 64
@@ -96,6 +96,10 @@ def _vectors(features: int, couplings: int, hidden: Sequence[int], context_featu
         )
         links += [ActNorm(features), LULinear(features), coupling]
     return Chain(*links)
+
+
+def _most_scales(event_shape: Sequence[int]) -> int:
+    return max((scales for scales in (1, 2, 3) if all(side % 2**scales == 0 for side in event_shape[1:])), default=1)
 
 
 def _image_step(width: int, index: int, hidden: int, context_features: int, activation: str) -> Chain:

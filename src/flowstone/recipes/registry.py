@@ -3,14 +3,14 @@
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any, ParamSpec
 
 from flowstone.errors import SettingError, UnknownNameError
 from flowstone.flow import Flow
 
-__all__ = ["RECIPES", "all_recipes", "build", "recipe"]
+__all__ = ["RECIPES", "all_recipes", "build", "recipe", "shape_arguments"]
 
 P = ParamSpec("P")
 
@@ -57,6 +57,23 @@ def all_recipes() -> Mapping[str, Callable[..., Flow]]:
         except Exception as error:
             warnings.warn(f"recipe {point.name!r} of {point.value} cannot be loaded: {error}", stacklevel=2)
     return RECIPES
+
+
+def shape_arguments(name: str, event_shape: Sequence[int]) -> dict[str, Any]:
+    """How recipe ``name`` is told the shape of its data: ``features`` of vectors, ``event_shape`` of images.
+
+    >>> shape_arguments("glow", (3, 32, 32))
+    {'event_shape': [3, 32, 32]}
+    """
+    recipes = all_recipes()
+    if name not in recipes:
+        raise UnknownNameError("recipe", name, recipes)
+    what = "features" if len(event_shape) == 1 else "event_shape"
+    able = sorted(known for known, function in recipes.items() if what in inspect.signature(function).parameters)
+    if name not in able:
+        kind = "vectors" if what == "features" else f"images ({'x'.join(map(str, event_shape))})"
+        raise SettingError(f"recipe {name!r} is not for {kind}; these are: {', '.join(able)}")
+    return {what: event_shape[0] if what == "features" else list(event_shape)}
 
 
 def build(name: str, arguments: Mapping[str, Any]) -> Flow:

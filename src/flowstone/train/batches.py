@@ -112,6 +112,8 @@ def hold_out(
 
 
 def _check_finite(values: Tensor, what: str) -> None:
+    if not values.is_floating_point():
+        return
     bad = (~values.isfinite()).nonzero()
     if len(bad):
         row, *place = bad[0].tolist()

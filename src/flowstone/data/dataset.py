@@ -1,0 +1,51 @@
+"""Dataset: data read, checked and split, ready to learn from."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowstone.data.rows import Rows
+
+__all__ = ["MIN_ROWS", "Dataset"]
+
+MIN_ROWS = 20  # below, a tenth is no longer a test set
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Data ready to learn from.
+
+    Attributes:
+        columns, context_columns: names of the features of x, and of the context. The pixels of images have none; the
+            context of images is one-hot, with a column for each class: ``label=cat``.
+        train: rows, or a function ``(n, generator)`` that draws fresh ones. Images are uint8, ``(n, C, H, W)``.
+        validation, test: held-out rows; the test part is for one look at the end.
+        description: how to open the same data again, for ``flow.json``.
+        entropy: in nats, where it is known: the floor of every model's expected NLL.
+    """
+
+    columns: tuple[str, ...]
+    context_columns: tuple[str, ...]
+    train: Rows | Callable[[int, torch.Generator], Tensor]
+    validation: Rows
+    test: Rows
+    description: Mapping[str, Any]
+    entropy: float | None = None
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one x: ``(features,)``, of images ``(channels, height, width)``."""
+        return tuple(self.validation.x.shape[1:])
+
+    @property
+    def images(self) -> bool:
+        """Whether these are images."""
+        return self.description.get("kind") == "images"
+
+    @property
+    def rows_to_show(self) -> Rows:
+        """Rows for pictures: the training rows, the most there are; fresh data: the test draws."""
+        return self.test if callable(self.train) else self.train

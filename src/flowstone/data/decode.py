@@ -1,0 +1,162 @@
+"""From encoded images to one array of bytes, on two threads."""
+
+import hashlib
+import io
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from flowstone.data.found import Encoded, Found
+from flowstone.data.look import Look, pixels_of, shape_of, times
+from flowstone.errors import DataError
+
+__all__ = ["Decoded", "decode"]
+
+THREADS, BLOCK, MANY = 2, 64, 2000  # images handed to a thread at once; images from which on a bar is worth its lines
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """``pixels (n, C, H, W)`` of the rows asked for, which of these rows they are, and a digest of what was read."""
+
+    pixels: np.ndarray
+    kept: np.ndarray
+    sha256: str
+
+
+def decode(found: Found, rows: np.ndarray, look: Look, *, skip_bad: bool = False, progress: bool = False) -> Decoded:
+    """The images of ``rows``, in this order.
+
+    Raises:
+        DataError: some cannot be read (with ``skip_bad`` they are left out), or they differ in size and none is asked.
+    """
+    if isinstance(found.images, np.ndarray) and look == Look():
+        pixels = found.images[rows]
+        planes = pixels[:, None] if pixels.ndim == 3 else np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+        return Decoded(planes, rows, hashlib.sha256(planes.data).hexdigest())
+    opened, content = _openers(found)
+    shapes: list[tuple[int, int, int] | str] = [""] * len(rows)
+    digests: list[bytes] = [b""] * len(rows)
+
+    def measure(place: int) -> None:
+        shapes[place] = _attempt(lambda: shape_of(opened(rows[place]), found, look))
+
+    def fill(place: int) -> None:
+        def work() -> tuple[bytes, np.ndarray]:
+            image = pixels_of(opened(rows[place]), found, look, len(pixels[place]))
+            return hashlib.sha256(content(rows[place])).digest(), image
+
+        if isinstance(shapes[place], str):
+            return
+        outcome = _attempt(work)
+        if isinstance(outcome, str):
+            shapes[place] = outcome
+        else:
+            digests[place], pixels[place] = outcome
+
+    with _pillow(), ThreadPoolExecutor(THREADS) as pool, _bar(2 * len(rows), progress) as advance:
+        _in_blocks(pool, measure, len(rows), advance)
+        pixels = np.empty((len(rows), *_common(found, rows, shapes)), np.uint8)
+        _in_blocks(pool, fill, len(rows), advance)
+    good = np.array([not isinstance(shape, str) for shape in shapes], bool)
+    if not good.all() and not skip_bad:
+        first = int(good.argmin())
+        raise DataError(
+            f"{found.where}: {int((~good).sum())} of {len(rows)} images cannot be read, first "
+            f"{found.name(rows[first])} ({shapes[first]}); --skip-bad leaves them out"
+        )
+    return Decoded(pixels if good.all() else pixels[good], rows[good], hashlib.sha256(b"".join(digests)).hexdigest())
+
+
+T = TypeVar("T")
+
+
+def _attempt(work: Callable[[], T]) -> T | str:
+    """What ``work`` returns, or in one line why it could not."""
+    try:
+        return work()
+    except Exception as error:  # a damaged file can fail in any way
+        if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+            return "so many pixels that it may be a decompression bomb"
+        if isinstance(error, Image.UnidentifiedImageError):
+            return "not an image"
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return " ".join(reason.split()) or type(error).__name__
+
+
+def _openers(found: Found) -> tuple[Callable[[int], Image.Image], Callable[[int], bytes]]:
+    """How to open one image, and how to read what its digest is of."""
+    images = found.images
+    if isinstance(images, Encoded):
+        return lambda row: Image.open(io.BytesIO(images.read(row))), images.read
+    flat = images[..., 0] if images.ndim == 4 and images.shape[3] == 1 else images
+    return lambda row: Image.fromarray(flat[row]), lambda row: images[row].tobytes()
+
+
+def _common(found: Found, rows: np.ndarray, shapes: Sequence[tuple[int, int, int] | str]) -> tuple[int, int, int]:
+    """The one shape that all images can have."""
+    sizes: dict[tuple[int, int], int] = {}
+    for place, shape in enumerate(shapes):
+        if not isinstance(shape, str):
+            sizes.setdefault(shape[1:], place)
+    if len(sizes) > 1:
+        (one, first), (other, second) = list(sizes.items())[:2]
+        names = f"{found.name(rows[first])} is {times(one)}, {found.name(rows[second])} is {times(other)}"
+        raise DataError(f"{found.where}: images of {len(sizes)} sizes: {names}; --size makes them one")
+    channels = max((shape[0] for shape in shapes if not isinstance(shape, str)), default=1)
+    height, width = next(iter(sizes), (1, 1))
+    wanted, memory = len(rows) * channels * height * width, _memory()
+    if wanted > memory:
+        what = f"{len(rows)} images of {times((channels, height, width))} take {wanted / 1e9:.0f} GB"
+        raise DataError(f"{found.where}: {what}, this machine has {memory / 1e9:.0f}; --size makes them smaller")
+    return channels, height, width
+
+
+def _memory() -> float:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not told everywhere
+        return float("inf")
+
+
+def _in_blocks(pool: ThreadPoolExecutor, work: Callable[[int], None], count: int, advance: Callable[[int], None]):
+    def block(start: int) -> int:
+        stop = min(start + BLOCK, count)
+        for place in range(start, stop):
+            work(place)
+        return stop - start
+
+    for done in pool.map(block, range(0, count, BLOCK)):
+        advance(done)
+
+
+@contextmanager
+def _pillow() -> Iterator[None]:
+    """Pillow's guard against decompression bombs is an error, its other warnings are nobody's concern."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+@contextmanager
+def _bar(total: int, enabled: bool) -> Iterator[Callable[[int], None]]:
+    """Yields ``advance(count)``: a bar on stderr where that is a terminal and the images are many."""
+    if not enabled or total < 2 * MANY or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("reading images"), BarColumn(bar_width=24), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("read", total=total)
+        yield lambda count: bars.advance(task, count)

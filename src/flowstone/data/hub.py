@@ -1,0 +1,113 @@
+"""Image sets in the hub's layout: shards ``train-00000-of-00003.parquet`` of encoded images; and how to fetch them."""
+
+import importlib
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flowstone.data.found import Encoded, Found
+from flowstone.errors import DataError, SettingError
+
+__all__ = ["fetch", "hub_set"]
+
+SHARD = re.compile(r"(?P<part>train|valid|validation|val|test)-(?P<number>\d+)-of-(?P<count>\d+)\.parquet")
+PARTS = {"train": "train", "valid": "validation", "validation": "validation", "val": "validation", "test": "test"}
+IMAGES = ("img", "image")
+
+
+def hub_set(folder: Path, classes: tuple[str, ...] = (), *, groups: str | None = None) -> Found | None:
+    """The shards anywhere in ``folder``; None where there is none.
+
+    Args:
+        classes: the names of the numbers in the column ``label``; without them labels are left alone.
+        groups: the column that says which images must not be parted.
+    """
+    shards = _shards(folder)
+    if not shards:
+        return None
+    tables = {part: pa.concat_tables([_read(path, bool(classes), groups) for path in shards[part]]) for part in shards}
+    whole = pa.concat_tables(tables.values())
+    ends = np.cumsum([len(table) for table in tables.values()])
+    rows = dict(zip(tables, np.split(np.arange(len(whole)), ends[:-1]), strict=True))
+    content = whole.column("image")
+
+    def read(row: int) -> bytes:
+        found = content[row].as_py()
+        if found is None:
+            raise DataError("no bytes: only a path, to a file that is elsewhere")
+        return found
+
+    names = [f"{part} image {row + 1}" for part, table in tables.items() for row in range(len(table))]
+    return Found(
+        folder,
+        Encoded(names, read),
+        labels=whole.column("label").to_numpy().astype(np.int64) if classes else None,
+        classes=classes,
+        groups=None if groups is None else np.array(whole.column("group").to_pylist(), dtype=str),
+        parts=rows if "test" in rows else {},
+    )
+
+
+def fetch(name: str, hub_name: str, folder: Path) -> None:
+    """Put the shards of ``hub_name`` into ``folder``."""
+    try:
+        library = importlib.import_module("huggingface_hub")
+    except ImportError as error:
+        raise SettingError(
+            f"{name}: --download needs huggingface_hub, which is not installed: pip install 'flowstone[hub]'"
+        ) from error
+    try:
+        library.snapshot_download(
+            repo_id=hub_name, repo_type="dataset", allow_patterns=["*.parquet"], local_dir=str(folder)
+        )
+    except Exception as error:  # what the network raises is the library's affair
+        raise DataError(
+            f"{name}: {hub_name} could not be fetched into {folder} ({type(error).__name__}): is there a network?"
+        ) from error
+
+
+def _shards(folder: Path) -> dict[str, list[Path]]:
+    """The shards of each part, in order, and all of them."""
+    found: dict[str, list[tuple[int, int, Path]]] = {part: [] for part in ("train", "validation", "test")}
+    for path in sorted(folder.rglob("*.parquet")):
+        if match := SHARD.fullmatch(path.name):
+            found[PARTS[match["part"]]].append((int(match["number"]), int(match["count"]), path))
+    if not found["train"] and any(found.values()):
+        raise DataError(f"{folder}: no train-*.parquet, only those of other parts")
+    for shards in found.values():
+        numbers = [number for number, _, _ in shards]
+        for _, count, path in shards[:1]:
+            missing = sorted(set(range(count)) - set(numbers))
+            if missing or len(numbers) != count:
+                what = f"shard {missing[0]} of {count} is missing" if missing else "a shard is there twice"
+                raise DataError(f"{path.parent}: {what} ({path.name} is there)")
+    return {part: [path for *_, path in sorted(shards)] for part, shards in found.items() if shards}
+
+
+def _read(path: Path, labelled: bool, groups: str | None) -> pa.Table:
+    """One shard as the columns ``image`` (bytes), ``label`` and ``group``, as far as they are asked for."""
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: cannot be read as .parquet: {str(error).splitlines()[0]}") from error
+    image = next((name for name in IMAGES if name in table.column_names), None)
+    kind = pa.null() if image is None else table.schema.field(image).type
+    if image is None or not isinstance(kind, pa.StructType) or kind.get_field_index("bytes") < 0:
+        raise DataError(f"{path}: no column {' or '.join(IMAGES)} of images: it has {', '.join(table.column_names)}")
+    columns = {"image": pc.cast(table.column(image).flatten()[kind.get_field_index("bytes")], pa.large_binary())}
+    for new, old in {"label": "label" if labelled else None, "group": groups}.items():
+        if old is None:
+            continue
+        if old not in table.column_names:
+            raise DataError(f"{path}: no column {old!r}: it has {', '.join(table.column_names)}")
+        if table.column(old).null_count:
+            raise DataError(f"{path}: column {old!r} has {table.column(old).null_count} missing values")
+        if new == "label" and not pa.types.is_integer(table.schema.field(old).type):
+            raise DataError(f"{path}: column {old!r} is {table.schema.field(old).type}, wanted numbers of classes")
+        columns[new] = table.column(old)
+    return pa.table(columns)

@@ -1,0 +1,124 @@
+"""Image sets by name, found in the data folder in the form their authors or the hub give them."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from flowstone.data.cifar import CLASSES as CIFAR_CLASSES
+from flowstone.data.cifar import cifar_set
+from flowstone.data.found import Encoded, Found
+from flowstone.data.hub import fetch, hub_set
+from flowstone.data.idx import idx_set
+from flowstone.errors import DataError, SettingError
+
+__all__ = ["IMAGE_SETS", "ImageSet", "find_set"]
+
+VARIABLE = "FLOWSTONE_DATA"
+DIGITS = tuple("0123456789")
+CLOTHES = (
+    "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
+CELEBA = {"crop": (15, 40, 163, 188), "crop_from": (218, 178), "size": (64, 64)}  # as the RealNVP paper cuts it
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A set that has a name.
+
+    Attributes:
+        name: what the command line calls it, and its folder in the data folder.
+        about: one line.
+        forms: what is looked for in the folder.
+        find: folder → what is there, or None.
+        hub_name: what to fetch, or None where it is not to be had.
+    """
+
+    name: str
+    about: str
+    forms: str
+    find: Callable[[Path], Found | None]
+    hub_name: str | None
+
+
+def find_set(name: str, data_dir: Path | str | None, *, download: bool = False) -> tuple[Found, Path]:
+    """The set in the data folder, and that folder: ``data_dir``, else what FLOWSTONE_DATA says.
+
+    Raises:
+        DataError: there is no such folder, or the set is not in it; the message says what was looked for.
+    """
+    chosen, known = data_dir or os.environ.get(VARIABLE), IMAGE_SETS[name]
+    if not chosen:
+        raise DataError(
+            f"{name}: where is it? Give the folder that holds {name}/ by --data-dir, or in the environment as "
+            f"{VARIABLE}; --download fetches the set into it"
+        )
+    folder = Path(chosen).expanduser().resolve()
+    found = known.find(folder / name)
+    if found is None and download:
+        if known.hub_name is None:
+            raise SettingError(f"{name}: --download cannot fetch this set; put it into {folder / name}: {known.forms}")
+        fetch(name, known.hub_name, folder / name)
+        found = known.find(folder / name)
+    if found is None:
+        hint = "" if known.hub_name is None or download else "; --download fetches it"
+        raise DataError(f"{name}: not in {folder / name}: looked for {known.forms}{hint}")
+    return found, folder
+
+
+def _celeba(folder: Path) -> Found | None:
+    pictures, partition = folder / "img_align_celeba", folder / "list_eval_partition.txt"
+    if not pictures.is_dir():
+        found = hub_set(folder)
+        return None if found is None else Found(folder, found.images, parts=found.parts, **CELEBA)
+    if not partition.is_file():
+        raise DataError(f"{folder}: {partition.name} is missing: it says which images are for training and which not")
+    lines = [line.split() for line in partition.read_text(errors="replace").splitlines() if line.strip()]
+    for number, line in enumerate(lines, 1):
+        if len(line) != 2 or line[1] not in ("0", "1", "2"):
+            raise DataError(f"{partition}: line {number} is {' '.join(line)!r}, wanted a file's name and 0, 1 or 2")
+    which = np.array([int(part) for _, part in lines])
+    names = [name for name, _ in lines]
+    encoded = Encoded(names, lambda row: (pictures / names[row]).read_bytes())
+    parts = {part: np.flatnonzero(which == number) for number, part in enumerate(("train", "validation", "test"))}
+    return Found(folder, encoded, parts=parts, **CELEBA)
+
+
+def _digits(classes: tuple[str, ...]) -> Callable[[Path], Found | None]:
+    return lambda folder: idx_set(folder, classes) or hub_set(folder, classes)
+
+
+_IDX = "train-images-idx3-ubyte[.gz] and its three companions, or the hub's train-*.parquet"
+IMAGE_SETS: dict[str, ImageSet] = {
+    known.name: known
+    for known in (
+        ImageSet("mnist", "handwritten digits, grey, 28x28", _IDX, _digits(DIGITS), "ylecun/mnist"),
+        ImageSet(
+            "fashion-mnist", "pieces of clothing, grey, 28x28", _IDX, _digits(CLOTHES), "zalando-datasets/fashion_mnist"
+        ),
+        ImageSet(
+            "cifar10",
+            "ten kinds of things, 32x32",
+            "cifar-10-batches-py/ or cifar-10-python.tar.gz, cifar-10-batches-bin/ or cifar-10-binary.tar.gz, or the "
+            "hub's train-*.parquet",
+            lambda folder: cifar_set(folder) or hub_set(folder, CIFAR_CLASSES),
+            "uoft-cs/cifar10",
+        ),
+        ImageSet(
+            "celeba",
+            "faces, cropped as in the RealNVP paper and resized to 64x64 or --size",
+            "img_align_celeba/ with list_eval_partition.txt, or the hub's train-*.parquet",
+            _celeba,
+            "nielsr/CelebA-faces",
+        ),
+        ImageSet(
+            "faces32",
+            "faces, 32x32; nobody is in two parts of the split",
+            "train-*.parquet with the columns img and name",
+            lambda folder: hub_set(folder, groups="name"),
+            None,
+        ),
+    )
+}

@@ -1,0 +1,216 @@
+"""From a name, a folder or an array to images that a flow can learn: found, decoded, split."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from flowstone.data.dataset import MIN_ROWS, Dataset
+from flowstone.data.decode import decode
+from flowstone.data.found import Found
+from flowstone.data.image_files import array_file, holds_images, image_folder
+from flowstone.data.image_sets import IMAGE_SETS, find_set
+from flowstone.data.look import RESIZED, Look, times
+from flowstone.data.rows import Rows
+from flowstone.errors import DataError, SettingError
+
+__all__ = ["NamedRows", "Size", "are_images", "context_of", "folder_of", "open_images", "read_images"]
+
+Size = int | str | Sequence[int] | None
+MOST_VALIDATION = 5000
+LABEL = "label"
+
+
+def are_images(source: str) -> bool:
+    """Whether a source is a set of images, by its name or by what is there."""
+    return source in IMAGE_SETS or holds_images(Path(source))
+
+
+def open_images(
+    source: str,
+    *,
+    seed: int,
+    context: Sequence[str],
+    size: Size,
+    gray: bool,
+    skip_bad: bool,
+    data_dir: Path | str | None,
+    download: bool,
+    progress: bool,
+) -> Dataset:
+    """``open_source`` for images: see there."""
+    asked = _size_of(size)
+    found, folder = _find(source, data_dir, download)
+    _check_context(found, context)
+    look = Look(asked or found.size, gray)
+    parts = _split(found, seed)
+    decoded = decode(found, np.concatenate(list(parts.values())), look, skip_bad=skip_bad, progress=progress)
+    kept = {name: int(np.isin(rows, decoded.kept).sum()) for name, rows in parts.items()}
+    _check_counts(found, kept)
+    ends = np.cumsum(list(kept.values())).tolist()
+    context_rows = _one_hot(found, decoded.kept) if context else None
+    whole = Rows(torch.from_numpy(decoded.pixels), context_rows)
+    train, validation, test = (
+        whole.take(slice(end - count, end)) for end, count in zip(ends, kept.values(), strict=True)
+    )
+    channels, height, width = decoded.pixels.shape[1:]
+    description = {
+        "source": source if folder else str(Path(source).resolve()),
+        "kind": "images",
+        "seed": seed,
+        "context": list(context),
+        "size": list(look.size) if look.size else None,
+        "gray": gray,
+        "skip_bad": skip_bad,
+        "data_dir": str(folder) if folder else None,
+        "channels": channels,
+        "height": height,
+        "width": width,
+        "bits": 8,
+        "resized": RESIZED if look.size else None,
+        "classes": list(found.classes),
+        "rows": kept,
+        "left_out": sum(map(len, parts.values())) - len(decoded.kept),
+        "sha256": _digest(found, decoded.kept, decoded.sha256),
+    }
+    columns = tuple(f"{LABEL}={name}" for name in found.classes) if context else ()
+    return Dataset((), columns, train, validation, test, description)
+
+
+@dataclass(frozen=True)
+class NamedRows:
+    """Images and what each is called."""
+
+    names: list[str]
+    rows: Rows
+
+
+def read_images(
+    source: str, description: Mapping[str, Any], *, data_dir: Path | str | None = None, skip_bad: bool = False
+) -> NamedRows:
+    """All images of a source, as those of ``description`` look; of a set with an official test part, that part.
+
+    Raises:
+        DataError: also where they have another shape, or a class that ``description`` does not know.
+    """
+    size = description["size"]
+    found, _ = _find(source, folder_of(description, data_dir), False)
+    rows = found.parts.get("test", np.arange(len(found.images)))
+    decoded = decode(found, rows, Look(tuple(size) if size else None, description["gray"]), skip_bad=skip_bad)
+    if not len(decoded.kept):
+        raise DataError(f"{found.where}: none of its {len(rows)} images can be read")
+    pixels, wanted = decoded.pixels, tuple(description[side] for side in ("channels", "height", "width"))
+    if pixels.shape[1] == 1 and wanted[0] == 3:
+        pixels = pixels.repeat(3, 1)
+    if pixels.shape[1:] != wanted:
+        raise DataError(f"{found.where}: images of {times(pixels.shape[1:])}; the flow has learned {times(wanted)}")
+    given = None
+    if description["context"]:
+        _check_context(found, description["context"])
+        given = context_of([found.classes[label] for label in _labels(found)[decoded.kept]], description["classes"])
+    return NamedRows([found.name(row) for row in decoded.kept], Rows(torch.from_numpy(pixels), given))
+
+
+def folder_of(description: Mapping[str, Any], data_dir: Path | str | None) -> Path | str | None:
+    """The data folder to look in: the one given, else where the set was, else None: the environment says."""
+    before = description.get("data_dir")
+    return data_dir or (before if before and Path(before).is_dir() else None)
+
+
+def context_of(labels: Sequence[str], classes: Sequence[str]) -> Tensor:
+    """One-hot rows ``(n, classes)`` of labels by name.
+
+    >>> context_of(["dog"], ["cat", "dog"])
+    tensor([[0., 1.]])
+    """
+    for label in labels:
+        if label not in classes:
+            raise DataError(f"label {label!r} is not among those the flow has learned: {', '.join(classes)}")
+    return one_hot(torch.tensor([classes.index(label) for label in labels]), len(classes)).float()
+
+
+def _find(source: str, data_dir: Path | str | None, download: bool) -> tuple[Found, Path | None]:
+    """The images, and the data folder where they are a set."""
+    if source in IMAGE_SETS:
+        return find_set(source, data_dir, download=download)
+    if download:
+        raise SettingError(f"download: {source!r} is no set that has a name ({', '.join(IMAGE_SETS)})")
+    path = Path(source)
+    if path.suffix.lower() in (".npy", ".npz") and not path.is_dir():
+        return array_file(path), None
+    return image_folder(path), None
+
+
+def _size_of(size: Size) -> tuple[int, int] | None:
+    """Height and width of ``32``, ``"32"``, ``"32x48"`` or ``(32, 48)``."""
+    if size is None:
+        return None
+    text = str(size) if isinstance(size, int | str) else "x".join(map(str, size))
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if match is None or not int(match[1]) or not int(match[2] or 1):
+        raise SettingError(f"size={text}: expected a side or height x width in pixels, such as 32 or 48x64")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _check_context(found: Found, context: Sequence[str]) -> None:
+    for name in context:
+        if name != LABEL:
+            raise SettingError(f"context {name!r}: images have one that can be given, {LABEL!r}")
+        if found.labels is None:
+            raise DataError(
+                f"{found.where}: no labels: a set without them, or a folder whose images are not in subfolders"
+            )
+
+
+def _check_counts(found: Found, kept: Mapping[str, int]) -> None:
+    total = sum(kept.values())
+    if total < MIN_ROWS or min(kept.values()) < 2:
+        counts = ", ".join(f"{count} for {name}" for name, count in kept.items())
+        needed = f"at least {MIN_ROWS} are needed, and 2 in each part ({counts})"
+        raise DataError(f"{found.where}: {total} image{'s' * (total != 1)}; {needed}")
+
+
+def _split(found: Found, seed: int) -> dict[str, np.ndarray]:
+    """Rows of each part: the official ones; of what has no test part, a tenth each, groups unparted."""
+    generator = np.random.default_rng(seed)
+    if "test" in found.parts:
+        train, test = found.parts["train"], found.parts["test"]
+        validation = found.parts.get("validation")
+        if validation is None:
+            validation, train = np.split(generator.permutation(train), [min(len(train) // 10, MOST_VALIDATION)])
+    else:
+        groups = np.arange(len(found.images)) if found.groups is None else found.groups
+        _, member, counts = np.unique(groups, return_inverse=True, return_counts=True)
+        order = generator.permutation(len(counts))
+        middle = np.empty(len(counts))  # of each group, where all stand in line
+        middle[order] = np.cumsum(counts[order]) - counts[order] / 2
+        tenth = len(member) // 10
+        test, validation, train = (
+            np.flatnonzero((low <= middle[member]) & (middle[member] < high))
+            for low, high in ((0, tenth), (tenth, 2 * tenth), (2 * tenth, len(member)))
+        )
+    return {"train": np.sort(train), "validation": np.sort(validation), "test": np.sort(test)}
+
+
+def _labels(found: Found) -> np.ndarray:
+    assert found.labels is not None
+    return found.labels
+
+
+def _one_hot(found: Found, rows: np.ndarray) -> Tensor:
+    return one_hot(torch.from_numpy(_labels(found)[rows]), len(found.classes)).float()
+
+
+def _digest(found: Found, rows: np.ndarray, pixels: str) -> str:
+    """Of the images as they were read, and of their labels."""
+    digest = hashlib.sha256(pixels.encode())
+    if found.labels is not None:
+        digest.update(found.labels[rows].astype(np.int64).tobytes())
+    return digest.hexdigest()

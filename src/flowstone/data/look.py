@@ -1,0 +1,86 @@
+"""What is done to each image before it is learned from.
+
+In this order: it is turned as its EXIF orientation says; of an animation the first frame is taken; 16 bits a value
+become 8 (the upper ones); palettes and other colour spaces become RGB; what is transparent shows white behind it; the
+set's own crop; with ``gray`` one channel (Pillow's L: 0.299 R + 0.587 G + 0.114 B); with ``size`` the middle of the
+image with the proportions of the target, resized to it by the mean over each new pixel's area (Pillow's BOX), which is
+the shorter side resized and the longer one cropped. Where all images are grey they keep one channel, else all get
+three.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from flowstone.data.found import Found
+
+__all__ = ["RESIZED", "Look", "pixels_of", "shape_of", "times"]
+
+RESIZED = "centre crop to the target's proportions, mean over areas (BOX)"
+GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
+ORIENTATION, FIRST_SIDEWAYS = 0x0112, 5  # from 5 on, width and height change places
+
+
+@dataclass(frozen=True)
+class Look:
+    """What images are to look like: ``size (height, width)`` or as they are, ``gray`` or as they are."""
+
+    size: tuple[int, int] | None = None
+    gray: bool = False
+
+
+def shape_of(image: Image.Image, found: Found, look: Look) -> tuple[int, int, int]:
+    """Channels, height and width as they will be, from the image's header alone."""
+    sideways = image.getexif().get(ORIENTATION, 1) >= FIRST_SIDEWAYS
+    if sideways and image.format == "TIFF":  # which Pillow turns by itself, at the latest when it is read
+        image.load()
+        sideways = False
+    height, width = (image.width, image.height) if sideways else (image.height, image.width)
+    if found.crop is not None:
+        if (height, width) != found.crop_from:
+            raise ValueError(f"it is {height}x{width}; the crop of {found.where.name} is for {times(found.crop_from)}")
+        height, width = found.crop[3] - found.crop[1], found.crop[2] - found.crop[0]
+    channels = 1 if look.gray or image.mode in GREY else 3
+    return channels, *(look.size or (height, width))
+
+
+def pixels_of(image: Image.Image, found: Found, look: Look, channels: int) -> np.ndarray:
+    """``(channels, height, width)``, uint8."""
+    image = _plain(ImageOps.exif_transpose(image))
+    image = image.convert("L" if channels == 1 else "RGB")
+    if found.crop is not None:
+        image = image.crop(found.crop)
+    if look.size is not None and (image.height, image.width) != look.size:
+        height, width = look.size
+        image = ImageOps.fit(image, (width, height), Image.Resampling.BOX)
+    pixels = np.asarray(image)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """L or RGB, eight bits, nothing transparent."""
+    grey = image.mode in GREY
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() >= 2**16:
+            raise ValueError("values of more than 16 bits")
+        return Image.fromarray((values >> 8).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("floating-point values, of which none is known to be white")
+    if not image.has_transparency_data:
+        return image.convert("L" if grey else "RGB")
+    image = image.convert("LA" if grey else "RGBA")
+    paper = Image.new("L" if grey else "RGB", image.size, "white")
+    paper.paste(image.convert(paper.mode), mask=image.getchannel("A"))
+    return paper
+
+
+def times(shape: Sequence[int] | None) -> str:
+    """A shape as people write it.
+
+    >>> times((3, 32, 32))
+    '3x32x32'
+    """
+    return "x".join(map(str, shape or ()))
