@@ -98,13 +98,21 @@ def mixture(features: int, generator: torch.Generator) -> Callable[[int], Tensor
 
 
 def trained(case: Case) -> tuple[Bijection, list[Rows]] | None:
-    """The case's bijection after some steps of maximum likelihood, and fresh rows; None where that makes no sense."""
+    """The case's bijection after some steps of maximum likelihood, and fresh rows; None: nothing to learn."""
     bijection = case.bijection()
     parameters = list(bijection.parameters())
-    if not case.density or len(case.shape) != 1 or not parameters:
+    if not parameters:
         return None
     generator = torch.Generator().manual_seed(SEED)
-    draw = mixture(case.shape[0], generator)
+    vectors = mixture(case.shape.numel(), generator)
+
+    def draw(n: int) -> Tensor:
+        return vectors(n).unflatten(1, case.shape) if case.data is None else case.data(n, generator, 1.0)
+
+    def latents(n: int) -> Tensor:
+        if case.latents is not None:
+            return case.latents(n, generator, 1.0)
+        return torch.randn(n, *bijection.latent_shape(case.shape), generator=generator)
 
     def given(n: int) -> Tensor | None:
         return torch.randn(n, case.context_features, generator=generator) if case.context_features else None
@@ -114,10 +122,10 @@ def trained(case: Case) -> tuple[Bijection, list[Rows]] | None:
     for _ in range(STEPS):
         z, log_det = bijection(draw(BATCH), given(BATCH))
         adam.zero_grad()
-        (0.5 * z.square().sum(-1) - log_det).mean().backward()
+        (0.5 * z.flatten(1).square().sum(-1) - log_det).mean().backward()
         torch.nn.utils.clip_grad_norm_(parameters, 5.0)
         adam.step()
-    rows = [(draw(ROWS), torch.randn(ROWS, *case.shape, generator=generator), given(ROWS)) for _ in SEEDS]
+    rows = [(draw(ROWS), latents(ROWS), given(ROWS)) for _ in SEEDS]
     return bijection.eval(), rows
 
 

@@ -1,5 +1,6 @@
 """How the arithmetic is run: on how many threads, in which precision."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,7 +19,9 @@ def threads_for(model: nn.Module, batch: int) -> Iterator[None]:
     """One thread while the largest layer of ``model`` is small for this batch; otherwise torch's own number."""
     before = torch.get_num_threads()
     largest = max((parameter.numel() for parameter in model.parameters()), default=0)
-    if batch * largest < SMALL_LAYER:
+    # A convolution does its work at every pixel, of which the first squeeze leaves a quarter.
+    places = max(1, math.prod(getattr(model, "event_shape", ())[1:]) // 4)
+    if batch * largest * places < SMALL_LAYER:
         torch.set_num_threads(1)
     try:
         yield

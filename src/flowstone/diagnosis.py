@@ -169,7 +169,7 @@ class _Pair:
         self.as_handed = flow.dtype == torch.float32  # the float32 flow is the user's own, and reads the user's rows
         self.layers = list(zip(_layers(self.double.bijection), _layers(self.single.bijection), strict=True))
         self.numbers: dict[int, int] = {}
-        self.stochastic = any(layer.stochastic for layer, _ in self.layers)
+        self.stochastic = flow.stochastic
 
     def walk(self, start: Tensor, context: Tensor | None, place: str) -> Iterator[LayerReport]:
         """Each layer in turn on what the layers before it make of ``start``."""

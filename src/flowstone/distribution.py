@@ -1,10 +1,10 @@
 """Flows and bijections as torch's own: a ``Distribution``, a ``Transform``."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.distributions.transforms import Transform
 
@@ -24,7 +24,8 @@ class _Density(Protocol):
     prior: Prior
     event_shape: torch.Size
 
-    def modules(self) -> Iterator[nn.Module]: ...
+    @property
+    def stochastic(self) -> bool: ...
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor: ...
 
@@ -52,8 +53,7 @@ class FlowDistribution(Distribution):
     @property
     def has_rsample(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride] (an attribute in torch)
         """Whether ``rsample`` carries every gradient."""
-        stochastic = any(getattr(module, "stochastic", False) for module in self.flow.modules())
-        return self.flow.prior.reparameterized and not stochastic
+        return self.flow.prior.reparameterized and not self.flow.stochastic
 
     @property
     def support(self) -> constraints.Constraint:

@@ -67,6 +67,11 @@ class Flow(nn.Module):
         """The precision of its arithmetic and of its samples."""
         return self.prior.like.dtype
 
+    @property
+    def stochastic(self) -> bool:
+        """Whether it draws noise (dequantization, padding): its log_prob is then a lower bound, and differs by draw."""
+        return any(getattr(module, "stochastic", False) for module in self.bijection.modules())
+
     def to_latent(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data → latent: ``(z, log|det dz/dx|)``, shapes ``(batch, *prior.event_shape)`` and ``(batch,)``."""
         return self.bijection(self._read(x), self._conditioning(x, context, self.event_shape))

@@ -18,6 +18,7 @@ def evaluate(
     drop_missing: Annotated[bool, Parameter(negative=())] = False,
     skip_bad: Annotated[bool, Parameter(negative=())] = False,
     data_dir: Path | None = None,
+    bound_samples: int = 1,
     device: Device = "auto",
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
@@ -36,6 +37,8 @@ def evaluate(
         Leave out images of DATA that cannot be read.
     data_dir
         The folder that holds the image sets, if it is no longer where it was.
+    bound_samples
+        Images: draws of the noise that the bound on each likelihood is made of; more make it tighter.
     device
         Where to compute.
     as_json
@@ -53,7 +56,7 @@ def evaluate(
     else:
         rows, noise = folder.rows(data, drop_missing=drop_missing)
         say_noise(noise, "as in the training")
-    metrics = figures(flow, rows.x, rows.context)
+    metrics = figures(flow, rows.x, rows.context, bound_samples=bound_samples)
     if data is None:
         metrics |= {key: value for key, value in folder.metrics().items() if key not in metrics}
     if as_json:

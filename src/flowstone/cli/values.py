@@ -73,7 +73,12 @@ def print_metrics(metrics: Mapping[str, Any], say: Callable[[str], None]) -> Non
         say(f"entropy  {metrics['entropy']:.4f} nats, below which no model gets")
     if metrics["n_not_finite"]:
         say(f"of these, {metrics['n_not_finite']} rows have a likelihood that is not finite")
-    say(f"bits/dim {metrics['bits_per_dim']:.4f}   round trip at most {metrics['round_trip_max']:.1e}")
+    bits = f"bits/dim {metrics['bits_per_dim']:.4f}"
+    if "bound_samples" in metrics:
+        draws = metrics["bound_samples"]
+        bits += f" ± {metrics['bits_per_dim_stderr']:.4f}, of integers 0 … 255: a bound by {draws} draw(s) of the noise"
+    say(bits)
+    say(f"round trip at most {metrics['round_trip_max']:.1e}")
     if "seconds" in metrics:
         say(
             f"{metrics['steps']} steps in {metrics['seconds']:.1f} s ({metrics['stopped']}), "
