@@ -670,7 +670,7 @@ def test_a_uniform_model_needs_eight_bits():
     figures = flowstone.evaluate(flow, torch.from_numpy(pixels(50, 3)))
     assert figures["bits_per_dim"] == pytest.approx(8.0, abs=1e-4)
     assert figures["nll_nats"] == pytest.approx(3 * 8 * math.log(2), abs=1e-4)
-    assert figures["round_trip_max"] == 0
+    assert figures["round_trip_max"] < 1e-3
 
 
 def test_an_image_set_from_training_to_scores(tmp_path, capsys):
