@@ -287,7 +287,7 @@ _PLAIN_DATA = {
 
 def _counted(training: dict[str, Any], dataset) -> dict[str, Any]:
     """Turn epochs into steps; check the settings before anything is written."""
-    from flowstone.train.settings import Settings
+    from flowstone.train.settings import Settings, settings_for
 
     epochs = training.pop("epochs", None)
     if epochs is not None:
@@ -297,7 +297,7 @@ def _counted(training: dict[str, Any], dataset) -> dict[str, Any]:
             raise SettingError(
                 f"--epochs {epochs}: fresh points have no epochs; use --steps, or --points for a fixed set"
             )
-        size = training.get("batch_size", Settings.batch_size)
+        size = settings_for(dataset.event_shape, len(dataset.train), **training).batch_size
         training["steps"] = epochs * max(1, len(dataset.train) // size)
     elif "minutes" in training and "steps" not in training:
         training["steps"] = None  # the clock alone decides

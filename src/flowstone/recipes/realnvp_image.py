@@ -30,8 +30,22 @@ from flowstone.recipes.registry import recipe
 __all__ = ["realnvp_image"]
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "faithful": {"net": "residual", "masked": True, "flow_norm": "batch", "transform": "affine", "split_prior": False},
-    "modern": {"net": "gated", "masked": False, "flow_norm": "actnorm", "transform": "affine", "split_prior": True},
+    "faithful": {
+        "net": "residual",
+        "masked": True,
+        "flow_norm": "batch",
+        "transform": "affine",
+        "split_prior": False,
+        "widening": True,
+    },
+    "modern": {
+        "net": "gated",
+        "masked": False,
+        "flow_norm": "actnorm",
+        "transform": "spline",
+        "split_prior": True,
+        "widening": False,
+    },
 }
 NETS = ("residual", "gated")
 FLOW_NORMS = ("batch", "actnorm", "none")
@@ -57,29 +71,33 @@ def realnvp_image(
     momentum: float = 0.005,
     transform: str | None = None,
     bins: int = 8,
+    bound: float = 4.0,
     split_prior: bool | None = None,
+    widening: bool | None = None,
     prior: str = "normal",
 ) -> Flow:
     """RealNVP on images ``(channels, height, width)`` of integers 0 … 255 (Dinh, Sohl-Dickstein, Bengio 2016).
 
     Each scale has ``couplings`` checkerboard couplings, as many channel couplings after a squeeze, and then one colour
-    of a checkerboard leaves; the last scale has four checkerboard couplings. Nets are twice as wide from scale to scale
-    and again in channel couplings. Sizes that cannot be halved ``scales`` times are padded at no cost (``Pad``). The
-    paper reports 3.49 bits/dim on CIFAR-10 (alpha 0.05), and the field 1.06 on MNIST (alpha 1e-6).
+    of a checkerboard leaves; the last scale has four checkerboard couplings. Sizes that cannot be halved
+    ``scales`` times are padded at no cost (``Pad``). The paper reports 3.49 bits/dim on CIFAR-10 (alpha 0.05), and the
+    field 1.06 on MNIST (alpha 1e-6).
 
     Args:
         preset: sets what is None below. ``"faithful"``: residual nets with batch and weight normalization that see the
             masked image, affine transforms with a tanh times a learned factor (1 at the start, and the output zero,
             where the paper's code starts the factor of checkerboard couplings at 0), batch normalization of the
-            flow by running averages. ``"modern"``: nets on half of the pixels alone, four times as fast; gated nets,
-            ActNorm, a learned split prior.
+            flow by running averages, wider nets at coarser scales. ``"modern"``: gated nets on half of the pixels
+            alone, rational-quadratic splines, ActNorm, a learned split prior.
         alpha: of the logit; None: pixels in [0, 1] and no logit.
         net: ``"residual"`` or ``"gated"``.
         masked: whether the nets of checkerboard couplings see the whole image, half of it masked.
         norm, weight_norm: of residual nets (``ResConvNet``).
         flow_norm: ``"batch"`` (with ``momentum``), ``"actnorm"`` or ``"none"``, on what each coupling moved.
-        transform: ``"affine"``, ``"spline"`` (rational-quadratic, ``bins``) or ``"mixture"`` (of ``bins`` logistics).
+        transform: ``"affine"``, ``"spline"`` (rational-quadratic, ``bins`` on ±``bound``) or ``"mixture"`` (of ``bins``
+            logistics).
         split_prior: whether what leaves is first moved by a coupling that what stays tells: a learned prior.
+        widening: whether nets are twice as wide in channel couplings, and again from scale to scale.
 
     >>> import flowstone
     >>> flowstone.realnvp_image((1, 5, 5), channels=4, blocks=1, couplings=1).sample(2, seed=0).shape
@@ -87,20 +105,28 @@ def realnvp_image(
     """
     if preset not in PRESETS:
         raise UnknownNameError("preset", preset, PRESETS)
-    given = {"net": net, "masked": masked, "flow_norm": flow_norm, "transform": transform, "split_prior": split_prior}
+    given = {
+        "net": net,
+        "masked": masked,
+        "flow_norm": flow_norm,
+        "transform": transform,
+        "split_prior": split_prior,
+        "widening": widening,
+    }
     chosen = PRESETS[preset] | {name: value for name, value in given.items() if value is not None}
     for name, known in (("net", NETS), ("flow_norm", FLOW_NORMS), ("transform", TRANSFORMS)):
         if chosen[name] not in known:
             raise UnknownNameError(name, chosen[name], known)
-    style = _Style(context_features, blocks, norm, weight_norm, momentum, bins, **chosen)
+    style = _Style(context_features, blocks, norm, weight_norm, momentum, bins, bound, **chosen)
 
     def scale(index: int, width: int) -> Bijection:
-        hidden = channels * 2**index
+        hidden = channels * 2**index if style.widening else channels
         if index + 1 == scales:
             return checkerboard(style.turns(4, width, hidden, board=True))
+        wide = 2 * hidden if style.widening else hidden
         links = [
             checkerboard(style.turns(couplings, width, hidden, board=True)),
-            Chain(Squeeze(), style.turns(couplings, width, 2 * hidden, board=False), Inverse(Squeeze())),
+            Chain(Squeeze(), style.turns(couplings, width, wide, board=False), Inverse(Squeeze())),
             Squeeze(order="checkerboard"),
         ]
         if style.split_prior:
@@ -120,11 +146,13 @@ class _Style:
     weight_norm: bool
     momentum: float
     bins: int
+    bound: float
     net: str
     masked: bool
     flow_norm: str
     transform: str
     split_prior: bool
+    widening: bool
 
     def turns(self, count: int, width: int, hidden: int, *, board: bool) -> Chain:
         """``count`` couplings, the halves taking turns, each with its normalization."""
@@ -151,7 +179,7 @@ class _Style:
 
     def _univariate(self, name: str, moved: int) -> Univariate:
         if name == "spline":
-            return RQSpline(bins=self.bins)
+            return RQSpline(bins=self.bins, bound=self.bound)
         if name == "mixture":
             return LogisticMixtureCDF(components=self.bins)
         return Affine((moved, 1, 1))
