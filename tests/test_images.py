@@ -24,10 +24,13 @@ from flowstone.cli import app, main
 from flowstone.data import Rows, open_source, reopen
 from flowstone.data.hub import SHARD
 from flowstone.errors import DataError, FlowstoneError, SettingError
+from flowstone.history import History
 from flowstone.priors import Logistic
 
 RNG = np.random.default_rng(0)
 TRAIN, TEST = 60, 12
+NAMES = ["interpolation", "likely", "loss", "nearest", "reconstructions", "samples", "scales", "temperatures"]
+PICTURES = [*(f"{name}.png" for name in NAMES), "training"]
 GLOW = ["--flow", "glow", "--set", "scales=2", "channels=8", "couplings=1", "--batch-size", "16", "--steps", "5"]
 
 
@@ -673,12 +676,32 @@ def test_a_uniform_model_needs_eight_bits():
     assert figures["round_trip_max"] < 1e-3
 
 
+def test_a_training_on_images_leaves_sheets_and_event_files(tmp_path, monkeypatch):
+    make_mnist(tmp_path / "data")
+    arguments = ["train", "mnist", *GLOW, "--data-dir", tmp_path / "data", "--context", "label", "--tensorboard"]
+    command(*arguments, "--out", "R")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    history = History.load(tmp_path / "R" / "history.csv")
+    events = EventAccumulator(str(tmp_path / "R" / "tensorboard")).Reload()
+    assert [(e.step, round(e.value, 3)) for e in events.Scalars("val_nll")] == [
+        (record.step, round(record.val_nll, 3)) for record in history
+    ]
+    assert len(events.Images("samples")) == len(history)
+    sheets = sorted(path.name for path in (tmp_path / "R" / "plots" / "training").iterdir())
+    assert sheets == [f"step-{record.step:06d}.png" for record in history]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(SettingError, match=r"pip install 'flowstone\[tensorboard\]'"):
+        command(*arguments, "--out", "R2")
+    assert not (tmp_path / "R2").exists()
+
+
 def test_an_image_set_from_training_to_scores(tmp_path, capsys):
     made = make_mnist(tmp_path / "data")
     data = ["--data-dir", tmp_path / "data"]
     command("train", "mnist", *GLOW, *data, "--out", "R")
     assert "mnist: 54 images of 1x8x8" in capsys.readouterr().err
-    assert sorted(path.name for path in (tmp_path / "R" / "plots").iterdir()) == ["loss.png", "samples.png"]
+    assert sorted(path.name for path in (tmp_path / "R" / "plots").iterdir()) == sorted(PICTURES)
     record = json.loads((tmp_path / "R" / "flow.json").read_text())
     assert record["arguments"]["event_shape"] == [1, 8, 8]
     assert {key: record["data"][key] for key in ("source", "kind", "channels", "height", "width", "bits")} == {

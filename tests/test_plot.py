@@ -140,3 +140,42 @@ def test_samples_alone_are_not_called_data():
 def test_samples_alone(columns, tmp_path):
     figure = plot.sample_figure(torch.randn(200, columns), [f"x{i}" for i in range(columns)])
     assert plot.save_figure(figure, tmp_path / "s.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("context_features", [0, 2])
+def test_all_pictures_of_images_are_drawn(tmp_path, context_features):
+    torch.manual_seed(0)
+    flow = flowstone.realnvp_image((3, 6, 4), channels=4, blocks=1, context_features=context_features)
+    x = torch.randint(256, (70, 3, 6, 4), dtype=torch.uint8)
+    context = torch.randn(70, context_features) if context_features else None
+    flow.initialize(x, context)
+    written = plot.save_plots(flow.eval(), x, (), history(), tmp_path, context=context, test=x, test_context=context)
+    names = ["loss", "samples", "temperatures", "nearest", "reconstructions", "interpolation", "scales", "likely"]
+    assert [path.stem for path in written] == names
+    assert all(path.stat().st_size > 2000 for path in written)
+    given = None if context is None else context[:3]
+    few = plot.save_plots(flow, x[:3], (), history(), tmp_path, context=given)
+    assert [path.stem for path in few] == [name for name in names if name not in ("interpolation", "likely")]
+
+
+def test_a_flow_of_one_scale_has_no_picture_of_scales():
+    flow = flowstone.nice_image((1, 4, 4), hidden=(4,))
+    assert plot.scale_figure(flow, torch.zeros(4, 1, 4, 4, dtype=torch.uint8)) is None
+
+
+def test_scales_drawn_anew_keep_the_coarse_and_change_the_fine():
+    torch.manual_seed(0)
+    flow = flowstone.realnvp_image((1, 8, 8), channels=4, blocks=1, scales=3)
+    x = torch.randint(256, (4, 1, 8, 8), dtype=torch.uint8)
+    flow.initialize(x)
+    figure = plot.scale_figure(flow.eval(), x)
+    assert figure is not None
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles == ["data", "scale 1 anew, 50% of the latents kept", "scale 2 anew, 25% of the latents kept"]
+
+
+def test_the_nearest_image_to_a_copy_is_the_original():
+    x = torch.randint(256, (40, 1, 4, 4), dtype=torch.uint8)
+    sheet = plot.nearest_figure(x[:2].float(), x, count=2).axes[0].images[0].get_array()
+    assert sheet is not None
+    assert (sheet[:4, :4] == sheet[:4, 5:9]).all()

@@ -1,6 +1,8 @@
 """Figures about a flow: likelihood and its standard error, bits per dimension, round trip, grid integral."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -36,8 +38,7 @@ def log_prob(flow: Flow, x: Tensor, context: Tensor | None = None, *, bound_samp
         raise SettingError(f"bound_samples={bound_samples} must be at least 1")
     device = flow.device
     x, context = x.to(device), None if context is None else context.to(device)
-    with threads_for(flow, CHUNK), torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
+    with threads_for(flow, CHUNK), _same_noise(device):
         draws = bound_samples if flow.stochastic else 1
         bound = torch.stack([flow.log_prob(x, context) for _ in range(draws)]).logsumexp(0) - math.log(draws)
         return bound.cpu()
@@ -52,13 +53,22 @@ def round_trip(flow: Flow, x: Tensor, context: Tensor | None = None) -> float:
     """
     device, worst = flow.device, []
     size = max(1, min(CHUNK, NUMBERS // flow.event_shape.numel()))
-    for start in range(0, len(x), size):
-        part = x[start : start + size].to(device)
-        given = None if context is None else context[start : start + size].to(device)
-        rest, part = _dequantized(flow, part, given)
-        back, _ = rest.from_latent(rest.to_latent(part, given)[0], given)
-        worst.append((back - part).abs().max())
+    with _same_noise(device):
+        for start in range(0, len(x), size):
+            part = x[start : start + size].to(device)
+            given = None if context is None else context[start : start + size].to(device)
+            rest, part = _dequantized(flow, part, given)
+            back, _ = rest.from_latent(rest.to_latent(part, given)[0], given)
+            worst.append((back - part).abs().max())
     return torch.stack(worst).max().item()  # torch's max, which does not lose a NaN
+
+
+@contextmanager
+def _same_noise(device: torch.device) -> Iterator[None]:
+    """The same each time; nobody else's noise is moved."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        yield
 
 
 def _dequantized(flow: Flow, x: Tensor, context: Tensor | None) -> tuple[Flow, Tensor]:

@@ -27,7 +27,8 @@ def plot(run: Path, *, seed: int = 0, device: Device = "auto") -> None:
     shown = dataset.rows_to_show
     written = save_plots(
         flow, shown.x, dataset.columns, folder.history, folder.plots,
-        context=shown.context, entropy=dataset.entropy, seed=seed,
+        context=shown.context, test=dataset.test.x, test_context=dataset.test.context,
+        entropy=dataset.entropy, seed=seed,
     )  # fmt: skip
     for path in written:
         print(path)

@@ -42,6 +42,7 @@ def train(
     out: Path | None = None,
     resume: Annotated[bool, Switch] = False,
     plots: bool = True,
+    tensorboard: Annotated[bool, Switch] = False,
     quiet: Annotated[bool, Switch] = False,
 ) -> None:
     """Learn the distribution of SOURCE and write a run folder.
@@ -98,7 +99,9 @@ def train(
     resume
         Go on with the training in --out where it was broken off.
     plots
-        Draw the pictures at the end.
+        Draw the pictures at the end; of images, some samples at each validation, too.
+    tensorboard
+        Write event files for TensorBoard into RUN/tensorboard.
     quiet
         No progress bar and no figures.
     """
@@ -126,8 +129,12 @@ def train(
         "data_dir": None if data_dir is None else str(data_dir),
     }
     place = device_of(device)  # before anything is written
+    if tensorboard:
+        from flowstone.cli.watch import summary_writer
+
+        summary_writer()
     job = _continued(out, request) if resume else _started(out, request, download=download, progress=not quiet)
-    job.work(place, quiet=quiet, plots=plots)
+    job.work(place, quiet=quiet, plots=plots, tensorboard=tensorboard)
 
 
 class _Job:
@@ -136,9 +143,10 @@ class _Job:
     def __init__(self, run, dataset, record: dict[str, Any]) -> None:
         self.run, self.dataset, self.record = run, dataset, record
 
-    def work(self, device: str, *, quiet: bool, plots: bool) -> None:
+    def work(self, device: str, *, quiet: bool, plots: bool, tensorboard: bool) -> None:
         import torch
 
+        from flowstone.cli.watch import watching
         from flowstone.recipes import build
         from flowstone.train import fit
 
@@ -149,17 +157,25 @@ class _Job:
         say = (lambda *_: None) if quiet else (lambda *words: print(*words, file=sys.stderr))
         self._introduce(flow, say, quiet=quiet)
         fixed = not callable(dataset.train)
+        beside = watching(
+            self.run.folder,
+            sheets=plots and dataset.images,
+            tensorboard=tensorboard,
+            context=None if dataset.validation.context is None else dataset.validation.context.to(device),
+        )
         try:
-            history = fit(
-                flow,
-                dataset.train.x if fixed else dataset.train,
-                context=dataset.train.context if fixed else None,
-                validation=dataset.validation.x,
-                validation_context=dataset.validation.context,
-                **training,
-                resume=self.run.folder / "resume",
-                progress=not quiet,
-            )
+            with beside as watch:
+                history = fit(
+                    flow,
+                    dataset.train.x if fixed else dataset.train,
+                    context=dataset.train.context if fixed else None,
+                    validation=dataset.validation.x,
+                    validation_context=dataset.validation.context,
+                    **training,
+                    resume=self.run.folder / "resume",
+                    progress=not quiet,
+                    watch=watch,
+                )
         except NonFiniteError as error:
             self._keep(flow, error.history)
             raise NonFiniteError(f"{error}, in {self.run.folder}") from error
@@ -208,7 +224,8 @@ class _Job:
 
             shown = dataset.rows_to_show
             save_plots(
-                flow, shown.x, dataset.columns, history, self.run.plots, context=shown.context, entropy=dataset.entropy
+                flow, shown.x, dataset.columns, history, self.run.plots, context=shown.context,
+                test=dataset.test.x, test_context=dataset.test.context, entropy=dataset.entropy,
             )  # fmt: skip
         print_metrics(metrics, say)
         if plots:

@@ -34,7 +34,9 @@ from flowstone.train.forensics import first_bad_gradient, first_bad_output
 from flowstone.train.progress import Bar, training_bar
 from flowstone.train.settings import Settings, settings_for
 
-__all__ = ["fit"]
+__all__ = ["Watch", "fit"]
+
+Watch = Callable[[Flow, History], None]
 
 SAVE_EVERY = 10.0  # seconds between two writings of the training state
 
@@ -63,6 +65,7 @@ def fit(
     scale_penalty: float = Settings.scale_penalty,
     resume: Path | str | None = None,
     progress: bool = True,
+    watch: Watch | None = None,
 ) -> History:
     r"""Train ``flow`` by maximum likelihood, $\min_\theta -\frac1n \sum_i \log p_\theta(x_i \mid c_i)$, in place.
 
@@ -92,6 +95,8 @@ def fit(
         scale_penalty: λ of an L2 penalty $\lambda \sum v^2$ on the learned factors of log-scales and on the magnitudes
             of weight-normalized layers (RealNVP on images: 5e-5); it is not part of the NLL that is reported.
         resume: a folder in which the training state is kept; if it holds one, training goes on from there.
+        watch: called as ``watch(flow, history)`` after each validation, while the flow holds the averaged weights in
+            evaluation mode.
 
     Returns:
         The History. After Ctrl-C, too: the flow then holds the best weights so far, and ``history.stopped`` says so.
@@ -137,15 +142,24 @@ def fit(
         flow.initialize(first.x, first.context)
         stack.enter_context(threads_for(flow, settings.batch_size))
         stack.enter_context(_dropout(flow, settings.dropout))
-        update = stack.enter_context(training_bar(settings, enabled=progress))
-        return _Trainer(flow, settings, batches, held_out.to(device), resume).run(update)
+        update = stack.enter_context(training_bar(settings, enabled=progress, images=held_out.x.ndim == 4))
+        return _Trainer(flow, settings, batches, held_out.to(device), resume, watch).run(update)
 
 
 class _Trainer:
     """The state of one training, and its loop."""
 
-    def __init__(self, flow: Flow, settings: Settings, batches: Batches, held_out: Rows, resume: Path | None) -> None:
+    def __init__(
+        self,
+        flow: Flow,
+        settings: Settings,
+        batches: Batches,
+        held_out: Rows,
+        resume: Path | None,
+        watch: Watch | None,
+    ) -> None:
         self.flow, self.settings, self.batches, self.held_out, self.folder = flow, settings, batches, held_out, resume
+        self.watch = watch
         self.device = flow.device
         self.parameters: list[Tensor] = [parameter for parameter in flow.parameters() if parameter.requires_grad]
         self.buffers = list(flow.buffers())
@@ -243,22 +257,29 @@ class _Trainer:
         raw = _clones(self.parameters)
         _copy(self.parameters, self.averages)
         self.flow.eval()
+        try:
+            self._judge(rate)
+        finally:
+            self.flow.train()
+            _copy(self.parameters, raw)
+
+    def _judge(self, rate: float) -> None:
         nll = self._held_out_nll()
         if self.state.step == 0:  # nothing was trained on yet: the first batch, as it is about to be seen
             rows = self.batches(0).to(self.device)
             self.state.add(-self.flow.log_prob(rows.x, rows.context).mean().item(), 0.0)
-        where = "" if math.isfinite(nll) else first_bad_output(self.flow, self.held_out)
-        self.flow.train()
-        _copy(self.parameters, raw)
-        if where:
+        if not math.isfinite(nll):
+            where = first_bad_output(self.flow, self.held_out)
             raise NonFiniteError(
                 f"step {self.state.step}: the validation loss is {nll} ({where}); kept: {self._kept()}"
             )
         train_nll, norm = self.state.take_means()
-        records = self.state.history.records
-        if not records or nll < self.state.history.best.val_nll:
+        history = self.state.history
+        if not history.records or nll < history.best.val_nll:
             self._keep_as_best()
-        records.append(Record(self.state.step, round(self._seconds(), 3), train_nll, nll, rate, norm))
+        history.records.append(Record(self.state.step, round(self._seconds(), 3), train_nll, nll, rate, norm))
+        if self.watch is not None:
+            self.watch(self.flow, history)
 
     def _held_out_nll(self) -> float:
         """What is noisy in evaluation, too, is judged on the same noise each time; nobody else's noise is moved."""

@@ -16,18 +16,22 @@ REDRAW = 0.1  # seconds; drawing at every step would cost as much as a small ste
 
 
 @contextmanager
-def training_bar(settings: Settings, *, enabled: bool) -> Iterator[Bar]:
-    """Yields ``update(step, seconds, loss, history)``; without ``enabled`` an update that does nothing."""
+def training_bar(settings: Settings, *, enabled: bool, images: bool = False) -> Iterator[Bar]:
+    """Yields ``update(step, seconds, loss, history)``; without ``enabled`` an update that does nothing.
+
+    Speed is told in steps, or in ``images``, a second.
+    """
     if not enabled:
         yield lambda *_: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+    speed = "{task.fields[rate]:.0f} " + ("images/s" if images else "steps/s")
     columns = (
         TextColumn("step {task.fields[step]}"),
         BarColumn(bar_width=24),
-        TextColumn("train {task.fields[train]:.4f}  val {task.fields[val]:.4f} nats  {task.fields[rate]:.0f} steps/s"),
+        TextColumn("train {task.fields[train]:.4f}  val {task.fields[val]:.4f} nats  " + speed),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
@@ -41,7 +45,8 @@ def training_bar(settings: Settings, *, enabled: bool) -> Iterator[Bar]:
             now, over = time.monotonic(), settings.progress(step, seconds)
             if now - drawn < REDRAW and over < 1:
                 return
-            rate = 0.0 if last_step is None else (step - last_step) / max(now - last_time, 1e-9)
+            done = 0 if last_step is None else (step - last_step) * (settings.batch_size if images else 1)
+            rate = done / max(now - last_time, 1e-9)
             val = history.records[-1].val_nll if history.records else math.nan
             bars.update(task, completed=min(over, 1.0), step=step, train=smooth, val=val, rate=rate)
             drawn, last_step, last_time = now, step, now

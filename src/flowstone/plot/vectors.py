@@ -1,12 +1,7 @@
-"""Pictures: functions ``(data, ax) -> ax`` that draw one thing, and a few figures put together from them.
-
-Colours are from the colour-blind safe Okabe-Ito set: data blue, samples vermilion.
-"""
+"""Pictures of vectors: densities, points, what every layer does, pairs of columns."""
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,56 +11,25 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from flowstone.bijections import Bijection, Chain, LogTails, Permutation, Standardize, Whiten
-from flowstone.files import atomic_path
 from flowstone.flow import Flow
-from flowstone.history import History
 from flowstone.metrics import log_prob
+from flowstone.plot.figures import DATA, SAMPLES, new_figure
 
 __all__ = [
     "data_latent_samples",
     "density",
     "density_curve",
-    "image_figure",
     "layers",
     "limits_of",
-    "loss_curve",
     "marginal",
-    "mosaic",
-    "new_figure",
     "pair_plot",
     "points",
     "sample_figure",
-    "save_figure",
-    "save_mosaic",
-    "save_plots",
 ]
 
-DATA, SAMPLES = "#0072B2", "#D55E00"
 Limits = tuple[tuple[float, float], tuple[float, float]]
 SHOWN = 4000  # points in a scatter: more only make it black
-ROW, SHEET = 8, 64  # images in a row of a mosaic, and in a figure
 PAIRED = 6  # columns in a pair plot: more cannot be read
-
-
-def loss_curve(history: History, ax: Axes, *, entropy: float | None = None) -> Axes:
-    """Train and validation NLL over steps; a dotted floor where the entropy is known."""
-    steps = history.column("step")
-    ax.plot(steps, history.column("train_nll"), color=DATA, label="train", linewidth=1.2)
-    ax.plot(steps, history.column("val_nll"), color=SAMPLES, label="validation", linewidth=1.5)
-    best = history.best
-    ax.plot(
-        best.step, best.val_nll, "o", color=SAMPLES, markersize=5, label=f"best: {best.val_nll:.4f} at step {best.step}"
-    )
-    if entropy is not None:
-        ax.axhline(entropy, color="black", linestyle=":", linewidth=1, label=f"entropy: {entropy:.4f}")
-    # The first steps are far above all that matters later.
-    later = history.column("val_nll") + history.column("train_nll")[len(history) // 10 :]
-    low, high = min([*later, min(later) if entropy is None else entropy]), sorted(later)[int(0.97 * (len(later) - 1))]
-    if high > low:
-        ax.set_ylim(low - 0.08 * (high - low), high + 0.15 * (high - low))
-    ax.set(xlabel="step", ylabel="NLL (nats)", title="negative log-likelihood")
-    ax.legend(frameon=False)
-    return ax
 
 
 def points(
@@ -233,96 +197,6 @@ def sample_figure(x: Tensor, columns: Sequence[str]) -> Figure:
     return figure
 
 
-def mosaic(x: Tensor, *, columns: int | None = None) -> np.ndarray:
-    """Images ``(n, C, H, W)`` of values 0 … 255 in rows, a white line between them: uint8 ``(…, …, 3)``.
-
-    >>> mosaic(torch.zeros(4, 1, 8, 8), columns=2).shape
-    (17, 17, 3)
-    """
-    columns = columns or min(len(x), max(ROW, math.isqrt(len(x))))
-    rows = -(-len(x) // columns)
-    height, width = x.shape[2] + 1, x.shape[3] + 1
-    sheet = np.full((rows * height - 1, columns * width - 1, 3), 255, np.uint8)
-    for index, image in enumerate(x.clamp(0, 255).byte().cpu().permute(0, 2, 3, 1).numpy()):
-        top, left = index // columns * height, index % columns * width
-        sheet[top : top + height - 1, left : left + width - 1] = image
-    return sheet
-
-
-def image_figure(x: Tensor, samples: Tensor) -> Figure:
-    """Data on the left, samples on the right."""
-    figure, (axes,) = new_figure(1, 2, (10, 5.3))
-    for ax, images, title in zip(axes, (x, samples), ("data", "samples"), strict=True):
-        ax.imshow(mosaic(images, columns=ROW), interpolation="nearest")
-        ax.set_title(title)
-        ax.set_axis_off()
-    return figure
-
-
-def save_mosaic(x: Tensor, path: Path) -> Path:
-    """Write images side by side, pixel by pixel, all of it or nothing."""
-    from PIL import Image
-
-    with atomic_path(path) as temporary:
-        Image.fromarray(mosaic(x)).save(temporary)
-    return path
-
-
-def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a picture, all of it or nothing."""
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110)
-    return path
-
-
-def save_plots(
-    flow: Flow,
-    x: Tensor,
-    columns: Sequence[str],
-    history: History,
-    folder: Path,
-    *,
-    context: Tensor | None = None,
-    entropy: float | None = None,
-    seed: int = 0,
-) -> list[Path]:
-    """All pictures that suit the flow, into ``folder``: the loss curve always; one column without context: its
-    density; two: the three panels, the density, the layers; otherwise the pair plot; of images, some
-    of them beside samples. ``x`` and ``context`` are rows of data.
-    """
-    images = len(flow.event_shape) == 3
-    if images:
-        x, context = x[:SHEET], None if context is None else context[:SHEET]
-    x = x.to(flow.device, flow.dtype)
-    context = None if context is None else context.to(flow.device)
-    figures = {}
-    if len(history):
-        figures["loss"], axes = new_figure(1, 1, (6.4, 4.2))
-        loss_curve(history, axes[0, 0], entropy=entropy)
-    if images:
-        drawn = _drawn(flow, len(x), context, seed)
-        figures["samples"] = image_figure(x, drawn)
-    elif len(columns) == 2 and context is None:
-        figures["data-latent-samples"] = data_latent_samples(flow, x, columns=columns, seed=seed)
-        figures["density"], axes = new_figure(1, 1, (6.2, 5.2))
-        density(flow, axes[0, 0], limits=limits_of(x), samples=flow.sample(400, seed=seed))
-        axes[0, 0].set(xlabel=columns[0], ylabel=columns[1])
-        figures["layers"] = layers(flow, x, seed=seed)
-    elif len(columns) == 1 and context is None:
-        figures["density"], axes = new_figure(1, 1, (6.4, 4.2))
-        density_curve(flow, axes[0, 0], x, column=columns[0])
-    else:
-        rows = min(len(x), SHOWN)
-        given = None if context is None else context[:rows]
-        drawn = _drawn(flow, rows, given, seed)
-        figures["pairs"] = pair_plot(x, drawn, columns)
-    return [save_figure(figure, folder / f"{name}.png") for name, figure in figures.items()]
-
-
-def _drawn(flow: Flow, n: int, context: Tensor | None, seed: int) -> Tensor:
-    return flow.sample(n, seed=seed) if context is None else flow.sample(1, context, seed=seed)[0]
-
-
 def _range(values: Tensor, *, margin: float = 0.05) -> tuple[float, float]:
     """Nearly all of the values, without the few that would squeeze the rest."""
     values = values[:100_000].double()
@@ -346,12 +220,6 @@ def limits_of(x: Tensor) -> Limits:
 def _aspect(limits: Limits) -> Literal["equal", "auto"]:
     widths = [high - low for low, high in limits]
     return "auto" if max(widths) > 3 * min(widths) else "equal"
-
-
-def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
-    """A figure that no window and no global state holds, and its axes ``(rows, columns)``."""
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def _latents(flow: Flow, seed: int) -> Tensor:

@@ -1,0 +1,68 @@
+"""What a training leaves behind while it runs: its history, sheets of samples, TensorBoard's files."""
+
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from flowstone.errors import SettingError
+
+__all__ = ["summary_writer", "watching"]
+
+SHEET = 64  # images drawn at each validation
+
+
+@contextmanager
+def watching(folder: Path, *, sheets: bool, tensorboard: bool, context: Any = None):
+    """Yields what ``fit`` calls after each validation.
+
+    Args:
+        sheets: whether to draw 64 images into ``folder/plots/training``, from the same latents each time.
+        tensorboard: whether to write event files into ``folder/tensorboard``.
+        context: of the images drawn.
+    """
+    with ExitStack() as stack:
+        writer = stack.enter_context(_event_files(folder / "tensorboard")) if tensorboard else None
+
+        def watch(flow: Any, history: Any) -> None:
+            history.save(folder / "history.csv")
+            record = history.records[-1]
+            sheet = _sheet(flow, folder / "plots" / "training", record.step, context) if sheets else None
+            if writer is not None:
+                writer(record, sheet)
+
+        yield watch
+
+
+def _sheet(flow: Any, folder: Path, step: int, context: Any) -> Any:
+    from flowstone.plot import mosaic, save_mosaic
+
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = flow.sample(SHEET, seed=0) if context is None else flow.sample(1, context[:SHEET], seed=0)[0]
+    save_mosaic(drawn, folder / f"step-{step:06d}.png")
+    return mosaic(drawn)
+
+
+@contextmanager
+def _event_files(folder: Path):
+    writer = summary_writer()(str(folder))
+
+    def write(record: Any, sheet: Any) -> None:
+        for name in ("train_nll", "val_nll", "learning_rate", "grad_norm"):
+            writer.add_scalar(name, getattr(record, name), record.step)
+        if sheet is not None:
+            writer.add_image("samples", sheet, record.step, dataformats="HWC")
+        writer.flush()
+
+    try:
+        yield write
+    finally:
+        writer.close()
+
+
+def summary_writer() -> Any:
+    """TensorBoard's writer, or one line on how to get it."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise SettingError("--tensorboard needs its package: pip install 'flowstone[tensorboard]'") from error
+    return SummaryWriter

@@ -1,0 +1,51 @@
+"""What all pictures share: the two colours, empty figures, the loss curve, and how they are written.
+
+Colours are from the colour-blind safe Okabe-Ito set: data blue, samples vermilion.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from flowstone.files import atomic_path
+from flowstone.history import History
+
+__all__ = ["DATA", "SAMPLES", "loss_curve", "new_figure", "save_figure"]
+
+DATA, SAMPLES = "#0072B2", "#D55E00"
+
+
+def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
+    """A figure that no window and no global state holds, and its axes ``(rows, columns)``."""
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def loss_curve(history: History, ax: Axes, *, entropy: float | None = None) -> Axes:
+    """Train and validation NLL over steps; a dotted floor where the entropy is known."""
+    steps = history.column("step")
+    ax.plot(steps, history.column("train_nll"), color=DATA, label="train", linewidth=1.2)
+    ax.plot(steps, history.column("val_nll"), color=SAMPLES, label="validation", linewidth=1.5)
+    best = history.best
+    ax.plot(
+        best.step, best.val_nll, "o", color=SAMPLES, markersize=5, label=f"best: {best.val_nll:.4f} at step {best.step}"
+    )
+    if entropy is not None:
+        ax.axhline(entropy, color="black", linestyle=":", linewidth=1, label=f"entropy: {entropy:.4f}")
+    # The first steps are far above all that matters later.
+    later = history.column("val_nll") + history.column("train_nll")[len(history) // 10 :]
+    low, high = min([*later, min(later) if entropy is None else entropy]), sorted(later)[int(0.97 * (len(later) - 1))]
+    if high > low:
+        ax.set_ylim(low - 0.08 * (high - low), high + 0.15 * (high - low))
+    ax.set(xlabel="step", ylabel="NLL (nats)", title="negative log-likelihood")
+    ax.legend(frameon=False)
+    return ax
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a picture, all of it or nothing."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+    return path
