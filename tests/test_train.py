@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 import flowstone
+from cases import disturb
+from flowstone.compute import recomputed
 from flowstone.data import TOYS, Rows
 from flowstone.errors import CheckpointError, DataError, NonFiniteError, SettingError, ShapeError, UnknownNameError
 from flowstone.history import History
@@ -405,3 +407,43 @@ def test_the_penalty_keeps_scales_small_and_nothing_else():
         sums[penalty] = [scales, sum(size for name, size in named if name.endswith("original1"))]
     assert sums[100.0][0] < 0.8 * sums[0.0][0]
     assert sums[100.0][1] == pytest.approx(sums[0.0][1], rel=0.2)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_recomputing_changes_memory_and_nothing_else(precision):
+    x = torch.randint(256, (64, 1, 4, 4), dtype=torch.uint8)
+
+    def after(**settings):
+        torch.manual_seed(0)
+        flow = flowstone.realnvp_image(
+            (1, 4, 4), channels=4, blocks=1, couplings=2, preset="faithful", flow_norm="none"
+        )
+        history = flowstone.fit(flow, x, steps=8, batch_size=16, precision=precision, progress=False, **settings)
+        return flow.state_dict(), history.column("train_nll")
+
+    (kept, losses), (again, same_losses) = after(), after(memory="recompute")
+    assert losses == same_losses
+    assert all(torch.equal(kept[name], again[name]) for name in kept)  # running averages of the nets, too
+    with pytest.raises(UnknownNameError, match="did you mean 'recompute'"):
+        after(memory="recomput")
+
+
+def test_recomputing_keeps_inputs_alone_and_gives_exact_gradients(float64):
+    x = torch.randn(32, 3)
+    flow = flowstone.spline(3, couplings=96, hidden=(16, 16))
+    disturb(flow, 0.05)
+    flow.initialize(x)
+
+    def gradients() -> tuple[list[torch.Tensor], int]:
+        kept = []
+        flow.zero_grad()
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+            (-flow.log_prob(x).mean()).backward()
+        return [p.grad.clone() for p in flow.parameters() if p.grad is not None], sum(kept)
+
+    plain, much = gradients()
+    with recomputed(flow):
+        again, little = gradients()
+    assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
+    assert little < much / 5
+    assert "forward" not in vars(flow.bijection.links[3])  # pyright: ignore

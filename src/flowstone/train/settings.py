@@ -11,6 +11,7 @@ __all__ = ["PRECISIONS", "Settings", "settings_for"]
 
 PRECISIONS = ("fp32", "bf16")
 SCHEDULES = ("cosine", "constant")
+MEMORIES = ("keep", "recompute")
 # Rows below which a fixed set is soon learned by heart, and what is done about it.
 SMALL_SET, SMALL_EVERY = 10_000, 20
 TINY_SET, TINY_DROPOUT = 2_000, 0.2
@@ -37,6 +38,7 @@ class Settings:
     schedule: str = "cosine"
     flip: bool = False
     scale_penalty: float = 0.0
+    memory: str = "keep"
 
     def __post_init__(self) -> None:
         for name in ("steps", "minutes", "batch_size", "lr", "clip", "patience", "validate_every"):
@@ -52,10 +54,9 @@ class Settings:
                 raise SettingError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
         if not self.scale_penalty >= 0:
             raise SettingError(f"scale_penalty={self.scale_penalty} cannot be negative")
-        if self.precision not in PRECISIONS:
-            raise UnknownNameError("precision", self.precision, PRECISIONS)
-        if self.schedule not in SCHEDULES:
-            raise UnknownNameError("schedule", self.schedule, SCHEDULES)
+        for name, known in (("precision", PRECISIONS), ("schedule", SCHEDULES), ("memory", MEMORIES)):
+            if getattr(self, name) not in known:
+                raise UnknownNameError(name, getattr(self, name), known)
 
     def progress(self, step: int, seconds: float) -> float:
         """How much of the run is over, 0 … 1, by steps or by the clock, whichever is further."""
