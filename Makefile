@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet install -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test laws mutants lint format reproduce tables bench clean
+.PHONY: help demo test laws mutants lint format reproduce tables images bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,8 +37,12 @@ reproduce: .venv/.dev  ## the 2-D experiments of the field's tutorials again: do
 tables: .venv/.dev  ## real tables against nflows, zuko and mixtures: docs/results.md (an hour; wants FLOWSTONE_DATA)
 	$(BIN)/python benchmarks/tables.py
 
-bench: .venv/.dev  ## speed and memory against the plain design: benchmarks/RESULTS.md (minutes)
+images: .venv/.dev  ## image flows, trained and judged: docs/results.md (four hours; goes on where it was broken off)
+	$(BIN)/python benchmarks/images.py
+
+bench: .venv/.dev  ## speed and memory against plain designs: benchmarks/RESULTS.md and IMAGES.md (minutes)
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/image_speed.py
 
 clean:  ## forget the environment and the demo (runs/ is yours and stays)
 	rm -rf .venv demo

@@ -11,7 +11,6 @@ takes a twentieth of the steps, to see that all of it runs; it writes to a tempo
 
 import argparse
 import os
-import platform
 import tempfile
 import time
 import warnings
@@ -31,6 +30,7 @@ from flowstone.data import TOYS, open_source
 from flowstone.flow import Flow
 from flowstone.history import History
 from flowstone.recipes import DEFAULT, build
+from results import machine
 
 TEST = 30_000
 DOCS = Path(__file__).parents[1] / "docs"
@@ -363,15 +363,6 @@ def page(found: dict[tuple[str, str, str], Outcome], tables: list[dict[str, Any]
     default = [o for (document, _, _), o in found.items() if document == "default"]
     parts += [TABLES_INTRODUCTION, table_of_tables(tables), "", "## All toys with the default", "", table_of(default)]
     return "\n".join(parts) + "\n"
-
-
-def machine() -> str:
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        models = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        name = models[0] if models else name
-    return f"{os.cpu_count()} cores of {name}, torch {torch.__version__.split('+')[0]}"
 
 
 def main() -> None:

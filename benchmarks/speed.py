@@ -18,7 +18,7 @@ import flowstone
 from flowstone.data import TOYS
 from flowstone.train.settings import Settings
 from plain import PlainRealNVP
-from reproduce import machine
+from results import machine
 
 BATCH, ROWS = 512, 100_000
 

@@ -12,8 +12,6 @@ when every outcome is there.
 import argparse
 import json
 import math
-import os
-import platform
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -27,8 +25,8 @@ from torch import Tensor, nn
 import flowstone
 from flowstone.data import open_source, read_table
 from flowstone.recipes import DEFAULT, build
+from results import data_folder, machine, write_section
 
-DOCS = Path(__file__).parents[1] / "docs"
 MODELS = ("flowstone", "nflows", "zuko", "mixture", "gaussian")
 LEARNING_RATE = 5e-3  # of 1e-3, 3e-3 and 5e-3 what suits all three best, on rows that are in none of the test parts
 
@@ -265,11 +263,7 @@ def page(outcomes: Sequence[Outcome], seconds: float) -> str:
     return text
 
 
-HEAD = """# Results
-
-Each figure has the command that makes it again. Nothing was tuned on a test part.
-
-## Density of real tables
+HEAD = """## Density of real tables
 
     python benchmarks/tables.py
 
@@ -288,15 +282,6 @@ best on validation). Measured by two such processes at once, half of the sets ea
 The learning rate is {lr:g} for all: of 1e-3, 3e-3 and 5e-3 what suits all three best, on rows that are in no test part.
 
 """
-
-
-def machine() -> str:
-    """Kind and versions, no names."""
-    model = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    ) if Path("/proc/cpuinfo").exists() else platform.processor()  # fmt: skip
-    return f"{os.cpu_count()} cores of {model}, CPU, torch {torch.__version__.split('+')[0]}"
 
 
 def _short(value: float) -> str:
@@ -318,7 +303,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("benchmarks/tables.jsonl"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    folder = arguments.data_dir or Path(os.environ.get("FLOWSTONE_DATA", DOCS.parents[1] / "shared" / "data"))
+    folder = data_folder(arguments.data_dir)
     paths = sorted((folder / "tables").glob("*.parquet"))
     if arguments.sets:
         paths = [path for path in paths if path.stem in arguments.sets.split(",")]
@@ -339,7 +324,7 @@ def main() -> None:
                     file.write(json.dumps(asdict(outcome)) + "\n")
                 print(f"{path.stem} split {seed} {model}: {outcome.mean:.3f} ({outcome.seconds:.0f} s)", flush=True)
     if not arguments.sets:
-        (DOCS / "results.md").write_text(page(list(done.values()), arguments.seconds))
+        write_section("tables", page(list(done.values()), arguments.seconds))
 
 
 if __name__ == "__main__":

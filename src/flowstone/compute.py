@@ -68,17 +68,19 @@ def recomputed(flow: nn.Module) -> Iterator[None]:
 
 def _checkpointed(layer: nn.Module) -> Callable:
     forward = layer.forward
-    norms = [module for module in layer.modules() if isinstance(module, nn.BatchNorm2d) and module.track_running_stats]
+    norms = [module for module in layer.modules() if isinstance(module, nn.BatchNorm2d)]
 
     @contextmanager
     def second_time() -> Iterator[None]:
+        before = [(norm.momentum, norm.get_buffer("num_batches_tracked").clone()) for norm in norms]
         for norm in norms:  # the running averages have seen this batch
-            norm.track_running_stats = False
+            norm.momentum = 0.0
         try:
             yield
         finally:
-            for norm in norms:
-                norm.track_running_stats = True
+            for norm, (momentum, seen) in zip(norms, before, strict=True):
+                norm.momentum = momentum
+                norm.get_buffer("num_batches_tracked").copy_(seen)
 
     def run(value, context=None):
         if not torch.is_grad_enabled():

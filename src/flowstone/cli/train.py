@@ -29,6 +29,8 @@ def train(
     seed: int | None = None,
     device: Device = "auto",
     precision: str | None = None,
+    memory: str | None = None,
+    flip: Annotated[bool, Switch] = False,
     context: str | None = None,
     columns: str | None = None,
     points: int | None = None,
@@ -74,6 +76,10 @@ def train(
         cpu, cuda, cuda:1; auto takes a GPU where there is one.
     precision
         fp32, or bf16 for the conditioner nets.
+    memory
+        keep, or recompute: deep flows then train in little more memory than shallow ones, and a third longer.
+    flip
+        Images: turn half of those of each batch left to right.
     context
         Columns, joined by commas, that the density of the others is conditioned on; of images: label.
     columns
@@ -114,6 +120,8 @@ def train(
         "patience": patience,
         "seed": seed,
         "precision": precision,
+        "memory": memory,
+        "flip": flip or None,
     }
     given = {name: value for name, value in given.items() if value is not None}
     request: dict[str, Any] = {"source": source, "flow": flow, "set": settings_of(settings or []), "training": given}

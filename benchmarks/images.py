@@ -1,0 +1,145 @@
+"""Image flows trained and judged: docs/results.md.
+
+    python benchmarks/images.py [NAME ...] [--data-dir FOLDER] [--runs FOLDER] [--piece MINUTES] [--device DEVICE]
+
+Each run is one ``flowstone train`` with the settings below, by the clock, and one look at the test part. What is
+finished is not done again; what was broken off goes on. ``--piece`` ends after so many minutes, for machines that are
+lent by the quarter of an hour: call again until it says that all is done.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from results import data_folder, machine, write_section
+
+SPLINES = ("--set", "couplings=4", "--precision", "bf16")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: the source, the recipe, its other arguments, minutes."""
+
+    source: str
+    recipe: str
+    arguments: tuple[str, ...]
+    minutes: int
+    remark: str = ""
+
+
+JOBS = {
+    "mnist": Job("mnist", "realnvp_image", (*SPLINES, "--set", "alpha=1e-6"), 60),
+    "fashion-mnist": Job("fashion-mnist", "realnvp_image", (*SPLINES, "--set", "alpha=1e-6"), 60),
+    "cifar10": Job("cifar10", "realnvp_image", (*SPLINES, "--flip"), 90, "59,813 of its 60,000 images"),
+    "faces32": Job("faces32", "realnvp_image", (*SPLINES, "--flip"), 30, "split by person"),
+    "nice-mnist": Job("mnist", "nice_image", ("--batch-size", "200", "--lr", "1e-3"), 20),
+}
+BOUND_SAMPLES = 16
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "flowstone", *words]
+
+
+def train(job: Job, folder: Path, data: Path, device: str, until: float) -> bool:
+    """Begin or go on until it is done, or until ``until``; whether it is done."""
+    if (folder / "metrics.json").exists():
+        return True
+    arguments = [
+        "train",
+        job.source,
+        "--flow",
+        job.recipe,
+        *job.arguments,
+        "--minutes",
+        str(job.minutes),
+        "--seed",
+        "0",
+    ]
+    arguments += ["--data-dir", str(data), "--device", device, "--out", str(folder)]
+    resume = ["--resume"] if (folder / "flow.json").exists() else []
+    process = subprocess.Popen(command(*arguments, *resume))
+    try:
+        process.wait(max(1.0, until - time.monotonic()) if until else None)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)  # it keeps its state
+        process.wait()
+    return (folder / "metrics.json").exists()
+
+
+def judged(folder: Path, data: Path, device: str) -> dict[str, Any]:
+    """The figures of metrics.json, and the bound by more draws, computed once."""
+    kept = folder / "bound.json"
+    if not kept.exists():
+        words = ("evaluate", str(folder), "--bound-samples", str(BOUND_SAMPLES), "--json")
+        words += ("--data-dir", str(data), "--device", device)
+        kept.write_text(subprocess.run(command(*words), check=True, capture_output=True, text=True).stdout)
+    return json.loads((folder / "metrics.json").read_text()) | {"tighter": json.loads(kept.read_text())}
+
+
+def row(name: str, job: Job, figures: dict[str, Any]) -> str:
+    tighter = figures["tighter"]
+    settings = " ".join(job.arguments).replace("--set ", "").replace("--", "")
+    cells = [
+        name + (f" ({job.remark})" if job.remark else ""),
+        f"`{job.recipe}` {settings}",
+        f"{figures['parameters']:,}",
+        f"{figures['seconds']:.0f}",
+        f"{figures['steps']:,}",
+        f"{figures['bits_per_dim']:.4f} ± {figures['bits_per_dim_stderr']:.4f}",
+        f"{tighter['bits_per_dim']:.4f} ± {tighter['bits_per_dim_stderr']:.4f}",
+        f"{figures['nll_nats']:.1f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+HEAD = """## Images
+
+    python benchmarks/images.py
+
+Bits/dim of the test part, which is looked at once, after the training: of the integers 0 … 255, dequantized by
+uniform noise, in the data's own size (padding counts for nothing), mean over the images ± its standard error. By one
+draw of the noise, and by {draws}, which is the tighter bound. Nats are those of a whole image, for integers: with
+pixels in [0, 1] there would be D ln 256 fewer. Seconds are of training, the validations in it included.
+Machine: {machine}.
+
+| set | flow | parameters | seconds | steps | bits/dim, 1 draw | bits/dim, {draws} draws | nats |
+|---|---|---|---|---|---|---|---|
+"""
+
+
+def main() -> None:
+    """Train what is not trained, then write the section."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(JOBS)}; all without it")
+    parser.add_argument("--data-dir", type=Path, default=None)
+    parser.add_argument("--runs", type=Path, default=Path("runs/results"))
+    parser.add_argument("--piece", type=float, default=None, metavar="MINUTES")
+    parser.add_argument("--device", default="auto")
+    arguments = parser.parse_args()
+    unknown = [name for name in arguments.names if name not in JOBS]
+    if unknown:
+        raise SystemExit(f"no job {unknown[0]!r}; there are {', '.join(JOBS)}")
+    data = data_folder(arguments.data_dir)
+    until = time.monotonic() + 60 * arguments.piece if arguments.piece else 0.0
+    arguments.runs.mkdir(parents=True, exist_ok=True)
+    for name in arguments.names or JOBS:
+        if not train(JOBS[name], arguments.runs / name, data, arguments.device, until):
+            print(f"{name}: broken off; call again to go on")
+            return
+    done = {name: arguments.runs / name for name in JOBS if (arguments.runs / name / "metrics.json").exists()}
+    rows = [row(name, JOBS[name], judged(folder, data, arguments.device)) for name, folder in done.items()]
+    write_section("images", HEAD.format(draws=BOUND_SAMPLES, machine=machine()) + "\n".join(rows))
+    print("all done")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
+    main()
