@@ -55,7 +55,7 @@ class PlainImages(nn.Module):
         self, channels: int, *, scales: int = 2, couplings: int = 3, hidden: int = 32, blocks: int = 2
     ) -> None:
         super().__init__()
-        self.boards, self.stacks = nn.ModuleList(), nn.ModuleList()
+        self.scales: list[tuple[nn.ModuleList, nn.ModuleList]] = []
 
         def nets(count: int, width: int) -> nn.ModuleList:
             return nn.ModuleList(GatedConvNet(width, 2 * width, hidden=hidden, blocks=blocks) for _ in range(count))
