@@ -69,7 +69,8 @@ class PlainImages(nn.Module):
 
     def log_prob(self, x: Tensor) -> Tensor:
         squeezed = (0.05 + 0.9 * (x + torch.rand_like(x)) / 256).logit()
-        x, total = squeezed, (F.softplus(squeezed) + F.softplus(-squeezed)).sum((1, 2, 3))
+        slope = F.softplus(squeezed) + F.softplus(-squeezed) + math.log(0.9 / 256)
+        x, total = squeezed, slope.sum((1, 2, 3))
         for boards, stacks in self.scales:
             height, width = x.shape[2:]
             board = ((torch.arange(height)[:, None] + torch.arange(width)) % 2).to(x)

@@ -330,3 +330,12 @@ def test_help_and_version(capsys):
     for flag in ("--flow", "--set", "--steps", "--epochs", "--minutes", "--batch-size", "--lr", "--seed", "--device",
                  "--precision", "--context", "--out", "--resume", "--quiet"):  # fmt: skip
         assert flag in text
+
+
+def test_output_that_nobody_reads_on_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "flowstone", "list"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert done.stderr == ""

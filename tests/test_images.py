@@ -756,7 +756,10 @@ def test_images_given_their_label(tmp_path, capsys, monkeypatch):
         (["sample", "R", "-n", 3, "--out", "s.csv", "--given", "label=class0"], "must end in .npz, .png"),
         (["evaluate", "R", "others"], "label 'class2' is not among those the flow has learned: class0, class1"),
         (["score", "R", "large", "--out", "o.csv"], "large: images of 3x8x8; the flow has learned 3x4x4"),
-        (["train", "pics", "--flow", "nice"], "recipe 'nice' is not for images (3x4x4); these are: glow"),
+        (
+            ["train", "pics", "--flow", "nice"],
+            "recipe 'nice' is not for images (3x4x4); these are: glow, nice_image, realnvp_image",
+        ),
         (["train", "pics", "--flow", "nic"], "did you mean 'nice'"),
         (["train", "pics", "--set", "event_shape=3"], "--set event_shape: the data says that"),
         (["train", "pics", "--download"], "is no set that has a name"),
@@ -773,7 +776,7 @@ def test_without_a_flow_images_get_one_that_fits_them(tmp_path, capsys):
     command("train", "pics", *settings, "--skip-bad")
     said = capsys.readouterr().err
     assert "images of 1x12x12, 1 that cannot be read left out" in said
-    assert "flow: glow (the default)" in said
-    assert (tmp_path / "runs" / "pics-glow" / "metrics.json").exists()
+    assert "flow: realnvp_image (the default)" in said
+    assert (tmp_path / "runs" / "pics-realnvp_image" / "metrics.json").exists()
     command("list", "--json")
     assert "mnist" in json.loads(capsys.readouterr().out)["images"]

@@ -1,5 +1,6 @@
 """The command line. Each command is a file of its own, imported only when it is run."""
 
+import os
 import sys
 
 from cyclopts import App
@@ -33,8 +34,12 @@ def main() -> None:
     """Entry point: an expected error is one line on stderr and exit status 1; a wrong flag exits with 2."""
     try:
         app(sys.argv[1:])
+        sys.stdout.flush()
     except FlowstoneError as error:
         print(f"flowstone: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:  # whoever read the output, as `head` does, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:
         print("flowstone: interrupted", file=sys.stderr)

@@ -18,12 +18,12 @@ def list_(*, as_json: Annotated[bool, Parameter(name="--json", negative=())] = F
         Print as JSON.
     """
     from flowstone.data import IMAGE_SETS, TOYS
-    from flowstone.recipes import DEFAULT, all_recipes
+    from flowstone.recipes import DEFAULT, IMAGE_DEFAULT, all_recipes
 
     recipes = {
         name: {
             "about": next(iter((inspect.getdoc(function) or "").splitlines()), ""),
-            "default": name == DEFAULT,
+            "default": name in (DEFAULT, IMAGE_DEFAULT),
             "arguments": {
                 parameter.name: parameter.default
                 for parameter in inspect.signature(function).parameters.values()
