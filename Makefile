@@ -4,10 +4,10 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet install -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test laws mutants lint format reproduce tables images bench clean
+.PHONY: help demo test laws mutants lint format reproduce tables images results-gpu bench clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: .venv/.demo  ## learn two moons three ways, and show them side by side (two minutes)
 	$(BIN)/python examples/demo.py
@@ -39,6 +39,9 @@ tables: .venv/.dev  ## real tables against nflows, zuko and mixtures: docs/resul
 
 images: .venv/.dev  ## image flows, trained and judged: docs/results.md (four hours; goes on where it was broken off)
 	$(BIN)/python benchmarks/images.py
+
+results-gpu: .venv/.dev  ## CIFAR-10 on an accelerator, in pieces of nine minutes: call it until all is done
+	$(BIN)/python benchmarks/images.py cifar10-gpu --device cuda --piece 9
 
 bench: .venv/.dev  ## speed and memory against plain designs: benchmarks/RESULTS.md and IMAGES.md (minutes)
 	$(BIN)/python benchmarks/speed.py

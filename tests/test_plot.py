@@ -39,6 +39,15 @@ def test_loss_curve_shows_both_lines_the_best_point_and_the_floor():
     assert low < 0.2 < history().best.val_nll < high < 6  # the first steps do not set the scale
 
 
+def test_the_start_does_not_set_the_scale_of_a_short_history_either():
+    records = [
+        Record(500 * i, i, 2000 if i == 0 else 600 - i, 2000 if i == 0 else 590 - i, 1e-3, 1.0) for i in range(6)
+    ]
+    low, high = plot.loss_curve(History(records), plt.figure().add_subplot()).get_ylim()
+    assert 500 < low < 585
+    assert high < 700
+
+
 def test_a_history_of_one_record_can_be_drawn():
     plot.loss_curve(history(1), plt.figure().add_subplot())
 

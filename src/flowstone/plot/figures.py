@@ -35,7 +35,8 @@ def loss_curve(history: History, ax: Axes, *, entropy: float | None = None) -> A
     if entropy is not None:
         ax.axhline(entropy, color="black", linestyle=":", linewidth=1, label=f"entropy: {entropy:.4f}")
     # The first steps are far above all that matters later.
-    later = history.column("val_nll") + history.column("train_nll")[len(history) // 10 :]
+    first = max(1, len(history) // 10) if len(history) > 3 else 0
+    later = history.column("val_nll")[first:] + history.column("train_nll")[first:]
     low, high = min([*later, min(later) if entropy is None else entropy]), sorted(later)[int(0.97 * (len(later) - 1))]
     if high > low:
         ax.set_ylim(low - 0.08 * (high - low), high + 0.15 * (high - low))
