@@ -42,16 +42,8 @@ JOBS = {
     "nice-mnist": Job("mnist", "nice_image", ("--batch-size", "200", "--lr", "1e-3"), 20),
 }
 # For an accelerator: not among those that are run where no name is given.
-LARGE = {
-    "cifar10-gpu": Job(
-        "cifar10",
-        "realnvp_image",
-        ("--set", "scales=3", "couplings=6", "channels=128", "blocks=3", "--precision", "bf16")
-        + ("--flip", "--batch-size", "128", "--lr", "1e-3"),
-        30,
-        "59,813 of its 60,000 images",
-    ),
-}
+LARGER = "--set scales=3 couplings=6 channels=128 blocks=3 --precision bf16 --flip --batch-size 128 --lr 1e-3"
+LARGE = {"cifar10-gpu": Job("cifar10", "realnvp_image", tuple(LARGER.split()), 30, "59,813 of its 60,000 images")}
 ALL = JOBS | LARGE
 BOUND_SAMPLES = 16
 
