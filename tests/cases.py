@@ -280,6 +280,18 @@ CASES: dict[str, Case] = {
         size=0.1,
         **NOISY,
     ),
+    "recipe realnvp_image variational": case(
+        lambda: (
+            recipes.realnvp_image(
+                (1, 4, 4), channels=4, blocks=1, couplings=1, noise="variational", context_features=2
+            ).bijection
+        ),
+        (1, 4, 4),
+        2,
+        data=integers(1, 4, 4),
+        size=0.1,
+        **NOISY,
+    ),
     "recipe nice_image": case(
         lambda: recipes.nice_image((1, 2, 3), hidden=(8,)).bijection, (1, 2, 3), data=integers(1, 2, 3), **NOISY
     ),

@@ -110,6 +110,7 @@ def test_spec_of_images_is_plain_and_builds_the_same_flow(name):
         {"net": "residual", "norm": "layer", "transform": "mixture", "bins": 3},
         {"masked": True, "transform": "spline", "split_prior": False},
         {"scales": 1, "couplings": 1, "flow_norm": "batch"},
+        {"noise": "variational"},
     ],
 )
 def test_what_realnvp_image_offers_can_be_chosen(settings):
@@ -163,6 +164,8 @@ def test_wrong_names_and_values_are_named():
         build("nice", {"features": 2, "hidden": -3})
     with pytest.raises(UnknownNameError, match="did you mean 'modern'"):
         of_images("realnvp_image", (1, 4, 4), preset="moder")
+    with pytest.raises(SettingError, match="wants an even height and width"):
+        of_images("realnvp_image", (1, 5, 4), noise="variational")
     with pytest.raises(SettingError, match="channels, height, width"):
         flowstone.nice_image((4, 4))
     with pytest.raises(SettingError, match=r"hidden=.*images has no such setting"):

@@ -1,7 +1,7 @@
 """RealNVP for images (Dinh et al. 2016)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -21,7 +21,7 @@ from flowstone.bijections import (
     Univariate,
     checkerboard,
 )
-from flowstone.errors import UnknownNameError
+from flowstone.errors import SettingError, UnknownNameError
 from flowstone.flow import Flow
 from flowstone.nets import FullResolution, GatedConvNet, ResConvNet
 from flowstone.recipes.images import image_flow
@@ -50,6 +50,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 NETS = ("residual", "gated")
 FLOW_NORMS = ("batch", "actnorm", "none")
 TRANSFORMS = ("affine", "spline", "mixture")
+NOISES = ("uniform", "variational")
 
 
 @recipe
@@ -63,6 +64,7 @@ def realnvp_image(
     channels: int = 32,
     blocks: int = 2,
     alpha: float | None = 0.05,
+    noise: str = "uniform",
     net: str | None = None,
     masked: bool | None = None,
     norm: str = "batch",
@@ -90,6 +92,8 @@ def realnvp_image(
             flow by running averages, wider nets at coarser scales. ``"modern"``: gated nets on half of the pixels
             alone, rational-quadratic splines, ActNorm, a learned split prior.
         alpha: of the logit; None: pixels in [0, 1] and no logit.
+        noise: of the dequantization: ``"uniform"``, or ``"variational"``, learned by a flow of four couplings that
+            sees the image (Ho et al. 2019): a tighter bound, for a third more time; of even sizes alone.
         net: ``"residual"`` or ``"gated"``.
         masked: whether the nets of checkerboard couplings see the whole image, half of it masked.
         norm, weight_norm: of residual nets (``ResConvNet``).
@@ -114,17 +118,21 @@ def realnvp_image(
         "widening": widening,
     }
     chosen = PRESETS[preset] | {name: value for name, value in given.items() if value is not None}
-    for name, known in (("net", NETS), ("flow_norm", FLOW_NORMS), ("transform", TRANSFORMS)):
-        if chosen[name] not in known:
-            raise UnknownNameError(name, chosen[name], known)
+    for name, known in (("net", NETS), ("flow_norm", FLOW_NORMS), ("transform", TRANSFORMS), ("noise", NOISES)):
+        value = noise if name == "noise" else chosen[name]
+        if value not in known:
+            raise UnknownNameError(name, value, known)
     style = _Style(context_features, blocks, norm, weight_norm, momentum, bins, bound, **chosen)
 
     def scale(index: int, width: int) -> Bijection:
         hidden = channels * 2**index if style.widening else channels
+        # Splines and nets want numbers of size 1, which a logit's are not.
+        first = [ActNorm(width)] if index == 0 and style.flow_norm == "actnorm" else []
         if index + 1 == scales:
-            return checkerboard(style.turns(4, width, hidden, board=True))
+            return Chain(*first, checkerboard(style.turns(4, width, hidden, board=True)))
         wide = 2 * hidden if style.widening else hidden
         links = [
+            *first,
             checkerboard(style.turns(couplings, width, hidden, board=True)),
             Chain(Squeeze(), style.turns(couplings, width, wide, board=False), Inverse(Squeeze())),
             Squeeze(order="checkerboard"),
@@ -133,7 +141,15 @@ def realnvp_image(
             links.append(style.coupling(width, hidden, swap=False, board=False, transform="affine"))
         return Chain(*links)
 
-    return image_flow(event_shape, scales, scale, context_features=context_features, alpha=alpha, prior=prior)
+    return image_flow(
+        event_shape,
+        scales,
+        scale,
+        context_features=context_features,
+        alpha=alpha,
+        prior=prior,
+        noise=style.noise(event_shape, channels) if noise == "variational" else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -165,6 +181,15 @@ class _Style:
             elif self.flow_norm == "actnorm":
                 links.append(Half(4 * width, ActNorm(2 * width), swap=swap))
         return Chain(*links)
+
+    def noise(self, event_shape: Sequence[int], hidden: int) -> Bijection:
+        """What variational dequantization draws from: its nets see the image, a square of pixels as channels."""
+        image, *sides = event_shape
+        if any(side % 2 for side in sides):
+            raise SettingError(f"event_shape={tuple(event_shape)}: noise='variational' wants an even height and width")
+        told = 4 * (image + self.context_features)
+        seeing = replace(self, context_features=told, masked=False, flow_norm="none", transform="affine")
+        return checkerboard(seeing.turns(4, image, hidden, board=True))
 
     def coupling(self, width: int, hidden: int, *, swap: bool, board: bool, transform: str) -> Coupling:
         """Of an image of ``width`` channels, which squeezed has four times as many."""
