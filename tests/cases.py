@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from flowstone import bijections as b
 from flowstone import recipes
+from flowstone.flow import Flow
 from flowstone.nets import MADE, MLP, ConvNet, Parallel
 from flowstone.testing import Case
 
@@ -157,6 +158,16 @@ WHOLE: dict[str, Any] = {"size": 0.3, "widest": 3.0}
 BOUNDED: dict[str, Any] = {"density": False, "widest": 3.0, "widest_float32": 2.0, "triangular": True}
 NOISY: dict[str, Any] = {"stochastic": True, "density": False}
 
+
+def pictures(make: Callable[[], Flow], shape: tuple[int, ...], context_features: int = 0) -> Case:
+    """A recipe of images."""
+    return case(lambda: make().bijection, shape, context_features, data=integers(*shape), size=0.1, **NOISY)
+
+
+def small_realnvp(shape: tuple[int, ...], **settings: Any) -> Flow:
+    return recipes.realnvp_image(shape, channels=4, blocks=1, **settings)
+
+
 CASES: dict[str, Case] = {
     "Coupling Additive": case(lambda: vector(3, additive), 3),
     "Coupling Affine": case(lambda: vector(3, affine), 3),
@@ -253,44 +264,15 @@ CASES: dict[str, Case] = {
     ),
     "recipe spline": case(lambda: recipes.spline(3, hidden=(8,), couplings=3).bijection, 3, **WHOLE),
     "recipe glow": case(lambda: recipes.glow(3, hidden=(8,), couplings=3).bijection, 3, **WHOLE),
-    "recipe glow image": case(
-        lambda: recipes.glow(event_shape=(1, 4, 4), scales=2, couplings=2, channels=4, context_features=1).bijection,
-        (1, 4, 4),
-        1,
-        data=integers(1, 4, 4),
-        size=0.1,
-        **NOISY,
+    "recipe glow image": pictures(
+        lambda: recipes.glow(event_shape=(1, 4, 4), scales=2, couplings=2, channels=4, context_features=1), (1, 4, 4), 1
     ),
-    "recipe realnvp_image": case(
-        lambda: recipes.realnvp_image((1, 4, 4), channels=4, blocks=1, couplings=2).bijection,
-        (1, 4, 4),
-        data=integers(1, 4, 4),
-        size=0.1,
-        **NOISY,
+    "recipe realnvp_image": pictures(lambda: small_realnvp((1, 4, 4), couplings=2), (1, 4, 4)),
+    "recipe realnvp_image faithful": pictures(
+        lambda: small_realnvp((1, 3, 3), scales=1, preset="faithful", context_features=2), (1, 3, 3), 2
     ),
-    "recipe realnvp_image faithful": case(
-        lambda: (
-            recipes.realnvp_image(
-                (1, 3, 3), channels=4, blocks=1, scales=1, preset="faithful", context_features=2
-            ).bijection
-        ),
-        (1, 3, 3),
-        2,
-        data=integers(1, 3, 3),
-        size=0.1,
-        **NOISY,
-    ),
-    "recipe realnvp_image variational": case(
-        lambda: (
-            recipes.realnvp_image(
-                (1, 4, 4), channels=4, blocks=1, couplings=1, noise="variational", context_features=2
-            ).bijection
-        ),
-        (1, 4, 4),
-        2,
-        data=integers(1, 4, 4),
-        size=0.1,
-        **NOISY,
+    "recipe realnvp_image variational": pictures(
+        lambda: small_realnvp((1, 4, 4), couplings=1, noise="variational", context_features=2), (1, 4, 4), 2
     ),
     "recipe nice_image": case(
         lambda: recipes.nice_image((1, 2, 3), hidden=(8,)).bijection, (1, 2, 3), data=integers(1, 2, 3), **NOISY

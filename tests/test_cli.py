@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
+from commands import flowstone, refused
 from flowstone.checkpoint import describe, load, save
-from flowstone.cli import app, main
+from flowstone.cli import main
 from flowstone.run import Run
 
 QUICK = ["--set", "couplings=2", "hidden=16", "--steps", "60", "--batch-size", "128", "--quiet"]
@@ -23,23 +24,6 @@ QUICK = ["--set", "couplings=2", "hidden=16", "--steps", "60", "--batch-size", "
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-def flowstone(*words: object) -> None:
-    """Run a command in this process; a FlowstoneError or SystemExit comes through."""
-    app([str(word) for word in words], result_action="return_value")
-
-
-def refused(capsys, monkeypatch, *words: object) -> str:
-    """Run ``main``, expect exit status 1 and one line on stderr, and return that line."""
-    monkeypatch.setattr(sys, "argv", ["flowstone", *map(str, words)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 1
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("flowstone: ")
-    return lines[0]
 
 
 def table(path, rows: int = 200, columns: int = 3):

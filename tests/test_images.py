@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 
 import flowstone
+from commands import flowstone as command
+from commands import refused
 from flowstone.bijections import Chain, Dequantize, Interval
-from flowstone.cli import app, main
 from flowstone.data import Rows, open_source, reopen
 from flowstone.data.hub import SHARD
 from flowstone.errors import DataError, FlowstoneError, SettingError
@@ -652,20 +653,6 @@ def test_changed_images_are_noticed(tmp_path):
 
 
 # --- to the end: a flow of them ---------------------------------------------------------------------------------------
-
-
-def command(*words: object) -> None:
-    app([str(word) for word in words], result_action="return_value")
-
-
-def refused(capsys, monkeypatch, *words: object) -> str:
-    monkeypatch.setattr(sys, "argv", ["flowstone", *map(str, words)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 1
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1
-    return lines[0]
 
 
 def test_a_uniform_model_needs_eight_bits():

@@ -54,7 +54,7 @@ def bf16_conditioners(flow: nn.Module) -> Iterator[None]:
 def recomputed(flow: nn.Module) -> Iterator[None]:
     """Every coupling and autoregressive layer keeps its input alone, and runs once more when gradients are due.
 
-    The gradients are the same, to the last bit: nothing is inverted. A training step takes about a third longer.
+    The gradients are the same, to the last bit: nothing is inverted. The cost is one more forward pass of these layers.
     """
     layers = [module for module in flow.modules() if isinstance(module, Coupling | Autoregressive)]
     for layer in layers:

@@ -77,7 +77,7 @@ def train(
     precision
         fp32, or bf16 for the conditioner nets.
     memory
-        keep, or recompute: deep flows then train in little more memory than shallow ones, and a third longer.
+        keep, or recompute: deep flows then train in far less memory, and longer.
     flip
         Images: turn half of those of each batch left to right.
     context

@@ -93,7 +93,7 @@ def realnvp_image(
             alone, rational-quadratic splines, ActNorm, a learned split prior.
         alpha: of the logit; None: pixels in [0, 1] and no logit.
         noise: of the dequantization: ``"uniform"``, or ``"variational"``, learned by a flow of four couplings that
-            sees the image (Ho et al. 2019): a tighter bound, for a third more time; of even sizes alone.
+            sees the image (Ho et al. 2019): a tighter bound, for more time; of even sizes alone.
         net: ``"residual"`` or ``"gated"``.
         masked: whether the nets of checkerboard couplings see the whole image, half of it masked.
         norm, weight_norm: of residual nets (``ResConvNet``).

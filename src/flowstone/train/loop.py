@@ -96,7 +96,7 @@ def fit(
         scale_penalty: λ of an L2 penalty $\lambda \sum v^2$ on the learned factors of log-scales and on the magnitudes
             of weight-normalized layers (RealNVP on images: 5e-5); it is not part of the NLL that is reported.
         memory: ``"recompute"`` keeps the inputs of couplings alone and computes what is between once more for the
-            gradient, which is the same: deep flows then take little more memory than shallow ones, and a third longer.
+            gradient, which is the same: deep flows then take far less memory (benchmarks/IMAGES.md), and longer.
         resume: a folder in which the training state is kept; if it holds one, training goes on from there.
         watch: called as ``watch(flow, history)`` after each validation, while the flow holds the averaged weights in
             evaluation mode.
