@@ -70,7 +70,7 @@ MEASURE = """
 import sys, torch, flowstone
 from contextlib import nullcontext
 from pathlib import Path
-from flowstone.compute import recomputed
+from flowstone.recompute import recomputed
 
 def megabytes(field):
     lines = Path("/proc/self/status").read_text().splitlines()

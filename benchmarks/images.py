@@ -20,7 +20,7 @@ from typing import Any
 
 from results import data_folder, machine, write_section
 
-SPLINES = ("--set", "couplings=4", "--precision", "bf16")
+SPLINES = ("--set", "couplings=6", "--precision", "bf16")
 
 
 @dataclass(frozen=True)

@@ -323,3 +323,19 @@ def test_output_that_nobody_reads_on_is_no_error():
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert done.stderr == ""
+
+
+def test_more_arguments_of_fit(tmp_path, capsys, monkeypatch):
+    flowstone("train", "moons", "--out", "R", *QUICK, "--fit", "optimizer=adamax", "ema=0.5", "validate-every=30")
+    assert Run(tmp_path / "R").record["training"].items() >= {"optimizer": "adamax", "ema": 0.5}.items()
+    assert len((tmp_path / "R" / "history.csv").read_text().splitlines()) == 4  # steps 0, 30, 60
+    for words, said in (
+        ("emma=0.5", "unknown --fit setting 'emma': did you mean 'ema'"),
+        ("ema=slow", "--fit ema=slow: expected a number"),
+        ("ema=true", "--fit ema=True: expected a number"),
+        ("validate_every=1.5", "--fit validate_every=1.5: expected a whole number"),
+        ("ema=2", "ema=2 must be at least 0 and below 1"),
+        ("ema", "--fit 'ema': expected key=value"),
+    ):
+        assert said in refused(capsys, monkeypatch, "train", "moons", "--out", "S", *QUICK, "--fit", words)
+        assert not Path("S").exists()

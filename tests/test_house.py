@@ -17,9 +17,9 @@ SOURCE = Path(flowstone.__file__).parent
 # From the ground up. A room imports from rooms on floors below it alone: so bijections and nets never meet.
 FLOORS = (
     ("errors",),
-    ("files",),
+    ("files", "kernels"),
     ("history", "nets", "bijections", "priors", "data"),
-    ("compute", "distribution", "testing"),
+    ("compute", "distribution", "recompute", "testing"),
     ("diagnosis",),
     ("flow",),
     ("recipes",),

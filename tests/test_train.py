@@ -9,8 +9,6 @@ import torch
 from torch import nn
 
 import flowstone
-from cases import disturb
-from flowstone.compute import recomputed
 from flowstone.data import TOYS, Rows
 from flowstone.errors import CheckpointError, DataError, NonFiniteError, SettingError, ShapeError, UnknownNameError
 from flowstone.history import History
@@ -72,17 +70,28 @@ class StopError(Exception):
     pass
 
 
-@pytest.mark.parametrize("fixed", [False, True])
-def test_a_broken_off_training_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch, fixed):
+@pytest.mark.parametrize(
+    ("fixed", "settings"),
+    [
+        (False, {}),
+        (True, {}),
+        (True, {"optimizer": "adamw", "weight_decay": 0.1}),
+        (True, {"optimizer": "adamax"}),
+    ],
+)
+def test_a_broken_off_training_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch, fixed, settings):
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "adamax": torch.optim.Adamax}
+    kind = kinds[settings.get("optimizer", "adam")]
+    quick = QUICK | settings
     monkeypatch.setattr("flowstone.train.loop.SAVE_EVERY", 0.0)
     data = TOYS["moons"](300, torch.Generator().manual_seed(0)) if fixed else TOYS["moons"]
     validation = TOYS["moons"](200, torch.Generator().manual_seed(1))
     whole = small()
-    history = flowstone.fit(whole, data, validation=validation, steps=80, **QUICK)
+    history = flowstone.fit(whole, data, validation=validation, steps=80, **quick)
 
     steps_taken = 0
     with monkeypatch.context() as patch:
-        original = torch.optim.Adam.step
+        original = kind.step
 
         def step(self, *args, **kwargs):
             nonlocal steps_taken
@@ -91,14 +100,32 @@ def test_a_broken_off_training_goes_on_as_if_it_had_not_been(tmp_path, monkeypat
                 raise StopError
             return original(self, *args, **kwargs)
 
-        patch.setattr(torch.optim.Adam, "step", step)
+        patch.setattr(kind, "step", step)
         with pytest.raises(StopError):
-            flowstone.fit(small(), data, validation=validation, steps=80, resume=tmp_path, **QUICK)
+            flowstone.fit(small(), data, validation=validation, steps=80, resume=tmp_path, **quick)
     resumed = small()
-    continued = flowstone.fit(resumed, data, validation=validation, steps=80, resume=tmp_path, **QUICK)
+    continued = flowstone.fit(resumed, data, validation=validation, steps=80, resume=tmp_path, **quick)
     assert same(weights(whole), weights(resumed))
     for name in ("step", "train_nll", "val_nll", "learning_rate", "grad_norm"):
         assert continued.column(name) == history.column(name)
+
+
+def test_optimizers_differ_and_are_torchs_own():
+    x = TOYS["moons"](300, torch.Generator().manual_seed(0))
+    runs = ({}, {"optimizer": "adamw", "weight_decay": 0.5}, {"optimizer": "adamax"})
+    ends = []
+    for settings in runs:
+        flow = small()
+        flowstone.fit(flow, x, steps=5, **QUICK, **settings)
+        ends.append(torch.cat([p.flatten() for p in flow.parameters()]))
+    assert all(not torch.equal(ends[0], other) for other in ends[1:])
+    assert ends[1].norm() < ends[0].norm()  # decayed
+    with pytest.raises(UnknownNameError, match="did you mean 'adamax'"):
+        flowstone.fit(small(), x, steps=1, optimizer="adamx", **QUICK)
+    with pytest.raises(SettingError, match="weight_decay=0.1 is for optimizer='adamw', not 'adam'"):
+        flowstone.fit(small(), x, steps=1, weight_decay=0.1, **QUICK)
+    with pytest.raises(SettingError, match="scale_penalty is part of the loss"):
+        flowstone.fit(small(), x, steps=1, optimizer="adamw", scale_penalty=0.1, **QUICK)
 
 
 def test_the_saved_state_holds_permutations_too(tmp_path):
@@ -407,43 +434,3 @@ def test_the_penalty_keeps_scales_small_and_nothing_else():
         sums[penalty] = [scales, sum(size for name, size in named if name.endswith("original1"))]
     assert sums[100.0][0] < 0.8 * sums[0.0][0]
     assert sums[100.0][1] == pytest.approx(sums[0.0][1], rel=0.2)
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_recomputing_changes_memory_and_nothing_else(precision):
-    x = torch.randint(256, (64, 1, 4, 4), dtype=torch.uint8)
-
-    def after(**settings):
-        torch.manual_seed(0)
-        flow = flowstone.realnvp_image(
-            (1, 4, 4), channels=4, blocks=1, couplings=2, preset="faithful", flow_norm="none"
-        )
-        history = flowstone.fit(flow, x, steps=8, batch_size=16, precision=precision, progress=False, **settings)
-        return flow.state_dict(), history.column("train_nll")
-
-    (kept, losses), (again, same_losses) = after(), after(memory="recompute")
-    assert losses == same_losses
-    assert all(torch.equal(kept[name], again[name]) for name in kept)  # running averages of the nets, too
-    with pytest.raises(UnknownNameError, match="did you mean 'recompute'"):
-        after(memory="recomput")
-
-
-def test_recomputing_keeps_inputs_alone_and_gives_exact_gradients(float64):
-    x = torch.randn(32, 3)
-    flow = flowstone.spline(3, couplings=96, hidden=(16, 16))
-    disturb(flow, 0.05)
-    flow.initialize(x)
-
-    def gradients() -> tuple[list[torch.Tensor], int]:
-        kept = []
-        flow.zero_grad()
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
-            (-flow.log_prob(x).mean()).backward()
-        return [p.grad.clone() for p in flow.parameters() if p.grad is not None], sum(kept)
-
-    plain, much = gradients()
-    with recomputed(flow):
-        again, little = gradients()
-    assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
-    assert little < much / 5
-    assert "forward" not in vars(flow.bijection.links[3])  # pyright: ignore

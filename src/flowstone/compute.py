@@ -1,16 +1,15 @@
-"""How the arithmetic is run: on how many threads, in which precision, from how much memory."""
+"""How the arithmetic is run: on how many threads, in which precision."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from flowstone.bijections import Autoregressive, Coupling
 
-__all__ = ["bf16_conditioners", "recomputed", "threads_for"]
+__all__ = ["bf16_conditioners", "threads_for"]
 
 SMALL_LAYER = 2e7  # multiply-adds in one layer's product below which a second thread costs more than it brings
 
@@ -48,48 +47,6 @@ def bf16_conditioners(flow: nn.Module) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-@contextmanager
-def recomputed(flow: nn.Module) -> Iterator[None]:
-    """Every coupling and autoregressive layer keeps its input alone, and runs once more when gradients are due.
-
-    The gradients are the same, to the last bit: nothing is inverted. The cost is one more forward pass of these layers.
-    """
-    layers = [module for module in flow.modules() if isinstance(module, Coupling | Autoregressive)]
-    for layer in layers:
-        layer.forward = _checkpointed(layer)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward  # that of its class is back
-
-
-def _checkpointed(layer: nn.Module) -> Callable:
-    forward = layer.forward
-    norms = [module for module in layer.modules() if isinstance(module, nn.BatchNorm2d)]
-
-    @contextmanager
-    def second_time() -> Iterator[None]:
-        before = [(norm.momentum, norm.get_buffer("num_batches_tracked").clone()) for norm in norms]
-        for norm in norms:  # the running averages have seen this batch
-            norm.momentum = 0.0
-        try:
-            yield
-        finally:
-            for norm, (momentum, seen) in zip(norms, before, strict=True):
-                norm.momentum = momentum
-                norm.get_buffer("num_batches_tracked").copy_(seen)
-
-    def run(value, context=None):
-        if not torch.is_grad_enabled():
-            return forward(value, context)
-        return checkpoint(
-            forward, value, context, use_reentrant=False, context_fn=lambda: (nullcontext(), second_time())
-        )
-
-    return run
 
 
 class _Autocast:

@@ -11,7 +11,25 @@ from flowstone.bijections.univariate import Univariate
 __all__ = ["Coupling", "Half"]
 
 
-class Coupling(Bijection):
+class _Split(Bijection):
+    """What knows the two halves: of the features, of images of the channels."""
+
+    def __init__(self, features: int, *, swap: bool) -> None:
+        super().__init__()
+        self.first = features // 2
+        self.swap = swap
+
+    def halves(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """What is kept and what moves."""
+        head, tail = value[:, : self.first], value[:, self.first :]
+        return (tail, head) if self.swap else (head, tail)
+
+    def whole(self, kept: Tensor, moved: Tensor) -> Tensor:
+        """Both halves in their places."""
+        return torch.cat((moved, kept) if self.swap else (kept, moved), 1)
+
+
+class Coupling(_Split):
     r"""Split x into halves (a, b); a is kept and tells how b moves (Dinh et al. 2014, 2016).
 
     $$ z = (a,\; \tau(b;\, \theta(a, c))), \qquad \log|\det| = \sum_i \log \tau'(b_i) $$
@@ -36,9 +54,7 @@ class Coupling(Bijection):
     """
 
     def __init__(self, features: int, transform: Univariate, net: nn.Module, *, swap: bool = False) -> None:
-        super().__init__()
-        self.first = features // 2
-        self.swap = swap
+        super().__init__(features, swap=swap)
         self.transform = transform
         self.net = net
 
@@ -54,19 +70,22 @@ class Coupling(Bijection):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._move(z, context, self.transform.inverse)
 
+    def parameters_given(self, kept: Tensor, context: Tensor | None = None) -> Tensor:
+        """``(batch, moved, …, parameters_per_feature)``: what the net, which sees the kept half, says of the other."""
+        return self.net(kept, context).unflatten(1, (-1, self.transform.parameters_per_feature)).movedim(2, -1)
+
     def asked(self, value: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The moved half, and the parameters ``(batch, moved, …, parameters_per_feature)`` that the net gives it."""
-        kept, moving = _halves(value, self.first, swap=self.swap)
-        parameters = self.net(kept, context).unflatten(1, (moving.shape[1], self.transform.parameters_per_feature))
-        return moving, parameters.movedim(2, -1)
+        """The moved half, and its parameters."""
+        kept, moving = self.halves(value)
+        return moving, self.parameters_given(kept, context)
 
     def _move(self, value: Tensor, context: Tensor | None, transform) -> tuple[Tensor, Tensor]:
-        kept, _ = _halves(value, self.first, swap=self.swap)
-        moved, log_slope = transform(*self.asked(value, context))
-        return _whole(kept, moved, swap=self.swap), log_slope.flatten(1).sum(-1)
+        kept, moving = self.halves(value)
+        moved, log_slope = transform(moving, self.parameters_given(kept, context))
+        return self.whole(kept, moved), log_slope.flatten(1).sum(-1)
 
 
-class Half(Bijection):
+class Half(_Split):
     r"""A bijection of that half of the features which a ``Coupling`` of the same ``features`` and ``swap`` moves.
 
     $$ z = (a,\; f(b)), \qquad \log|\det| = \log|\det \tfrac{\partial f}{\partial b}| $$
@@ -80,30 +99,18 @@ class Half(Bijection):
     """
 
     def __init__(self, features: int, bijection: Bijection, *, swap: bool = False) -> None:
-        super().__init__()
-        self.first = features // 2
-        self.swap = swap
+        super().__init__(features, swap=swap)
         self.bijection = bijection
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        kept, moving = _halves(x, self.first, swap=self.swap)
+        kept, moving = self.halves(x)
         moved, log_det = self.bijection(moving, context)
-        return _whole(kept, moved, swap=self.swap), log_det
+        return self.whole(kept, moved), log_det
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        kept, moved = _halves(z, self.first, swap=self.swap)
+        kept, moved = self.halves(z)
         moving, log_det = self.bijection.inverse(moved, context)
-        return _whole(kept, moving, swap=self.swap), log_det
+        return self.whole(kept, moving), log_det
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
-        self.bijection.initialize(_halves(x, self.first, swap=self.swap)[1], context)
-
-
-def _halves(value: Tensor, first: int, *, swap: bool) -> tuple[Tensor, Tensor]:
-    """What is kept and what moves."""
-    head, tail = value[:, :first], value[:, first:]
-    return (tail, head) if swap else (head, tail)
-
-
-def _whole(kept: Tensor, moved: Tensor, *, swap: bool) -> Tensor:
-    return torch.cat((moved, kept) if swap else (kept, moved), 1)
+        self.bijection.initialize(self.halves(x)[1], context)

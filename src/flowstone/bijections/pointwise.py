@@ -10,7 +10,10 @@ __all__ = ["LeakyReLU", "LogTails", "Scaling"]
 
 
 class Scaling(Bijection):
-    r"""$z = x \odot e^{d}$ with a learned d per feature, 0 at the start: NICE's last layer (Dinh et al. 2014, 3.3).
+    r"""$z = x \odot e^{d}$ with a learned d per feature: NICE's last layer (Dinh et al. 2014, section 3.3).
+
+    d is 0 at the start; ``initialize`` sets it, once, so that z has deviation 1: features that hardly vary, such as the
+    border of an image of a digit, would need thousands of steps to get there.
 
     >>> import torch
     >>> scaling = Scaling(2)
@@ -19,9 +22,20 @@ class Scaling(Bijection):
     tensor([1.], grad_fn=<ExpandBackward0>)
     """
 
+    initialized: Tensor
+
     def __init__(self, features: int) -> None:
         super().__init__()
         self.log_scale = nn.Parameter(torch.zeros(features))
+        self.register_buffer("initialized", torch.tensor(False))
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+        if self.initialized:
+            return
+        variance = x.double().var(0, correction=0)
+        self.log_scale.copy_(-0.5 * variance.clamp_min(1e-12).log())  # a feature that does not vary stays finite
+        self.initialized.fill_(True)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return x * self.log_scale.exp(), self.log_scale.sum().expand(x.shape[0])

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from flowstone.bijections.univariate import Univariate
 from flowstone.errors import SettingError
+from flowstone.kernels import fused_spline
 
 __all__ = ["RQSpline"]
 
@@ -54,6 +55,7 @@ class RQSpline(Univariate):
         self.circular = circular
         self.parameters_per_feature = 3 * bins + 1 if circular else 3 * bins - 1
 
+    @fused_spline
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         inside = self._wrap(x) if self.circular else x.clamp(-self.bound, self.bound)
         (left, bottom), (width, height), slopes = self._bin(inside, parameters, axis=0)
@@ -64,6 +66,7 @@ class RQSpline(Univariate):
         # Beyond the bound the clamped part is constant and the remainder has slope 1: no branch, so no NaN gradient.
         return z + (x - inside), log_slope
 
+    @fused_spline
     def inverse(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         inside = self._wrap(z - self._turn(parameters)) if self.circular else z.clamp(-self.bound, self.bound)
         (left, bottom), (width, height), slopes = self._bin(inside, parameters, axis=1)

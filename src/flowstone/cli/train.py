@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from flowstone.cli.values import Device, commas, device_of, print_metrics, say_noise, settings_of
+from flowstone.cli.values import Device, commas, device_of, print_metrics, say_noise, settings_of, training_of
 from flowstone.errors import NonFiniteError, SettingError
 
 __all__ = ["train"]
@@ -30,6 +30,7 @@ def train(
     device: Device = "auto",
     precision: str | None = None,
     memory: str | None = None,
+    fit: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
     flip: Annotated[bool, Switch] = False,
     context: str | None = None,
     columns: str | None = None,
@@ -78,6 +79,9 @@ def train(
         fp32, or bf16 for the conditioner nets.
     memory
         keep, or recompute: deep flows then train in far less memory, and longer.
+    fit
+        More arguments of `flowstone.fit`, as key=value: warmup clip ema dropout validate_every schedule optimizer
+        weight_decay scale_penalty: --fit optimizer=adamax ema=0.9999
     flip
         Images: turn half of those of each batch left to right.
     context
@@ -122,6 +126,7 @@ def train(
         "precision": precision,
         "memory": memory,
         "flip": flip or None,
+        **training_of(fit or []),
     }
     given = {name: value for name, value in given.items() if value is not None}
     request: dict[str, Any] = {"source": source, "flow": flow, "set": settings_of(settings or []), "training": given}

@@ -5,11 +5,33 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from flowstone.errors import SettingError
+from flowstone.errors import SettingError, UnknownNameError
 
-__all__ = ["Device", "commas", "device_of", "given_label", "given_of", "print_metrics", "say_noise", "settings_of"]
+__all__ = [
+    "Device",
+    "commas",
+    "device_of",
+    "given_label",
+    "given_of",
+    "print_metrics",
+    "say_noise",
+    "settings_of",
+    "training_of",
+]
 
 Device = str
+NUMBER, COUNT, WORD = ((int, float), "a number"), (int, "a whole number"), (str, "a word")
+TRAINING: dict[str, Any] = {  # of fit, what has no flag of its own
+    "warmup": NUMBER,
+    "clip": NUMBER,
+    "ema": NUMBER,
+    "dropout": NUMBER,
+    "validate_every": COUNT,
+    "schedule": WORD,
+    "optimizer": WORD,
+    "weight_decay": NUMBER,
+    "scale_penalty": NUMBER,
+}
 
 
 def commas(text: str | None) -> list[str]:
@@ -24,6 +46,18 @@ def settings_of(words: Sequence[str]) -> dict[str, Any]:
         if key in settings:
             choice = "--columns and --context choose the columns, --size and --gray the shape of images"
             raise SettingError(f"--set {key}: the data says that ({choice})")
+    return settings
+
+
+def training_of(words: Sequence[str]) -> dict[str, Any]:
+    """``["optimizer=adamax", "ema=0.9"]`` → arguments of ``fit``."""
+    settings = {key.replace("-", "_"): _value(text) for key, text in _pairs("--fit", words)}
+    for name, value in settings.items():
+        if name not in TRAINING:
+            raise UnknownNameError("--fit setting", name, TRAINING)
+        wanted, what = TRAINING[name]
+        if isinstance(value, bool) != (wanted is bool) or not isinstance(value, wanted):
+            raise SettingError(f"--fit {name}={value}: expected {what}")
     return settings
 
 

@@ -12,7 +12,7 @@ class GatedConvNet(nn.Module):
     r"""Residual blocks that end in a gate; no normalization, and cheap: one 3x3 and one 1x1 convolution a block.
 
     $h \leftarrow h + u \odot \sigma(v)$ with $(u, v) = W_{1 \times 1}\, \phi(W_{3 \times 3}\, \phi(h))$ and φ = SiLU,
-    between a 3x3 convolution in and one out, which is zero at the start (gates: van den Oord et al. 2016).
+    between a 3x3 convolution in and a 1x1 out, which is zero at the start (gates: van den Oord et al. 2016).
     ``(batch, in_channels, height, width)`` → ``(batch, out_channels, height, width)``; a context as in ``ConvNet``.
 
     >>> import torch
@@ -35,7 +35,7 @@ class GatedConvNet(nn.Module):
             )
             for _ in range(blocks)
         )
-        self.output = nn.Conv2d(hidden, out_channels, 3, padding=1)
+        self.output = nn.Conv2d(hidden, out_channels, 1)
         nn.init.zeros_(self.output.weight)
         assert self.output.bias is not None
         nn.init.zeros_(self.output.bias)

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from flowstone.bijections import Affine
 from flowstone.checkpoint import TrainingState, load_state, save_state
-from flowstone.compute import bf16_conditioners, recomputed, threads_for
+from flowstone.compute import bf16_conditioners, threads_for
 from flowstone.data import Rows
 from flowstone.errors import CheckpointError, NonFiniteError, SettingError
 from flowstone.flow import Flow
 from flowstone.history import History, Record
+from flowstone.recompute import recomputed
 from flowstone.train.batches import (
     FLIP,
     NOISE,
@@ -32,7 +33,7 @@ from flowstone.train.batches import (
 )
 from flowstone.train.forensics import first_bad_gradient, first_bad_output
 from flowstone.train.progress import Bar, training_bar
-from flowstone.train.settings import Settings, settings_for
+from flowstone.train.settings import MOMENTS, Settings, settings_for
 
 __all__ = ["Watch", "fit"]
 
@@ -62,6 +63,8 @@ def fit(
     precision: str = Settings.precision,
     schedule: str = Settings.schedule,
     flip: bool = Settings.flip,
+    optimizer: str = Settings.optimizer,
+    weight_decay: float = Settings.weight_decay,
     scale_penalty: float = Settings.scale_penalty,
     memory: str = Settings.memory,
     resume: Path | str | None = None,
@@ -70,8 +73,8 @@ def fit(
 ) -> History:
     r"""Train ``flow`` by maximum likelihood, $\min_\theta -\frac1n \sum_i \log p_\theta(x_i \mid c_i)$, in place.
 
-    Adam with warm-up and cosine, gradient clipping, an exponential moving average of the weights, early stopping; at
-    the end the flow holds the averaged weights that were best on the held-out rows.
+    Adam (or another ``optimizer``) with warm-up and cosine, gradient clipping, an exponential moving average of the
+    weights, early stopping; at the end the flow holds the averaged weights that were best on the held-out rows.
 
     Args:
         data: ``(n, *event_shape)``, or a function ``(n, generator) -> (n, *event_shape)``: fresh rows for each step.
@@ -93,10 +96,13 @@ def fit(
         precision: ``"bf16"`` runs the conditioner nets in bfloat16; the flow's own arithmetic stays as it is.
         schedule: ``"constant"`` keeps the rate after the warm-up instead of lowering it.
         flip: images alone: half of them, chosen anew for each batch, are turned left to right.
+        optimizer: ``"adam"``, ``"adamw"`` (with ``weight_decay``, decoupled: Loshchilov and Hutter 2019) or
+            ``"adamax"`` (Kingma and Ba 2015).
         scale_penalty: λ of an L2 penalty $\lambda \sum v^2$ on the learned factors of log-scales and on the magnitudes
             of weight-normalized layers (RealNVP on images: 5e-5); it is not part of the NLL that is reported.
-        memory: ``"recompute"`` keeps the inputs of couplings alone and computes what is between once more for the
-            gradient, which is the same: deep flows then take far less memory (benchmarks/IMAGES.md), and longer.
+        memory: ``"recompute"`` keeps one value for every fourth coupling and computes the rest once more for the
+            gradient, from the outputs by the inverse: deep flows then take far less memory (benchmarks/IMAGES.md), and
+            longer; gradients are the same but for rounding.
         resume: a folder in which the training state is kept; if it holds one, training goes on from there.
         watch: called as ``watch(flow, history)`` after each validation, while the flow holds the averaged weights in
             evaluation mode.
@@ -130,6 +136,8 @@ def fit(
         precision=precision,
         schedule=schedule,
         flip=flip,
+        optimizer=optimizer,
+        weight_decay=weight_decay,
         scale_penalty=scale_penalty,
         memory=memory,
     )
@@ -173,13 +181,7 @@ class _Trainer:
             getattr(module, "stochastic", False) or (isinstance(module, nn.Dropout) and module.p > 0)
             for module in flow.modules()
         )
-        fused = self.device.type in ("cpu", "cuda")
-        scales = {id(parameter) for parameter in _scales(flow)}
-        groups = [
-            {"params": [p for p in self.parameters if id(p) not in scales]},
-            {"params": [p for p in self.parameters if id(p) in scales], "weight_decay": 2 * settings.scale_penalty},
-        ]
-        self.optimizer = torch.optim.Adam([group for group in groups if group["params"]], lr=settings.lr, fused=fused)
+        self.optimizer = _optimizer(flow, self.parameters, settings)
         self.state = TrainingState()
         if resume is not None and (state := load_state(resume)) is not None:
             self._restore(state)
@@ -317,7 +319,7 @@ class _Trainer:
         moments = [self.optimizer.state.get(parameter, {}) for parameter in self.parameters]
         self.state.seconds = self._seconds()
         self.state.tensors = self._groups() | {"raw": list(raw), "buffer": list(buffers)}
-        for name in ("exp_avg", "exp_avg_sq"):
+        for name in MOMENTS[self.settings.optimizer]:
             if all(name in moment for moment in moments):
                 self.state.tensors[name] = [moment[name] for moment in moments]
         save_state(self.folder, self.state)
@@ -338,7 +340,8 @@ class _Trainer:
             for name, into in self._groups().items():
                 _copy(into, state.tensors[name])
             for index, parameter in enumerate(self.parameters if "exp_avg" in state.tensors else ()):
-                moments = {name: state.tensors[name][index].to(parameter) for name in ("exp_avg", "exp_avg_sq")}
+                names = MOMENTS[self.settings.optimizer]
+                moments = {name: state.tensors[name][index].to(parameter) for name in names}
                 steps = torch.tensor(float(state.step), device=self.device)
                 self.optimizer.state[parameter] = {"step": steps, **moments}
         except (KeyError, IndexError, ValueError, RuntimeError) as error:
@@ -367,6 +370,21 @@ def _dropout(flow: nn.Module, rate: float) -> Iterator[None]:
     finally:
         for module, before in layers:
             module.p = before
+
+
+def _optimizer(flow: Flow, parameters: Sequence[Tensor], settings: Settings) -> torch.optim.Optimizer:
+    """Two groups: what ``scale_penalty`` keeps small, and the rest."""
+    small = {id(parameter) for parameter in _scales(flow)}
+    decays = {False: settings.weight_decay, True: settings.weight_decay or 2 * settings.scale_penalty}
+    groups = [
+        {"params": group, "weight_decay": decay}
+        for of_scales, decay in decays.items()
+        if (group := [p for p in parameters if (id(p) in small) == of_scales])
+    ]
+    if settings.optimizer == "adamax":
+        return torch.optim.Adamax(groups, lr=settings.lr, foreach=True)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
+    return kind(groups, lr=settings.lr, fused=parameters[0].device.type in ("cpu", "cuda"))
 
 
 def _scales(flow: nn.Module) -> Iterator[Tensor]:

@@ -7,11 +7,23 @@ from typing import Any
 
 from flowstone.errors import SettingError, UnknownNameError
 
-__all__ = ["PRECISIONS", "Settings", "settings_for"]
+__all__ = ["MOMENTS", "PRECISIONS", "Settings", "settings_for"]
 
 PRECISIONS = ("fp32", "bf16")
 SCHEDULES = ("cosine", "constant")
 MEMORIES = ("keep", "recompute")
+MOMENTS = {  # what each optimizer keeps of a parameter
+    "adam": ("exp_avg", "exp_avg_sq"),
+    "adamw": ("exp_avg", "exp_avg_sq"),
+    "adamax": ("exp_avg", "exp_inf"),
+}
+CHOICES = {"precision": PRECISIONS, "schedule": SCHEDULES, "optimizer": MOMENTS, "memory": MEMORIES}
+POSITIVE = ("steps", "minutes", "batch_size", "lr", "clip", "patience", "validate_every")
+RANGES = (
+    (POSITIVE, lambda value: value > 0, "must be positive"),
+    (("seed", "scale_penalty", "weight_decay"), lambda value: value >= 0, "cannot be negative"),
+    (("ema", "warmup", "dropout"), lambda value: 0 <= value < 1, "must be at least 0 and below 1"),
+)
 # Rows below which a fixed set is soon learned by heart, and what is done about it.
 SMALL_SET, SMALL_EVERY = 10_000, 20
 TINY_SET, TINY_DROPOUT = 2_000, 0.2
@@ -37,26 +49,26 @@ class Settings:
     precision: str = "fp32"
     schedule: str = "cosine"
     flip: bool = False
+    optimizer: str = "adam"
+    weight_decay: float = 0.0
     scale_penalty: float = 0.0
     memory: str = "keep"
 
     def __post_init__(self) -> None:
-        for name in ("steps", "minutes", "batch_size", "lr", "clip", "patience", "validate_every"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise SettingError(f"{name}={value} must be positive")
-        if self.steps is None and self.minutes is None:
-            raise SettingError("steps=None needs minutes: something must end the training")
-        if self.seed < 0:
-            raise SettingError(f"seed={self.seed} cannot be negative")
-        for name in ("ema", "warmup", "dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise SettingError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
-        if not self.scale_penalty >= 0:
-            raise SettingError(f"scale_penalty={self.scale_penalty} cannot be negative")
-        for name, known in (("precision", PRECISIONS), ("schedule", SCHEDULES), ("memory", MEMORIES)):
+        for names, allowed, what in RANGES:
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not allowed(value):
+                    raise SettingError(f"{name}={value} {what}")
+        for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise UnknownNameError(name, getattr(self, name), known)
+        if self.steps is None and self.minutes is None:
+            raise SettingError("steps=None needs minutes: something must end the training")
+        if self.weight_decay and self.optimizer != "adamw":
+            raise SettingError(f"weight_decay={self.weight_decay} is for optimizer='adamw', not {self.optimizer!r}")
+        if self.scale_penalty and self.optimizer == "adamw":
+            raise SettingError("scale_penalty is part of the loss for adam and adamax; adamw has weight_decay")
 
     def progress(self, step: int, seconds: float) -> float:
         """How much of the run is over, 0 … 1, by steps or by the clock, whichever is further."""

@@ -1,0 +1,41 @@
+"""Whether a fused kernel may stand in for the plain arithmetic."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.autograd import forward_ad
+
+__all__ = ["applicable", "kernels"]
+
+_wanted = os.environ.get("FLOWSTONE_KERNELS", "auto") != "off"
+
+
+@contextmanager
+def kernels(wanted: bool) -> Iterator[None]:
+    """Fused kernels or, with False, the plain arithmetic alone."""
+    global _wanted  # noqa: PLW0603
+    before, _wanted = _wanted, wanted
+    try:
+        yield
+    finally:
+        _wanted = before
+
+
+def applicable(*values: Tensor) -> bool:
+    """Whether these are ordinary float32 tensors in this machine's memory, and nobody is looking into the arithmetic:
+    no ``torch.compile``, no ``torch.func`` transform, no forward-mode derivative.
+    """
+    return (
+        _wanted
+        and all(type(v) in _ORDINARY and v.dtype == torch.float32 and v.device.type == "cpu" for v in values)
+        and not torch.compiler.is_compiling()
+        and not any(is_functorch_wrapped_tensor(v) for v in values)
+        and forward_ad._current_level < 0
+    )
+
+
+_ORDINARY = (Tensor, torch.nn.Parameter)

@@ -1,0 +1,203 @@
+"""Deep flows in little memory: what gradients need of a layer is computed again instead of kept."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import reduce
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+from flowstone.bijections import (
+    ActNorm,
+    Additive,
+    Affine,
+    Autoregressive,
+    BatchNorm,
+    Bijection,
+    Chain,
+    Coupling,
+    Half,
+    InvertibleConv1x1,
+    LULinear,
+    Permutation,
+    RQSpline,
+    Squeeze,
+)
+
+__all__ = ["recomputed"]
+
+ANCHOR = 4  # couplings between two values that are kept: rounding of inverses adds up from one to the next alone
+REVERSIBLE = (ActNorm, Coupling, Half, InvertibleConv1x1, LULinear, Permutation, Squeeze)
+EXACT = (Additive, Affine, RQSpline)  # the mixture's inverse is a search
+
+
+@contextmanager
+def recomputed(flow: nn.Module) -> Iterator[None]:
+    """The gradient of a deep flow in memory that hardly grows with its depth.
+
+    In a chain, runs of couplings and of what lies between them keep one value for every fourth coupling; in the
+    backward pass each layer's input is computed from its output by the inverse, and its net runs once more (Gomez et
+    al. 2017). Gradients differ by the rounding of four inverses. Layers that draw random numbers or see the whole batch
+    (dropout, batch normalization), autoregressive layers and mixtures are not inverted: they keep their input and run
+    once more, their gradients to the last bit the same (Chen et al. 2016).
+    """
+    changed: list[nn.Module] = []
+    for chain in [module for module in flow.modules() if type(module) is Chain]:
+        pieces = _pieces([cast(Bijection, link) for link in chain.links])
+        if any(isinstance(piece, _Run) for piece in pieces):
+            chain.forward = _through(pieces, chain.forward)
+            changed.append(chain)
+    inverted = {id(link) for chain in changed for link in cast(Chain, chain).links if _reversible(link)}
+    for layer in flow.modules():
+        if isinstance(layer, Coupling | Autoregressive) and id(layer) not in inverted:
+            layer.forward = _checkpointed(layer)
+            changed.append(layer)
+    try:
+        yield
+    finally:
+        for layer in changed:
+            del layer.forward  # that of its class is back
+
+
+def _reversible(link: nn.Module) -> bool:
+    repeatable = not any(
+        isinstance(part, BatchNorm | nn.BatchNorm2d) or (isinstance(part, nn.Dropout) and part.p > 0)
+        for part in link.modules()
+    )
+    exact = not isinstance(link, Coupling) or isinstance(link.transform, EXACT)
+    return isinstance(link, REVERSIBLE) and repeatable and exact
+
+
+def _pieces(links: Sequence[Bijection]) -> list[Any]:
+    """Links as they are, and runs of reversible ones with up to ``ANCHOR`` couplings in each."""
+    pieces: list[Any] = []
+    run: list[Bijection] = []
+
+    def close() -> None:
+        pieces.extend([_Run(run.copy())] if any(isinstance(link, Coupling) for link in run) else run)
+        run.clear()
+
+    for link in links:
+        if not _reversible(link):
+            close()
+            pieces.append(link)
+            continue
+        if isinstance(link, Coupling) and sum(isinstance(other, Coupling) for other in run) == ANCHOR:
+            close()
+        run.append(link)
+    close()
+    return pieces
+
+
+def _through(pieces: Sequence[Any], plainly: Callable) -> Callable:
+    def forward(x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if not torch.is_grad_enabled():
+            return plainly(x, context)
+        log_dets = []
+        for piece in pieces:
+            x, log_det = piece(x, context)
+            log_dets.append(log_det)
+        return x, reduce(torch.add, log_dets)
+
+    return forward
+
+
+class _Run:
+    """Reversible links, of which the output alone is kept."""
+
+    def __init__(self, links: Sequence[Bijection]) -> None:
+        self.links = links
+
+    def __call__(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        parameters = [p for p in nn.ModuleList(self.links).parameters() if p.requires_grad]
+        return _FromOutput.apply(self.links, x, context, *parameters)
+
+
+class _FromOutput(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, links: Sequence[Bijection], x: Tensor, context: Tensor | None, *parameters: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        log_dets = []
+        for link in links:
+            x, log_det = link(x, context)
+            log_dets.append(log_det)
+        ctx.links, ctx.parameters = links, parameters
+        ctx.save_for_backward(x, context)
+        return x, reduce(torch.add, log_dets)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        (z, context), (g_z, g_log) = ctx.saved_tensors, gradients
+        wanted = list(ctx.parameters)
+        if ctx.needs_input_grad[2]:
+            context = context.detach().requires_grad_()
+            wanted.append(context)
+        sums: list[Tensor | None] = [None] * len(wanted)
+        for link in reversed(ctx.links):
+            z, g_z, found = _back(link, z, context, g_z, g_log, wanted)
+            sums = [b if a is None else a if b is None else a + b for a, b in zip(sums, found, strict=True)]
+        g_context = sums.pop() if ctx.needs_input_grad[2] else None
+        return None, g_z, g_context, *sums
+
+
+def _back(link: Bijection, z: Tensor, context: Tensor | None, g_z: Tensor, g_log: Tensor, wanted: list):
+    """From a layer's output to its input; the gradient by it, and by those of ``wanted`` that the layer uses."""
+    if isinstance(link, Coupling):
+        inputs, outputs, whole = _coupling_again(link, z, context)
+    else:
+        inputs, outputs, whole = _link_again(link, z, context)
+    depends = [(output, g) for output, g in zip(outputs, (g_z, g_log), strict=True) if output.requires_grad]
+    count = len(inputs)
+    found = torch.autograd.grad(
+        [output for output, _ in depends], (*inputs, *wanted), [g for _, g in depends], allow_unused=True
+    )
+    return whole(*(value.detach() for value in inputs)), whole(*found[:count]), found[count:]
+
+
+def _link_again(link: Bijection, z: Tensor, context: Tensor | None):
+    x = link.inverse(z, context)[0].detach().requires_grad_()
+    with torch.enable_grad():
+        return (x,), link(x, context), lambda value: value
+
+
+def _coupling_again(link: Coupling, z: Tensor, context: Tensor | None):
+    """What is kept is in z as it was, so the net runs once for both directions."""
+    kept, moved = (half.detach() for half in link.halves(z))
+    kept.requires_grad_()
+    with torch.enable_grad():
+        parameters = link.parameters_given(kept, context)
+    with torch.no_grad():
+        moving = link.transform.inverse(moved, parameters)[0]
+    moving.requires_grad_()
+    with torch.enable_grad():
+        moved, log_slope = link.transform.forward(moving, parameters)
+        return (kept, moving), (link.whole(kept, moved), log_slope.flatten(1).sum(-1)), link.whole
+
+
+def _checkpointed(layer: nn.Module) -> Callable:
+    forward = layer.forward
+    norms = [module for module in layer.modules() if isinstance(module, nn.BatchNorm2d)]
+
+    @contextmanager
+    def second_time() -> Iterator[None]:
+        before = [(norm.momentum, norm.get_buffer("num_batches_tracked").clone()) for norm in norms]
+        for norm in norms:  # the running averages have seen this batch
+            norm.momentum = 0.0
+        try:
+            yield
+        finally:
+            for norm, (momentum, seen) in zip(norms, before, strict=True):
+                norm.momentum = momentum
+                norm.get_buffer("num_batches_tracked").copy_(seen)
+
+    def run(value, context=None):
+        if not torch.is_grad_enabled():
+            return forward(value, context)
+        return checkpoint(
+            forward, value, context, use_reentrant=False, context_fn=lambda: (nullcontext(), second_time())
+        )
+
+    return run

@@ -1,0 +1,164 @@
+"""Gradients that are computed from outputs: right to the precision they are asked for, in memory that hardly grows."""
+
+from typing import Any
+
+import pytest
+import torch
+
+import flowstone
+from cases import disturb
+from flowstone.bijections import Chain, Coupling
+from flowstone.errors import UnknownNameError
+from flowstone.priors import StandardNormal
+from flowstone.recompute import recomputed
+
+IMAGES: dict[str, Any] = {"channels": 4, "blocks": 1, "couplings": 6}
+FLOWS = {
+    "spline": lambda: flowstone.spline(3, couplings=96, hidden=(16, 16)),
+    "realnvp": lambda: flowstone.realnvp(5, couplings=96, hidden=(16,)),
+    "glow": lambda: flowstone.glow(4, couplings=12, hidden=(16,)),
+    "given a context": lambda: flowstone.spline(2, couplings=12, hidden=(16,), context_features=2),
+    "modern images": lambda: flowstone.realnvp_image((1, 8, 8), **IMAGES),
+    "learned noise": lambda: flowstone.realnvp_image((1, 8, 8), noise="variational", **IMAGES),
+    "batch norm of nets": lambda: flowstone.realnvp_image((1, 8, 8), preset="faithful", flow_norm="none", **IMAGES),
+    "batch norm of the flow": lambda: flowstone.realnvp_image((1, 8, 8), preset="faithful", **IMAGES),
+    "mixture": lambda: flowstone.realnvp_image((1, 8, 8), transform="mixture", **IMAGES),
+    "autoregressive": lambda: flowstone.maf(3, layers=3, hidden=(16,)),
+    "no chain": lambda: flowstone.Flow(coupling(), StandardNormal(2)),
+}
+
+
+def coupling():
+    return next(module for module in flowstone.spline(2).modules() if isinstance(module, Coupling))
+
+
+def made(name, dtype):
+    """A flow away from its start, rows and context; the same numbers in every precision."""
+    torch.manual_seed(0)
+    flow = FLOWS[name]()
+    event = flow.event_shape
+    x = torch.randint(256, (16, *event), dtype=torch.uint8) if len(event) > 1 else torch.randn(16, *event)
+    context = torch.randn(16, flow.context_features) if flow.context_features else None
+    disturb(flow, 0.05)
+    flow = flow.to(dtype)
+    x = x if x.dtype == torch.uint8 else x.to(dtype)
+    context = None if context is None else context.to(dtype)
+    flow.initialize(x, context)
+    return flow, x, None if context is None else context.requires_grad_()
+
+
+def gradient(flow, x, context, memory="keep"):
+    """All gradients as one vector, the context's among them; numbers that forward keeps; the loss."""
+    kept = []
+    flow.zero_grad()
+    if context is not None:
+        context.grad = None
+    torch.manual_seed(1)
+    if memory == "recompute":
+        with recomputed(flow):
+            return gradient(flow, x, context)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        loss = -flow.log_prob(x, context).mean()
+    much = sum(kept)
+    loss.backward()
+    found = [p.grad for p in flow.parameters() if p.grad is not None]
+    found += [] if context is None else [context.grad]
+    return torch.cat([g.double().flatten() for g in found]), much, loss.item()
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_the_same_gradients_in_float64(name):
+    flow, x, context = made(name, torch.float64)
+    buffers = {name: value.clone() for name, value in flow.named_buffers()}
+    kept, _, loss = gradient(flow, x, context)
+    after = {name: value.clone() for name, value in flow.named_buffers()}
+    for name, value in flow.named_buffers():
+        value.copy_(buffers[name])  # running averages
+    recomputed_, _, same_loss = gradient(flow, x, context, "recompute")
+    assert loss == same_loss
+    assert (kept - recomputed_).norm() < 1e-11 * kept.norm()
+    assert all(torch.equal(value, after[name]) for name, value in flow.named_buffers())
+
+
+@pytest.mark.parametrize("name", ["spline", "realnvp"])
+def test_ninety_six_couplings_in_float32_against_float64(name):
+    exact, _, _ = gradient(*made(name, torch.float64))
+    flow, x, context = made(name, torch.float32)
+    assert sum(isinstance(module, Coupling) for module in flow.modules()) == 96
+    found, _, _ = gradient(flow, x, context, "recompute")
+    kept, _, _ = gradient(flow, x, context)
+    assert (found - exact).norm() < 1e-3 * exact.norm()
+    assert (found - exact).norm() < 2 * (kept - exact).norm()  # what float32 costs anyway
+
+
+@pytest.mark.parametrize(("name", "times"), [("spline", 30), ("realnvp", 20), ("modern images", 5), ("mixture", 3)])
+def test_forward_keeps_little(name, times):
+    flow, x, context = made(name, torch.float32)
+    _, much, _ = gradient(flow, x, context)
+    _, little, _ = gradient(flow, x, context, "recompute")
+    assert little * times < much
+
+
+def test_afterwards_every_class_has_its_forward_back():
+    flow, _, _ = made("modern images", torch.float32)
+    with recomputed(flow):
+        assert any("forward" in vars(module) for module in flow.modules())
+    assert not any("forward" in vars(module) for module in flow.modules())
+
+
+def test_without_gradients_nothing_is_different():
+    flow, x, _ = made("spline", torch.float32)
+    with torch.no_grad(), recomputed(flow):
+        inside = flow.log_prob(x)
+    assert torch.equal(inside, flow.log_prob(x))
+
+
+def test_weights_that_are_held_fixed_get_no_gradient():
+    flow, x, context = made("spline", torch.float64)
+    for parameter in list(flow.parameters())[::2]:
+        parameter.requires_grad_(False)
+    kept, _, _ = gradient(flow, x, context)
+    found, _, _ = gradient(flow, x, context, "recompute")
+    assert (kept - found).norm() < 1e-11 * kept.norm()
+
+
+def test_weights_that_two_couplings_share_get_the_sum(float64):
+    one = coupling()
+    flow = flowstone.Flow(Chain(one, one, one), StandardNormal(2))
+    disturb(flow, 0.3)
+    x = torch.randn(8, 2)
+    kept, _, _ = gradient(flow, x, None)
+    found, _, _ = gradient(flow, x, None, "recompute")
+    assert (kept - found).norm() < 1e-12 * kept.norm()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_training_that_recomputes_ends_where_one_that_keeps_does(precision):
+    x = torch.randint(256, (64, 1, 4, 4), dtype=torch.uint8)
+
+    def after(**settings):
+        torch.manual_seed(0)
+        flow = flowstone.realnvp_image(
+            (1, 4, 4), channels=4, blocks=1, couplings=2, preset="faithful", flow_norm="none"
+        )
+        history = flowstone.fit(flow, x, steps=8, batch_size=16, precision=precision, progress=False, **settings)
+        return flow.state_dict(), history.column("train_nll")
+
+    (kept, losses), (again, same_losses) = after(), after(memory="recompute")
+    assert losses == same_losses
+    assert all(torch.equal(kept[name], again[name]) for name in kept)  # running averages of the nets, too
+    with pytest.raises(UnknownNameError, match="did you mean 'recompute'"):
+        after(memory="recomput")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_training_that_inverts_goes_the_same_way(precision):
+    x = torch.randint(256, (64, 1, 8, 8), dtype=torch.uint8)
+
+    def losses(**settings):
+        torch.manual_seed(0)
+        flow = flowstone.realnvp_image((1, 8, 8), **IMAGES)
+        history = flowstone.fit(flow, x, steps=8, batch_size=16, precision=precision, progress=False, **settings)
+        return history.column("val_nll")
+
+    assert losses(memory="recompute") == pytest.approx(losses(), rel=1e-4)
