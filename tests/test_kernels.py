@@ -209,3 +209,23 @@ def test_a_training_goes_the_same_way_with_and_without():
         with kernels(fused):
             losses.append(flowstone.fit(flow, rows, steps=60, seed=0, progress=False).best.val_nll)
     assert losses[0] == pytest.approx(losses[1], abs=1e-3)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_parameters_in_bfloat16_are_those_numbers(direction):
+    spline = RQSpline(bins=8)
+    for layout in LAYOUTS.values():
+        x, parameters = inputs(70, 3, layout, 8, seed=7)
+        low = parameters.movedim(-1, 2).contiguous().bfloat16().movedim(2, -1)
+        found = []
+        for raw in (low, low.float()):
+            value, told = x.clone().requires_grad_(), raw.clone().requires_grad_()
+            outputs = getattr(spline, direction)(value, told)
+            gradients = torch.autograd.grad(outputs, (value, told), [torch.ones_like(x)] * 2)
+            found.append((*outputs, gradients[0], gradients[1]))
+        (*low_values, low_gradient), (*values, gradient) = found
+        assert all(torch.equal(a, b) for a, b in zip(low_values, values, strict=True))
+        assert low_gradient.dtype == torch.bfloat16
+        assert torch.equal(low_gradient, gradient.bfloat16())
+        with kernels(False):
+            torch.testing.assert_close(getattr(spline, direction)(x, low), getattr(spline, direction)(x, low.float()))

@@ -122,7 +122,7 @@ def test_optimizers_differ_and_are_torchs_own():
     assert ends[1].norm() < ends[0].norm()  # decayed
     with pytest.raises(UnknownNameError, match="did you mean 'adamax'"):
         flowstone.fit(small(), x, steps=1, optimizer="adamx", **QUICK)
-    with pytest.raises(SettingError, match="weight_decay=0.1 is for optimizer='adamw', not 'adam'"):
+    with pytest.raises(SettingError, match=r"weight_decay=0\.1 is for optimizer='adamw', not 'adam'"):
         flowstone.fit(small(), x, steps=1, weight_decay=0.1, **QUICK)
     with pytest.raises(SettingError, match="scale_penalty is part of the loss"):
         flowstone.fit(small(), x, steps=1, optimizer="adamw", scale_penalty=0.1, **QUICK)

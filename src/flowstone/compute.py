@@ -37,7 +37,7 @@ def bf16_conditioners(flow: nn.Module) -> Iterator[None]:
     hooks = []
     for module in flow.modules():
         if isinstance(module, Coupling | Autoregressive):
-            wrapped = _Autocast()
+            wrapped = _Autocast(widen=not module.transform.reads_bf16)
             hooks += [
                 module.net.register_forward_pre_hook(wrapped.enter),
                 module.net.register_forward_hook(wrapped.leave, always_call=True),
@@ -52,6 +52,9 @@ def bf16_conditioners(flow: nn.Module) -> Iterator[None]:
 class _Autocast:
     """The two ends of one autocast region, as hooks of a net."""
 
+    def __init__(self, *, widen: bool) -> None:
+        self.widen = widen
+
     def enter(self, net: nn.Module, inputs) -> None:
         self.dtype = inputs[0].dtype
         self.region = torch.autocast(inputs[0].device.type, dtype=torch.bfloat16)
@@ -59,4 +62,4 @@ class _Autocast:
 
     def leave(self, net: nn.Module, inputs, output):
         self.region.__exit__(None, None, None)
-        return None if output is None else output.to(self.dtype)
+        return output.to(self.dtype) if self.widen and output is not None else None

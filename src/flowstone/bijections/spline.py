@@ -34,6 +34,8 @@ class RQSpline(Univariate):
     (tensor([[0.5000, 7.0000]]), True)
     """
 
+    reads_bf16 = True
+
     def __init__(
         self,
         *,

@@ -25,9 +25,14 @@ class Univariate(nn.Module, ABC):
     ``forward`` (data → latent) returns ``(z, log_slope)`` and ``inverse`` (latent → data) ``(x, log_slope)``,
     every one of the shape of x; log_slope is the log-derivative of the call's own output with respect to its own
     input. Parameters that are all zero make it the identity.
+
+    Attributes:
+        parameters_per_feature: how many numbers the net gives it for each feature.
+        reads_bf16: whether parameters may come in bfloat16 for an x in float32.
     """
 
     parameters_per_feature: int
+    reads_bf16 = False
 
     @abstractmethod
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:

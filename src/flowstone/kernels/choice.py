@@ -26,12 +26,12 @@ def kernels(wanted: bool) -> Iterator[None]:
 
 
 def applicable(*values: Tensor) -> bool:
-    """Whether these are ordinary float32 tensors in this machine's memory, and nobody is looking into the arithmetic:
-    no ``torch.compile``, no ``torch.func`` transform, no forward-mode derivative.
+    """Whether these are ordinary tensors in this machine's memory, in float32 or bfloat16, and nobody is looking into
+    the arithmetic: no ``torch.compile``, no ``torch.func`` transform, no forward-mode derivative.
     """
     return (
         _wanted
-        and all(type(v) in _ORDINARY and v.dtype == torch.float32 and v.device.type == "cpu" for v in values)
+        and all(type(v) in _ORDINARY and v.dtype in _PRECISIONS and v.device.type == "cpu" for v in values)
         and not torch.compiler.is_compiling()
         and not any(is_functorch_wrapped_tensor(v) for v in values)
         and forward_ad._current_level < 0
@@ -39,3 +39,4 @@ def applicable(*values: Tensor) -> bool:
 
 
 _ORDINARY = (Tensor, torch.nn.Parameter)
+_PRECISIONS = (torch.float32, torch.bfloat16)

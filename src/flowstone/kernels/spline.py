@@ -25,9 +25,9 @@ def fused_spline(plain: Method) -> Method:
     @wraps(plain)
     def transform(spline: Any, value: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         fits = not spline.circular and value.numel() and value.shape == parameters.shape[:-1]
-        if fits and applicable(value, parameters) and _compiled():
+        if fits and applicable(value, parameters) and value.dtype == torch.float32 and _compiled():
             return function.apply(value, parameters, spline, plain)
-        return plain(spline, value, parameters)
+        return plain(spline, value, parameters.to(value.dtype))
 
     return cast(Method, transform)
 
@@ -88,7 +88,9 @@ def _gradients(spline: Any, x: Tensor, parameters: Tensor, g_z: Tensor, g_log: T
 def _differentiable(ctx: Any, inputs: tuple[Tensor, ...], gradients: tuple[Tensor, ...]):
     """Gradients that have gradients themselves: those of the plain arithmetic."""
     again = tuple(v.view_as(v) if v.requires_grad else v.detach().requires_grad_() for v in inputs)
-    return torch.autograd.grad(ctx.plain(ctx.spline, *again), again, gradients, create_graph=True)
+    return torch.autograd.grad(
+        ctx.plain(ctx.spline, again[0], again[1].to(again[0].dtype)), again, gradients, create_graph=True
+    )
 
 
 def _run(name: str, spline: Any, values: tuple[Tensor, ...], parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,13 +99,19 @@ def _run(name: str, spline: Any, values: tuple[Tensor, ...], parameters: Tensor)
     values = tuple(value.contiguous() for value in values)
     first = torch.empty_like(values[0])
     second = torch.empty_like(stored if name == "backward" else first)
-    flat = [tensor.detach().view(-1).numpy() for tensor in (values[0], stored, *values[1:], first, second)]
+    flat = [_array(tensor) for tensor in (values[0], stored, *values[1:], first, second)]
     kernel = getattr(_compiled(), name)
     zero_slope = math.log(math.expm1(1 - spline.min_slope))
     settings = (np.float32(v) for v in (spline.bound, spline.min_size, spline.min_slope, zero_slope))
     tail = (np.uint64(inner), np.uint64(spline.bins), *settings)
     shared(lambda begin, end: kernel(*flat, np.uint64(begin), np.uint64(end), *tail), first.numel())
     return first, back(second) if name == "backward" else second
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    """The tensor's memory; of bfloat16, which numpy does not know, the bits."""
+    flat = tensor.detach().view(-1)
+    return (flat.view(torch.int16) if flat.dtype == torch.bfloat16 else flat).numpy()
 
 
 def _stored(parameters: Tensor) -> tuple[Tensor, int, Callable[[Tensor], Tensor]]:

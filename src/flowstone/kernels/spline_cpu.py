@@ -9,15 +9,16 @@ image's order (inner: its pixels) and a table's (inner = 1).
 """
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import overload
 
 # Unsigned, or every index would be asked whether it is negative, which costs the vector instructions.
 u64 = np.uint64
 ONE_ROW, BLOCK = u64(1), u64(256)
-(X, INSIDE, AT, LEFT, WIDTH, BOTTOM, HEIGHT, START, END, EDGE_X, EDGE_Y, G_Z, G_LOG, TOP, TOTAL) = (
-    u64(row) * BLOCK for row in range(15)
+(X, INSIDE, AT, LEFT, WIDTH, BOTTOM, HEIGHT, START, END, EDGE_X, EDGE_Y, RAW_START, RAW_END, G_Z, G_LOG, TOP, TOTAL) = (
+    u64(row) * BLOCK for row in range(17)
 )
-FIRST = u64(15 * 256)  # the parameters' first row
+FIRST = u64(17 * 256)  # the parameters' first row
 
 f32, i32 = np.float32, np.int32
 ZERO, ONE, TWO, FOUR, NAN = f32(0), f32(1), f32(2), f32(4), f32(np.nan)
@@ -33,6 +34,34 @@ L4, L5, L6 = f32(-1.2420140846e-1), f32(1.4249322787e-1), f32(-1.6668057665e-1)
 L7, L8, L9 = f32(2.0000714765e-1), f32(-2.4999993993e-1), f32(3.3333331174e-1)
 LOWEST, HIGHEST, HALF = f32(-87), f32(88), f32(0.5)
 ROOT_HALF = i32(0x3F3504F3)
+
+
+def widened(number):
+    """A float32; of an int16, the one whose upper half these bits are: a bfloat16."""
+
+
+def narrowed(number, like):
+    """What is stored of a float32 in an array ``like``."""
+
+
+@overload(widened)
+def _widened(number):
+    if isinstance(number, types.Float):
+        return lambda number: number
+    return lambda number: i32(i32(number) << i32(16)).view(np.float32)
+
+
+@overload(narrowed)
+def _narrowed(number, like):  # noqa: ARG001
+    if isinstance(like.dtype, types.Float):
+        return lambda number, like: number  # noqa: ARG005
+    return _to_bfloat16
+
+
+def _to_bfloat16(number, like):  # noqa: ARG001
+    bits = f32(number).view(np.int32)
+    up = i32(bits + i32(0x7FFF) + ((bits >> i32(16)) & i32(1))) >> i32(16)  # to the nearest, ties to even
+    return np.int16(up if number == number else i32(0x7FC0))
 
 
 @compiled
@@ -75,7 +104,7 @@ def read(parameters, a, begin, size, count, inner):
     if inner == 1:
         for e in range(size):
             for k in range(count):
-                a[FIRST + k * BLOCK + e] = parameters[(begin + e) * count + k]
+                a[FIRST + k * BLOCK + e] = widened(parameters[(begin + e) * count + k])
         return
     e = u64(0)
     while e < size:
@@ -84,7 +113,7 @@ def read(parameters, a, begin, size, count, inner):
         for k in range(count):
             source = (outer * count + k) * inner + at
             for j in range(run):
-                a[FIRST + k * BLOCK + e + j] = parameters[source + j]
+                a[FIRST + k * BLOCK + e + j] = widened(parameters[source + j])
         e += run
 
 
@@ -94,7 +123,7 @@ def write(parameters, a, begin, size, count, inner):
     if inner == 1:
         for e in range(size):
             for k in range(count):
-                parameters[(begin + e) * count + k] = a[FIRST + k * BLOCK + e]
+                parameters[(begin + e) * count + k] = narrowed(a[FIRST + k * BLOCK + e], parameters)
         return
     e = u64(0)
     while e < size:
@@ -103,7 +132,7 @@ def write(parameters, a, begin, size, count, inner):
         for k in range(count):
             source = (outer * count + k) * inner + at
             for j in range(run):
-                parameters[source + j] = a[FIRST + k * BLOCK + e + j]
+                parameters[source + j] = narrowed(a[FIRST + k * BLOCK + e + j], parameters)
         e += run
 
 
@@ -115,8 +144,8 @@ def softmax(a, first, bins):
         a[TOTAL + e] = ZERO
     for k in range(ONE_ROW, bins):
         for e in range(BLOCK):
-            value = a[first + k * BLOCK + e]
-            a[TOP + e] = value if value > a[TOP + e] else a[TOP + e]
+            value, top = a[first + k * BLOCK + e], a[TOP + e]
+            a[TOP + e] = value if value > top else top
     for k in range(bins):
         for e in range(BLOCK):
             value = exp(a[first + k * BLOCK + e] - a[TOP + e])
@@ -130,10 +159,10 @@ def softmax(a, first, bins):
 
 
 @compiled
-def locate(a, bins, bound, min_size, axis):
-    """The bin that holds each element: its lower corner, its size, and (still raw) its two end slopes.
+def locate(a, bins, bound, min_size, min_slope, zero_slope, along_y):
+    """The bin that holds each element: its lower corner, its size, its two end slopes.
 
-    ``axis`` is ``EDGE_X`` or ``EDGE_Y``: along which it is looked for.
+    ``along_y``: which edges it is looked for among, those of y or of x.
     """
     heights, slopes = FIRST + bins * BLOCK, FIRST + bins * BLOCK + bins * BLOCK
     softmax(a, FIRST, bins)
@@ -150,27 +179,43 @@ def locate(a, bins, bound, min_size, axis):
         a[BOTTOM + e] = -bound
         a[WIDTH + e] = least + scale * a[FIRST + e]
         a[HEIGHT + e] = least + scale * a[heights + e]
-        a[START + e] = ZERO
-        a[END + e] = a[slopes + e]
+        a[RAW_START + e] = ZERO
+        a[RAW_END + e] = a[slopes + e]
     for k in range(ONE_ROW, bins):
-        last = k == bins - ONE_ROW
         row = k * BLOCK
-        after = slopes + (row - BLOCK if last else row)  # the last one's end slope is 1, whatever is read
         for e in range(BLOCK):
             x = a[EDGE_X + e] + (least + scale * a[FIRST + row - BLOCK + e])
             y = a[EDGE_Y + e] + (least + scale * a[heights + row - BLOCK + e])
             a[EDGE_X + e] = x
             a[EDGE_Y + e] = y
-            here = a[INSIDE + e] >= a[axis + e]
-            width = bound - x if last else least + scale * a[FIRST + row + e]
-            height = bound - y if last else least + scale * a[heights + row + e]
-            a[AT + e] = f32(k) if here else a[AT + e]
-            a[LEFT + e] = x if here else a[LEFT + e]
-            a[BOTTOM + e] = y if here else a[BOTTOM + e]
-            a[WIDTH + e] = width if here else a[WIDTH + e]
-            a[HEIGHT + e] = height if here else a[HEIGHT + e]
-            a[START + e] = a[slopes + row - BLOCK + e] if here else a[START + e]
-            a[END + e] = a[after + e] if here else a[END + e]
+            here = a[INSIDE + e] >= (y if along_y else x)
+            # Both sides are read before one is chosen: a choice of values is a vector instruction, a choice of what to
+            # read is a branch.
+            at, left, bottom, width, height = a[AT + e], a[LEFT + e], a[BOTTOM + e], a[WIDTH + e], a[HEIGHT + e]
+            next_width = least + scale * a[FIRST + row + e]
+            next_height = least + scale * a[heights + row + e]
+            a[AT + e] = f32(k) if here else at
+            a[LEFT + e] = x if here else left
+            a[BOTTOM + e] = y if here else bottom
+            a[WIDTH + e] = next_width if here else width
+            a[HEIGHT + e] = next_height if here else height
+        before = slopes + row - BLOCK
+        after = before if k == bins - ONE_ROW else slopes + row  # the last one's end slope is 1, whatever is read
+        for e in range(BLOCK):
+            here = a[AT + e] == f32(k)
+            start, end = a[RAW_START + e], a[RAW_END + e]
+            next_start, next_end = a[before + e], a[after + e]
+            a[RAW_START + e] = next_start if here else start
+            a[RAW_END + e] = next_end if here else end
+    for e in range(BLOCK):
+        start = min_slope + softplus(a[RAW_START + e] + zero_slope)
+        end = min_slope + softplus(a[RAW_END + e] + zero_slope)
+        left, bottom, width, height = a[LEFT + e], a[BOTTOM + e], a[WIDTH + e], a[HEIGHT + e]
+        is_last = a[AT + e] == f32(bins - ONE_ROW)
+        a[START + e] = ONE if a[AT + e] == ZERO else start
+        a[END + e] = ONE if is_last else end
+        a[WIDTH + e] = bound - left if is_last else width
+        a[HEIGHT + e] = bound - bottom if is_last else height
 
 
 @compiled
@@ -183,10 +228,9 @@ def forward(x, parameters, z, log_slope, begin, stop, inner, bins, bound, min_si
         read(parameters, a, first, size, count, inner)
         for e in range(size):
             a[X + e] = x[first + e]
-        locate(a, bins, bound, min_size, EDGE_X)
+        locate(a, bins, bound, min_size, min_slope, zero_slope, False)
         for e in range(BLOCK):
-            start = min_slope + softplus(a[START + e] + zero_slope) if a[AT + e] > ZERO else ONE
-            end = min_slope + softplus(a[END + e] + zero_slope) if a[AT + e] < f32(bins - ONE_ROW) else ONE
+            start, end = a[START + e], a[END + e]
             xi = (a[INSIDE + e] - a[LEFT + e]) / a[WIDTH + e]
             mean = a[HEIGHT + e] / a[WIDTH + e]
             rest = ONE - xi
@@ -212,10 +256,9 @@ def inverse(z, parameters, x, log_slope, begin, stop, inner, bins, bound, min_si
         read(parameters, a, first, size, count, inner)
         for e in range(size):
             a[X + e] = z[first + e]
-        locate(a, bins, bound, min_size, EDGE_Y)
+        locate(a, bins, bound, min_size, min_slope, zero_slope, True)
         for e in range(BLOCK):
-            start = min_slope + softplus(a[START + e] + zero_slope) if a[AT + e] > ZERO else ONE
-            end = min_slope + softplus(a[END + e] + zero_slope) if a[AT + e] < f32(bins - ONE_ROW) else ONE
+            start, end = a[START + e], a[END + e]
             mean = a[HEIGHT + e] / a[WIDTH + e]
             rise = (a[INSIDE + e] - a[BOTTOM + e]) / a[HEIGHT + e]
             curve = rise * (start + end - TWO * mean)
@@ -253,10 +296,9 @@ def backward(
             a[X + e] = x[first + e]
             a[G_Z + e] = g_z[first + e]
             a[G_LOG + e] = g_log[first + e]
-        locate(a, bins, bound, min_size, EDGE_X)
+        locate(a, bins, bound, min_size, min_slope, zero_slope, False)
         for e in range(BLOCK):
-            start = min_slope + softplus(a[START + e] + zero_slope) if a[AT + e] > ZERO else ONE
-            end = min_slope + softplus(a[END + e] + zero_slope) if a[AT + e] < f32(bins - ONE_ROW) else ONE
+            start, end = a[START + e], a[END + e]
             width, height = a[WIDTH + e], a[HEIGHT + e]
             xi = (a[INSIDE + e] - a[LEFT + e]) / width
             mean = height / width
@@ -291,17 +333,18 @@ def backward(
             a[TOTAL + e] = -by_inside * xi - by_mean * mean / width
             a[EDGE_X + e] = a[G_Z + e]
             a[EDGE_Y + e] = a[G_Z + e] * rise + by_mean / width
-            a[START + e] = by_start * sigmoid(a[START + e] + zero_slope)
-            a[END + e] = by_end * sigmoid(a[END + e] + zero_slope)
-            outside = a[X + e] != a[INSIDE + e]
-            a[X + e] = a[G_Z + e] if outside else by_inside
+            a[START + e] = by_start * sigmoid(a[RAW_START + e] + zero_slope)
+            a[END + e] = by_end * sigmoid(a[RAW_END + e] + zero_slope)
+            by_z = a[G_Z + e]
+            a[X + e] = by_inside if a[X + e] == a[INSIDE + e] else by_z
         shares(a, FIRST, bins, LEFT, WIDTH, TOP, TOTAL, bound, min_size, scale)
         shares(a, heights, bins, BOTTOM, HEIGHT, EDGE_X, EDGE_Y, bound, min_size, scale)
         for k in range(bins - ONE_ROW):
             row = slopes + k * BLOCK
             for e in range(BLOCK):
-                from_start = a[START + e] if a[AT + e] == f32(k + ONE_ROW) else ZERO
-                a[row + e] = a[END + e] if a[AT + e] == f32(k) else from_start
+                at, by_start, by_end = a[AT + e], a[START + e], a[END + e]
+                by_start = by_start if at == f32(k + ONE_ROW) else ZERO
+                a[row + e] = by_end if at == f32(k) else by_start
         write(g_parameters, a, first, size, count, inner)
         for e in range(size):
             g_x[first + e] = a[X + e]
@@ -317,6 +360,7 @@ def shares(a, first, bins, corner, size, by_corner, by_size, bound, min_size, sc
     for k in range(bins):
         row = first + k * BLOCK
         for e in range(BLOCK):
-            by_share = a[by_corner + e] if a[AT + e] > f32(k) else ZERO
-            by_share = a[by_size + e] if a[AT + e] == f32(k) else by_share
+            at, before, own = a[AT + e], a[by_corner + e], a[by_size + e]
+            by_share = before if at > f32(k) else ZERO
+            by_share = own if at == f32(k) else by_share
             a[row + e] *= scale * (by_share - a[INSIDE + e])
