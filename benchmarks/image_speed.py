@@ -10,59 +10,66 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import flowstone
 from flowstone.compute import bf16_conditioners
+from flowstone.kernels import kernels
+from flowstone.recompute import recomputed
 from plain import PlainImages
 from results import machine
 from speed import interleaved
 
-BATCH, SHAPES = 32, ((1, 28, 28), (3, 32, 32), (3, 64, 64))
+BATCH, SHAPES = 64, ((1, 28, 28), (3, 32, 32), (3, 64, 64))  # fit's own batch for images
 DEPTHS = (8, 16, 32, 64)
-VARIANTS = {  # of the modern preset: transform, precision
-    "splines, bf16 nets": ("spline", True),
-    "splines": ("spline", False),
-    "affine, bf16 nets": ("affine", True),
-    "affine": ("affine", False),
+PAPER, MASKS = "the paper's: residual nets, masks", "gated nets, masks"
+VARIANTS: dict[str, tuple[dict[str, Any], dict[str, bool]]] = {  # settings of realnvp_image, how it is run
+    PAPER: ({"preset": "faithful", "widening": False}, {}),
+    "modern, bf16 nets": ({}, {"bf16": True}),
+    "modern": ({}, {}),
+    "modern, bf16 nets, plain splines": ({}, {"bf16": True, "fused": False}),
+    "modern, bf16 nets, recomputed": ({}, {"bf16": True, "recompute": True}),
+    "modern, bf16 nets, affine": ({"transform": "affine"}, {"bf16": True}),
 }
 
 
-def stepper(flow: torch.nn.Module, x: torch.Tensor, *, bf16: bool = False):
+def stepper(flow: torch.nn.Module, x: torch.Tensor, *, bf16: bool = False, fused: bool = True, recompute: bool = False):
     """A function that takes one training step."""
     optimizer = torch.optim.Adam(flow.parameters(), lr=1e-4, fused=True)
 
     def step() -> None:
         optimizer.zero_grad()
         with ExitStack() as stack:
+            stack.enter_context(kernels(fused))
             if bf16:
                 stack.enter_context(bf16_conditioners(flow))
-            loss = -flow.log_prob(x).mean()  # pyright: ignore[reportCallIssue]
-        loss.backward()
+            if recompute:
+                stack.enter_context(recomputed(flow))
+            (-flow.log_prob(x).mean()).backward()  # pyright: ignore[reportCallIssue]
         optimizer.step()
 
     return step
 
 
 def steps(shape: tuple[int, int, int]) -> list[str]:
-    """Milliseconds of a step of each variant and of masks; medians and ratios of neighbours."""
+    """Milliseconds of a step of each design; medians, and ratios of neighbours to both designs with masks."""
     torch.manual_seed(0)
     x = torch.randint(256, (BATCH, *shape)).float()
-    steppers = {"masks at full resolution": stepper(PlainImages(shape[0]), x)}
-    for name, (transform, bf16) in VARIANTS.items():
-        flow = flowstone.realnvp_image(shape, transform=transform)
+    steppers = {MASKS: stepper(PlainImages(shape[0]), x)}
+    for name, (settings, how) in VARIANTS.items():
+        flow = flowstone.realnvp_image(shape, **settings)
         flow.initialize(x)
-        steppers[name] = stepper(flow, x, bf16=bf16)
-    times = interleaved(11, **steppers)
-    masks = times["masks at full resolution"]
+        steppers[name] = stepper(flow, x, **how)
+    times = interleaved(7, **steppers)
     size = "x".join(map(str, shape))
     lines = []
     for name, spent in times.items():
-        ratio = statistics.median(a / b for a, b in zip(masks, spent, strict=True))
-        rate = 1e3 * BATCH / statistics.median(spent)
-        cells = [size, name, f"{statistics.median(spent):.0f} ({min(spent):.0f} – {max(spent):.0f})", f"{rate:.0f}"]
-        lines.append("| " + " | ".join([*cells, f"{ratio:.2f}"]) + " |")
+        median = statistics.median(spent)
+        ratios = [statistics.median(a / b for a, b in zip(times[of], spent, strict=True)) for of in (PAPER, MASKS)]
+        cells = [size, name, f"{median:.0f} ({min(spent):.0f} – {max(spent):.0f})", f"{1e3 * BATCH / median:.0f}"]
+        lines.append("| " + " | ".join([*cells, *(f"{ratio:.2f}" for ratio in ratios)]) + " |")
     return lines
 
 
@@ -78,7 +85,7 @@ def megabytes(field):
 
 couplings, memory, shape = int(sys.argv[1]), sys.argv[2], tuple(map(int, sys.argv[3].split("x")))
 torch.manual_seed(0)
-x = torch.randint(256, (64, *shape), dtype=torch.uint8)
+x = torch.randint(256, (int(sys.argv[4]), *shape), dtype=torch.uint8)
 flow = flowstone.realnvp_image(shape, couplings=couplings // 2 - 2, channels=32)
 flow.initialize(x[:8])
 for parameter in flow.parameters():
@@ -93,7 +100,8 @@ print(round(megabytes("VmHWM") - before), sum(p.numel() for p in flow.parameters
 
 def peak(couplings: int, memory: str, shape: tuple[int, int, int]) -> tuple[int, int]:
     """MiB by which one gradient's peak is above what the process had before; parameters. In a process of its own."""
-    command = [sys.executable, "-c", MEASURE, str(couplings), memory, "x".join(map(str, shape))]
+    batch = BATCH if shape[-1] < 64 else BATCH // 4
+    command = [sys.executable, "-c", MEASURE, str(couplings), memory, "x".join(map(str, shape)), str(batch)]
     growth, parameters = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     return int(growth), int(parameters)
 
@@ -103,9 +111,9 @@ def memories() -> list[str]:
     lines = []
     for couplings in DEPTHS:
         cells = [str(couplings)]
-        for shape in SHAPES[:2]:
-            (kept, parameters), (recomputed, _) = (peak(couplings, memory, shape) for memory in ("keep", "recompute"))
-            cells += [f"{kept}", f"{recomputed}", f"{parameters * 4 / 2**20:.1f}"]
+        for shape in SHAPES:
+            (kept, parameters), (again, _) = (peak(couplings, memory, shape) for memory in ("keep", "recompute"))
+            cells += [f"{kept}", f"{again}", f"{parameters * 4 / 2**20:.1f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
@@ -114,22 +122,23 @@ PAGE = """# Speed and memory of image flows
 
     python benchmarks/image_speed.py
 
-One training step (forward, backward, Adam) of `realnvp_image`, modern preset: 2 scales, 3 + 3 and 4 couplings, 32
-channels, 2 blocks, a batch of {batch}; beside the same couplings, channels and blocks with masks at full resolution in
-float32 (`benchmarks/plain.py`). Medians (least – most) of interleaved runs in milliseconds, two threads; the ratio is
-the median of ratios of neighbours. Machine: {machine}.
+One training step (forward, backward, Adam) on a batch of {batch}: 2 scales, 3 + 3 and 4 couplings, 32 channels, 2
+blocks. Beside the modern preset of `realnvp_image` stand two designs whose nets see the whole image with half of it
+masked, in float32: the faithful preset, which has the paper's residual nets, and the modern preset's own gated nets
+(`benchmarks/plain.py`), both with affine couplings. Medians (least – most) of interleaved runs in milliseconds, two
+threads; ratios are medians of ratios of neighbours. Machine: {machine}.
 
-| image | design | ms | images/s | times as fast as masks |
-|---|---|---|---|---|
+| image | design | ms | images/s | times as fast as the paper's | as gated nets with masks |
+|---|---|---|---|---|---|
 {steps}
 
 ## Memory against depth
 
-MiB by which the gradient of one batch of 64 raises the peak of the process above flow, gradients and batch (Linux),
-with everything kept and with `memory="recompute"`; beside it what the parameters take.
+MiB by which the gradient of one batch of {batch} (of 64x64: a quarter of that) raises the peak of the process above
+flow, gradients and batch (Linux): with everything kept, and with `memory="recompute"`; and what the parameters take.
 
-| couplings | 1x28x28 kept | recomputed | parameters | 3x32x32 kept | recomputed | parameters |
-|---|---|---|---|---|---|---|
+| couplings | {sizes} |
+|---|{rule}|
 {memories}
 """
 
@@ -141,7 +150,15 @@ def main() -> None:
         return
     torch.set_num_threads(2)
     lines = [line for shape in SHAPES for line in steps(shape)]
-    text = PAGE.format(batch=BATCH, machine=machine(), steps="\n".join(lines), memories="\n".join(memories()))
+    sizes = ["x".join(map(str, shape)) + word for shape in SHAPES for word in (" kept", " recomputed", " parameters")]
+    text = PAGE.format(
+        batch=BATCH,
+        machine=machine(),
+        steps="\n".join(lines),
+        sizes=" | ".join(sizes),
+        rule="|".join("---" for _ in sizes),
+        memories="\n".join(memories()),
+    )
     (Path(__file__).parent / "IMAGES.md").write_text(text)
     print(text)
 

@@ -207,7 +207,7 @@ CASES: dict[str, Case] = {
     "BatchNorm": case(lambda: batch_norm(b.BatchNorm(3), 3), 3, triangular=True),
     "BatchNorm batch": case(lambda: batch_norm(b.BatchNorm(3, statistics="batch"), 3), 3, triangular=True),
     "BatchNorm image": case(lambda: batch_norm(b.BatchNorm(2), 2, 2, 3), (2, 2, 3), triangular=True),
-    "Scaling": case(lambda: b.Scaling(3), 3, triangular=True),
+    "Scaling": case(lambda: set_from_data(b.Scaling(3), 3), 3, triangular=True),
     "LeakyReLU": case(b.LeakyReLU, 3, triangular=True),
     "LogTails": case(lambda: b.LogTails(bound=2.0), 3, triangular=True),
     "Permutation": case(lambda: b.Permutation(torch.tensor([2, 0, 3, 1])), 4),

@@ -542,6 +542,18 @@ def initialised_is_standard() -> None:
         is_standard(layer(pictures)[0], 1e-4)
 
 
+def scaled_to_deviation_one() -> None:
+    x = normal(200, 3) * torch.tensor([1e-3, 2.0, 0.0]) + 4
+    layer = b.Scaling(3)
+    same(layer(x)[0], x)
+    layer.initialize(x)
+    z = layer(x)[0]
+    same(z.std(0, correction=0), torch.tensor([1.0, 1.0, 0.0]))
+    same(z, x / torch.stack((*x.std(0, correction=0)[:2], torch.tensor(1e-6))))  # no column is scaled without end
+    layer.initialize(7 * x)  # once
+    same(layer(x)[0], z, 0)
+
+
 def whitening(x: Tensor, kind: str, width: float | None = None) -> Tensor:
     """The matrix in Whiten's docstring, of standardised columns."""
     variance, rotation = torch.linalg.eigh(x.T.corrcoef())
@@ -734,6 +746,7 @@ PROPERTIES: dict[str, Callable[[], None]] = {
         dequantized_stays_within_its_integer,
         dequantized_noise_has_the_density_it_says,
         initialised_is_standard,
+        scaled_to_deviation_one,
         whitened_is_as_promised,
         narrow_directions_are_widened_and_no_others,
         tables_keep_their_digits_and_come_out_in_the_precision_of_the_flow,
