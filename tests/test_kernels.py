@@ -14,6 +14,7 @@ import flowstone
 from flowstone.bijections import RQSpline
 from flowstone.kernels import applicable, kernels
 from flowstone.kernels import spline as spline_kernels
+from flowstone.kernels.threads import shared
 
 pytest.importorskip("numba")
 
@@ -171,8 +172,7 @@ def test_the_environment_switches_them_off():
 
 
 def test_without_numba_the_plain_spline_runs(monkeypatch):
-    monkeypatch.setitem(sys.modules, "flowstone.kernels.spline_cpu", None)
-    monkeypatch.delattr("flowstone.kernels.spline_cpu", raising=False)
+    monkeypatch.setattr(spline_kernels, "find_spec", lambda name: None)
     spline_kernels._compiled.cache_clear()
     try:
         x, parameters = inputs(3, 2, (), 8, seed=6)
@@ -229,3 +229,89 @@ def test_parameters_in_bfloat16_are_those_numbers(direction):
         assert torch.equal(low_gradient, gradient.bfloat16())
         with kernels(False):
             torch.testing.assert_close(getattr(spline, direction)(x, low), getattr(spline, direction)(x, low.float()))
+
+
+def test_another_number_of_parameters_is_refused_as_by_the_plain_spline():
+    """The kernel would read and write beyond the end."""
+    spline = RQSpline(bins=8)
+    for count in (2, 22):
+        with pytest.raises((RuntimeError, IndexError)):
+            spline(torch.randn(300, 2), torch.randn(300, 2, count))
+
+
+@pytest.mark.parametrize("scale", [1.0, 5.0])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_parameters_have_no_influence_beyond_the_bound(direction, scale):
+    _, parameters = inputs(2000, 1, (), 8, seed=8)
+    for beyond in (3.5, -3.5):
+        told = (scale * parameters).requires_grad_()
+        value, log_slope = getattr(RQSpline(bins=8, bound=3.0), direction)(torch.full((2000, 1), beyond), told)
+        (gradient,) = torch.autograd.grad((value + log_slope).sum(), told)
+        sizes = gradient[..., :16]
+        assert sizes.mean().abs() < 1e-6
+        if direction == "forward":  # the inverse's own condition is not better
+            assert sizes.abs().max() < 1e-4
+
+
+def test_each_gradient_is_right_and_not_the_largest_alone():
+    spline = RQSpline(bins=8)
+    for direction in DIRECTIONS:
+        x, parameters = inputs(3000, 1, (), 8, seed=9, spread=2.0)
+        exact = results(spline, direction, x, parameters, torch.float64, fused=False)
+        plain = results(spline, direction, x, parameters, torch.float32, fused=False)
+        ours = results(spline, direction, x, parameters, torch.float32, fused=True)
+        for got, usual, right in zip(ours, plain, exact, strict=True):
+            error, common = (((v - right).abs() / (1 + right.abs())).mean() for v in (got, usual))
+            assert error < 3 * common + 1e-7
+
+
+def test_under_a_transform_of_something_else():
+    spline = RQSpline(bins=8)
+    x, parameters = inputs(6, 2, (), 8, seed=10)
+    total = spline(x, parameters)[0].sum()
+    slope = torch.func.grad(lambda factor: (factor * spline(x, parameters)[0]).sum())(torch.ones(()))
+    torch.testing.assert_close(slope, total)
+
+
+def test_gradients_in_batches():
+    spline = RQSpline(bins=8)
+    x, parameters = inputs(3, 2, (), 8, seed=11)
+    for direction in DIRECTIONS:
+        value = x.clone().requires_grad_()
+        z, log_slope = getattr(spline, direction)(value, parameters)
+        many = torch.eye(6).view(6, 3, 2)
+        (rows,) = torch.autograd.grad(z, value, many, is_grads_batched=True, retain_graph=True)
+        torch.testing.assert_close(rows.sum(0).log(), log_slope, atol=1e-5, rtol=1e-5)
+
+
+def test_a_numba_that_does_not_work_is_said_once(monkeypatch):
+    def broken(name, *rest, **more):
+        if name == "flowstone.kernels" and "spline_cpu" in (rest[2] or ()):
+            raise SystemError("wrong ABI")
+        return original(name, *rest, **more)
+
+    original = __import__
+    x, parameters = inputs(3, 2, (), 8, seed=12)
+    spline_kernels._compiled.cache_clear()
+    monkeypatch.setattr("builtins.__import__", broken)
+    try:
+        with pytest.warns(UserWarning, match="numba does not work here .wrong ABI."):
+            RQSpline(bins=8)(x, parameters)
+        RQSpline(bins=8)(x, parameters)
+    finally:
+        monkeypatch.undo()
+        spline_kernels._compiled.cache_clear()
+
+
+def test_what_fails_in_a_thread_is_raised(monkeypatch):
+    def run(begin, end):
+        if begin:
+            raise KeyboardInterrupt
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            shared(run, 1 << 20)
+    finally:
+        torch.set_num_threads(before)

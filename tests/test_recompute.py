@@ -7,7 +7,7 @@ import torch
 
 import flowstone
 from cases import disturb
-from flowstone.bijections import Chain, Coupling
+from flowstone.bijections import Affine, Chain, Coupling, Dequantize, Half
 from flowstone.errors import UnknownNameError
 from flowstone.priors import StandardNormal
 from flowstone.recompute import recomputed
@@ -57,7 +57,10 @@ def gradient(flow, x, context, memory="keep"):
     if memory == "recompute":
         with recomputed(flow):
             return gradient(flow, x, context)
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+    weights = {p.data_ptr() for p in flow.parameters()}  # these are there anyway
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: kept.append(t.numel() * (t.data_ptr() not in weights)) or t, lambda t: t
+    ):
         loss = -flow.log_prob(x, context).mean()
     much = sum(kept)
     loss.backward()
@@ -130,6 +133,81 @@ def test_weights_that_two_couplings_share_get_the_sum(float64):
     kept, _, _ = gradient(flow, x, None)
     found, _, _ = gradient(flow, x, None, "recompute")
     assert (kept - found).norm() < 1e-12 * kept.norm()
+
+
+class Rough(torch.nn.Module):
+    """A net with a layer that does not give the same twice, or changes when it is run."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Linear(2, 8), layer, torch.nn.Tanh(), torch.nn.Linear(8, 4))
+
+    def forward(self, x, context=None):
+        return self.layers(x)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        torch.nn.Dropout,
+        torch.nn.AlphaDropout,
+        torch.nn.RReLU,
+        lambda: torch.nn.BatchNorm1d(8),
+        lambda: torch.nn.BatchNorm1d(8, track_running_stats=False),
+    ],
+)
+def test_nets_that_do_not_repeat_themselves(float64, layer):
+    couplings = [Coupling(4, Affine(2, bound="soft"), Rough(layer()), swap=bool(i % 2)) for i in range(3)]
+    flow = flowstone.Flow(Chain(*couplings), StandardNormal(4)).double().train()
+    x = torch.randn(16, 4)
+    buffers = {name: value.clone() for name, value in flow.named_buffers()}
+    kept, _, _ = gradient(flow, x, None)
+    after = {name: value.clone() for name, value in flow.named_buffers()}
+    for name, value in flow.named_buffers():
+        value.copy_(buffers[name])
+    found, _, _ = gradient(flow, x, None, "recompute")
+    assert (kept - found).norm() < 1e-11 * kept.norm()
+    assert all(torch.equal(value, after[name]) for name, value in flow.named_buffers())
+
+
+def test_a_half_is_as_reversible_as_what_is_in_it(float64):
+    flow = flowstone.Flow(Chain(coupling(), Half(2, Dequantize()), coupling()), StandardNormal(2)).double()
+    x = torch.randint(9, (16, 2)).double()
+    kept, _, _ = gradient(flow, x, None)
+    found, _, _ = gradient(flow, x, None, "recompute")
+    assert (kept - found).norm() < 1e-11 * kept.norm()
+
+
+def test_hooks_of_weights_run_once():
+    flow, x, context = made("spline", torch.float64)
+    weight = next(p for p in flow.parameters() if p.requires_grad)
+    calls = []
+    weight.register_hook(lambda g: calls.append(1) or 0.5 * g)
+    kept, _, _ = gradient(flow, x, context)
+    found, _, _ = gradient(flow, x, context, "recompute")
+    assert (kept - found).norm() < 1e-11 * kept.norm()
+    assert len(calls) == 2
+
+
+def test_one_within_another():
+    flow, x, context = made("modern images", torch.float64)
+    kept, _, _ = gradient(flow, x, context)
+    with recomputed(flow):
+        found, _, _ = gradient(flow, x, context, "recompute")
+        assert any("forward" in vars(module) for module in flow.modules())
+    assert (kept - found).norm() < 1e-11 * kept.norm()
+    assert not any("forward" in vars(module) for module in flow.modules())
+
+
+def test_weights_that_change_before_the_backward_pass_are_noticed():
+    flow, x, _ = made("spline", torch.float32)
+    with recomputed(flow):
+        loss = -flow.log_prob(x).mean()
+        with torch.no_grad():
+            for parameter in flow.parameters():
+                parameter.add_(0.1)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

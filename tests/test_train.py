@@ -9,9 +9,13 @@ import torch
 from torch import nn
 
 import flowstone
+from flowstone.bijections import Affine, Chain, Coupling
+from flowstone.compute import bf16_conditioners
 from flowstone.data import TOYS, Rows
 from flowstone.errors import CheckpointError, DataError, NonFiniteError, SettingError, ShapeError, UnknownNameError
 from flowstone.history import History
+from flowstone.nets import MLP
+from flowstone.priors import StandardNormal
 from flowstone.train.batches import flipped, generator
 from flowstone.train.settings import Settings
 
@@ -112,7 +116,7 @@ def test_a_broken_off_training_goes_on_as_if_it_had_not_been(tmp_path, monkeypat
 
 def test_optimizers_differ_and_are_torchs_own():
     x = TOYS["moons"](300, torch.Generator().manual_seed(0))
-    runs = ({}, {"optimizer": "adamw", "weight_decay": 0.5}, {"optimizer": "adamax"})
+    runs: tuple[dict[str, Any], ...] = ({}, {"optimizer": "adamw", "weight_decay": 0.5}, {"optimizer": "adamax"})
     ends = []
     for settings in runs:
         flow = small()
@@ -310,6 +314,24 @@ def test_the_last_steps_are_validated_and_the_flow_is_left_ready_to_use():
     assert not flow.training
 
 
+def test_a_net_that_two_couplings_share_leaves_bf16_behind():
+    net = MLP(2, 4, hidden=(8,))
+    links = [Coupling(4, Affine(2, bound="soft"), net, swap=swap) for swap in (False, True)]
+    flow = flowstone.Flow(Chain(*links), StandardNormal(4))
+    x = torch.randn(5, 4)
+    with bf16_conditioners(flow):
+        inside = flow.log_prob(x)
+    assert not torch.is_autocast_enabled("cpu")
+    assert inside.dtype == torch.float32
+    torch.testing.assert_close(inside, flow.log_prob(x), atol=0.05, rtol=0.05)
+
+
+def test_a_flow_with_nothing_to_train_is_refused():
+    flow = small().requires_grad_(False)
+    with pytest.raises(SettingError, match="no parameters to train"):
+        flowstone.fit(flow, torch.randn(50, 2), steps=1, progress=False)
+
+
 def test_bf16_conditioners_learn_and_leave_no_trace():
     flow = small()
     flowstone.fit(flow, TOYS["moons"], steps=30, precision="bf16", **QUICK)
@@ -321,7 +343,6 @@ def test_bf16_conditioners_learn_and_leave_no_trace():
 
 
 def test_bf16_changes_the_nets_alone():
-    from flowstone.compute import bf16_conditioners
 
     flow = flowstone.realnvp(4, hidden=(64,))
     for parameter in flow.parameters():

@@ -32,16 +32,17 @@ def threads_for(model: nn.Module, batch: int) -> Iterator[None]:
 @contextmanager
 def bf16_conditioners(flow: nn.Module) -> Iterator[None]:
     """The net of every coupling and autoregressive layer runs in bfloat16; what it returns, and the flow's own
-    arithmetic, keep their precision.
+    arithmetic, keep their precision. What is recomputed in a backward pass is so within the context alone.
     """
+    layers = [module for module in flow.modules() if isinstance(module, Coupling | Autoregressive)]
+    nets = {
+        layer.net: all(other.transform.reads_bf16 for other in layers if other.net is layer.net) for layer in layers
+    }
     hooks = []
-    for module in flow.modules():
-        if isinstance(module, Coupling | Autoregressive):
-            wrapped = _Autocast(widen=not module.transform.reads_bf16)
-            hooks += [
-                module.net.register_forward_pre_hook(wrapped.enter),
-                module.net.register_forward_hook(wrapped.leave, always_call=True),
-            ]
+    for net, stays in nets.items():  # each once, though several layers may share it
+        wrapped = _Autocast(widen=not stays)
+        hooks.append(net.register_forward_pre_hook(wrapped.enter))
+        hooks.append(net.register_forward_hook(wrapped.leave, always_call=True))
     try:
         yield
     finally:

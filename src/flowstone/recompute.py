@@ -8,6 +8,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.checkpoint import checkpoint
 
 from flowstone.bijections import (
@@ -30,7 +32,8 @@ from flowstone.bijections import (
 __all__ = ["recomputed"]
 
 ANCHOR = 4  # couplings between two values that are kept: rounding of inverses adds up from one to the next alone
-REVERSIBLE = (ActNorm, Coupling, Half, InvertibleConv1x1, LULinear, Permutation, Squeeze)
+REVERSIBLE = (ActNorm, Coupling, InvertibleConv1x1, LULinear, Permutation, Squeeze)
+ONCE = (BatchNorm, _BatchNorm, _DropoutNd, nn.RReLU)  # do not give the same again; dropout with p = 0 does
 EXACT = (Additive, Affine, RQSpline)  # the mixture's inverse is a search
 
 
@@ -42,33 +45,39 @@ def recomputed(flow: nn.Module) -> Iterator[None]:
     backward pass each layer's input is computed from its output by the inverse, and its net runs once more (Gomez et
     al. 2017). Gradients differ by the rounding of four inverses. Layers that draw random numbers or see the whole batch
     (dropout, batch normalization), autoregressive layers and mixtures are not inverted: they keep their input and run
-    once more, their gradients to the last bit the same (Chen et al. 2016).
+    once more, their gradients to the last bit the same (Chen et al. 2016). The backward pass is part of the context.
     """
-    changed: list[nn.Module] = []
+    before: list[tuple[nn.Module, Any]] = []
+
+    def replace(module: nn.Module, forward: Callable) -> None:
+        before.append((module, vars(module).get("forward")))
+        module.forward = forward
+
     for chain in [module for module in flow.modules() if type(module) is Chain]:
         pieces = _pieces([cast(Bijection, link) for link in chain.links])
         if any(isinstance(piece, _Run) for piece in pieces):
-            chain.forward = _through(pieces, chain.forward)
-            changed.append(chain)
-    inverted = {id(link) for chain in changed for link in cast(Chain, chain).links if _reversible(link)}
+            replace(chain, _through(pieces, chain.forward))
+    inverted = {id(link) for chain, _ in before for link in cast(Chain, chain).links if _reversible(link)}
     for layer in flow.modules():
         if isinstance(layer, Coupling | Autoregressive) and id(layer) not in inverted:
-            layer.forward = _checkpointed(layer)
-            changed.append(layer)
+            replace(layer, _checkpointed(layer))
     try:
         yield
     finally:
-        for layer in changed:
-            del layer.forward  # that of its class is back
+        for module, forward in reversed(before):
+            if forward is None:
+                del module.forward  # that of its class is back
+            else:
+                module.forward = forward
 
 
 def _reversible(link: nn.Module) -> bool:
-    repeatable = not any(
-        isinstance(part, BatchNorm | nn.BatchNorm2d) or (isinstance(part, nn.Dropout) and part.p > 0)
-        for part in link.modules()
-    )
+    if isinstance(link, Half):
+        return _reversible(link.bijection)
     exact = not isinstance(link, Coupling) or isinstance(link.transform, EXACT)
-    return isinstance(link, REVERSIBLE) and repeatable and exact
+    repeatable = not any(isinstance(part, ONCE) and getattr(part, "p", 1) for part in link.modules())
+    unwatched = not any(parameter._backward_hooks for parameter in link.parameters())  # hooks would run twice
+    return isinstance(link, REVERSIBLE) and exact and repeatable and unwatched
 
 
 def _pieces(links: Sequence[Bijection]) -> list[Any]:
@@ -123,15 +132,14 @@ class _FromOutput(torch.autograd.Function):
         for link in links:
             x, log_det = link(x, context)
             log_dets.append(log_det)
-        ctx.links, ctx.parameters = links, parameters
-        ctx.save_for_backward(x, context)
+        ctx.links = links
+        ctx.save_for_backward(x, context, *parameters)
         return x, reduce(torch.add, log_dets)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        (z, context), (g_z, g_log) = ctx.saved_tensors, gradients
-        wanted = list(ctx.parameters)
+        (z, context, *wanted), (g_z, g_log) = ctx.saved_tensors, gradients
         if ctx.needs_input_grad[2]:
             context = context.detach().requires_grad_()
             wanted.append(context)
@@ -179,7 +187,7 @@ def _coupling_again(link: Coupling, z: Tensor, context: Tensor | None):
 
 def _checkpointed(layer: nn.Module) -> Callable:
     forward = layer.forward
-    norms = [module for module in layer.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [m for m in layer.modules() if isinstance(m, _BatchNorm) and m.num_batches_tracked is not None]
 
     @contextmanager
     def second_time() -> Iterator[None]:

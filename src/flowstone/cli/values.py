@@ -56,7 +56,7 @@ def training_of(words: Sequence[str]) -> dict[str, Any]:
         if name not in TRAINING:
             raise UnknownNameError("--fit setting", name, TRAINING)
         wanted, what = TRAINING[name]
-        if isinstance(value, bool) != (wanted is bool) or not isinstance(value, wanted):
+        if isinstance(value, bool) or not isinstance(value, wanted):
             raise SettingError(f"--fit {name}={value}: expected {what}")
     return settings
 

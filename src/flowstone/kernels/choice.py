@@ -6,17 +6,17 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_functorch_wrapped_tensor
+from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import forward_ad
 
 __all__ = ["applicable", "kernels"]
 
-_wanted = os.environ.get("FLOWSTONE_KERNELS", "auto") != "off"
+_wanted = os.environ.get("FLOWSTONE_KERNELS", "").lower() not in ("off", "0", "false", "no")
 
 
 @contextmanager
 def kernels(wanted: bool) -> Iterator[None]:
-    """Fused kernels or, with False, the plain arithmetic alone."""
+    """Fused kernels or, with False, the plain arithmetic alone; for the whole process."""
     global _wanted  # noqa: PLW0603
     before, _wanted = _wanted, wanted
     try:
@@ -27,13 +27,14 @@ def kernels(wanted: bool) -> Iterator[None]:
 
 def applicable(*values: Tensor) -> bool:
     """Whether these are ordinary tensors in this machine's memory, in float32 or bfloat16, and nobody is looking into
-    the arithmetic: no ``torch.compile``, no ``torch.func`` transform, no forward-mode derivative.
+    the arithmetic: no ``torch.compile``, ``torch.func``, forward-mode derivative or batch of gradients.
     """
     return (
         _wanted
         and all(type(v) in _ORDINARY and v.dtype in _PRECISIONS and v.device.type == "cpu" for v in values)
         and not torch.compiler.is_compiling()
-        and not any(is_functorch_wrapped_tensor(v) for v in values)
+        and not torch._C._are_functorch_transforms_active()
+        and not any(map(is_legacy_batchedtensor, values))
         and forward_ad._current_level < 0
     )
 

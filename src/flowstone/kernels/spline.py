@@ -1,8 +1,10 @@
 """The fused rational-quadratic spline as a function of tensors, with its gradients."""
 
 import math
+import warnings
 from collections.abc import Callable
 from functools import cache, wraps
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, TypeVar, cast
 
@@ -24,20 +26,27 @@ def fused_spline(plain: Method) -> Method:
 
     @wraps(plain)
     def transform(spline: Any, value: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        fits = not spline.circular and value.numel() and value.shape == parameters.shape[:-1]
-        if fits and applicable(value, parameters) and value.dtype == torch.float32 and _compiled():
+        if applicable(value, parameters) and _fits(spline, value, parameters) and _compiled():
             return function.apply(value, parameters, spline, plain)
         return plain(spline, value, parameters.to(value.dtype))
 
     return cast(Method, transform)
 
 
+def _fits(spline: Any, value: Tensor, parameters: Tensor) -> bool:
+    wanted = (*value.shape, spline.parameters_per_feature)
+    return not spline.circular and value.dtype == torch.float32 and value.numel() > 0 and parameters.shape == wanted
+
+
 @cache
 def _compiled() -> ModuleType | None:
-    """The kernels, or None where numba is not installed or has no place for what it compiles."""
+    """The kernels, or None where numba is not installed or does not work."""
+    if find_spec("numba") is None:
+        return None
     try:
         from flowstone.kernels import spline_cpu
-    except (ImportError, RuntimeError):
+    except Exception as error:
+        warnings.warn(f"numba does not work here ({error}): splines run without fused kernels", stacklevel=4)
         return None
     return spline_cpu
 
@@ -52,8 +61,8 @@ class _Forward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor):
         x, parameters = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            return *_differentiable(ctx, (x, parameters), gradients), None, None
+        if torch.is_grad_enabled() or not applicable(*gradients):
+            return *_plainly(ctx, (x, parameters), gradients), None, None
         return *_gradients(ctx.spline, x, parameters, *gradients), None, None
 
 
@@ -65,53 +74,61 @@ class _Inverse(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, parameters: Tensor, spline: Any, plain: Callable) -> tuple[Tensor, Tensor]:
         x, log_slope = _run("inverse", spline, (z,), parameters)
-        ctx.save_for_backward(z, parameters, x, log_slope)
+        ctx.save_for_backward(z, parameters, log_slope)
         ctx.spline, ctx.plain = spline, plain
         return x, log_slope
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor):
-        z, parameters, x, log_slope = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            return *_differentiable(ctx, (z, parameters), gradients), None, None
+        z, parameters, log_slope = ctx.saved_tensors
+        if torch.is_grad_enabled() or not applicable(*gradients):
+            return *_plainly(ctx, (z, parameters), gradients), None, None
         g_x, g_log = gradients
-        through_slope, _ = _gradients(ctx.spline, x, parameters, torch.zeros_like(g_x), -g_log)
+        through_slope, _ = _gradients(ctx.spline, z, parameters, torch.zeros_like(g_x), -g_log, along_y=True)
         g_z = (g_x + through_slope) * log_slope.exp()
-        _, g_parameters = _gradients(ctx.spline, x, parameters, -g_z, -g_log)
+        _, g_parameters = _gradients(ctx.spline, z, parameters, -g_z, -g_log, along_y=True)
         return g_z, g_parameters, None, None
 
 
-def _gradients(spline: Any, x: Tensor, parameters: Tensor, g_z: Tensor, g_log: Tensor) -> tuple[Tensor, Tensor]:
-    return _run("backward", spline, (x, g_z, g_log), parameters)
+def _plainly(ctx: Any, inputs: tuple[Tensor, Tensor], gradients: tuple[Tensor, ...]):
+    """Gradients by the plain arithmetic: they have gradients themselves, and may come in batches."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        value, parameters = (v.view_as(v) if v.requires_grad else v.detach().requires_grad_() for v in inputs)
+        outputs = ctx.plain(ctx.spline, value, parameters.to(value.dtype))
+        return torch.autograd.grad(outputs, (value, parameters), gradients, create_graph=create_graph)
 
 
-def _differentiable(ctx: Any, inputs: tuple[Tensor, ...], gradients: tuple[Tensor, ...]):
-    """Gradients that have gradients themselves: those of the plain arithmetic."""
-    again = tuple(v.view_as(v) if v.requires_grad else v.detach().requires_grad_() for v in inputs)
-    return torch.autograd.grad(
-        ctx.plain(ctx.spline, again[0], again[1].to(again[0].dtype)), again, gradients, create_graph=True
-    )
+def _gradients(spline: Any, value: Tensor, parameters: Tensor, g_z: Tensor, g_log: Tensor, *, along_y: bool = False):
+    """Those of ``forward`` by x and parameters; ``value`` is x or, ``along_y``, z."""
+    return _run("backward", spline, (value, g_z, g_log), parameters, along_y)
 
 
-def _run(name: str, spline: Any, values: tuple[Tensor, ...], parameters: Tensor) -> tuple[Tensor, Tensor]:
+def _run(name: str, spline: Any, values: tuple[Tensor, ...], parameters: Tensor, *how: bool) -> tuple[Tensor, Tensor]:
     """Call a kernel: two results, of the shapes of the value and, of ``backward``, of the parameters."""
     stored, inner, back = _stored(parameters)
-    values = tuple(value.contiguous() for value in values)
-    first = torch.empty_like(values[0])
-    second = torch.empty_like(stored if name == "backward" else first)
-    flat = [_array(tensor) for tensor in (values[0], stored, *values[1:], first, second)]
+    value, *more = (_array(tensor.contiguous()) for tensor in values)
+    first = torch.empty(values[0].shape)
+    second = torch.empty_like(stored) if name == "backward" else torch.empty_like(first)
+    into = _either(second) if name == "backward" else (_array(second),)
+    arrays = (value, *how, *_either(stored), *more, _array(first), *into)
     kernel = getattr(_compiled(), name)
     zero_slope = math.log(math.expm1(1 - spline.min_slope))
     settings = (np.float32(v) for v in (spline.bound, spline.min_size, spline.min_slope, zero_slope))
     tail = (np.uint64(inner), np.uint64(spline.bins), *settings)
-    shared(lambda begin, end: kernel(*flat, np.uint64(begin), np.uint64(end), *tail), first.numel())
+    shared(lambda begin, end: kernel(*arrays, np.uint64(begin), np.uint64(end), *tail), first.numel())
     return first, back(second) if name == "backward" else second
 
 
 def _array(tensor: Tensor) -> np.ndarray:
-    """The tensor's memory; of bfloat16, which numpy does not know, the bits."""
-    flat = tensor.detach().view(-1)
-    return (flat.view(torch.int16) if flat.dtype == torch.bfloat16 else flat).numpy()
+    return tensor.detach().view(-1).numpy()
+
+
+def _either(tensor: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """``(float32, nothing)``, or ``(nothing, the bits)`` of bfloat16, which numpy does not know."""
+    if tensor.dtype == torch.bfloat16:
+        return np.empty(0, np.float32), _array(tensor.view(torch.int16))
+    return _array(tensor), np.empty(0, np.int16)
 
 
 def _stored(parameters: Tensor) -> tuple[Tensor, int, Callable[[Tensor], Tensor]]:

@@ -9,8 +9,7 @@ image's order (inner: its pixels) and a table's (inner = 1).
 """
 
 import numpy as np
-from numba import njit, types
-from numba.extending import overload
+from numba import njit
 
 # Unsigned, or every index would be asked whether it is negative, which costs the vector instructions.
 u64 = np.uint64
@@ -34,34 +33,6 @@ L4, L5, L6 = f32(-1.2420140846e-1), f32(1.4249322787e-1), f32(-1.6668057665e-1)
 L7, L8, L9 = f32(2.0000714765e-1), f32(-2.4999993993e-1), f32(3.3333331174e-1)
 LOWEST, HIGHEST, HALF = f32(-87), f32(88), f32(0.5)
 ROOT_HALF = i32(0x3F3504F3)
-
-
-def widened(number):
-    """A float32; of an int16, the one whose upper half these bits are: a bfloat16."""
-
-
-def narrowed(number, like):
-    """What is stored of a float32 in an array ``like``."""
-
-
-@overload(widened)
-def _widened(number):
-    if isinstance(number, types.Float):
-        return lambda number: number
-    return lambda number: i32(i32(number) << i32(16)).view(np.float32)
-
-
-@overload(narrowed)
-def _narrowed(number, like):  # noqa: ARG001
-    if isinstance(like.dtype, types.Float):
-        return lambda number, like: number  # noqa: ARG005
-    return _to_bfloat16
-
-
-def _to_bfloat16(number, like):  # noqa: ARG001
-    bits = f32(number).view(np.int32)
-    up = i32(bits + i32(0x7FFF) + ((bits >> i32(16)) & i32(1))) >> i32(16)  # to the nearest, ties to even
-    return np.int16(up if number == number else i32(0x7FC0))
 
 
 @compiled
@@ -99,40 +70,62 @@ def sigmoid(x):
 
 
 @compiled
-def read(parameters, a, begin, size, count, inner):
-    """The parameters of elements ``begin`` … ``begin + size`` into rows."""
-    if inner == 1:
-        for e in range(size):
-            for k in range(count):
-                a[FIRST + k * BLOCK + e] = widened(parameters[(begin + e) * count + k])
-        return
+def widened(bits):
+    """The float32 whose upper half these bits are: a bfloat16."""
+    return i32(i32(bits) << i32(16)).view(np.float32)
+
+
+@compiled
+def narrowed(number):
+    """The bits of the nearest bfloat16, ties to even."""
+    bits = f32(number).view(np.int32)
+    up = i32(bits + i32(0x7FFF) + ((bits >> i32(16)) & i32(1))) >> i32(16)
+    return np.int16(up if number == number else i32(0x7FC0))
+
+
+@compiled
+def read(full, low, a, begin, size, count, inner):
+    """The parameters of elements ``begin`` … ``begin + size`` into rows: those in float32, or those in bfloat16 if
+    there are any (both are always given, or numba would compile everything twice).
+    """
     e = u64(0)
     while e < size:
         outer, at = divmod(begin + e, inner)
         run = min(inner - at, size - e)
-        for k in range(count):
-            source = (outer * count + k) * inner + at
-            for j in range(run):
-                a[FIRST + k * BLOCK + e + j] = widened(parameters[source + j])
+        if inner == ONE_ROW:  # a table: one turn for all rows, whose parameters lie one after the other
+            run = size
+        stride, step = (count, ONE_ROW) if inner == ONE_ROW else (ONE_ROW, inner)
+        source = outer * count * inner + at
+        if low.size:
+            for k in range(count):
+                for j in range(run):
+                    a[FIRST + k * BLOCK + e + j] = widened(low[source + k * step + j * stride])
+        else:
+            for k in range(count):
+                for j in range(run):
+                    a[FIRST + k * BLOCK + e + j] = full[source + k * step + j * stride]
         e += run
 
 
 @compiled
-def write(parameters, a, begin, size, count, inner):
+def write(full, low, a, begin, size, count, inner):
     """The rows back to their places."""
-    if inner == 1:
-        for e in range(size):
-            for k in range(count):
-                parameters[(begin + e) * count + k] = narrowed(a[FIRST + k * BLOCK + e], parameters)
-        return
     e = u64(0)
     while e < size:
         outer, at = divmod(begin + e, inner)
         run = min(inner - at, size - e)
-        for k in range(count):
-            source = (outer * count + k) * inner + at
-            for j in range(run):
-                parameters[source + j] = narrowed(a[FIRST + k * BLOCK + e + j], parameters)
+        if inner == ONE_ROW:
+            run = size
+        stride, step = (count, ONE_ROW) if inner == ONE_ROW else (ONE_ROW, inner)
+        target = outer * count * inner + at
+        if low.size:
+            for k in range(count):
+                for j in range(run):
+                    low[target + k * step + j * stride] = narrowed(a[FIRST + k * BLOCK + e + j])
+        else:
+            for k in range(count):
+                for j in range(run):
+                    full[target + k * step + j * stride] = a[FIRST + k * BLOCK + e + j]
         e += run
 
 
@@ -219,13 +212,26 @@ def locate(a, bins, bound, min_size, min_slope, zero_slope, along_y):
 
 
 @compiled
-def forward(x, parameters, z, log_slope, begin, stop, inner, bins, bound, min_size, min_slope, zero_slope):
+def solve(rise, mean, start, end):
+    """Where in its bin, 0 … 1, the curve has risen that far: the stable root of a quadratic."""
+    curve = rise * (start + end - TWO * mean)
+    b = start - curve
+    c = -mean * rise
+    discriminant = b * b - FOUR * (mean - start + curve) * c
+    discriminant = ZERO if discriminant < ZERO else discriminant
+    xi = -TWO * c / (b + np.sqrt(discriminant))
+    xi = ZERO if xi < ZERO else xi
+    return ONE if xi > ONE else xi
+
+
+@compiled
+def forward(x, full, low, z, log_slope, begin, stop, inner, bins, bound, min_size, min_slope, zero_slope):
     """Elements ``begin`` … ``stop``, data → latent."""
     count = u64(3) * bins - ONE_ROW
     a = np.zeros(FIRST + count * BLOCK, np.float32)
     for first in range(begin, stop, BLOCK):
         size = min(BLOCK, stop - first)
-        read(parameters, a, first, size, count, inner)
+        read(full, low, a, first, size, count, inner)
         for e in range(size):
             a[X + e] = x[first + e]
         locate(a, bins, bound, min_size, min_slope, zero_slope, False)
@@ -247,28 +253,20 @@ def forward(x, parameters, z, log_slope, begin, stop, inner, bins, bound, min_si
 
 
 @compiled
-def inverse(z, parameters, x, log_slope, begin, stop, inner, bins, bound, min_size, min_slope, zero_slope):
+def inverse(z, full, low, x, log_slope, begin, stop, inner, bins, bound, min_size, min_slope, zero_slope):
     """Elements ``begin`` … ``stop``, latent → data."""
     count = u64(3) * bins - ONE_ROW
     a = np.zeros(FIRST + count * BLOCK, np.float32)
     for first in range(begin, stop, BLOCK):
         size = min(BLOCK, stop - first)
-        read(parameters, a, first, size, count, inner)
+        read(full, low, a, first, size, count, inner)
         for e in range(size):
             a[X + e] = z[first + e]
         locate(a, bins, bound, min_size, min_slope, zero_slope, True)
         for e in range(BLOCK):
             start, end = a[START + e], a[END + e]
             mean = a[HEIGHT + e] / a[WIDTH + e]
-            rise = (a[INSIDE + e] - a[BOTTOM + e]) / a[HEIGHT + e]
-            curve = rise * (start + end - TWO * mean)
-            b = start - curve
-            c = -mean * rise
-            discriminant = b * b - FOUR * (mean - start + curve) * c
-            discriminant = ZERO if discriminant < ZERO else discriminant
-            xi = -TWO * c / (b + np.sqrt(discriminant))
-            xi = ZERO if xi < ZERO else xi
-            xi = ONE if xi > ONE else xi
+            xi = solve((a[INSIDE + e] - a[BOTTOM + e]) / a[HEIGHT + e], mean, start, end)
             rest = ONE - xi
             bend = xi * rest
             steepness = end * xi * xi + TWO * mean * bend + start * rest * rest
@@ -282,26 +280,32 @@ def inverse(z, parameters, x, log_slope, begin, stop, inner, bins, bound, min_si
 
 @compiled
 def backward(
-    x, parameters, g_z, g_log, g_x, g_parameters, begin, stop, inner, bins, bound, min_size, min_slope, zero_slope
-):
-    """Gradients of ``forward`` by x and parameters, from those by z and log-slope; what is needed is computed again."""
+    value, along_y, full, low, g_z, g_log, g_x, g_full, g_low,
+    begin, stop, inner, bins, bound, min_size, min_slope, zero_slope,
+):  # fmt: skip
+    """Gradients of ``forward`` by x and parameters, from those by z and log-slope; what is needed is computed again,
+    from x or, ``along_y``, from z.
+    """
     count = u64(3) * bins - ONE_ROW
     a = np.zeros(FIRST + count * BLOCK, np.float32)
     heights, slopes = FIRST + bins * BLOCK, FIRST + bins * BLOCK + bins * BLOCK
     scale = TWO * bound * (ONE - f32(bins) * min_size)
     for first in range(begin, stop, BLOCK):
         size = min(BLOCK, stop - first)
-        read(parameters, a, first, size, count, inner)
+        read(full, low, a, first, size, count, inner)
         for e in range(size):
-            a[X + e] = x[first + e]
+            a[X + e] = value[first + e]
             a[G_Z + e] = g_z[first + e]
             a[G_LOG + e] = g_log[first + e]
-        locate(a, bins, bound, min_size, min_slope, zero_slope, False)
+        locate(a, bins, bound, min_size, min_slope, zero_slope, along_y)
         for e in range(BLOCK):
             start, end = a[START + e], a[END + e]
             width, height = a[WIDTH + e], a[HEIGHT + e]
-            xi = (a[INSIDE + e] - a[LEFT + e]) / width
             mean = height / width
+            if along_y:
+                xi = solve((a[INSIDE + e] - a[BOTTOM + e]) / height, mean, start, end)
+            else:
+                xi = (a[INSIDE + e] - a[LEFT + e]) / width
             rest = ONE - xi
             bend = xi * rest
             turn = start + end - TWO * mean
@@ -328,11 +332,16 @@ def backward(
                 - TWO * by_steepness * start * rest
             )
             by_inside = by_xi / width
-            # By left and bottom, and by width and height: what the softmax's own gradient wants of its shares.
-            a[TOP + e] = -by_inside
-            a[TOTAL + e] = -by_inside * xi - by_mean * mean / width
-            a[EDGE_X + e] = a[G_Z + e]
-            a[EDGE_Y + e] = a[G_Z + e] * rise + by_mean / width
+            # By left and bottom, and by width and height: what the softmax's own gradient wants of its shares. In the
+            # last bin width and height are what left and bottom leave: beyond the bound these gradients are exactly 0.
+            by_bottom = a[G_Z + e]
+            by_width = -by_inside * xi - by_mean * mean / width
+            by_height = by_bottom * rise + by_mean / width
+            is_last = a[AT + e] == f32(bins - ONE_ROW)
+            a[TOP + e] = -by_inside - by_width if is_last else -by_inside
+            a[TOTAL + e] = ZERO if is_last else by_width
+            a[EDGE_X + e] = by_bottom - by_height if is_last else by_bottom
+            a[EDGE_Y + e] = ZERO if is_last else by_height
             a[START + e] = by_start * sigmoid(a[RAW_START + e] + zero_slope)
             a[END + e] = by_end * sigmoid(a[RAW_END + e] + zero_slope)
             by_z = a[G_Z + e]
@@ -345,7 +354,7 @@ def backward(
                 at, by_start, by_end = a[AT + e], a[START + e], a[END + e]
                 by_start = by_start if at == f32(k + ONE_ROW) else ZERO
                 a[row + e] = by_end if at == f32(k) else by_start
-        write(g_parameters, a, first, size, count, inner)
+        write(g_full, g_low, a, first, size, count, inner)
         for e in range(size):
             g_x[first + e] = a[X + e]
 

@@ -24,7 +24,17 @@ def shared(run: Callable[[int, int], None], total: int) -> None:
         run(0, total)
         return
     parts = [(total * part // threads, total * (part + 1) // threads) for part in range(threads)]
-    parallel(_BODY(lambda _: run(*parts.pop())), None, threads, 0)
+    failures: list[BaseException] = []
+
+    def body(_: object) -> None:
+        try:
+            run(*parts.pop())
+        except BaseException as failure:  # C would lose it
+            failures.append(failure)
+
+    parallel(_BODY(body), None, threads, 0)
+    if failures:
+        raise failures[0]
     while parts:  # there may have been fewer threads than were asked for
         run(*parts.pop())
 

@@ -174,6 +174,8 @@ class _Trainer:
         self.watch = watch
         self.device = flow.device
         self.parameters: list[Tensor] = [parameter for parameter in flow.parameters() if parameter.requires_grad]
+        if not self.parameters:
+            raise SettingError("this flow has no parameters to train, or all are held fixed")
         self.buffers = list(flow.buffers())
         self.averages = _clones(self.parameters)
         self.best, self.best_buffers = _clones(self.parameters), _clones(self.buffers)
@@ -345,7 +347,9 @@ class _Trainer:
                 steps = torch.tensor(float(state.step), device=self.device)
                 self.optimizer.state[parameter] = {"step": steps, **moments}
         except (KeyError, IndexError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{self.folder}: the training state there is of another flow ({error})") from error
+            raise CheckpointError(
+                f"{self.folder}: the training state there is of another flow or optimizer ({error})"
+            ) from error
         self.state = state
 
     def _what_went_bad(self, rows: Rows, loss: float, norm: float) -> str:

@@ -61,8 +61,9 @@ class Settings:
                 if value is not None and not allowed(value):
                     raise SettingError(f"{name}={value} {what}")
         for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise UnknownNameError(name, getattr(self, name), known)
+            value = getattr(self, name)
+            if not isinstance(value, str) or value not in known:
+                raise UnknownNameError(name, str(value), known)
         if self.steps is None and self.minutes is None:
             raise SettingError("steps=None needs minutes: something must end the training")
         if self.weight_decay and self.optimizer != "adamw":
