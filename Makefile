@@ -43,12 +43,13 @@ images: .venv/.dev  ## image flows, trained and judged: docs/results.md (four ho
 results-gpu: .venv/.dev  ## CIFAR-10 on an accelerator, in pieces of nine minutes: call it until all is done
 	$(BIN)/python benchmarks/images.py cifar10-gpu --device cuda --piece 9
 
-bench: .venv/.dev  ## speed and memory against plain designs: benchmarks/RESULTS.md and IMAGES.md (minutes)
+bench: .venv/.dev .venv-peers/.done  ## speed and memory beside peers and plain designs: PEERS.md, RESULTS.md, IMAGES.md in benchmarks/
+	.venv-peers/bin/python benchmarks/peers.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/image_speed.py
 
-clean:  ## forget the environment and the demo (runs/ is yours and stays)
-	rm -rf .venv demo
+clean:  ## forget the environments and the demo (runs/ is yours and stays)
+	rm -rf .venv .venv-peers demo
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Flowstone needs Python 3.11 or newer; make PYTHON=python3.12 …")'
@@ -61,3 +62,8 @@ clean:  ## forget the environment and the demo (runs/ is yours and stays)
 .venv/.dev: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) -e '.[dev]'
 	@touch $@ .venv/.demo
+
+.venv-peers/.done: pyproject.toml constraints.txt benchmarks/peers.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip --disable-pip-version-check --quiet install -c constraints.txt -e '.[fast]' -r benchmarks/peers.txt
+	@touch $@

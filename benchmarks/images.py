@@ -36,7 +36,7 @@ class Job:
 
 JOBS = {
     "mnist": Job("mnist", "realnvp_image", (*SPLINES, "--set", "alpha=1e-6"), 60),
-    "fashion-mnist": Job("fashion-mnist", "realnvp_image", (*SPLINES, "--set", "alpha=1e-6"), 60),
+    "fashion-mnist": Job("fashion-mnist", "realnvp_image", (*SPLINES, "--set", "alpha=1e-6"), 45),
     "cifar10": Job("cifar10", "realnvp_image", (*SPLINES, "--flip"), 90, "59,813 of its 60,000 images"),
     "faces32": Job("faces32", "realnvp_image", (*SPLINES, "--flip"), 30, "split by person"),
     "nice-mnist": Job("mnist", "nice_image", ("--batch-size", "200", "--lr", "1e-3"), 20),
@@ -138,9 +138,9 @@ def main() -> None:
         if not train(ALL[name], arguments.runs / name, data, arguments.device, until):
             print(f"{name}: broken off; call again to go on")
             return
-    done = {name: arguments.runs / name for name in ALL if (arguments.runs / name / "metrics.json").exists()}
-    rows = [row(name, ALL[name], judged(folder, data, arguments.device)) for name, folder in done.items()]
-    write_section("images", HEAD.format(draws=BOUND_SAMPLES, machine=machine()) + "\n".join(rows))
+        done = {name: arguments.runs / name for name in ALL if (arguments.runs / name / "metrics.json").exists()}
+        rows = [row(name, ALL[name], judged(folder, data, arguments.device)) for name, folder in done.items()]
+        write_section("images", HEAD.format(draws=BOUND_SAMPLES, machine=machine()) + "\n".join(rows))
     print("all done")
 
 

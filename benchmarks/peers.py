@@ -135,7 +135,7 @@ def line(item: Item, found: dict[str, dict[str, float]], peak: dict[str, float])
 
 PAGE = """# Flowstone beside its peers
 
-    make bench-peers
+    .venv-peers/bin/python benchmarks/peers.py
 
 The same flow in each library (`benchmarks/libraries.py`): the same couplings, widths, bins, batch and optimizer, in
 float32; medians (least – most) of interleaved runs in milliseconds. For each peer: how many times as long it takes,
