@@ -36,7 +36,7 @@ class Job:
 
 JOBS = {
     "mnist": Job("mnist", "realnvp_image", (*SPLINES, "--set", "alpha=1e-6"), 60),
-    "fashion-mnist": Job("fashion-mnist", "realnvp_image", (*SPLINES, "--set", "alpha=1e-6"), 45),
+    "fashion-mnist": Job("fashion-mnist", "realnvp_image", (*SPLINES, "--set", "alpha=1e-6"), 40),
     "cifar10": Job("cifar10", "realnvp_image", (*SPLINES, "--flip"), 90, "59,813 of its 60,000 images"),
     "faces32": Job("faces32", "realnvp_image", (*SPLINES, "--flip"), 30, "split by person"),
     "nice-mnist": Job("mnist", "nice_image", ("--batch-size", "200", "--lr", "1e-3"), 20),
