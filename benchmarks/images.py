@@ -10,6 +10,7 @@ lent by the quarter of an hour: call again until it says that all is done.
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from results import data_folder, machine, write_section
+from results import PAGE, data_folder, machine, write_section
 
 SPLINES = ("--set", "couplings=6", "--precision", "bf16")
 
@@ -36,7 +37,7 @@ class Job:
 
 JOBS = {
     "mnist": Job("mnist", "realnvp_image", (*SPLINES, "--set", "alpha=1e-6"), 60),
-    "fashion-mnist": Job("fashion-mnist", "realnvp_image", (*SPLINES, "--set", "alpha=1e-6"), 40),
+    "fashion-mnist": Job("fashion-mnist", "realnvp_image", (*SPLINES, "--set", "alpha=1e-6"), 35),
     "cifar10": Job("cifar10", "realnvp_image", (*SPLINES, "--flip"), 90, "59,813 of its 60,000 images"),
     "faces32": Job("faces32", "realnvp_image", (*SPLINES, "--flip"), 30, "split by person"),
     "nice-mnist": Job("mnist", "nice_image", ("--batch-size", "200", "--lr", "1e-3"), 20),
@@ -45,7 +46,7 @@ JOBS = {
 LARGER = "--set scales=3 couplings=6 channels=128 blocks=3 --precision bf16 --flip --batch-size 128 --lr 1e-3"
 LARGE = {"cifar10-gpu": Job("cifar10", "realnvp_image", tuple(LARGER.split()), 30, "59,813 of its 60,000 images")}
 ALL = JOBS | LARGE
-BOUND_SAMPLES = 16
+BOUND_SAMPLES = 4
 
 
 def command(*words: str) -> list[str]:
@@ -104,6 +105,13 @@ def row(name: str, job: Job, figures: dict[str, Any]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def picture(name: str, folder: Path) -> str:
+    """The run's samples beside the page, and the line that shows them."""
+    file = PAGE.parent / "images" / f"{name}-samples.png"
+    shutil.copyfile(folder / "plots" / "temperatures.png", file)
+    return f"Samples of {name} at three temperatures:\n\n![samples of {name}](images/{file.name})"
+
+
 HEAD = """## Images
 
     python benchmarks/images.py
@@ -140,7 +148,9 @@ def main() -> None:
             return
         done = {name: arguments.runs / name for name in ALL if (arguments.runs / name / "metrics.json").exists()}
         rows = [row(name, ALL[name], judged(folder, data, arguments.device)) for name, folder in done.items()]
-        write_section("images", HEAD.format(draws=BOUND_SAMPLES, machine=machine()) + "\n".join(rows))
+        pictures = [picture(name, folder) for name, folder in done.items()]
+        text = HEAD.format(draws=BOUND_SAMPLES, machine=machine()) + "\n".join(rows) + "\n\n" + "\n\n".join(pictures)
+        write_section("images", text)
     print("all done")
 
 

@@ -108,7 +108,7 @@ def _run(name: str, spline: Any, values: tuple[Tensor, ...], parameters: Tensor,
     """Call a kernel: two results, of the shapes of the value and, of ``backward``, of the parameters."""
     stored, inner, back = _stored(parameters)
     value, *more = (_array(tensor.contiguous()) for tensor in values)
-    first = torch.empty(values[0].shape)
+    first = torch.empty(values[0].shape, dtype=torch.float32)
     second = torch.empty_like(stored) if name == "backward" else torch.empty_like(first)
     into = _either(second) if name == "backward" else (_array(second),)
     arrays = (value, *how, *_either(stored), *more, _array(first), *into)

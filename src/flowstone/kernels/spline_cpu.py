@@ -17,7 +17,7 @@ ONE_ROW, BLOCK = u64(1), u64(256)
 (X, INSIDE, AT, LEFT, WIDTH, BOTTOM, HEIGHT, START, END, EDGE_X, EDGE_Y, RAW_START, RAW_END, G_Z, G_LOG, TOP, TOTAL) = (
     u64(row) * BLOCK for row in range(17)
 )
-FIRST = u64(17 * 256)  # the parameters' first row
+FIRST = TOTAL + BLOCK  # the parameters' first row
 
 f32, i32 = np.float32, np.int32
 ZERO, ONE, TWO, FOUR, NAN = f32(0), f32(1), f32(2), f32(4), f32(np.nan)

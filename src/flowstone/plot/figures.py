@@ -48,5 +48,5 @@ def loss_curve(history: History, ax: Axes, *, entropy: float | None = None) -> A
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write a picture, all of it or nothing."""
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+        figure.savefig(temporary, dpi=110, bbox_inches="tight", pad_inches=0.06)
     return path
