@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import reduce
 from typing import Any, cast
 
 import torch
@@ -28,6 +27,7 @@ from flowstone.bijections import (
     RQSpline,
     Squeeze,
 )
+from flowstone.bijections.base import in_turn
 
 __all__ = ["recomputed"]
 
@@ -105,11 +105,7 @@ def _through(pieces: Sequence[Any], plainly: Callable) -> Callable:
     def forward(x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if not torch.is_grad_enabled():
             return plainly(x, context)
-        log_dets = []
-        for piece in pieces:
-            x, log_det = piece(x, context)
-            log_dets.append(log_det)
-        return x, reduce(torch.add, log_dets)
+        return in_turn(pieces, x, context)
 
     return forward
 
@@ -128,13 +124,10 @@ class _Run:
 class _FromOutput(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, links: Sequence[Bijection], x: Tensor, context: Tensor | None, *parameters: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        log_dets = []
-        for link in links:
-            x, log_det = link(x, context)
-            log_dets.append(log_det)
+        z, log_det = in_turn(links, x, context)
         ctx.links = links
-        ctx.save_for_backward(x, context, *parameters)
-        return x, reduce(torch.add, log_dets)
+        ctx.save_for_backward(z, context, *parameters)
+        return z, log_det
 
     @staticmethod
     @once_differentiable

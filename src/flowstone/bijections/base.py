@@ -1,6 +1,7 @@
 """The contract of every bijection, and the two ways to build one from others."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from functools import reduce
 from typing import cast
 
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from flowstone.errors import SettingError
 
 __all__ = ["Bijection", "Chain", "Inverse"]
+
+Link = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
 class Bijection(nn.Module, ABC):
@@ -58,6 +61,15 @@ class Bijection(nn.Module, ABC):
         return latent_shape
 
 
+def in_turn(links: Iterable[Link], x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    """One ``(x, context) -> (z, log_det)`` after the other; the log-dets' sum."""
+    log_dets = []
+    for link in links:
+        x, log_det = link(x, context)
+        log_dets.append(log_det)
+    return x, reduce(torch.add, log_dets)
+
+
 class Chain(Bijection):
     r"""Bijections one after the other; the first one touches the data, the last one the latent.
 
@@ -79,11 +91,7 @@ class Chain(Bijection):
         self.casts = bijections[0].casts
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        log_dets = []
-        for link in self.links:
-            x, log_det = link(x, context)
-            log_dets.append(log_det)
-        return x, reduce(torch.add, log_dets)
+        return in_turn(self.links, x, context)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         log_dets = []

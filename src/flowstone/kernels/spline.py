@@ -56,7 +56,7 @@ class _Forward(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, parameters: Tensor, spline: Any, plain: Callable) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx.save_for_backward(x, parameters)
         ctx.spline, ctx.plain = spline, plain
-        return _run("forward", spline, (x,), parameters)
+        return _run("transform", spline, (x,), parameters, along_y=False)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor):
@@ -73,7 +73,7 @@ class _Inverse(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, parameters: Tensor, spline: Any, plain: Callable) -> tuple[Tensor, Tensor]:
-        x, log_slope = _run("inverse", spline, (z,), parameters)
+        x, log_slope = _run("transform", spline, (z,), parameters, along_y=True)
         ctx.save_for_backward(z, parameters, log_slope)
         ctx.spline, ctx.plain = spline, plain
         return x, log_slope
@@ -100,18 +100,18 @@ def _plainly(ctx: Any, inputs: tuple[Tensor, Tensor], gradients: tuple[Tensor, .
 
 
 def _gradients(spline: Any, value: Tensor, parameters: Tensor, g_z: Tensor, g_log: Tensor, *, along_y: bool = False):
-    """Those of ``forward`` by x and parameters; ``value`` is x or, ``along_y``, z."""
-    return _run("backward", spline, (value, g_z, g_log), parameters, along_y)
+    """Those of data → latent by x and parameters; ``value`` is x or, ``along_y``, z."""
+    return _run("backward", spline, (value, g_z, g_log), parameters, along_y=along_y)
 
 
-def _run(name: str, spline: Any, values: tuple[Tensor, ...], parameters: Tensor, *how: bool) -> tuple[Tensor, Tensor]:
+def _run(name: str, spline: Any, values: tuple[Tensor, ...], parameters: Tensor, *, along_y: bool):
     """Call a kernel: two results, of the shapes of the value and, of ``backward``, of the parameters."""
     stored, inner, back = _stored(parameters)
     value, *more = (_array(tensor.contiguous()) for tensor in values)
     first = torch.empty(values[0].shape, dtype=torch.float32)
     second = torch.empty_like(stored) if name == "backward" else torch.empty_like(first)
     into = _either(second) if name == "backward" else (_array(second),)
-    arrays = (value, *how, *_either(stored), *more, _array(first), *into)
+    arrays = (value, along_y, *_either(stored), *more, _array(first), *into)
     kernel = getattr(_compiled(), name)
     zero_slope = math.log(math.expm1(1 - spline.min_slope))
     settings = (np.float32(v) for v in (spline.bound, spline.min_size, spline.min_slope, zero_slope))

@@ -225,56 +225,42 @@ def solve(rise, mean, start, end):
 
 
 @compiled
-def forward(x, full, low, z, log_slope, begin, stop, inner, bins, bound, min_size, min_slope, zero_slope):
-    """Elements ``begin`` … ``stop``, data → latent."""
+def place(a, e, mean, along_y):
+    """Where in its bin, 0 … 1, element e is."""
+    if along_y:
+        return solve((a[INSIDE + e] - a[BOTTOM + e]) / a[HEIGHT + e], mean, a[START + e], a[END + e])
+    return (a[INSIDE + e] - a[LEFT + e]) / a[WIDTH + e]
+
+
+@compiled
+def transform(
+    value, along_y, full, low, result, log_slope, begin, stop, inner, bins, bound, min_size, min_slope, zero_slope
+):
+    """Elements ``begin`` … ``stop``, data → latent or, ``along_y``, back."""
     count = u64(3) * bins - ONE_ROW
     a = np.zeros(FIRST + count * BLOCK, np.float32)
     for first in range(begin, stop, BLOCK):
         size = min(BLOCK, stop - first)
         read(full, low, a, first, size, count, inner)
         for e in range(size):
-            a[X + e] = x[first + e]
-        locate(a, bins, bound, min_size, min_slope, zero_slope, False)
+            a[X + e] = value[first + e]
+        locate(a, bins, bound, min_size, min_slope, zero_slope, along_y)
         for e in range(BLOCK):
-            start, end = a[START + e], a[END + e]
-            xi = (a[INSIDE + e] - a[LEFT + e]) / a[WIDTH + e]
-            mean = a[HEIGHT + e] / a[WIDTH + e]
+            start, end, width, height = a[START + e], a[END + e], a[WIDTH + e], a[HEIGHT + e]
+            mean = height / width
+            xi = place(a, e, mean, along_y)
             rest = ONE - xi
             bend = xi * rest
             denominator = mean + (start + end - TWO * mean) * bend
             rise = (mean * xi * xi + start * bend) / denominator
             steepness = end * xi * xi + TWO * mean * bend + start * rest * rest
             ratio = mean / denominator
-            a[G_Z + e] = a[BOTTOM + e] + a[HEIGHT + e] * rise + (a[X + e] - a[INSIDE + e])
-            a[G_LOG + e] = log(ratio * ratio * steepness)
+            slope = log(ratio * ratio * steepness)
+            moved = a[LEFT + e] + width * xi if along_y else a[BOTTOM + e] + height * rise
+            a[G_Z + e] = moved + (a[X + e] - a[INSIDE + e])
+            a[G_LOG + e] = -slope if along_y else slope
         for e in range(size):
-            z[first + e] = a[G_Z + e]
-            log_slope[first + e] = a[G_LOG + e]
-
-
-@compiled
-def inverse(z, full, low, x, log_slope, begin, stop, inner, bins, bound, min_size, min_slope, zero_slope):
-    """Elements ``begin`` … ``stop``, latent → data."""
-    count = u64(3) * bins - ONE_ROW
-    a = np.zeros(FIRST + count * BLOCK, np.float32)
-    for first in range(begin, stop, BLOCK):
-        size = min(BLOCK, stop - first)
-        read(full, low, a, first, size, count, inner)
-        for e in range(size):
-            a[X + e] = z[first + e]
-        locate(a, bins, bound, min_size, min_slope, zero_slope, True)
-        for e in range(BLOCK):
-            start, end = a[START + e], a[END + e]
-            mean = a[HEIGHT + e] / a[WIDTH + e]
-            xi = solve((a[INSIDE + e] - a[BOTTOM + e]) / a[HEIGHT + e], mean, start, end)
-            rest = ONE - xi
-            bend = xi * rest
-            steepness = end * xi * xi + TWO * mean * bend + start * rest * rest
-            ratio = mean / (mean + (start + end - TWO * mean) * bend)
-            a[G_Z + e] = a[LEFT + e] + a[WIDTH + e] * xi + (a[X + e] - a[INSIDE + e])
-            a[G_LOG + e] = -log(ratio * ratio * steepness)
-        for e in range(size):
-            x[first + e] = a[G_Z + e]
+            result[first + e] = a[G_Z + e]
             log_slope[first + e] = a[G_LOG + e]
 
 
@@ -283,7 +269,7 @@ def backward(
     value, along_y, full, low, g_z, g_log, g_x, g_full, g_low,
     begin, stop, inner, bins, bound, min_size, min_slope, zero_slope,
 ):  # fmt: skip
-    """Gradients of ``forward`` by x and parameters, from those by z and log-slope; what is needed is computed again,
+    """Gradients of data → latent by x and parameters, from those by z and log-slope; what is needed is computed again,
     from x or, ``along_y``, from z.
     """
     count = u64(3) * bins - ONE_ROW
@@ -302,10 +288,7 @@ def backward(
             start, end = a[START + e], a[END + e]
             width, height = a[WIDTH + e], a[HEIGHT + e]
             mean = height / width
-            if along_y:
-                xi = solve((a[INSIDE + e] - a[BOTTOM + e]) / height, mean, start, end)
-            else:
-                xi = (a[INSIDE + e] - a[LEFT + e]) / width
+            xi = place(a, e, mean, along_y)
             rest = ONE - xi
             bend = xi * rest
             turn = start + end - TWO * mean
