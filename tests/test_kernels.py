@@ -19,14 +19,18 @@ from flowstone.kernels.threads import shared
 pytest.importorskip("numba")
 
 DIRECTIONS = ("forward", "inverse")
-LAYOUTS = {"table": (), "image": (3, 5), "wide image": (16, 16)}
+LAYOUTS = {"table": (), "image": (3, 5), "wide image": (16, 16), "channels last": (3, 5)}
 
 
-def inputs(rows, features, pixels, bins, seed, spread=1.0):
+def inputs(rows, features, layout, bins, seed, spread=1.0):
     """Values and raw parameters; of images the parameters lie as a convolution leaves them."""
+    pixels = LAYOUTS[layout]
     generator = torch.Generator().manual_seed(seed)
     x = spread * torch.randn(rows, features, *pixels, generator=generator)
     parameters = torch.randn(rows, features, 3 * bins - 1, *pixels, generator=generator)
+    if layout == "channels last":
+        parameters = parameters.flatten(1, 2).contiguous(memory_format=torch.channels_last)
+        parameters = parameters.unflatten(1, (features, -1))
     return x, parameters.movedim(2, -1)
 
 
@@ -54,7 +58,7 @@ def worst(these, those):
 )
 def test_the_same_numbers_as_the_plain_spline_in_float64(direction, layout, rows, bins, bound, seed):
     spline = RQSpline(bins=bins, bound=bound)
-    x, parameters = inputs(rows, 3, LAYOUTS[layout], bins, seed, spread=bound / 2)
+    x, parameters = inputs(rows, 3, layout, bins, seed, spread=bound / 2)
     exact = results(spline, direction, x, 0.3 * parameters, torch.float64, fused=False)
     ours = results(spline, direction, x, 0.3 * parameters, torch.float32, fused=True)
     assert max(worst(ours, exact)[:2]) < 1e-5
@@ -64,7 +68,7 @@ def test_the_same_numbers_as_the_plain_spline_in_float64(direction, layout, rows
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_no_worse_than_plain_float32_where_it_is_hard(direction):
     spline = RQSpline(bins=8, bound=3.0)
-    x, parameters = inputs(4000, 4, (), 8, seed=0, spread=2.0)
+    x, parameters = inputs(4000, 4, "table", 8, seed=0, spread=2.0)
     exact, plain, ours = (
         results(spline, direction, x, 2 * parameters, dtype, fused)
         for dtype, fused in ((torch.float64, False), (torch.float32, False), (torch.float32, True))
@@ -76,7 +80,7 @@ def test_no_worse_than_plain_float32_where_it_is_hard(direction):
 def test_raw_parameters_of_any_size():
     """Softmax and softplus must not overflow."""
     spline = RQSpline(bins=8)
-    x, parameters = inputs(50, 2, (), 8, seed=1)
+    x, parameters = inputs(50, 2, "table", 8, seed=1)
     for size in (100.0, 1e4):
         for direction in DIRECTIONS:
             ours = results(spline, direction, x, size * parameters, torch.float32, fused=True)
@@ -99,7 +103,7 @@ def test_at_the_bound_beyond_it_and_on_knots():
 
 def test_nan_stays_where_it_is():
     spline = RQSpline(bins=8)
-    x, parameters = inputs(300, 1, (), 8, seed=2)
+    x, parameters = inputs(300, 1, "table", 8, seed=2)
     x[7] = float("nan")
     parameters[9] = float("nan")
     for direction in DIRECTIONS:
@@ -110,7 +114,7 @@ def test_nan_stays_where_it_is():
 
 def test_threads_do_not_change_a_bit():
     spline = RQSpline(bins=8)
-    x, parameters = inputs(40_000, 2, (), 8, seed=3)
+    x, parameters = inputs(40_000, 2, "table", 8, seed=3)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -127,7 +131,7 @@ def test_second_derivatives_are_those_of_the_plain_spline(direction):
     spline = RQSpline(bins=5)
     found = []
     for fused in (True, False):
-        x, parameters = inputs(20, 2, (), 5, seed=4)
+        x, parameters = inputs(20, 2, "table", 5, seed=4)
         x.requires_grad_()
         parameters = (0.5 * parameters).requires_grad_()
         with kernels(fused):
@@ -141,7 +145,7 @@ def test_second_derivatives_are_those_of_the_plain_spline(direction):
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch, on its first forward-mode derivative
 def test_it_steps_aside_for_transforms_of_functions_and_forward_mode():
     spline = RQSpline(bins=4)
-    x, parameters = inputs(6, 2, (), 4, seed=5)
+    x, parameters = inputs(6, 2, "table", 4, seed=5)
     jacobians = vmap(jacrev(lambda row, told: spline(row[None], told[None])[0][0]))(x, parameters)
     log_slope = spline(x, parameters)[1]
     torch.testing.assert_close(jacobians.diagonal(dim1=1, dim2=2).log(), log_slope, atol=1e-5, rtol=1e-5)
@@ -175,7 +179,7 @@ def test_without_numba_the_plain_spline_runs(monkeypatch):
     monkeypatch.setattr(spline_kernels, "find_spec", lambda name: None)
     spline_kernels._compiled.cache_clear()
     try:
-        x, parameters = inputs(3, 2, (), 8, seed=6)
+        x, parameters = inputs(3, 2, "table", 8, seed=6)
         z, _ = RQSpline(bins=8)(x, parameters.requires_grad_())
         assert "_Forward" not in str(z.grad_fn)
     finally:
@@ -214,9 +218,9 @@ def test_a_training_goes_the_same_way_with_and_without():
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_parameters_in_bfloat16_are_those_numbers(direction):
     spline = RQSpline(bins=8)
-    for layout in LAYOUTS.values():
+    for layout in LAYOUTS:
         x, parameters = inputs(70, 3, layout, 8, seed=7)
-        low = parameters.movedim(-1, 2).contiguous().bfloat16().movedim(2, -1)
+        low = parameters.bfloat16()
         found = []
         for raw in (low, low.float()):
             value, told = x.clone().requires_grad_(), raw.clone().requires_grad_()
@@ -242,7 +246,7 @@ def test_another_number_of_parameters_is_refused_as_by_the_plain_spline():
 @pytest.mark.parametrize("scale", [1.0, 5.0])
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_parameters_have_no_influence_beyond_the_bound(direction, scale):
-    _, parameters = inputs(2000, 1, (), 8, seed=8)
+    _, parameters = inputs(2000, 1, "table", 8, seed=8)
     for beyond in (3.5, -3.5):
         told = (scale * parameters).requires_grad_()
         value, log_slope = getattr(RQSpline(bins=8, bound=3.0), direction)(torch.full((2000, 1), beyond), told)
@@ -256,7 +260,7 @@ def test_parameters_have_no_influence_beyond_the_bound(direction, scale):
 def test_each_gradient_is_right_and_not_the_largest_alone():
     spline = RQSpline(bins=8)
     for direction in DIRECTIONS:
-        x, parameters = inputs(3000, 1, (), 8, seed=9, spread=2.0)
+        x, parameters = inputs(3000, 1, "table", 8, seed=9, spread=2.0)
         exact = results(spline, direction, x, parameters, torch.float64, fused=False)
         plain = results(spline, direction, x, parameters, torch.float32, fused=False)
         ours = results(spline, direction, x, parameters, torch.float32, fused=True)
@@ -267,7 +271,7 @@ def test_each_gradient_is_right_and_not_the_largest_alone():
 
 def test_under_a_transform_of_something_else():
     spline = RQSpline(bins=8)
-    x, parameters = inputs(6, 2, (), 8, seed=10)
+    x, parameters = inputs(6, 2, "table", 8, seed=10)
     total = spline(x, parameters)[0].sum()
     slope = torch.func.grad(lambda factor: (factor * spline(x, parameters)[0]).sum())(torch.ones(()))
     torch.testing.assert_close(slope, total)
@@ -275,7 +279,7 @@ def test_under_a_transform_of_something_else():
 
 def test_gradients_in_batches():
     spline = RQSpline(bins=8)
-    x, parameters = inputs(3, 2, (), 8, seed=11)
+    x, parameters = inputs(3, 2, "table", 8, seed=11)
     for direction in DIRECTIONS:
         value = x.clone().requires_grad_()
         z, log_slope = getattr(spline, direction)(value, parameters)
@@ -291,7 +295,7 @@ def test_a_numba_that_does_not_work_is_said_once(monkeypatch):
         return original(name, *rest, **more)
 
     original = __import__
-    x, parameters = inputs(3, 2, (), 8, seed=12)
+    x, parameters = inputs(3, 2, "table", 8, seed=12)
     spline_kernels._compiled.cache_clear()
     monkeypatch.setattr("builtins.__import__", broken)
     try:

@@ -455,3 +455,24 @@ def test_the_penalty_keeps_scales_small_and_nothing_else():
         sums[penalty] = [scales, sum(size for name, size in named if name.endswith("original1"))]
     assert sums[100.0][0] < 0.8 * sums[0.0][0]
     assert sums[100.0][1] == pytest.approx(sums[0.0][1], rel=0.2)
+
+
+def test_bf16_images_are_handed_to_nets_with_the_channels_of_a_pixel_side_by_side():
+    flow = flowstone.realnvp_image((1, 8, 8), couplings=1, channels=8, blocks=1)
+    x = torch.randint(256, (3, 1, 8, 8))
+    flow.initialize(x)
+    for parameter in flow.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    net = next(module.net for module in flow.modules() if isinstance(module, Coupling))
+    seen = []
+    net.input.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+    exact = _with_noise(flow, x)
+    with bf16_conditioners(flow):
+        low = _with_noise(flow, x)
+    assert [v.is_contiguous(memory_format=torch.channels_last) for v in seen] == [False, True]
+    torch.testing.assert_close(low, exact, rtol=0.02, atol=0.5)
+
+
+def _with_noise(flow, x):
+    torch.manual_seed(0)
+    return flow.log_prob(x)

@@ -56,10 +56,14 @@ class _Autocast:
     def __init__(self, *, widen: bool) -> None:
         self.widen = widen
 
-    def enter(self, net: nn.Module, inputs) -> None:
-        self.dtype = inputs[0].dtype
-        self.region = torch.autocast(inputs[0].device.type, dtype=torch.bfloat16)
+    def enter(self, net: nn.Module, inputs):
+        x, *rest = inputs
+        self.dtype = x.dtype
+        self.region = torch.autocast(x.device.type, dtype=torch.bfloat16)
         self.region.__enter__()
+        if x.ndim == 4:  # convolutions in bfloat16 are up to twice as fast with the channels of a pixel side by side
+            x = x.contiguous(memory_format=torch.channels_last)
+        return x, *rest
 
     def leave(self, net: nn.Module, inputs, output):
         self.region.__exit__(None, None, None)

@@ -106,8 +106,10 @@ def _gradients(spline: Any, value: Tensor, parameters: Tensor, g_z: Tensor, g_lo
 
 def _run(name: str, spline: Any, values: tuple[Tensor, ...], parameters: Tensor, *, along_y: bool):
     """Call a kernel: two results, of the shapes of the value and, of ``backward``, of the parameters."""
-    stored, inner, back = _stored(parameters)
-    value, *more = (_array(tensor.contiguous()) for tensor in values)
+    order = _order(parameters)
+    values = tuple(value.permute(order).contiguous() for value in values)
+    stored, inner, back = _stored(parameters.permute(*order, -1))
+    value, *more = map(_array, values)
     first = torch.empty(values[0].shape, dtype=torch.float32)
     second = torch.empty_like(stored) if name == "backward" else torch.empty_like(first)
     into = _either(second) if name == "backward" else (_array(second),)
@@ -117,7 +119,20 @@ def _run(name: str, spline: Any, values: tuple[Tensor, ...], parameters: Tensor,
     settings = (np.float32(v) for v in (spline.bound, spline.min_size, spline.min_slope, zero_slope))
     tail = (np.uint64(inner), np.uint64(spline.bins), *settings)
     shared(lambda begin, end: kernel(*arrays, np.uint64(begin), np.uint64(end), *tail), first.numel())
-    return first, back(second) if name == "backward" else second
+    again = [order.index(axis) for axis in range(len(order))]
+    second = back(second).permute(*again, -1) if name == "backward" else second.permute(again)
+    return first.permute(again), second
+
+
+def _order(parameters: Tensor) -> list[int]:
+    """The axes before the last in the order of memory: of images with the channels of a pixel side by side, those last.
+
+    In that order the parameters are a table's: ``(batch, height, width, features, P)``.
+    """
+    axes = list(range(parameters.ndim - 1))
+    moved = [0, *axes[2:], 1]
+    side_by_side = parameters.ndim > 3 and parameters.permute(*moved, -1).is_contiguous()
+    return moved if side_by_side and not parameters.is_contiguous() else axes
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -136,7 +151,7 @@ def _stored(parameters: Tensor) -> tuple[Tensor, int, Callable[[Tensor], Tensor]
 
     A convolution's channels come before the pixels: ``(batch, features, P, height, width)`` seen with P last.
     """
-    if parameters.ndim > 3:
+    if parameters.ndim > 3 and not parameters.is_contiguous():
         pixels = parameters.movedim(-1, 2)
         return pixels.contiguous(), math.prod(pixels.shape[3:]), lambda stored: stored.movedim(2, -1)
     return parameters.contiguous(), 1, lambda stored: stored

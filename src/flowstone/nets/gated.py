@@ -31,7 +31,7 @@ class GatedConvNet(nn.Module):
                 nn.Conv2d(hidden, hidden, 3, padding=1),
                 nn.SiLU(),
                 nn.Conv2d(hidden, 2 * hidden, 1),
-                nn.GLU(1),
+                _Gate(),
             )
             for _ in range(blocks)
         )
@@ -45,3 +45,12 @@ class GatedConvNet(nn.Module):
         for block in self.blocks:
             h = h + block(h)
         return self.output(F.silu(h))
+
+
+class _Gate(nn.Module):
+    r"""$u \odot \sigma(v)$ of the two halves (u, v) of the channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Copies: where the channels of a pixel lie together, a half of them is five times as slow to work through.
+        u, v = (half.clone() for half in x.chunk(2, 1))
+        return u * v.sigmoid()
