@@ -101,6 +101,7 @@ def row(name: str, job: Job, figures: dict[str, Any]) -> str:
         f"{figures['bits_per_dim']:.4f} ± {figures['bits_per_dim_stderr']:.4f}",
         f"{tighter['bits_per_dim']:.4f} ± {tighter['bits_per_dim_stderr']:.4f}",
         f"{figures['nll_nats']:.1f}",
+        f"{figures['nll_nats'] / figures['bits_per_dim'] * 8 - figures['nll_nats']:.1f}",
     ]
     return "| " + " | ".join(cells) + " |"
 
@@ -108,8 +109,15 @@ def row(name: str, job: Job, figures: dict[str, Any]) -> str:
 def picture(name: str, folder: Path) -> str:
     """The run's samples beside the page, and the line that shows them."""
     file = PAGE.parent / "images" / f"{name}-samples.png"
-    shutil.copyfile(folder / "plots" / "temperatures.png", file)
+    if folder.exists():
+        shutil.copyfile(folder / "plots" / "temperatures.png", file)
     return f"Samples of {name} at three temperatures:\n\n![samples of {name}](images/{file.name})"
+
+
+def written() -> dict[str, str]:
+    """The rows that the page has: runs whose folders are elsewhere stay."""
+    cells = ((line.split()[1], line) for line in PAGE.read_text().splitlines() if line.count("|") > 8)
+    return {name: line for name, line in cells if name in ALL and "_image`" in line}
 
 
 HEAD = """## Images
@@ -118,12 +126,12 @@ HEAD = """## Images
 
 Bits/dim of the test part, which is looked at once, after the training: of the integers 0 … 255, dequantized by
 uniform noise, in the data's own size (padding counts for nothing), mean over the images ± its standard error. By one
-draw of the noise, and by {draws}, which is the tighter bound. Nats are those of a whole image, for integers: with
-pixels in [0, 1] there would be D ln 256 fewer. Seconds are of training, the validations in it included.
-Machine: {machine}.
+draw of the noise, and by {draws}, which is the tighter bound. Nats are the NLL of a whole image, of integers; the last
+column is its log-likelihood in the convention of NICE's paper, of pixels in [0, 1]: D ln 256 more. Seconds are of
+training, the validations in it included. Machine: {machine}.
 
-| set | flow | parameters | seconds | steps | bits/dim, 1 draw | bits/dim, {draws} draws | nats |
-|---|---|---|---|---|---|---|---|
+| set | flow | parameters | seconds | steps | bits/dim, 1 draw | bits/dim, {draws} draws | nats | log-likelihood |
+|---|---|---|---|---|---|---|---|---|
 """
 
 
@@ -147,9 +155,12 @@ def main() -> None:
             print(f"{name}: broken off; call again to go on")
             return
         done = {name: arguments.runs / name for name in ALL if (arguments.runs / name / "metrics.json").exists()}
-        rows = [row(name, ALL[name], judged(folder, data, arguments.device)) for name, folder in done.items()]
-        pictures = [picture(name, folder) for name, folder in done.items()]
-        text = HEAD.format(draws=BOUND_SAMPLES, machine=machine()) + "\n".join(rows) + "\n\n" + "\n\n".join(pictures)
+        mine = {name: row(name, ALL[name], judged(folder, data, arguments.device)) for name, folder in done.items()}
+        rows = written() | mine
+        names = [name for name in ALL if name in rows]
+        table = "\n".join(rows[name] for name in names)
+        pictures = "\n\n".join(picture(name, arguments.runs / name) for name in names)
+        text = HEAD.format(draws=BOUND_SAMPLES, machine=machine()) + table + "\n\n" + pictures
         write_section("images", text)
     print("all done")
 

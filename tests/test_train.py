@@ -465,7 +465,7 @@ def test_bf16_images_are_handed_to_nets_with_the_channels_of_a_pixel_side_by_sid
         parameter.data += 0.1 * torch.randn_like(parameter)
     net = next(module.net for module in flow.modules() if isinstance(module, Coupling))
     seen = []
-    net.input.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+    net.get_submodule("input").register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
     exact = _with_noise(flow, x)
     with bf16_conditioners(flow):
         low = _with_noise(flow, x)
