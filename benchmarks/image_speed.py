@@ -15,9 +15,8 @@ from typing import Any
 import torch
 
 import flowstone
-from flowstone.compute import bf16_conditioners
+from flowstone.compute import bf16_conditioners, recomputed
 from flowstone.kernels import kernels
-from flowstone.recompute import recomputed
 from plain import PlainImages
 from results import machine
 from speed import interleaved
@@ -77,7 +76,7 @@ MEASURE = """
 import sys, torch, flowstone
 from contextlib import nullcontext
 from pathlib import Path
-from flowstone.recompute import recomputed
+from flowstone.compute import recomputed
 
 def megabytes(field):
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -19,7 +19,7 @@ FLOORS = (
     ("errors",),
     ("files", "kernels"),
     ("history", "nets", "bijections", "priors", "data"),
-    ("compute", "distribution", "recompute", "testing"),
+    ("compute", "distribution", "testing"),
     ("diagnosis",),
     ("flow",),
     ("recipes",),

@@ -8,9 +8,9 @@ import torch
 import flowstone
 from cases import disturb
 from flowstone.bijections import Affine, Chain, Coupling, Dequantize, Half
+from flowstone.compute import recomputed
 from flowstone.errors import UnknownNameError
 from flowstone.priors import StandardNormal
-from flowstone.recompute import recomputed
 
 IMAGES: dict[str, Any] = {"channels": 4, "blocks": 1, "couplings": 6}
 FLOWS = {

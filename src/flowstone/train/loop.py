@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +14,11 @@ from torch import Tensor, nn
 
 from flowstone.bijections import Affine
 from flowstone.checkpoint import TrainingState, load_state, save_state
-from flowstone.compute import bf16_conditioners, threads_for
+from flowstone.compute import bf16_conditioners, compiled, recomputed, threads_for
 from flowstone.data import Rows
 from flowstone.errors import CheckpointError, NonFiniteError, SettingError
 from flowstone.flow import Flow
 from flowstone.history import History, Record
-from flowstone.recompute import recomputed
 from flowstone.train.batches import (
     FLIP,
     NOISE,
@@ -40,6 +39,7 @@ __all__ = ["Watch", "fit"]
 Watch = Callable[[Flow, History], None]
 
 SAVE_EVERY = 10.0  # seconds between two writings of the training state
+LOOK_EVERY = {"cpu": 1, "cuda": 20}  # steps between two looks at the loss, for which an accelerator has to be waited
 
 
 def fit(
@@ -67,6 +67,7 @@ def fit(
     weight_decay: float = Settings.weight_decay,
     scale_penalty: float = Settings.scale_penalty,
     memory: str = Settings.memory,
+    compile: bool = Settings.compile,
     resume: Path | str | None = None,
     progress: bool = True,
     watch: Watch | None = None,
@@ -103,6 +104,8 @@ def fit(
         memory: ``"recompute"`` keeps one value for every fourth coupling and computes the rest once more for the
             gradient, from the outputs by the inverse: deep flows then take far less memory (benchmarks/IMAGES.md), and
             longer; gradients are the same but for rounding.
+        compile: run the loss through ``torch.compile``, which takes up to a minute when training begins; where there is
+            no C++ compiler it says so and goes on without. Another rounding: the same seed gives other last digits.
         resume: a folder in which the training state is kept; if it holds one, training goes on from there.
         watch: called as ``watch(flow, history)`` after each validation, while the flow holds the averaged weights in
             evaluation mode.
@@ -140,6 +143,7 @@ def fit(
         weight_decay=weight_decay,
         scale_penalty=scale_penalty,
         memory=memory,
+        compile=compile,
     )
     if flip and held_out.x.ndim != 4:
         raise SettingError(f"flip=True turns images; the rows here have shape {tuple(held_out.x.shape[1:])}")
@@ -184,6 +188,11 @@ class _Trainer:
             for module in flow.modules()
         )
         self.optimizer = _optimizer(flow, self.parameters, settings)
+        self.loss = compiled(self._loss) if settings.compile else self._loss
+        self.arithmetic = _arithmetic(flow, settings)
+        self.unread: list[tuple[int, Tensor]] = []  # the last steps, loss and norm of each
+        self.last_loss = math.nan
+        self.look_every = LOOK_EVERY.get(self.device.type, 1) if settings.optimizer != "adamax" else 1
         self.state = TrainingState()
         if resume is not None and (state := load_state(resume)) is not None:
             self._restore(state)
@@ -216,18 +225,18 @@ class _Trainer:
             self._validate(settings.learning_rate(0.0))  # where training only harms, the start is the best
         while (progress := settings.progress(state.step, self._seconds())) < 1:
             if interrupted():
+                self._look()
                 return "interrupted"
             if self._out_of_patience():
                 return "patience"
             rate = settings.learning_rate(progress)
-            loss, norm = self._train_step(rate)
-            state.add(loss, norm)
+            self._train_step(rate)
             state.step += 1
             if state.step % settings.validate_every == 0:
                 self._validate(rate)
                 if time.monotonic() - self.saved > SAVE_EVERY:
                     self._save(self.parameters, self.buffers)
-            update(state.step, self._seconds(), loss, state.history)
+            update(state.step, self._seconds(), self.last_loss, state.history)
         if not state.history.records or state.history.records[-1].step != state.step:
             self._validate(settings.learning_rate(1.0))
         return "finished"
@@ -235,42 +244,56 @@ class _Trainer:
     def _seconds(self) -> float:
         return time.monotonic() - self.started
 
-    def _train_step(self, rate: float) -> tuple[float, float]:
-        rows = self.batches(self.state.step).to(self.device)
-        if self.settings.flip:
-            rows = flipped(rows, generator(self.settings.seed, FLIP, self.state.step))
+    def _train_step(self, rate: float) -> None:
+        rows = self._rows(self.state.step)
         if self.noisy:  # the noise follows from seed and step: nothing to save for a resume
             torch.manual_seed(generator(self.settings.seed, NOISE, self.state.step).initial_seed())
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        with self._arithmetic():
-            loss = -self.flow.log_prob(rows.x, rows.context).mean()
+        with ExitStack() as stack:
+            for context in self.arithmetic:
+                stack.enter_context(context)
+            loss = self.loss(rows.x, rows.context)
             loss.backward()
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        values = loss.item(), norm.item()
-        if not all(map(math.isfinite, values)):  # before clipping, which would spread a NaN over all of the gradient
-            raise NonFiniteError(self._what_went_bad(rows, *values))
+        values = torch.stack((loss.detach(), norm.to(loss.dtype)))
+        self.unread.append((self.state.step, values))
+        if len(self.unread) >= self.look_every:
+            self._look()  # before clipping, which would spread a NaN over all of the gradient
+        else:
+            # Fused optimizers then change nothing, as with GradScaler, which sets this, too.
+            self.optimizer.found_inf = (~values.isfinite().all()).float()  # pyright: ignore[reportAttributeAccessIssue]
         nn.utils.clip_grads_with_norm_(self.parameters, self.settings.clip, norm)
         self.optimizer.step()
         # The average forgets faster at first, when it would otherwise hold on to the untrained weights.
         decay = min(self.settings.ema, (1 + self.state.step) / (10 + self.state.step))
         with torch.no_grad():
             torch._foreach_lerp_(self.averages, self.parameters, 1 - decay)
-        return values
 
-    @contextmanager
-    def _arithmetic(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            if self.settings.precision == "bf16":
-                stack.enter_context(bf16_conditioners(self.flow))
-            if self.settings.memory == "recompute":
-                stack.enter_context(recomputed(self.flow))
-            yield
+    def _rows(self, step: int) -> Rows:
+        rows = self.batches(step).to(self.device)
+        return flipped(rows, generator(self.settings.seed, FLIP, step)) if self.settings.flip else rows
+
+    def _loss(self, x: Tensor, context: Tensor | None) -> Tensor:
+        return -self.flow.log_prob(x, context).mean()
+
+    def _look(self) -> None:
+        """Read what the last steps came to: an accelerator waits for that, so not after each of them."""
+        if not self.unread:
+            return
+        steps, tensors = zip(*self.unread, strict=True)
+        self.unread.clear()
+        for step, (loss, norm) in zip(steps, torch.stack(tensors).tolist(), strict=True):
+            if not math.isfinite(loss + norm):
+                raise NonFiniteError(self._what_went_bad(step, loss))
+            self.state.add(loss, norm)
+            self.last_loss = loss
 
     @torch.no_grad()
     def _validate(self, rate: float) -> None:
         """Record the NLL of the averaged weights on the held-out rows; keep the best."""
+        self._look()
         raw = _clones(self.parameters)
         _copy(self.parameters, self.averages)
         self.flow.eval()
@@ -321,9 +344,8 @@ class _Trainer:
         moments = [self.optimizer.state.get(parameter, {}) for parameter in self.parameters]
         self.state.seconds = self._seconds()
         self.state.tensors = self._groups() | {"raw": list(raw), "buffer": list(buffers)}
-        for name in MOMENTS[self.settings.optimizer]:
-            if all(name in moment for moment in moments):
-                self.state.tensors[name] = [moment[name] for moment in moments]
+        for name in ("step", *MOMENTS[self.settings.optimizer]):  # 0: of a parameter that never had a gradient
+            self.state.tensors[name] = [moment.get(name, torch.zeros(())) for moment in moments]
         save_state(self.folder, self.state)
         self.saved = time.monotonic()
 
@@ -341,22 +363,23 @@ class _Trainer:
         try:
             for name, into in self._groups().items():
                 _copy(into, state.tensors[name])
-            for index, parameter in enumerate(self.parameters if "exp_avg" in state.tensors else ()):
-                names = MOMENTS[self.settings.optimizer]
-                moments = {name: state.tensors[name][index].to(parameter) for name in names}
-                steps = torch.tensor(float(state.step), device=self.device)
-                self.optimizer.state[parameter] = {"step": steps, **moments}
+            names = ("step", *MOMENTS[self.settings.optimizer])
+            for index, parameter in enumerate(self.parameters):
+                moments = {name: state.tensors[name][index].to(self.device) for name in names}
+                if moments["step"]:
+                    self.optimizer.state[parameter] = moments
         except (KeyError, IndexError, ValueError, RuntimeError) as error:
             raise CheckpointError(
                 f"{self.folder}: the training state there is of another flow or optimizer ({error})"
             ) from error
         self.state = state
 
-    def _what_went_bad(self, rows: Rows, loss: float, norm: float) -> str:
-        step = self.state.step
+    def _what_went_bad(self, step: int, loss: float) -> str:
         if math.isfinite(loss):
             return f"step {step}: the gradient is not finite ({first_bad_gradient(self.flow)}); kept: {self._kept()}"
-        return f"step {step}: the loss is {loss} ({first_bad_output(self.flow, rows)}); kept: {self._kept()}"
+        return (
+            f"step {step}: the loss is {loss} ({first_bad_output(self.flow, self._rows(step))}); kept: {self._kept()}"
+        )
 
     def _kept(self) -> str:
         history = self.state.history
@@ -374,6 +397,16 @@ def _dropout(flow: nn.Module, rate: float) -> Iterator[None]:
     finally:
         for module, before in layers:
             module.p = before
+
+
+def _arithmetic(flow: Flow, settings: Settings) -> list[AbstractContextManager]:
+    """What a step's forward and backward pass run in, made once, entered each time."""
+    contexts: list[AbstractContextManager] = []
+    if settings.precision == "bf16":
+        contexts.append(bf16_conditioners(flow))
+    if settings.memory == "recompute":
+        contexts.append(recomputed(flow))
+    return contexts
 
 
 def _optimizer(flow: Flow, parameters: Sequence[Tensor], settings: Settings) -> torch.optim.Optimizer:

@@ -53,6 +53,7 @@ class Settings:
     weight_decay: float = 0.0
     scale_penalty: float = 0.0
     memory: str = "keep"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for names, allowed, what in RANGES:
@@ -66,6 +67,8 @@ class Settings:
                 raise UnknownNameError(name, str(value), known)
         if self.steps is None and self.minutes is None:
             raise SettingError("steps=None needs minutes: something must end the training")
+        if self.compile and self.memory == "recompute":
+            raise SettingError("compile=True and memory='recompute' do not go together: choose one")
         if self.weight_decay and self.optimizer != "adamw":
             raise SettingError(f"weight_decay={self.weight_decay} is for optimizer='adamw', not {self.optimizer!r}")
         if self.scale_penalty and self.optimizer == "adamw":

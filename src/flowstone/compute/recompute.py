@@ -28,6 +28,7 @@ from flowstone.bijections import (
     Squeeze,
 )
 from flowstone.bijections.base import in_turn
+from flowstone.compute.replaced import Replaced
 
 __all__ = ["recomputed"]
 
@@ -37,9 +38,8 @@ ONCE = (BatchNorm, _BatchNorm, _DropoutNd, nn.RReLU)  # do not give the same aga
 EXACT = (Additive, Affine, RQSpline)  # the mixture's inverse is a search
 
 
-@contextmanager
-def recomputed(flow: nn.Module) -> Iterator[None]:
-    """The gradient of a deep flow in memory that hardly grows with its depth.
+def recomputed(flow: nn.Module) -> Replaced:
+    """A context in which the gradient of a deep flow takes memory that hardly grows with its depth.
 
     In a chain, runs of couplings and of what lies between them keep one value for every fourth coupling; in the
     backward pass each layer's input is computed from its output by the inverse, and its net runs once more (Gomez et
@@ -47,28 +47,17 @@ def recomputed(flow: nn.Module) -> Iterator[None]:
     (dropout, batch normalization), autoregressive layers and mixtures are not inverted: they keep their input and run
     once more, their gradients to the last bit the same (Chen et al. 2016). The backward pass is part of the context.
     """
-    before: list[tuple[nn.Module, Any]] = []
-
-    def replace(module: nn.Module, forward: Callable) -> None:
-        before.append((module, vars(module).get("forward")))
-        module.forward = forward
-
-    for chain in [module for module in flow.modules() if type(module) is Chain]:
+    forwards: dict[nn.Module, Callable] = {}
+    inverted: set[nn.Module] = set()
+    for chain in (module for module in flow.modules() if type(module) is Chain):
         pieces = _pieces([cast(Bijection, link) for link in chain.links])
         if any(isinstance(piece, _Run) for piece in pieces):
-            replace(chain, _through(pieces, chain.forward))
-    inverted = {id(link) for chain, _ in before for link in cast(Chain, chain).links if _reversible(link)}
+            forwards[chain] = _through(pieces, chain.forward)
+            inverted.update(link for link in chain.links if _reversible(link))
     for layer in flow.modules():
-        if isinstance(layer, Coupling | Autoregressive) and id(layer) not in inverted:
-            replace(layer, _checkpointed(layer))
-    try:
-        yield
-    finally:
-        for module, forward in reversed(before):
-            if forward is None:
-                del module.forward  # that of its class is back
-            else:
-                module.forward = forward
+        if isinstance(layer, Coupling | Autoregressive) and layer not in inverted:
+            forwards[layer] = _checkpointed(layer)
+    return Replaced(forwards)
 
 
 def _reversible(link: nn.Module) -> bool:

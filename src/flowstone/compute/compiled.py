@@ -1,0 +1,36 @@
+"""A function through torch.compile, where that works."""
+
+import warnings
+from collections.abc import Callable
+from functools import wraps
+from typing import TypeVar
+
+import torch
+
+__all__ = ["compiled"]
+
+Result = TypeVar("Result")
+
+
+def compiled(function: Callable[..., Result]) -> Callable[..., Result]:
+    """``function`` in one graph, compiled when it is first called: seconds, of deep flows a minute.
+
+    Where it cannot be (no C++ compiler, a bijection that breaks the graph), one warning, and ``function`` as it is.
+    """
+    from torch._dynamo.exc import TorchDynamoException
+
+    quick, works = torch.compile(function, fullgraph=True, dynamic=False), True
+
+    @wraps(function)
+    def run(*inputs) -> Result:
+        nonlocal works
+        if works:
+            try:
+                return quick(*inputs)
+            except TorchDynamoException as error:
+                works = False
+                reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+                warnings.warn(f"not compiled, goes on without: {reason}", stacklevel=2)
+        return function(*inputs)
+
+    return run

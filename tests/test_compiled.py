@@ -1,0 +1,144 @@
+"""Trainings through torch.compile: every recipe in one graph, and what happens where there is no compiler."""
+
+import inspect
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+
+import flowstone
+from cases import disturb
+from flowstone.bijections import Bijection, Chain
+from flowstone.compute import bf16_conditioners, compiled
+from flowstone.data import TOYS
+from flowstone.errors import SettingError
+from flowstone.priors import StandardNormal
+from flowstone.recipes import RECIPES, build
+
+TAKES = {name: inspect.signature(function).parameters for name, function in RECIPES.items()}
+SMALL = {"hidden": (8,), "couplings": 2, "layers": 2}
+SMALL_IMAGES = {"channels": 4, "blocks": 1, "couplings": 1}
+VECTORS = [name for name in RECIPES if "features" in TAKES[name]]
+IMAGES = [name for name in RECIPES if "event_shape" in TAKES[name]]
+HAS_COMPILER = shutil.which("c++") is not None
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # torch's own
+
+
+def a_flow(name: str, shape: tuple[int, ...], **more) -> tuple[flowstone.Flow, torch.Tensor]:
+    torch.manual_seed(0)
+    of_shape = {"features": shape[0]} if len(shape) == 1 else {"event_shape": shape}
+    small = SMALL if len(shape) == 1 else SMALL_IMAGES
+    small = {key: value for key, value in small.items() if key in TAKES[name]}
+    flow = build(name, of_shape | small | more)
+    x = torch.randn(16, *shape) if len(shape) == 1 else torch.randint(256, (16, *shape))
+    flow.initialize(x)
+    disturb(flow, 0.1)
+    return flow.train(), x
+
+
+def outcome(flow: flowstone.Flow, function, x: torch.Tensor, precision: str):
+    state = {name: value.clone() for name, value in flow.state_dict().items()}
+    torch.manual_seed(1)
+    flow.zero_grad()
+    if precision == "bf16":
+        with bf16_conditioners(flow):
+            loss = function(x)
+    else:
+        loss = function(x)
+    loss.backward()
+    gradient = torch.cat([p.grad.flatten() for p in flow.parameters() if p.grad is not None])
+    flow.load_state_dict(state)  # running averages have seen this batch
+    return loss.item(), gradient
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "more", "precision"),
+    [(name, (5,), {}, "fp32") for name in VECTORS]
+    + [(name, (1, 4, 4), {}, "fp32") for name in IMAGES]
+    + [
+        ("realnvp_image", (1, 4, 4), {"preset": "faithful"}, "fp32"),
+        ("realnvp_image", (3, 5, 5), {}, "bf16"),
+        ("spline", (5,), {}, "bf16"),
+    ],
+)
+def test_the_loss_of_every_recipe_is_one_graph(name, shape, more, precision):
+    """Forward and backward, traced as a whole (``fullgraph``), to the numbers of the plain flow."""
+    flow, x = a_flow(name, shape, **more)
+
+    def loss(x):
+        return -flow.log_prob(x).mean()
+
+    torch.compiler.reset()
+    traced = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for (one, gradient), (other, plain) in [
+        (outcome(flow, traced, x, precision), outcome(flow, loss, x, precision)) for _ in range(2)
+    ]:
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-4 if precision == "fp32" else 1e-2)
+        assert (gradient - plain).norm() < (1e-3 if precision == "fp32" else 0.05) * plain.norm()
+
+
+@pytest.mark.skipif(not HAS_COMPILER, reason="torch.compile needs a C++ compiler here, and finds none")
+def test_a_compiled_training_learns_what_the_plain_one_does():
+    nlls = []
+    for compile in (False, True):
+        torch.manual_seed(1)
+        flow = flowstone.nice(2, couplings=2, hidden=(8,))
+        history = flowstone.fit(
+            flow, TOYS["moons"], steps=60, compile=compile, batch_size=64, validate_every=30, progress=False
+        )
+        nlls.append(history.column("val_nll"))
+    assert nlls[0] == pytest.approx(nlls[1], abs=1e-4)
+
+
+def test_without_a_compiler_it_goes_on_with_one_warning():
+    code = """
+import warnings, torch, flowstone
+flow = flowstone.nice(2, couplings=1, hidden=(4,))
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("always")
+    history = flowstone.fit(flow, torch.randn(100, 2), steps=3, compile=True, progress=False)
+said = [str(w.message) for w in seen if "not compiled" in str(w.message)]
+print(history.stopped, len(said), said[0])
+"""
+    environment = os.environ | {"CXX": "/nowhere/c++"}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("finished 1 not compiled, goes on without: InvalidCxxCompiler")
+
+
+class Breaks(Bijection):
+    """Asks Python for a number in the middle of its arithmetic."""
+
+    def forward(self, x, context=None):
+        return x * (1.0 if x.sum().item() > 0 else -1.0), x.new_zeros(len(x))
+
+    def inverse(self, z, context=None):
+        return self(z, context)
+
+
+def test_a_bijection_that_breaks_the_graph_is_run_as_it_is():
+    flow = flowstone.Flow(Chain(Breaks()), StandardNormal(2))
+    quick = compiled(lambda x: flow.log_prob(x).mean())
+    x = torch.randn(5, 2).requires_grad_()
+    with pytest.warns(UserWarning, match="not compiled, goes on without: "):
+        first = quick(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(quick(x), first)
+
+
+def test_a_fault_of_the_function_itself_is_not_hidden():
+    def refuses(x):
+        raise SettingError("no")
+
+    with pytest.raises(SettingError, match="no"), warnings.catch_warnings(action="ignore"):
+        compiled(refuses)(torch.ones(1))
+
+
+def test_compiled_and_recomputed_do_not_go_together():
+    with pytest.raises(SettingError, match="do not go together"):
+        flowstone.fit(flowstone.nice(2), torch.randn(50, 2), compile=True, memory="recompute", progress=False)
