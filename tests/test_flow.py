@@ -1,4 +1,7 @@
 import math
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -265,3 +268,32 @@ class Logit2(Bijection):
 
     def inverse(self, z, context=None):
         raise NotImplementedError
+
+
+FAULTS = """
+import resource, torch, flowstone, flowstone.flow
+torch.set_num_threads(1)
+{}
+flow, x = flowstone.realnvp(6, couplings=10), torch.randn(20_000, 6)
+with torch.no_grad():
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        flow.log_prob(x)
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+print(after - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what glibc does with freed memory")
+def test_freed_memory_is_used_again():
+    """Else each array of a chunk would ask the system for its pages, one by one."""
+    without = "flowstone.flow.reuse_memory = lambda: None"
+    found = [
+        int(
+            subprocess.run(
+                [sys.executable, "-c", FAULTS.format(line)], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for line in ("", without)
+    ]
+    assert found[0] < 1000 < 5000 < found[1]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from flowstone.bijections import Bijection, Standardize
+from flowstone.compute import reuse_memory
 from flowstone.diagnosis import Diagnosis, diagnose
 from flowstone.distribution import FlowDistribution
 from flowstone.errors import SettingError, ShapeError
@@ -56,6 +57,7 @@ class Flow(nn.Module):
         self.context_features = context_features
         self.standardize_context = Standardize(context_features, keep_constant=True) if context_features else None
         self.spec: Mapping[str, Any] | None = None
+        reuse_memory()
 
     @property
     def device(self) -> torch.device:
