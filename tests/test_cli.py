@@ -116,6 +116,38 @@ def test_samples_in_every_form_and_by_seed(tmp_path):
         np.testing.assert_array_equal(one["x"], two["x"])
 
 
+def test_tables_of_samples_are_written_as_they_come(tmp_path, monkeypatch):
+    monkeypatch.setattr("flowstone.cli.sample.PIECE", 3000)
+    flowstone("train", "uniform", "--out", "R", "--no-plots", *QUICK)
+    whole = load("R").sample(7000, seed=2)
+    flowstone("sample", "R", "-n", 7000, "--seed", 2, "--out", "s.parquet")
+    file = pyarrow.parquet.ParquetFile("s.parquet")
+    assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [4096, 2904]
+    np.testing.assert_array_equal(np.stack([c.to_numpy() for c in file.read().columns], 1), whole.numpy())
+    flowstone("sample", "R", "-n", 7000, "--seed", 2, "--out", "s.csv")
+    np.testing.assert_allclose(np.loadtxt("s.csv", delimiter=",", skiprows=1), whole.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_samples_scores_and_figures_with_nets_in_bfloat16(tmp_path, capsys, monkeypatch):
+    flowstone("train", "moons", "--out", "R", "--no-plots", *QUICK)
+    found = {}
+    for precision in ("fp32", "bf16"):
+        flowstone("sample", "R", "-n", 50, "--out", "s.npz", "--precision", precision)
+        flowstone("sample", "R", "-n", 50, "--out", "s.parquet")
+        flowstone("score", "R", "s.parquet", "--out", "scored.parquet", "--precision", precision)
+        capsys.readouterr()
+        flowstone("evaluate", "R", "s.parquet", "--json", "--precision", precision)
+        with np.load("s.npz") as samples:
+            scores = pyarrow.parquet.read_table("scored.parquet").column("log_prob").to_numpy()
+            found[precision] = (samples["x"], scores, json.loads(capsys.readouterr().out)["nll_nats"])
+    for plain, low in zip(*found.values(), strict=True):
+        assert not np.array_equal(plain, low)
+        np.testing.assert_allclose(plain, low, atol=0.3)
+    line = refused(capsys, monkeypatch, "sample", "R", "-n", 5, "--out", "s.npz", "--precision", "bf61")
+    assert "--precision" in line
+    assert "bf16" in line
+
+
 def test_without_out_runs_are_numbered(tmp_path):
     for _ in range(2):
         flowstone("train", "moons", "--flow", "nice", "--no-plots", *QUICK)

@@ -7,6 +7,7 @@ from torch import nn
 import flowstone
 from cases import disturb
 from flowstone.bijections import Bijection, Chain, Coupling, Inverse, LULinear, MultiScale, Positive, RQSpline, Squeeze
+from flowstone.compute import bf16_conditioners
 from flowstone.errors import ShapeError
 from flowstone.nets import MLP
 from flowstone.priors import StandardNormal, Uniform
@@ -173,3 +174,25 @@ def test_a_diagnosis_is_short_where_it_is_shown_and_long_where_it_is_printed():
     diagnosis = flowstone.nice(2).check(torch.randn(20, 2))
     assert repr(diagnosis) == "Diagnosis(ok=True, findings=[])"
     assert len(str(diagnosis).splitlines()) > 20
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_it_tells_what_nets_in_bfloat16_cost(images):
+    torch.manual_seed(0)
+    if images:
+        flow, x = flowstone.realnvp_image((1, 4, 4), channels=4, blocks=1), torch.randint(256, (40, 1, 4, 4))
+    else:
+        flow, x = flowstone.realnvp(3, hidden=(32,)), torch.randn(40, 3)
+    flow.initialize(x)
+    disturb(flow, 0.1)
+    found = flow.check(x)
+    on_data = found.whole[0]
+    assert (on_data.log_prob_float32 is None) == images  # other noise in another precision
+    torch.manual_seed(0)
+    exact = flow.eval().log_prob(x)
+    torch.manual_seed(0)
+    with bf16_conditioners(flow):
+        off = (flow.log_prob(x) - exact).abs().max().item()
+    assert 1e-4 < on_data.log_prob_bf16 < 1
+    assert off / 5 < on_data.log_prob_bf16 < 5 * off  # other rows, other noise
+    assert f"by {on_data.log_prob_bf16:.1e} with nets in bfloat16" in str(found)

@@ -93,11 +93,11 @@ class Flow(nn.Module):
         if torch.is_grad_enabled():
             return self._log_prob(x, context)
         result = x.new_empty(x.shape[:1], dtype=self.dtype)
-        for rows in _chunks(len(x), self.event_shape, x.device):
-            result[rows] = self._log_prob(x[rows], None if context is None else context[rows])
+        with torch.inference_mode():
+            for rows in _chunks(len(x), self.event_shape, x.device):
+                result[rows] = self._log_prob(x[rows], None if context is None else context[rows])
         return result
 
-    @torch.no_grad()
     def sample(
         self, n: int, context: Tensor | None = None, *, temperature: float = 1.0, seed: int | None = None
     ) -> Tensor:
@@ -111,21 +111,40 @@ class Flow(nn.Module):
         """
         if n < 0:
             raise SettingError(f"n={n}: the number of samples cannot be negative")
+        batch = 1 if context is None else len(context)
+        result = torch.empty(n * batch, *self.event_shape, dtype=self.dtype, device=self.device)
+        done = 0
+        for part in self.stream(n, context, temperature=temperature, seed=seed):
+            result[done : (done := done + len(part))] = part
+        return result if context is None else result.unflatten(0, (n, batch))
+
+    def stream(
+        self, n: int, context: Tensor | None = None, *, temperature: float = 1.0, seed: int | None = None
+    ) -> Iterator[Tensor]:
+        """What ``sample`` draws, piece by piece, for more than memory holds: ``(rows, *event_shape)`` each.
+
+        With context it goes through all context rows for each of the n samples in turn.
+
+        >>> import flowstone
+        >>> sum(len(part) for part in flowstone.nice(2).stream(5000))
+        5000
+        """
         if not 0 < temperature < math.inf:
             raise SettingError(f"temperature={temperature} must be positive and finite")
         if context is not None:  # every draw in turn goes through all context rows
             self._check_context(context, len(context))
         batch = 1 if context is None else len(context)
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
-        result = torch.empty(n * batch, *self.event_shape, dtype=self.dtype, device=self.device)
         for rows in _chunks(n * batch, self.event_shape, self.device):
-            part = (
-                None if context is None else context[torch.arange(rows.start, rows.stop, device=context.device) % batch]
-            )
-            conditioning = self._conditioning(result[rows], part, self.event_shape)
-            z = self.prior.sample(rows.stop - rows.start, part, generator)
-            result[rows], _ = self.bijection.inverse(z * temperature, conditioning)
-        return result if context is None else result.unflatten(0, (n, batch))
+            result = torch.empty(rows.stop - rows.start, *self.event_shape, dtype=self.dtype, device=self.device)
+            with torch.inference_mode():
+                part = context
+                if context is not None:
+                    part = context[torch.arange(rows.start, rows.stop, device=context.device) % batch]
+                conditioning = self._conditioning(result, part, self.event_shape)
+                z = self.prior.sample(len(result), part, generator)
+                result.copy_(self.bijection.inverse(z * temperature, conditioning)[0])
+            yield result
 
     def distribution(self, context: Tensor | None = None) -> FlowDistribution:
         """A ``torch.distributions.Distribution``: event shape ``event_shape``, batch shape that of the context rows.

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from flowstone.cli.values import Device, device_of, print_metrics, say_noise
+from flowstone.cli.values import Device, device_of, precision_of, print_metrics, say_noise
 from flowstone.files import to_json
 
 __all__ = ["evaluate"]
@@ -20,6 +20,7 @@ def evaluate(
     data_dir: Path | None = None,
     bound_samples: int = 1,
     device: Device = "auto",
+    precision: str = "fp32",
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
     """Likelihood of held-out rows under the flow of RUN.
@@ -41,6 +42,8 @@ def evaluate(
         Images: draws of the noise that the bound on each likelihood is made of; more make it tighter.
     device
         Where to compute.
+    precision
+        fp32, or bf16 for the nets: quicker where the processor has it; `flowstone check` says what it costs.
     as_json
         Print the figures as JSON.
     """
@@ -56,7 +59,8 @@ def evaluate(
     else:
         rows, noise = folder.rows(data, drop_missing=drop_missing)
         say_noise(noise, "as in the training")
-    metrics = figures(flow, rows.x, rows.context, bound_samples=bound_samples)
+    with precision_of(precision, flow):
+        metrics = figures(flow, rows.x, rows.context, bound_samples=bound_samples)
     if data is None:
         metrics |= {key: value for key, value in folder.metrics().items() if key not in metrics}
     if as_json:

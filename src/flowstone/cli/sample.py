@@ -5,10 +5,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from flowstone.cli.values import Device, device_of, given_label, given_of
+from flowstone.cli.values import Device, device_of, given_label, given_of, precision_of
 from flowstone.errors import SettingError
 
 __all__ = ["sample"]
+
+PIECE = 1 << 17  # rows
 
 
 def sample(
@@ -20,6 +22,7 @@ def sample(
     seed: int = 0,
     given: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
     device: Device = "auto",
+    precision: str = "fp32",
 ) -> None:
     """Draw N new rows from the flow of RUN.
 
@@ -40,6 +43,8 @@ def sample(
         For a conditional flow: the context, as column=value; of images, label=NAME.
     device
         Where to compute.
+    precision
+        fp32, or bf16 for the nets: quicker where the processor has it; `flowstone check` says what it costs.
     """
     import torch
 
@@ -53,7 +58,8 @@ def sample(
     folder = Run(run)
     flow = folder.flow(device_of(device))
     if folder.of_images:
-        _sample_images(folder, flow, n, out, temperature, seed, given or [])
+        with precision_of(precision, flow):
+            _sample_images(folder, flow, n, out, temperature, seed, given or [])
         return
     if any(isinstance(module, Standardize) and module.coarse for module in flow.modules()):
         flow = flow.double()
@@ -65,9 +71,9 @@ def sample(
     context = (
         torch.tensor([[values[name] for name in context_columns]], dtype=torch.float64) if context_columns else None
     )
-    x = flow.sample(n, None if context is None else context.to(flow.device), temperature=temperature, seed=seed)
-    x = x.flatten(0, -2).cpu()
-    _WRITERS[out.suffix.lower()](out, x, columns, values)
+    parts = flow.stream(n, None if context is None else context.to(flow.device), temperature=temperature, seed=seed)
+    with precision_of(precision, flow):
+        _WRITERS[out.suffix.lower()](out, (part.cpu() for part in parts), columns, values)
 
 
 def _sample_images(folder, flow, n: int, out: Path, temperature: float, seed: int, words: list[str]) -> None:
@@ -91,28 +97,50 @@ def _sample_images(folder, flow, n: int, out: Path, temperature: float, seed: in
         write_arrays(out, x=pixels, **{f"given_{name}": np.array(value) for name, value in values.items()})
 
 
-def _write_table(out: Path, x, columns, values) -> None:
+def _write_table(out: Path, parts, columns, values) -> None:
+    """Each piece as it comes: more samples than memory holds."""
     import numpy as np
     import pyarrow as pa
 
-    from flowstone.data.tables import write_table
+    from flowstone.data.tables import write_pieces
 
-    arrays = {name: x[:, index].numpy() for index, name in enumerate(columns)}
-    write_table(out, pa.table(arrays | {name: np.full(len(x), value) for name, value in values.items()}))
+    def table(x) -> pa.Table:
+        arrays = {name: x[:, index].numpy() for index, name in enumerate(columns)}
+        return pa.table(arrays | {name: np.full(len(x), value) for name, value in values.items()})
+
+    write_pieces(out, map(table, _gathered(parts)))
 
 
-def _write_npz(out: Path, x, columns, values) -> None:
+def _gathered(parts):
+    """Fewer and larger pieces: what a file is written in."""
+    import torch
+
+    held = []
+    for part in parts:
+        held.append(part)
+        if sum(map(len, held)) >= PIECE:
+            yield torch.cat(held)
+            held.clear()
+    if held:
+        yield torch.cat(held)
+
+
+def _write_npz(out: Path, parts, columns, values) -> None:
     import numpy as np
+    import torch
 
     from flowstone.data.tables import write_arrays
 
-    write_arrays(out, x=x.numpy(), columns=np.array(columns), **{f"given_{k}": np.array(v) for k, v in values.items()})
+    x = torch.cat(list(parts)).numpy()
+    write_arrays(out, x=x, columns=np.array(columns), **{f"given_{k}": np.array(v) for k, v in values.items()})
 
 
-def _write_png(out: Path, x, columns, _) -> None:
+def _write_png(out: Path, parts, columns, _) -> None:
+    import torch
+
     from flowstone.plot import sample_figure, save_figure
 
-    save_figure(sample_figure(x, columns), out)
+    save_figure(sample_figure(torch.cat(list(parts)), columns), out)
 
 
 _WRITERS = {".csv": _write_table, ".parquet": _write_table, ".npz": _write_npz, ".png": _write_png}

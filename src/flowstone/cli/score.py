@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from flowstone.cli.values import Device, device_of
+from flowstone.cli.values import Device, device_of, precision_of
 from flowstone.errors import OutputError
 
 __all__ = ["score"]
@@ -21,6 +21,7 @@ def score(
     skip_bad: Annotated[bool, Parameter(negative=())] = False,
     data_dir: Path | None = None,
     device: Device = "auto",
+    precision: str = "fp32",
 ) -> None:
     """Write DATA with one more column: log_prob, the log-likelihood of each row in nats, in the units of the data.
 
@@ -43,6 +44,8 @@ def score(
         The folder that holds the image sets, if it is no longer where it was.
     device
         Where to compute.
+    precision
+        fp32, or bf16 for the nets: quicker where the processor has it; `flowstone check` says what it costs.
     """
     import pyarrow as pa
 
@@ -57,14 +60,16 @@ def score(
     flow = folder.flow(device_of(device))
     if folder.of_images:
         images = folder.images(data, data_dir=data_dir, skip_bad=skip_bad)
-        scores = log_prob(flow, images.rows.x, images.rows.context).double().numpy()
+        with precision_of(precision, flow):
+            scores = log_prob(flow, images.rows.x, images.rows.context).double().numpy()
         bits = [bits_per_dim(-score, flow.event_shape.numel()) for score in scores.tolist()]
         write_table(out, pa.table({"image": images.names, "log_prob": scores, "bits_per_dim": bits}))
         return
     table, rows = folder.table(data, drop_missing=drop_missing)
     if left_out := len(read_table(data)) - len(table):
         print(f"left out {left_out} rows with missing values", file=sys.stderr)
-    scores = log_prob(flow, rows.x, rows.context).double().numpy()
+    with precision_of(precision, flow):
+        scores = log_prob(flow, rows.x, rows.context).double().numpy()
     arrow = table.arrow
     if "log_prob" in arrow.column_names:
         arrow = arrow.drop_columns(["log_prob"])

@@ -3,6 +3,7 @@
 import ast
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from flowstone.errors import SettingError, UnknownNameError
@@ -13,6 +14,7 @@ __all__ = [
     "device_of",
     "given_label",
     "given_of",
+    "precision_of",
     "print_metrics",
     "say_noise",
     "settings_of",
@@ -91,6 +93,16 @@ def device_of(name: Device) -> str:
         return str(torch.empty(0, device=name).device)
     except (RuntimeError, AssertionError) as error:
         raise SettingError(f"--device {name}: not to be had here ({str(error).splitlines()[0]})") from error
+
+
+def precision_of(name: str, flow) -> AbstractContextManager:
+    """What the flow runs in: ``fp32``, as it is; ``bf16``, its nets in bfloat16."""
+    from flowstone.compute import bf16_conditioners
+    from flowstone.train.settings import PRECISIONS
+
+    if name not in PRECISIONS:
+        raise UnknownNameError("--precision", name, PRECISIONS)
+    return bf16_conditioners(flow) if name == "bf16" else nullcontext()
 
 
 def say_noise(noise: Mapping[str, float], why: str) -> None:

@@ -2,9 +2,11 @@
 
 import csv
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +15,7 @@ import pyarrow.compute as pc
 from flowstone.errors import DataError, OutputError
 from flowstone.files import atomic_path
 
-__all__ = ["READABLE", "Table", "check_writable", "read_table", "write_arrays", "write_table"]
+__all__ = ["READABLE", "Table", "check_writable", "read_table", "write_arrays", "write_pieces", "write_table"]
 
 READABLE = (".csv", ".parquet", ".npy")
 
@@ -121,16 +123,26 @@ def check_writable(path: Path, endings: Sequence[str] = (".csv", ".parquet")) ->
 
 def write_table(path: Path, table: pa.Table) -> None:
     """Write ``.csv`` or ``.parquet`` by the ending of the name, all of it or nothing."""
+    write_pieces(path, [table])
+
+
+def write_pieces(path: Path, tables: Iterable[pa.Table]) -> None:
+    """The same for a table that comes in pieces, of which there is at least one: each is written as it comes."""
     check_writable(path)
+    pieces = iter(tables)
+    first = next(pieces)
     with atomic_path(path) as temporary:
         if path.suffix.lower() == ".parquet":
             import pyarrow.parquet
 
-            pyarrow.parquet.write_table(table, temporary)
+            writer: Any = pyarrow.parquet.ParquetWriter(temporary, first.schema)
         else:
             import pyarrow.csv
 
-            pyarrow.csv.write_csv(table, temporary)
+            writer = pyarrow.csv.CSVWriter(temporary, first.schema)
+        with writer:
+            for piece in chain([first], pieces):
+                writer.write_table(piece)
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
