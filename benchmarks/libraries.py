@@ -1,4 +1,4 @@
-"""The same flow, written with each library as its documentation does, for benchmarks/speed.py.
+"""The same flow, written with each library as its documentation does, for benchmarks/peers.py.
 
 Couplings whose halves take turns, each with one net of two hidden layers of ``width`` units (ReLU), in float32, on
 ordinary numbers: nothing is standardised. Every torch library gets the same fused Adam, FlowJAX its own loop's optax.
@@ -8,13 +8,15 @@ ordinary numbers: nothing is standardised. Every torch library gets the same fus
 # pyright: reportMissingImports=false, reportArgumentType=false
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-BINS, BOUND, LR = 8, 3.0, 1e-4
+BINS, BOUND = 8, 3.0
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Task:
     features: int
     layers: int
     width: int
+    rate: float = 1e-4
 
 
 @dataclass
@@ -54,21 +57,42 @@ class WithContext(nn.Module):
         return self.net(x)
 
 
-def by_torch(module: nn.Module, log_prob: Callable, sample: Callable) -> Contender:
-    optimizer = torch.optim.Adam(module.parameters(), lr=LR, fused=True)
+def by_torch(
+    task: Task,
+    module: nn.Module,
+    log_prob: Callable,
+    sample: Callable,
+    *,
+    loss: Callable[[Tensor], Tensor] | None = None,
+    context: AbstractContextManager | None = None,
+) -> Contender:
+    """``loss``: what a step minimises, if it is not the mean of ``log_prob``; ``context``: what everything runs in."""
+    optimizer = torch.optim.Adam(module.parameters(), lr=task.rate, fused=True)
+    loss = loss or (lambda x: -log_prob(x).mean())
+    inside = context or nullcontext()
 
     def step(x: Tensor) -> None:
         optimizer.zero_grad()
-        (-log_prob(x).mean()).backward()
+        with inside:
+            loss(x).backward()
         optimizer.step()
 
+    def without_gradients(function: Callable) -> Callable:
+        def run(value: Any) -> Tensor:
+            with torch.inference_mode(), inside:
+                return function(value)
+
+        return run
+
     count = sum(p.numel() for p in module.parameters())
-    return Contender(step, torch.inference_mode()(log_prob), torch.inference_mode()(sample), count)
+    return Contender(step, without_gradients(log_prob), without_gradients(sample), count)
 
 
-def flowstone(task: Task) -> Contender:
+def flowstone(task: Task, way: str = "") -> Contender:
+    """``way``: ``"compiled"``, ``"bf16"`` or ``"recomputed"``: what ``fit`` does with the settings of those names."""
     from flowstone import Flow
     from flowstone.bijections import Affine, Autoregressive, Chain, Coupling, Permutation, RQSpline
+    from flowstone.compute import bf16_conditioners, compiled, recomputed
     from flowstone.nets import MADE, MLP
     from flowstone.priors import StandardNormal
 
@@ -84,7 +108,15 @@ def flowstone(task: Task) -> Contender:
         net = MLP(kept, moved * transform.parameters_per_feature, hidden=hidden)
         links.append(Coupling(task.features, transform, net, swap=swap))
     flow = Flow(Chain(*links), StandardNormal(task.features))
-    return by_torch(flow, flow.log_prob, flow.sample)
+    contexts = {"bf16": bf16_conditioners, "recomputed": recomputed}
+    return by_torch(
+        task,
+        flow,
+        flow.log_prob,
+        flow.sample,
+        loss=compiled(lambda x: -flow.log_prob(x).mean()) if way == "compiled" else None,
+        context=contexts[way](flow) if way in contexts else None,
+    )
 
 
 def zuko(task: Task) -> Contender:
@@ -110,7 +142,7 @@ def zuko(task: Task) -> Contender:
         DiagNormal, torch.zeros(task.features), torch.ones(task.features), buffer=True
     )
     flow = flows.Flow(links, base)
-    return by_torch(flow, lambda x: flow().log_prob(x), lambda n: flow().sample((n,)))
+    return by_torch(task, flow, lambda x: flow().log_prob(x), lambda n: flow().sample((n,)))
 
 
 def nflows(task: Task) -> Contender:
@@ -142,7 +174,7 @@ def nflows(task: Task) -> Contender:
                 ReversePermutation(task.features),
             ]
     flow = Flow(CompositeTransform(links), StandardNormal([task.features]))
-    return by_torch(flow, flow.log_prob, flow.sample)
+    return by_torch(task, flow, flow.log_prob, flow.sample)
 
 
 def normflows(task: Task) -> Contender:
@@ -173,7 +205,7 @@ def normflows(task: Task) -> Contender:
             links.append(MaskedAffineAutoregressive(task.features, task.width, num_blocks=1, use_residual_blocks=False))
             links.append(nf.flows.Permute(task.features, mode="swap"))
     flow = nf.NormalizingFlow(nf.distributions.DiagGaussian(task.features, trainable=False), links)
-    return by_torch(flow, flow.log_prob, flow.sample)
+    return by_torch(task, flow, flow.log_prob, flow.sample)
 
 
 class _Splines(nn.Module):
@@ -207,7 +239,7 @@ def freia(task: Task) -> Contender | None:
         z, log_det = inn(x)
         return log_det - 0.5 * z.square().sum(1) - 0.5 * task.features * 1.8378770664093453
 
-    return by_torch(inn, log_prob, lambda n: inn(torch.randn(n, task.features), rev=True)[0])
+    return by_torch(task, inn, log_prob, lambda n: inn(torch.randn(n, task.features), rev=True)[0])
 
 
 def flowjax(task: Task) -> Contender:
@@ -231,7 +263,7 @@ def flowjax(task: Task) -> Contender:
         nn_width=task.width,
         nn_depth=2,
     )
-    optimizer = optax.adam(LR)
+    optimizer = optax.adam(task.rate)
     trained, fixed = eqx.partition(flow, eqx.is_inexact_array, is_leaf=lambda leaf: isinstance(leaf, NonTrainable))
     state = optimizer.init(trained)
     loss = MaximumLikelihoodLoss()
@@ -259,8 +291,10 @@ def flowjax(task: Task) -> Contender:
     )
 
 
+OURS, RECOMPUTED = ("Flowstone", "compiled", "bf16"), "recomputed"
 LIBRARIES: dict[str, Callable[[Task], Contender | None]] = {
-    "Flowstone": flowstone,
+    OURS[0]: flowstone,
+    **{way: partial(flowstone, way=way) for way in (*OURS[1:], RECOMPUTED)},
     "zuko": zuko,
     "nflows": nflows,
     "normflows": normflows,

@@ -1,23 +1,31 @@
-"""Flowstone beside its peers: training steps, densities and samples of the same flows; writes benchmarks/PEERS.md.
+"""Flowstone beside its peers: one run, every library in a process of its own, in turn; a section of RESULTS.md.
 
-    .venv-peers/bin/python benchmarks/peers.py
+    .venv-peers/bin/python benchmarks/peers.py [--only WORDS]
 
-Interleaved in one run, each number of threads in a process of its own: read the ratios.
+Blocks of calls of each library follow each other, so that each has its own caches and threads, and the machine's
+drift meets all alike. Read the ratios.
 """
 
+import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, NoReturn
 
-from libraries import LIBRARIES, Contender, Task
+from libraries import LIBRARIES, OURS, RECOMPUTED, Contender, Task
+
+BLOCK = 0.3  # seconds that one library's turn takes, if a call is not longer
+PAUSE = 0.03  # before the next turn: threads of torch go on turning for a while
+ROUNDS = 7
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,7 @@ class Item:
     task: Task
     rows: int
     threads: int
-    runs: int
+    wanted: str = ""  # the ratio to the fastest peer that this project wants
 
     def __str__(self) -> str:
         task = self.task
@@ -38,62 +46,195 @@ class Item:
 
 ROWS = 100_000
 ITEMS = (
-    Item("step", Task("affine", 2, 6, 128), 512, 1, 60),
-    Item("step", Task("affine", 6, 10, 128), 1000, 2, 30),
-    Item("step", Task("affine", 43, 10, 128), 1000, 2, 30),
-    Item("step", Task("affine", 43, 10, 512), 1000, 2, 9),
-    Item("step", Task("spline", 6, 10, 128), 512, 2, 20),
-    Item("step", Task("spline", 43, 10, 128), 512, 2, 15),
-    Item("step", Task("autoregressive", 6, 5, 128), 512, 2, 30),
-    Item("step", Task("autoregressive", 43, 5, 128), 512, 2, 30),
-    Item("log_prob", Task("affine", 6, 10, 128), ROWS, 2, 5),
-    Item("sample", Task("affine", 6, 10, 128), ROWS, 2, 5),
-    Item("log_prob", Task("spline", 6, 10, 128), ROWS, 2, 3),
-    Item("sample", Task("spline", 6, 10, 128), ROWS, 2, 3),
+    Item("step", Task("affine", 2, 6, 128), 512, 1, "1.6"),
+    Item("step", Task("affine", 6, 10, 128), 1000, 2, "1.6"),
+    Item("step", Task("affine", 43, 10, 128), 1000, 2, "1.6"),
+    Item("step", Task("affine", 6, 10, 512), 1000, 2, "1.25"),
+    Item("step", Task("affine", 43, 10, 512), 1000, 2, "1.25"),
+    Item("step", Task("spline", 6, 10, 128), 512, 2, "2.0"),
+    Item("step", Task("spline", 43, 10, 128), 512, 2, "2.5"),
+    Item("step", Task("autoregressive", 6, 5, 128), 512, 2),
+    Item("step", Task("autoregressive", 43, 5, 128), 512, 2),
+    Item("log_prob", Task("affine", 6, 10, 128), ROWS, 2, "1.3"),
+    Item("sample", Task("affine", 6, 10, 128), ROWS, 2, "1.3"),
+    Item("log_prob", Task("spline", 6, 10, 128), ROWS, 2, "2.0"),
+    Item("sample", Task("spline", 6, 10, 128), ROWS, 2, "2.0"),
 )
+GROWTH = (  # with D, with depth, with the batch
+    *(Item("step", Task("affine", features, 10, 128), 1000, 2) for features in (2, 16, 128)),
+    *(Item("step", Task("affine", 6, layers, 128), 1000, 2) for layers in (6, 24, 96)),
+    *(Item("step", Task("affine", 6, 10, 128), rows, 2) for rows in (32, 512, 8192)),
+)
+DEPTHS = (6, 24, 96)
+PEERS = [name for name in LIBRARIES if name not in (*OURS, RECOMPUTED)]
 
 
-def measure(item: Item) -> dict[str, dict[str, float]]:
-    """Median, least and most milliseconds of each library, and its parameters; in this process."""
+# --- in a process of its own ------------------------------------------------------------------------------------------
+
+
+def work(item: Item, name: str) -> None:
+    """Make the library's flow; for each number read, make so many calls and print the milliseconds of each."""
+    contender, x = _made(item, name)
+    print(json.dumps(None if contender is None else contender.parameters), flush=True)
+    if contender is None:
+        return
+    call = _call(item, contender, x)
+    for line in sys.stdin:
+        times = []
+        for _ in range(int(line)):
+            started = time.perf_counter()
+            call()
+            times.append(1e3 * (time.perf_counter() - started))
+        print(json.dumps(times), flush=True)
+
+
+def _made(item: Item, name: str) -> tuple[Contender | None, Any]:
     import torch
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(item.threads)
     torch.manual_seed(0)
-    x = torch.randn(item.rows, item.task.features)
-    made = {name: make(item.task) for name, make in LIBRARIES.items()}
-    contenders = {name: contender for name, contender in made.items() if contender is not None}
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    warm = max(2, item.runs // 10)
-    for run in range(item.runs + warm):
-        for name, contender in contenders.items():
-            call = _call(item, contender, x)
-            started = time.perf_counter()
-            call()
-            if run >= warm:
-                times[name].append(1e3 * (time.perf_counter() - started))
-    ours = times["Flowstone"]
-    return {
-        name: {
-            "median": statistics.median(spent),
-            "least": min(spent),
-            "most": max(spent),
-            "ratio": statistics.median(a / b for a, b in zip(spent, ours, strict=True)),
-            "parameters": contenders[name].parameters,
-        }
-        for name, spent in times.items()
-    }
+    return LIBRARIES[name](item.task), torch.randn(item.rows, item.task.features)
 
 
-def _call(item: Item, contender: Contender, x) -> Callable[[], object]:
+def _call(item: Item, contender: Contender, x: Any) -> Callable[[], object]:
     if item.what == "sample":
         return lambda: contender.sample(item.rows)
     function = contender.step if item.what == "step" else contender.log_prob
     return lambda: function(x)
 
 
-def peaks(threads: int) -> dict[str, float]:
-    """What this machine can do: fp32 GFLOP/s of a large matrix product, GB/s of a copy (read and written)."""
+def grow(layers: int, name: str) -> None:
+    """Print MiB by which the second step of a flow of so many couplings raises the peak of the process."""
+    contender, x = _made(Item("step", Task("affine", 43, layers, 128), 1000, 2), name)
+    if contender is None:
+        print(json.dumps(None))
+        return
+    contender.step(x[:2])  # gradients and moments are there now
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    contender.step(x)
+    print(json.dumps([_status("VmHWM") - before, contender.parameters * 4 / 2**20]))
+
+
+def learn_by_fit(moons: Any, held_out: Any, luck: float, began: float) -> NoReturn:
+    """As a user trains: the default recipe, ``fit``'s own settings."""
+    import flowstone
+
+    def watch(_: object, history: Any) -> None:
+        if (best := history.best.val_nll + luck) <= 1.16:
+            print(json.dumps([time.time() - began, best]), flush=True)
+            os._exit(0)
+
+    flow = flowstone.recipes.build(flowstone.recipes.DEFAULT, {"features": 2})
+    flowstone.fit(flow, moons, validation=held_out, validate_every=20, progress=False, watch=watch)
+    raise SystemExit("not learned")
+
+
+def _status(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
+def learn(name: str, rate: float, began: float) -> None:
+    """Print seconds since the process began until held-out moons cost 1.16 nats, and what was reached in the end."""
+    import numpy as np
+    import torch
+
+    from flowstone.data import TOYS
+
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    moons = TOYS["moons"]
+    held_out = moons(20_000, torch.Generator().manual_seed(1))
+    luck = moons.entropy + moons.log_prob(held_out).mean().item()
+    if name == OURS[0]:
+        learn_by_fit(moons, held_out, luck, began)
+    contender = LIBRARIES[name](Task("spline", 2, 6, 64, rate=rate))
+    assert contender is not None
+    generator, best = torch.Generator().manual_seed(2), math.inf
+    while (seconds := time.time() - began) < 100:
+        for _ in range(20):
+            contender.step(moons(512, generator))
+        best = min(best, -float(np.asarray(contender.log_prob(held_out)).mean()) + luck)
+        if best <= 1.16:
+            break
+    print(json.dumps([seconds if best <= 1.16 else None, best]))
+
+
+# --- the run ----------------------------------------------------------------------------------------------------------
+
+
+def environment(threads: int) -> dict[str, str]:
+    flags = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'} intra_op_parallelism_threads={threads}"
+    return os.environ | {"OMP_NUM_THREADS": str(threads), "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+
+
+class Worker:
+    """One library's process."""
+
+    def __init__(self, number: int, items: str, item: Item, name: str) -> None:
+        command = [sys.executable, __file__, "work", items, str(number), name]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(item.threads)
+        )
+        self.parameters = self._read()
+
+    def run(self, calls: int) -> list[float]:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{calls}\n")
+        self.process.stdin.flush()
+        return self._read()
+
+    def end(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+    def _read(self) -> Any:
+        assert self.process.stdout is not None
+        return json.loads(self.process.stdout.readline())
+
+
+def measure(items: str, number: int, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Median, least and most milliseconds of each library, ratio to the first of them, parameters."""
+    item = TABLES[items][number]
+    workers = {name: Worker(number, items, item, name) for name in names}
+    workers = {name: worker for name, worker in workers.items() if worker.parameters is not None}
+    calls = {}
+    for name, worker in workers.items():
+        worker.run(2)  # compiles, where there is something to compile
+        calls[name] = max(1, min(200, round(1e3 * BLOCK / statistics.median(worker.run(3)))))
+    times: dict[str, list[float]] = {name: [] for name in workers}
+    for _ in range(ROUNDS):
+        for name, worker in workers.items():
+            time.sleep(PAUSE)
+            times[name].append(statistics.median(worker.run(calls[name])))
+    for worker in workers.values():
+        worker.end()
+    ours = times[names[0]]
+    return {
+        name: {
+            "median": statistics.median(spent),
+            "least": min(spent),
+            "most": max(spent),
+            "ratio": statistics.median(a / b for a, b in zip(spent, ours, strict=True)),
+            "parameters": workers[name].parameters,
+        }
+        for name, spent in times.items()
+    }
+
+
+def alone(*words: object, threads: int = 2) -> Any:
+    """What this script prints, in a process with that many threads."""
+    command = [sys.executable, __file__, *map(str, words)]
+    run = subprocess.run(command, check=True, capture_output=True, text=True, env=environment(threads))
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def peaks(threads: int) -> None:
+    """Print what this machine can do: fp32 GFLOP/s of a large matrix product, GB/s of a copy (read and written)."""
     import torch
 
     torch.set_num_threads(threads)
@@ -108,72 +249,161 @@ def peaks(threads: int) -> dict[str, float]:
             spent.append(time.perf_counter() - started)
         return min(spent)
 
-    return {
-        "gemm": 2 * 2048**3 / best(lambda: a @ a) / 1e9,
-        "copy": 2 * 4 * big.numel() / best(lambda: other.copy_(big)) / 1e9,
-    }
+    copy = 2 * 4 * big.numel() / best(lambda: other.copy_(big)) / 1e9
+    print(json.dumps({"gemm": 2 * 2048**3 / best(lambda: a @ a) / 1e9, "copy": copy}))
 
 
-def alone(words: list[str], threads: int) -> dict:
-    """What this script prints, in a process with that many threads."""
-    flags = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'} intra_op_parallelism_threads={threads}"
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, __file__, *words]
-    run = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    return json.loads(run.stdout.splitlines()[-1])
+def cells(found: dict[str, dict[str, float]]) -> list[str]:
+    """Our milliseconds, how many times as fast our other ways are, how many times as long each peer takes."""
+    ours = found[OURS[0]]
+    row = [f"{ours['median']:.1f} ({ours['least']:.1f} – {ours['most']:.1f})"]
+    row += [f"{1 / found[name]['ratio']:.2f}" if name in found else "" for name in OURS[1:]]
+    return row + [f"{found[name]['ratio']:.2f}" if name in found else "" for name in PEERS]
 
 
-def line(item: Item, found: dict[str, dict[str, float]], peak: dict[str, float]) -> str:
-    ours = found["Flowstone"]
-    cells = [str(item), f"{ours['parameters']:,}", f"{ours['median']:.1f} ({ours['least']:.1f} – {ours['most']:.1f})"]
-    cells += [f"{found[name]['ratio']:.2f}" if name in found else "" for name in LIBRARIES if name != "Flowstone"]
-    fastest = min((each["ratio"], name) for name, each in found.items() if name != "Flowstone")
+def speed_line(item: Item, found: dict[str, dict[str, float]], peak: dict[int, dict[str, float]]) -> str:
+    ours = found[OURS[0]]
+    fastest = min(found[name]["ratio"] for name in PEERS if name in found)
     passes = 3 if item.what == "step" else 1  # backward: by what goes in, and by the weights
     rate = passes * 2 * ours["parameters"] * item.rows / ours["median"] / 1e6
-    return "| " + " | ".join([*cells, f"**{fastest[0]:.2f}**", f"{rate:.0f} ({100 * rate / peak['gemm']:.0f}%)"]) + " |"
+    part = f"{rate:.0f} ({100 * rate / peak[item.threads]['gemm']:.0f}%)"
+    counts = "/".join(f"{found[name]['parameters'] / 1e3:.0f}" for name in (OURS[0], *PEERS) if name in found)
+    return f"| {item} | {' | '.join(cells(found))} | **{fastest:.2f}** | {item.wanted} | {part} | {counts} |"
 
 
-PAGE = """# Flowstone beside its peers
+TABLES = {"items": ITEMS, "growth": GROWTH}
+PAGE = """## Beside the peers
 
-    .venv-peers/bin/python benchmarks/peers.py
+    make bench
 
 The same flow in each library (`benchmarks/libraries.py`): the same couplings, widths, bins, batch and optimizer, in
-float32; medians (least – most) of interleaved runs in milliseconds. For each peer: how many times as long it takes,
-the median of ratios of neighbouring runs; above 1 Flowstone is faster. The last columns: the fastest peer's ratio,
-which is what counts, and GFLOP/s of the nets' matrix products (3 x 2 x parameters x rows a training step), as a part
-of what this machine does in a large product on as many threads ({gemm}; copying memory: {copy}).
-Machine: {machine}; {versions}.
+float32; each in a process of its own, blocks of {block} s in turn, {rounds} rounds. Milliseconds: median (least – most)
+of the blocks' medians. *compiled* and *bf16*: how many times as fast Flowstone is with `compile=True`, and with its
+nets in bfloat16. The peers: how many times as long as Flowstone each takes, the median over rounds; above 1 Flowstone
+is faster. *Fastest*: the fastest peer's, beside what was wanted. GFLOP/s: of the nets' matrix products (2 x parameters
+x rows, three times that for a training step), and as a part of a large product on as many threads ({gemm}; copying
+memory: {copy}). Parameters in thousands, in the order of the columns. Machine: {machine}; {versions}.
 
-| item | parameters | Flowstone, ms | {peers} | fastest peer | GFLOP/s (of peak) |
+| item | Flowstone, ms | {names} | fastest | wanted | GFLOP/s (of peak) | parameters |
 |{rule}|
-{lines}
+{items}
+
+### Growth of a training step
+
+With the number of features, the depth and the batch; affine couplings, width 128, columns as above.
+
+| item | Flowstone, ms | {growth_names} |
+|{growth_rule}|
+{growth}
+
+### Memory against depth
+
+MiB by which one training step (affine, D=43, width 128, 1000 rows) raises the peak of the process above flow,
+gradients and moments (Linux); *recomputed*: with `memory="recompute"`.
+
+| couplings | parameters, MiB | Flowstone | recomputed | {peers} |
+|---|---|---|---|{peer_rule}|
+{memory}
+
+### Seconds to learn two moons
+
+From the start of the process until 20,000 held-out points cost 1.16 nats (their luck taken out; the entropy is
+1.1312): imports, compilation and a validation every 20 steps included. One thread, 512 fresh points a step. Flowstone:
+the default recipe in `fit`. The peers: the same spline couplings (6, width 64, 8 bins) with Adam, the better of the
+rates 1e-3 and 5e-3; at most 100 seconds.
+
+| library | seconds | NLL reached |
+|---|---|---|
+{moons}
 """
 
 
-def main() -> None:
-    """Measure every item in a process of its own, then write the page; with an item's number: that one, as JSON."""
-    if len(sys.argv) > 1:
-        found = peaks(int(sys.argv[2])) if sys.argv[1] == "peaks" else measure(ITEMS[int(sys.argv[1])])
-        print(json.dumps(found))
-        return
-    from results import machine
-
-    peak = {threads: alone(["peaks", str(threads)], threads) for threads in (1, 2)}
+def speeds(only: str, peak: dict[int, dict[str, float]]) -> str:
     lines = []
-    for index, item in enumerate(ITEMS):
-        lines.append(line(item, alone([str(index)], item.threads), peak[item.threads]))
+    for number, item in enumerate(ITEMS):
+        if only in str(item):
+            ours = OURS if item.what == "step" else [name for name in OURS if name != "compiled"]
+            lines.append(speed_line(item, measure("items", number, [*ours, *PEERS]), peak))
+            print(lines[-1], flush=True)
+    return "\n".join(lines)
+
+
+def growths() -> str:
+    lines = []
+    for number, item in enumerate(GROWTH):
+        found = measure("growth", number, [OURS[0], *PEERS])
+        row = cells(found)
+        lines.append(f"| {item} | {' | '.join([row[0], *row[len(OURS) :]])} |")
         print(lines[-1], flush=True)
-    names = [name for name in LIBRARIES if name != "Flowstone"]
+    return "\n".join(lines)
+
+
+def memories() -> str:
+    lines = []
+    for layers in DEPTHS:
+        found = {name: alone("grow", layers, name) for name in (OURS[0], RECOMPUTED, *PEERS)}
+        row = [f"{each[0]:.0f}" if each else "" for each in found.values()]
+        lines.append(f"| {layers} | {found[OURS[0]][1]:.1f} | {' | '.join(row)} |")
+        print(lines[-1], flush=True)
+    return "\n".join(lines)
+
+
+def moons() -> str:
+    lines = []
+    for name in ("Flowstone", *PEERS):
+        if name == "FrEIA":
+            continue  # has no splines
+        tries = [alone("learn", name, rate, time.time(), threads=1) for rate in (1e-3, 5e-3)]
+        seconds, best = min(tries, key=lambda one: (one[0] or math.inf, one[1]))
+        lines.append(f"| {name} | {'–' if seconds is None else f'{seconds:.1f}'} | {best:.3f} |")
+        print(lines[-1], flush=True)
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure everything, then write the section; ``--only`` prints the lines of the items that contain the words."""
+    if sys.argv[1:2] == ["work"]:
+        work(TABLES[sys.argv[2]][int(sys.argv[3])], sys.argv[4])
+    elif sys.argv[1:2] == ["grow"]:
+        grow(int(sys.argv[2]), sys.argv[3])
+    elif sys.argv[1:2] == ["learn"]:
+        learn(sys.argv[2], float(sys.argv[3]), float(sys.argv[4]))
+    elif sys.argv[1:2] == ["peaks"]:
+        peaks(int(sys.argv[2]))
+    else:
+        run()
+
+
+def run() -> None:
+    from results import SPEED, machine, write_section
+
+    parser = argparse.ArgumentParser(description="Flowstone beside its peers")
+    parser.add_argument("--only", default="", metavar="WORDS")
+    only = parser.parse_args().only
+    peak = {threads: alone("peaks", threads, threads=threads) for threads in (1, 2)}
+    items = speeds(only, peak)
+    if only:
+        return
+    names = [*OURS[1:], *PEERS]
     page = PAGE.format(
+        block=BLOCK,
+        rounds=ROUNDS,
         machine=machine(),
-        versions=", ".join(f"{name} {version(name)}" for name in (*names, "jax")),
+        versions=", ".join(f"{name} {version(name)}" for name in (*PEERS, "jax")),
         gemm=", ".join(f"{peak[t]['gemm']:.0f} on {t}" for t in peak),
         copy=", ".join(f"{peak[t]['copy']:.1f} GB/s on {t}" for t in peak),
-        peers=" | ".join(names),
-        rule="|".join("---" for _ in range(len(names) + 5)),
-        lines="\n".join(lines),
+        names=" | ".join(names),
+        rule="|".join("---" for _ in range(len(names) + 6)),
+        items=items,
+        growth_names=" | ".join(PEERS),
+        growth_rule="|".join("---" for _ in range(len(PEERS) + 2)),
+        growth=growths(),
+        peers=" | ".join(PEERS),
+        peer_rule="|".join("---" for _ in PEERS),
+        memory=memories(),
+        moons=moons(),
     )
-    (Path(__file__).parent / "PEERS.md").write_text(page)
+    write_section("peers", page, SPEED)
 
 
 if __name__ == "__main__":

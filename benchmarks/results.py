@@ -1,4 +1,4 @@
-"""What the scripts that fill docs/results.md share: its sections, and what the machine is."""
+"""What the scripts that fill docs/results.md and RESULTS.md share: their sections, and what the machine is."""
 
 import os
 import platform
@@ -6,20 +6,20 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["PAGE", "data_folder", "machine", "write_section"]
+__all__ = ["PAGE", "SPEED", "data_folder", "machine", "write_section"]
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+SPEED = Path(__file__).parent / "RESULTS.md"
 
 
-def write_section(name: str, text: str) -> None:
+def write_section(name: str, text: str, page: Path = PAGE) -> None:
     """Put ``text`` where the page says ``name``, and leave the rest of it as it is."""
     begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
-    page = PAGE.read_text()
-    before, _, rest = page.partition(begin)
+    before, _, rest = page.read_text().partition(begin)
     _, found, after = rest.partition(end)
     if not found:
-        raise SystemExit(f"{PAGE} has no section {name!r}")
-    PAGE.write_text(f"{before}{begin}\n{text.strip()}\n\n{end}{after}")
+        raise SystemExit(f"{page} has no section {name!r}")
+    page.write_text(f"{before}{begin}\n{text.strip()}\n\n{end}{after}")
 
 
 def machine() -> str:

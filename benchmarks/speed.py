@@ -1,4 +1,4 @@
-"""Speed and memory beside the plain tutorial design (plain.py), interleaved in one run; writes benchmarks/RESULTS.md.
+"""Speed and memory beside the plain tutorial design (plain.py), interleaved in one run; a section of RESULTS.md.
 
     python benchmarks/speed.py
 
@@ -18,7 +18,7 @@ import flowstone
 from flowstone.data import TOYS
 from flowstone.train.settings import Settings
 from plain import PlainRealNVP
-from results import machine
+from results import SPEED, machine, write_section
 
 BATCH, ROWS = 512, 100_000
 
@@ -155,9 +155,9 @@ def start_up() -> list[str]:
 
 
 PAGE = """\
-# Speed
+## Beside a plain design
 
-`make bench` makes this page: {machine}; {threads} thread for the first table; medians (least – most) in
+{machine}; {threads} thread for the first table; medians (least – most) in
 milliseconds. *Plain* is RealNVP as tutorials write it (`benchmarks/plain.py`): two full-width nets, binary masks,
 default Adam. The ratio is the median of ratios of neighbouring runs; below 1 Flowstone is faster.
 
@@ -171,7 +171,7 @@ The same on two threads:
 |---|---|---|---|
 {two}
 
-## Default training on moons
+### Default training on moons
 
 Seconds of training until the held-out NLL is 1.16 nats, and the best NLL of the whole default run. The entropy is
 1.1312; the luck of the 20,000 held-out points is taken out with the true density. Seconds include a validation
@@ -181,7 +181,7 @@ every 20 steps.
 |---|---|---|---|
 {learning}
 
-## Memory of sampling
+### Memory of sampling
 
 By how much the process's memory peaks above what it had before (Linux), against the size of the result.
 
@@ -189,7 +189,7 @@ By how much the process's memory peaks above what it had before (Linux), against
 |---|---|---|
 {memory}
 
-## Start-up
+### Start-up
 
 {start_up}
 """
@@ -207,7 +207,7 @@ def main() -> None:
         "start_up": "\n".join(start_up()),
     }
     text = PAGE.format(**parts)
-    (Path(__file__).parent / "RESULTS.md").write_text(text)
+    write_section("plain", text, SPEED)
     print(text)
 
 
