@@ -6,6 +6,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels for GPUs are tested without one; read when Triton is imported
+
 import torch
 from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser

@@ -26,12 +26,13 @@ def kernels(wanted: bool) -> Iterator[None]:
 
 
 def applicable(*values: Tensor) -> bool:
-    """Whether these are ordinary tensors in this machine's memory, in float32 or bfloat16, and nobody is looking into
-    the arithmetic: no ``torch.compile``, ``torch.func``, forward-mode derivative or batch of gradients.
+    """Whether these are ordinary tensors of one device, in float32 or bfloat16, and nobody is looking into the
+    arithmetic: no ``torch.compile``, ``torch.func``, forward-mode derivative or batch of gradients.
     """
     return (
         _wanted
-        and all(type(v) in _ORDINARY and v.dtype in _PRECISIONS and v.device.type == "cpu" for v in values)
+        and all(type(v) in _ORDINARY and v.dtype in _PRECISIONS and v.device.type in _DEVICES for v in values)
+        and len({v.device for v in values}) == 1
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
         and not any(map(is_legacy_batchedtensor, values))
@@ -40,4 +41,5 @@ def applicable(*values: Tensor) -> bool:
 
 
 _ORDINARY = (Tensor, torch.nn.Parameter)
+_DEVICES = ("cpu", "cuda")
 _PRECISIONS = (torch.float32, torch.bfloat16)

@@ -4,16 +4,15 @@ import math
 import warnings
 from collections.abc import Callable
 from functools import cache, wraps
+from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, TypeVar, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from flowstone.kernels.choice import applicable
-from flowstone.kernels.threads import shared
 
 __all__ = ["fused_spline"]
 
@@ -26,7 +25,12 @@ def fused_spline(plain: Method) -> Method:
 
     @wraps(plain)
     def transform(spline: Any, value: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        if applicable(value, parameters) and _fits(spline, value, parameters) and _compiled():
+        if (
+            applicable(value, parameters)
+            and _fits(spline, value, parameters)
+            and _backend(value.device.type)
+            and (value.device.type == "cpu" or _agrees(function, spline, plain, value.device))
+        ):
             return function.apply(value, parameters, spline, plain)
         return plain(spline, value, parameters.to(value.dtype))
 
@@ -38,17 +42,56 @@ def _fits(spline: Any, value: Tensor, parameters: Tensor) -> bool:
     return not spline.circular and value.dtype == torch.float32 and value.numel() > 0 and parameters.shape == wanted
 
 
+BACKENDS = {"cpu": ("numba", "spline_cpu"), "cuda": ("triton", "spline_gpu")}
+
+
 @cache
-def _compiled() -> ModuleType | None:
-    """The kernels, or None where numba is not installed or does not work."""
-    if find_spec("numba") is None:
+def _backend(device: str) -> ModuleType | None:
+    """The kernels for such a device, or None where what compiles them is not installed or does not work."""
+    compiler, module = BACKENDS[device]
+    if find_spec(compiler) is None:
         return None
     try:
-        from flowstone.kernels import spline_cpu
+        return import_module(f"flowstone.kernels.{module}")
     except Exception as error:
-        warnings.warn(f"numba does not work here ({error}): splines run without fused kernels", stacklevel=4)
+        warnings.warn(f"{compiler} does not work here ({error}): splines run without fused kernels", stacklevel=4)
         return None
-    return spline_cpu
+
+
+def _agrees(function: type[torch.autograd.Function], spline: Any, plain: Callable, device: torch.device) -> bool:
+    """Whether a kernel, before it is first used on a device, gives the numbers of the plain spline in float64 there:
+    not every kind of accelerator could be tried.
+    """
+    key = (str(device), plain.__name__)
+    if key not in _AGREED:
+        try:
+            off = _difference(function, spline, plain, device)
+            trouble = "" if off < AGREEMENT else f"they are off by {off:.1e}"
+        except Exception as error:
+            trouble = str(error) or type(error).__name__
+        if trouble:
+            warnings.warn(f"splines run without fused kernels on {device}: {trouble}", stacklevel=4)
+        _AGREED[key] = not trouble
+    return _AGREED[key]
+
+
+AGREEMENT = 1e-3
+_AGREED: dict[tuple[str, str], bool] = {}
+
+
+@torch.enable_grad()
+def _difference(function: type[torch.autograd.Function], spline: Any, plain: Callable, device: torch.device) -> float:
+    """Of values and gradients, beside 1 and their size."""
+    generator = torch.Generator().manual_seed(0)
+    value = spline.bound * torch.randn(300, generator=generator)
+    parameters = torch.randn(300, spline.parameters_per_feature, generator=generator)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        inputs = [tensor.to(device, dtype).requires_grad_() for tensor in (value, parameters)]
+        outputs = function.apply(*inputs, spline, plain) if dtype == torch.float32 else plain(spline, *inputs)
+        gradients = torch.autograd.grad(outputs, inputs, [torch.ones_like(output) for output in outputs])
+        found.append([tensor.detach().double() for tensor in (*outputs, *gradients)])
+    return max(((a - b).abs() / (1 + b.abs())).max().item() for a, b in zip(*found, strict=True))
 
 
 class _Forward(torch.autograd.Function):
@@ -109,16 +152,9 @@ def _run(name: str, spline: Any, values: tuple[Tensor, ...], parameters: Tensor,
     order = _order(parameters)
     values = tuple(value.permute(order).contiguous() for value in values)
     stored, inner, back = _stored(parameters.permute(*order, -1))
-    value, *more = map(_array, values)
-    first = torch.empty(values[0].shape, dtype=torch.float32)
-    second = torch.empty_like(stored) if name == "backward" else torch.empty_like(first)
-    into = _either(second) if name == "backward" else (_array(second),)
-    arrays = (value, along_y, *_either(stored), *more, _array(first), *into)
-    kernel = getattr(_compiled(), name)
     zero_slope = math.log(math.expm1(1 - spline.min_slope))
-    settings = (np.float32(v) for v in (spline.bound, spline.min_size, spline.min_slope, zero_slope))
-    tail = (np.uint64(inner), np.uint64(spline.bins), *settings)
-    shared(lambda begin, end: kernel(*arrays, np.uint64(begin), np.uint64(end), *tail), first.numel())
+    backend = cast(ModuleType, _backend(parameters.device.type))
+    first, second = backend.run(name, spline, values, stored, inner, zero_slope, along_y=along_y)
     again = [order.index(axis) for axis in range(len(order))]
     second = back(second).permute(*again, -1) if name == "backward" else second.permute(again)
     return first.permute(again), second
@@ -133,17 +169,6 @@ def _order(parameters: Tensor) -> list[int]:
     moved = [0, *axes[2:], 1]
     side_by_side = parameters.ndim > 3 and parameters.permute(*moved, -1).is_contiguous()
     return moved if side_by_side and not parameters.is_contiguous() else axes
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().view(-1).numpy()
-
-
-def _either(tensor: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """``(float32, nothing)``, or ``(nothing, the bits)`` of bfloat16, which numpy does not know."""
-    if tensor.dtype == torch.bfloat16:
-        return np.empty(0, np.float32), _array(tensor.view(torch.int16))
-    return _array(tensor), np.empty(0, np.int16)
 
 
 def _stored(parameters: Tensor) -> tuple[Tensor, int, Callable[[Tensor], Tensor]]:

@@ -8,8 +8,16 @@ The parameters of an element are ``inner`` numbers apart, those of the next elem
 image's order (inner: its pixels) and a table's (inner = 1).
 """
 
+from typing import Any
+
 import numpy as np
+import torch
 from numba import njit
+from torch import Tensor
+
+from flowstone.kernels.threads import shared
+
+__all__ = ["run"]
 
 # Unsigned, or every index would be asked whether it is negative, which costs the vector instructions.
 u64 = np.uint64
@@ -356,3 +364,30 @@ def shares(a, first, bins, corner, size, by_corner, by_size, bound, min_size, sc
             by_share = before if at > f32(k) else ZERO
             by_share = own if at == f32(k) else by_share
             a[row + e] *= scale * (by_share - a[INSIDE + e])
+
+
+def run(
+    name: str, spline: Any, values: tuple[Tensor, ...], stored: Tensor, inner: int, zero_slope: float, *, along_y: bool
+) -> tuple[Tensor, Tensor]:
+    """``transform`` or ``backward`` of contiguous values whose parameters are stored ``inner`` apart; their results."""
+    value, *more = map(_array, values)
+    first = torch.empty(values[0].shape, dtype=torch.float32)
+    second = torch.empty_like(stored) if name == "backward" else torch.empty_like(first)
+    into = _either(second) if name == "backward" else (_array(second),)
+    arrays = (value, along_y, *_either(stored), *more, _array(first), *into)
+    kernel = {"transform": transform, "backward": backward}[name]
+    settings = (f32(v) for v in (spline.bound, spline.min_size, spline.min_slope, zero_slope))
+    tail = (u64(inner), u64(spline.bins), *settings)
+    shared(lambda begin, end: kernel(*arrays, u64(begin), u64(end), *tail), first.numel())
+    return first, second
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().view(-1).numpy()
+
+
+def _either(tensor: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """``(float32, nothing)``, or ``(nothing, the bits)`` of bfloat16, which numpy does not know."""
+    if tensor.dtype == torch.bfloat16:
+        return np.empty(0, np.float32), _array(tensor.view(torch.int16))
+    return _array(tensor), np.empty(0, np.int16)
