@@ -148,6 +148,11 @@ def test_samples_scores_and_figures_with_nets_in_bfloat16(tmp_path, capsys, monk
     assert "bf16" in line
 
 
+def test_it_says_on_how_many_threads_it_runs(tmp_path, capsys):
+    flowstone("train", "moons", "--out", "R", "--no-plots", *QUICK[:-1])
+    assert "parameters, 128 rows a step on 1 thread\n" in capsys.readouterr().err
+
+
 def test_without_out_runs_are_numbered(tmp_path):
     for _ in range(2):
         flowstone("train", "moons", "--flow", "nice", "--no-plots", *QUICK)

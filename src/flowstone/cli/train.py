@@ -1,6 +1,7 @@
 """flowstone train."""
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -210,12 +211,18 @@ class _Job:
         history.save(self.run.folder / "history.csv")
 
     def _introduce(self, flow, say, *, quiet: bool) -> None:
+        from flowstone.compute import threads_wanted
         from flowstone.recipes import DEFAULT, IMAGE_DEFAULT
+        from flowstone.train.settings import settings_for
 
         recipe, count = self.record["recipe"], sum(p.numel() for p in flow.parameters())
         by_choice = " (the default)" if recipe == (IMAGE_DEFAULT if self.dataset.images else DEFAULT) else ""
         say(f"{self.record['data']['source']}: {_extent(self.dataset)} → {self.run.folder}")
-        say(f"flow: {recipe}{by_choice}, {count} parameters")
+        rows = math.inf if callable(self.dataset.train) else len(self.dataset.train)
+        batch = settings_for(self.dataset.event_shape, rows, **self.record["training"]).batch_size
+        threads = threads_wanted(flow, batch) if flow.device.type == "cpu" else 0
+        place = f", {batch} rows a step on {threads} thread{'s' * (threads > 1)}" if threads else f" on {flow.device}"
+        say(f"flow: {recipe}{by_choice}, {count} parameters{place}")
         if not quiet:
             say_noise(self.record["data"].get("noise", {}), "--no-dequantize leaves them")
         for name, value in self.record["data"].get("atoms", {}).items():
