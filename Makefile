@@ -43,7 +43,7 @@ images: .venv/.dev  ## image flows, trained and judged: docs/results.md (four ho
 results-gpu: .venv/.dev  ## CIFAR-10 on an accelerator, in pieces of nine minutes: call it until all is done
 	$(BIN)/python benchmarks/images.py cifar10-gpu --device cuda --piece 9
 
-bench: .venv/.dev .venv-peers/.done  ## speed and memory beside peers and plain designs: PEERS.md, RESULTS.md, IMAGES.md in benchmarks/
+bench: .venv/.dev .venv-peers/.done  ## speed and memory beside peers and plain designs: RESULTS.md and IMAGES.md in benchmarks/
 	.venv-peers/bin/python benchmarks/peers.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/image_speed.py

@@ -110,8 +110,9 @@ def row(name: str, job: Job, figures: dict[str, Any]) -> str:
 def picture(name: str, folder: Path) -> str:
     """The run's samples beside the page, and the line that shows them."""
     file = PAGE.parent / "images" / f"{name}-samples.png"
-    if folder.exists():
-        shutil.copyfile(folder / "plots" / "temperatures.png", file)
+    drawn = folder / "plots" / "temperatures.png"
+    if drawn.exists():
+        shutil.copyfile(drawn, file)
     return f"Samples of {name} at three temperatures:\n\n![samples of {name}](images/{file.name})"
 
 

@@ -280,13 +280,13 @@ def flowjax(task: Task) -> Contender:
         trained, state, value = update(trained, state, x.numpy())
         value.block_until_ready()
 
-    density = eqx.filter_jit(lambda flow, x: flow.log_prob(x))
-    draw = eqx.filter_jit(lambda flow, key, n: flow.sample(key, (n,)))
+    density = eqx.filter_jit(lambda trained, x: eqx.combine(trained, fixed).log_prob(x))
+    draw = eqx.filter_jit(lambda trained, key, n: eqx.combine(trained, fixed).sample(key, (n,)))
     count = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(trained, eqx.is_inexact_array)))
     return Contender(
         step,
-        lambda x: density(flow, x.numpy()).block_until_ready(),
-        lambda n: draw(flow, key, n).block_until_ready(),
+        lambda x: density(trained, x.numpy()).block_until_ready(),
+        lambda n: draw(trained, key, n).block_until_ready(),
         count,
     )
 

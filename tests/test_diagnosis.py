@@ -196,3 +196,12 @@ def test_it_tells_what_nets_in_bfloat16_cost(images):
     assert 1e-4 < on_data.log_prob_bf16 < 1
     assert off / 5 < on_data.log_prob_bf16 < 5 * off  # other rows, other noise
     assert f"by {on_data.log_prob_bf16:.1e} with nets in bfloat16" in str(found)
+
+
+def test_at_the_edge_densities_are_compared_at_the_same_points():
+    """Each flow at its own sample would find the same latent again, and no difference."""
+    torch.manual_seed(0)
+    flow = flowstone.realnvp(3, hidden=(64,))
+    disturb(flow, 0.3)
+    on_data, _, edge = flow.check(torch.randn(100, 3)).whole
+    assert edge.log_prob_bf16 > 2 * on_data.log_prob_bf16

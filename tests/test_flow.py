@@ -3,6 +3,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -297,3 +298,21 @@ def test_freed_memory_is_used_again():
         for line in ("", without)
     ]
     assert found[0] < 1000 < 5000 < found[1]
+
+
+def test_a_stream_is_the_samples_in_pieces_and_refuses_at_once():
+    flow = wild(flowstone.realnvp, 2, context_features=1)
+    context = torch.randn(3, 1)
+    parts = list(flow.stream(2000, context, seed=1, temperature=0.7))
+    assert torch.equal(torch.cat(parts), flow.sample(2000, context, seed=1, temperature=0.7).flatten(0, 1))
+    assert {len(part) for part in parts[:-1]} == {CHUNK}
+    assert not parts[0].is_inference()
+    assert not parts[0].requires_grad
+    wrongs: tuple[dict[str, Any], ...] = (
+        {"n": -1},
+        {"n": 1, "temperature": 0.0},
+        {"n": 1, "context": torch.randn(3, 2)},
+    )
+    for wrong in wrongs:
+        with pytest.raises((SettingError, ShapeError)):
+            flow.stream(**{"context": context, **wrong})

@@ -52,6 +52,8 @@ def imports_of(name: str) -> set[str]:
 
 ALL = set(modules())
 IMPORTS = {name: imports_of(name) for name in ALL}
+COMPILERS = {"flowstone.kernels.spline_cpu": "numba", "flowstone.kernels.spline_gpu": "triton"}  # not on every machine
+LOADABLE = {name for name in ALL if name not in COMPILERS or importlib.util.find_spec(COMPILERS[name])}
 
 
 def room(module: str) -> str | None:
@@ -114,7 +116,7 @@ def test_what_is_visible_at_the_top_is_what_all_says():
 
 
 def test_public_methods_are_documented():
-    for name in ALL:
+    for name in LOADABLE:
         module = importlib.import_module(name)
         for public in getattr(module, "__all__", ()):
             thing = getattr(module, public)
@@ -127,7 +129,7 @@ def test_public_methods_are_documented():
 
 
 def test_names_at_the_top_are_not_hidden_by_modules_of_the_same_name():
-    for name in ALL:
+    for name in LOADABLE:
         importlib.import_module(name)
     for public in ("fit", "evaluate", "save", "load", "nice", "realnvp", "spline", "recipe"):
         assert inspect.isfunction(getattr(flowstone, public)), public

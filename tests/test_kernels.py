@@ -101,6 +101,16 @@ def test_at_the_bound_beyond_it_and_on_knots():
     assert max(worst(ours, plain)) < 1e-6
 
 
+def test_results_can_be_written_into():
+    """As those of the plain spline: they are no views."""
+    spline = RQSpline(bins=4)
+    for layout in ("table", "image"):
+        x, parameters = inputs(5, 2, layout, 4, seed=13)
+        for direction in DIRECTIONS:
+            for result in getattr(spline, direction)(x, parameters.clone().requires_grad_()):
+                result.add_(1)
+
+
 def test_nan_stays_where_it_is():
     spline = RQSpline(bins=8)
     x, parameters = inputs(300, 1, "table", 8, seed=2)

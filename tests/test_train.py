@@ -1,3 +1,4 @@
+import copy
 import math
 import os
 import signal
@@ -217,6 +218,43 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_layer(look_every, monk
     assert "of step 20" in message
     assert all(p.isfinite().all() for p in flow.parameters())
     assert caught.value.history.best.step == 20
+
+
+def test_a_bad_step_that_is_seen_later_and_does_not_come_again(monkeypatch):
+    monkeypatch.setitem(loop.LOOK_EVERY, "cpu", 7)
+    flow = small()
+    before = flow.bijection.links[2].net  # pyright: ignore
+
+    class Once(nn.Module):
+        calls = 0
+
+        def forward(self, x, context=None):
+            Once.calls += self.training
+            return before(x, context) * (math.nan if Once.calls == 3 and self.training else 1.0)
+
+    flow.bijection.links[2].net = Once()  # pyright: ignore
+    with pytest.raises(
+        NonFiniteError, match=r"step 2: the loss is nan \(seen 4 steps later, when it did not come again"
+    ):
+        flowstone.fit(flow, TOYS["moons"], steps=100, **QUICK)
+    assert all(p.isfinite().all() for p in flow.parameters())
+
+
+def test_bf16_within_bf16_and_copies_made_there():
+    flow, x = flowstone.realnvp(4, hidden=(64,)), torch.randn(50, 4)
+    for parameter in flow.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    exact, nets = flow.log_prob(x), bf16_conditioners(flow)
+    with nets:
+        low = flow.log_prob(x)
+        with nets:
+            assert torch.equal(flow.log_prob(x), low)
+        assert torch.equal(flow.log_prob(x), low)
+        copied = copy.deepcopy(flow)
+    assert torch.equal(flow.log_prob(x), exact)
+    for parameter in flow.parameters():
+        parameter.data.zero_()
+    assert torch.equal(copied.log_prob(x), low)  # its own nets
 
 
 @pytest.mark.parametrize("look_every", [1, 7])

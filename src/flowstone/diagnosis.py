@@ -241,23 +241,29 @@ class _Pair:
         def there_and_back(flow: Any, value: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
             there, back = (flow.from_latent, flow.to_latent) if backwards else (flow.to_latent, flow.from_latent)
             reached = there(value, context)[0]
-            torch.manual_seed(0)  # the same noise each time
-            log_prob = flow.log_prob(reached if backwards else value, context)
-            return back(reached, context)[0].double(), log_prob.double()
+            return reached, back(reached, context)[0].double()
 
-        wide, _ = there_and_back(self.double, start.double(), given)
-        exact, log_prob = there_and_back(self.double, rounded.double(), given)
-        narrow, log_prob_narrow = there_and_back(self.single, rounded, _to(context, torch.float32))
+        def log_prob(flow: Any, dtype: torch.dtype) -> Tensor:
+            torch.manual_seed(0)  # the same noise each time
+            return flow.log_prob(
+                points.to(dtype) if points.is_floating_point() else points, _to(context, dtype)
+            ).double()
+
+        _, wide = there_and_back(self.double, start.double(), given)
+        reached, exact = there_and_back(self.double, rounded.double(), given)
+        _, narrow = there_and_back(self.single, rounded, _to(context, torch.float32))
+        points = reached.float() if backwards else rounded  # the same for all
+        true, single = log_prob(self.double, torch.float64), log_prob(self.single, torch.float32)
         with bf16_conditioners(self.single):
-            _, log_prob_bf16 = there_and_back(self.single, rounded, _to(context, torch.float32))
+            low = log_prob(self.single, torch.float32)
         direction = self.double.from_latent if backwards else self.double.to_latent
         return WholeReport(
             place=place,
             round_trip=_relative(wide, start.double()),
             round_trip_float32=_relative(narrow, exact),
             condition=None if self.stochastic else _jacobian(direction, start.double(), given)[1],
-            log_prob_float32=None if self.stochastic else _worst(log_prob_narrow - log_prob),
-            log_prob_bf16=_worst(log_prob_bf16 - log_prob_narrow),
+            log_prob_float32=None if self.stochastic else _worst(single - true),
+            log_prob_bf16=_worst(low - single),
         )
 
 

@@ -93,9 +93,8 @@ class Flow(nn.Module):
         if torch.is_grad_enabled():
             return self._log_prob(x, context)
         result = x.new_empty(x.shape[:1], dtype=self.dtype)
-        with torch.inference_mode():
-            for rows in _chunks(len(x), self.event_shape, x.device):
-                result[rows] = self._log_prob(x[rows], None if context is None else context[rows])
+        for rows in _chunks(len(x), self.event_shape, x.device):
+            result[rows] = self._log_prob(x[rows], None if context is None else context[rows])
         return result
 
     def sample(
@@ -109,12 +108,11 @@ class Flow(nn.Module):
 
         Memory beyond the result does not grow with n.
         """
-        if n < 0:
-            raise SettingError(f"n={n}: the number of samples cannot be negative")
         batch = 1 if context is None else len(context)
+        parts = self.stream(n, context, temperature=temperature, seed=seed)
         result = torch.empty(n * batch, *self.event_shape, dtype=self.dtype, device=self.device)
         done = 0
-        for part in self.stream(n, context, temperature=temperature, seed=seed):
+        for part in parts:
             result[done : (done := done + len(part))] = part
         return result if context is None else result.unflatten(0, (n, batch))
 
@@ -129,22 +127,27 @@ class Flow(nn.Module):
         >>> sum(len(part) for part in flowstone.nice(2).stream(5000))
         5000
         """
+        if n < 0:
+            raise SettingError(f"n={n}: the number of samples cannot be negative")
         if not 0 < temperature < math.inf:
             raise SettingError(f"temperature={temperature} must be positive and finite")
-        if context is not None:  # every draw in turn goes through all context rows
+        if context is not None:
             self._check_context(context, len(context))
-        batch = 1 if context is None else len(context)
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
+        return self._pieces(n, context, temperature, generator)
+
+    @torch.no_grad()
+    def _pieces(
+        self, n: int, context: Tensor | None, temperature: float, generator: torch.Generator | None
+    ) -> Iterator[Tensor]:
+        batch = 1 if context is None else len(context)
         for rows in _chunks(n * batch, self.event_shape, self.device):
-            result = torch.empty(rows.stop - rows.start, *self.event_shape, dtype=self.dtype, device=self.device)
-            with torch.inference_mode():
-                part = context
-                if context is not None:
-                    part = context[torch.arange(rows.start, rows.stop, device=context.device) % batch]
-                conditioning = self._conditioning(result, part, self.event_shape)
-                z = self.prior.sample(len(result), part, generator)
-                result.copy_(self.bijection.inverse(z * temperature, conditioning)[0])
-            yield result
+            count, part = rows.stop - rows.start, context
+            if context is not None:  # every draw in turn goes through all context rows
+                part = context[torch.arange(rows.start, rows.stop, device=context.device) % batch]
+            z = self.prior.sample(count, part, generator)
+            conditioning = self._conditioning(z, part, self.prior.event_shape)
+            yield self.bijection.inverse(z * temperature, conditioning)[0]
 
     def distribution(self, context: Tensor | None = None) -> FlowDistribution:
         """A ``torch.distributions.Distribution``: event shape ``event_shape``, batch shape that of the context rows.

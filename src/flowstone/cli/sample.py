@@ -62,6 +62,8 @@ def sample(
             _sample_images(folder, flow, n, out, temperature, seed, given or [])
         return
     if any(isinstance(module, Standardize) and module.coarse for module in flow.modules()):
+        if precision != "fp32":
+            raise SettingError(f"--precision {precision}: a column of this table has more digits than that keeps")
         flow = flow.double()
     columns, context_columns = folder.columns()
     values = given_of(given or [])
@@ -71,9 +73,10 @@ def sample(
     context = (
         torch.tensor([[values[name] for name in context_columns]], dtype=torch.float64) if context_columns else None
     )
-    parts = flow.stream(n, None if context is None else context.to(flow.device), temperature=temperature, seed=seed)
+    context = None if context is None else context.to(flow.device)
+    how = {"n": n, "context": context, "temperature": temperature, "seed": seed}
     with precision_of(precision, flow):
-        _WRITERS[out.suffix.lower()](out, (part.cpu() for part in parts), columns, values)
+        _WRITERS[out.suffix.lower()](out, flow, how, columns, values)
 
 
 def _sample_images(folder, flow, n: int, out: Path, temperature: float, seed: int, words: list[str]) -> None:
@@ -97,7 +100,7 @@ def _sample_images(folder, flow, n: int, out: Path, temperature: float, seed: in
         write_arrays(out, x=pixels, **{f"given_{name}": np.array(value) for name, value in values.items()})
 
 
-def _write_table(out: Path, parts, columns, values) -> None:
+def _write_table(out: Path, flow, how, columns, values) -> None:
     """Each piece as it comes: more samples than memory holds."""
     import numpy as np
     import pyarrow as pa
@@ -108,7 +111,7 @@ def _write_table(out: Path, parts, columns, values) -> None:
         arrays = {name: x[:, index].numpy() for index, name in enumerate(columns)}
         return pa.table(arrays | {name: np.full(len(x), value) for name, value in values.items()})
 
-    write_pieces(out, map(table, _gathered(parts)))
+    write_pieces(out, map(table, _gathered(flow.stream(**how))))
 
 
 def _gathered(parts):
@@ -119,28 +122,25 @@ def _gathered(parts):
     for part in parts:
         held.append(part)
         if sum(map(len, held)) >= PIECE:
-            yield torch.cat(held)
+            yield torch.cat(held).cpu()
             held.clear()
     if held:
-        yield torch.cat(held)
+        yield torch.cat(held).cpu()
 
 
-def _write_npz(out: Path, parts, columns, values) -> None:
+def _write_npz(out: Path, flow, how, columns, values) -> None:
     import numpy as np
-    import torch
 
     from flowstone.data.tables import write_arrays
 
-    x = torch.cat(list(parts)).numpy()
+    x = flow.sample(**how).flatten(0, -2).cpu().numpy()
     write_arrays(out, x=x, columns=np.array(columns), **{f"given_{k}": np.array(v) for k, v in values.items()})
 
 
-def _write_png(out: Path, parts, columns, _) -> None:
-    import torch
-
+def _write_png(out: Path, flow, how, columns, _) -> None:
     from flowstone.plot import sample_figure, save_figure
 
-    save_figure(sample_figure(torch.cat(list(parts)), columns), out)
+    save_figure(sample_figure(flow.sample(**how).flatten(0, -2).cpu(), columns), out)
 
 
 _WRITERS = {".csv": _write_table, ".parquet": _write_table, ".npz": _write_npz, ".png": _write_png}

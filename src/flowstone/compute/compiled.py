@@ -19,7 +19,11 @@ def compiled(function: Callable[..., Result]) -> Callable[..., Result]:
     """
     from torch._dynamo.exc import TorchDynamoException
 
-    quick, works = torch.compile(function, fullgraph=True, dynamic=False), True
+    try:
+        quick, works = torch.compile(function, fullgraph=True, dynamic=False), True
+    except RuntimeError as error:  # a Python or a system that it is not for
+        warnings.warn(f"not compiled, goes on without: {error}", stacklevel=2)
+        return function
 
     @wraps(function)
     def run(*inputs) -> Result:

@@ -15,4 +15,4 @@ def reuse_memory() -> None:
     glibc keeps arrays up to the size of the largest that was ever freed, of at most 32 MiB: so one of that size is
     freed. Nobody writes to it, so it takes no memory; other C libraries do not mind.
     """
-    torch.empty((32 << 20) - (1 << 16), dtype=torch.uint8)
+    torch.empty((32 << 20) - (1 << 16), dtype=torch.uint8, device="cpu")

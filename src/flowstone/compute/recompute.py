@@ -52,7 +52,7 @@ def recomputed(flow: nn.Module) -> Replaced:
     for chain in (module for module in flow.modules() if type(module) is Chain):
         pieces = _pieces([cast(Bijection, link) for link in chain.links])
         if any(isinstance(piece, _Run) for piece in pieces):
-            forwards[chain] = _through(pieces, chain.forward)
+            forwards[chain] = _through(pieces)
             inverted.update(link for link in chain.links if _reversible(link))
     for layer in flow.modules():
         if isinstance(layer, Coupling | Autoregressive) and layer not in inverted:
@@ -90,10 +90,10 @@ def _pieces(links: Sequence[Bijection]) -> list[Any]:
     return pieces
 
 
-def _through(pieces: Sequence[Any], plainly: Callable) -> Callable:
-    def forward(x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def _through(pieces: Sequence[Any]) -> Callable:
+    def forward(chain: Chain, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if not torch.is_grad_enabled():
-            return plainly(x, context)
+            return Chain.forward(chain, x, context)
         return in_turn(pieces, x, context)
 
     return forward
@@ -168,7 +168,7 @@ def _coupling_again(link: Coupling, z: Tensor, context: Tensor | None):
 
 
 def _checkpointed(layer: nn.Module) -> Callable:
-    forward = layer.forward
+    plainly = type(layer).forward
     norms = [m for m in layer.modules() if isinstance(m, _BatchNorm) and m.num_batches_tracked is not None]
 
     @contextmanager
@@ -183,11 +183,11 @@ def _checkpointed(layer: nn.Module) -> Callable:
                 norm.momentum = momentum
                 norm.get_buffer("num_batches_tracked").copy_(seen)
 
-    def run(value, context=None):
+    def run(layer, value, context=None):
         if not torch.is_grad_enabled():
-            return forward(value, context)
+            return plainly(layer, value, context)
         return checkpoint(
-            forward, value, context, use_reentrant=False, context_fn=lambda: (nullcontext(), second_time())
+            plainly, layer, value, context, use_reentrant=False, context_fn=lambda: (nullcontext(), second_time())
         )
 
     return run

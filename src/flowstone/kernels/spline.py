@@ -29,7 +29,7 @@ def fused_spline(plain: Method) -> Method:
             applicable(value, parameters)
             and _fits(spline, value, parameters)
             and _backend(value.device.type)
-            and (value.device.type == "cpu" or _agrees(function, spline, plain, value.device))
+            and (value.device.type == "cpu" or _agrees(function, spline, plain, parameters))
         ):
             return function.apply(value, parameters, spline, plain)
         return plain(spline, value, parameters.to(value.dtype))
@@ -58,14 +58,15 @@ def _backend(device: str) -> ModuleType | None:
         return None
 
 
-def _agrees(function: type[torch.autograd.Function], spline: Any, plain: Callable, device: torch.device) -> bool:
+def _agrees(function: type[torch.autograd.Function], spline: Any, plain: Callable, parameters: Tensor) -> bool:
     """Whether a kernel, before it is first used on a device, gives the numbers of the plain spline in float64 there:
     not every kind of accelerator could be tried.
     """
-    key = (str(device), plain.__name__)
+    device = parameters.device
+    key = (str(device), plain.__name__, spline.bins, parameters.dtype)
     if key not in _AGREED:
         try:
-            off = _difference(function, spline, plain, device)
+            off = _difference(function, spline, plain, device, parameters.dtype)
             trouble = "" if off < AGREEMENT else f"they are off by {off:.1e}"
         except Exception as error:
             trouble = str(error) or type(error).__name__
@@ -76,22 +77,27 @@ def _agrees(function: type[torch.autograd.Function], spline: Any, plain: Callabl
 
 
 AGREEMENT = 1e-3
-_AGREED: dict[tuple[str, str], bool] = {}
+_AGREED: dict[tuple[str, str, int, torch.dtype], bool] = {}
 
 
-@torch.enable_grad()
-def _difference(function: type[torch.autograd.Function], spline: Any, plain: Callable, device: torch.device) -> float:
-    """Of values and gradients, beside 1 and their size."""
-    generator = torch.Generator().manual_seed(0)
-    value = spline.bound * torch.randn(300, generator=generator)
-    parameters = torch.randn(300, spline.parameters_per_feature, generator=generator)
+def _difference(
+    function: type[torch.autograd.Function], spline: Any, plain: Callable, device: torch.device, dtype: torch.dtype
+) -> float:
+    """Of values and gradients, beside 1 and their size; gradients in bfloat16 are compared as such."""
     found = []
-    for dtype in (torch.float32, torch.float64):
-        inputs = [tensor.to(device, dtype).requires_grad_() for tensor in (value, parameters)]
-        outputs = function.apply(*inputs, spline, plain) if dtype == torch.float32 else plain(spline, *inputs)
-        gradients = torch.autograd.grad(outputs, inputs, [torch.ones_like(output) for output in outputs])
-        found.append([tensor.detach().double() for tensor in (*outputs, *gradients)])
-    return max(((a - b).abs() / (1 + b.abs())).max().item() for a, b in zip(*found, strict=True))
+    with torch.inference_mode(False), torch.enable_grad():
+        generator = torch.Generator().manual_seed(0)
+        value = spline.bound * torch.randn(300, generator=generator, device="cpu")
+        parameters = torch.randn(300, spline.parameters_per_feature, generator=generator, device="cpu").to(dtype)
+        for wide in (False, True):
+            x = value.to(device, torch.float64 if wide else torch.float32).requires_grad_()
+            raw = parameters.to(device, torch.float64 if wide else dtype).requires_grad_()
+            outputs = plain(spline, x, raw) if wide else function.apply(x, raw, spline, plain)
+            gradients = torch.autograd.grad(outputs, (x, raw), [torch.ones_like(output) for output in outputs])
+            found.append([t.detach().double() for t in (*outputs, gradients[0], gradients[1].to(dtype))])
+    precise = AGREEMENT if dtype == torch.float32 else 2 * torch.finfo(dtype).eps
+    scales = (1.0, 1.0, 1.0, AGREEMENT / precise)
+    return max(scale * ((a - b).abs() / (1 + b.abs())).max().item() for scale, a, b in zip(scales, *found, strict=True))
 
 
 class _Forward(torch.autograd.Function):
@@ -155,9 +161,12 @@ def _run(name: str, spline: Any, values: tuple[Tensor, ...], parameters: Tensor,
     zero_slope = math.log(math.expm1(1 - spline.min_slope))
     backend = cast(ModuleType, _backend(parameters.device.type))
     first, second = backend.run(name, spline, values, stored, inner, zero_slope, along_y=along_y)
+    if name == "backward":
+        second = back(second)
+    if order == sorted(order):
+        return first, second  # no views, which could not be written into
     again = [order.index(axis) for axis in range(len(order))]
-    second = back(second).permute(*again, -1) if name == "backward" else second.permute(again)
-    return first.permute(again), second
+    return first.permute(again), second.permute(*again, *range(len(order), second.ndim))
 
 
 def _order(parameters: Tensor) -> list[int]:

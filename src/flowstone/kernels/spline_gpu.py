@@ -17,7 +17,7 @@ from torch import Tensor
 
 __all__ = ["run"]
 
-BLOCK = 128  # elements of one program
+NUMBERS = 1024  # bins of all elements of one program
 
 
 @triton.jit
@@ -193,10 +193,11 @@ def run(
     first = torch.empty_like(value)
     second = torch.empty_like(stored if name == "backward" else value)
     kernel = {"transform": transform, "backward": backward}[name]
-    n = value.numel()
+    n, wide = value.numel(), triton.next_power_of_2(spline.bins)
+    size = max(16, NUMBERS // wide)
     with torch.cuda.device_of(value):
-        kernel[(triton.cdiv(n, BLOCK),)](
+        kernel[(triton.cdiv(n, size),)](
             value, stored, *more, first, second, n, inner, spline.bound, spline.min_size, spline.min_slope, zero_slope,
-            ALONG_Y=along_y, BINS=spline.bins, WIDE=triton.next_power_of_2(spline.bins), SIZE=BLOCK,
+            ALONG_Y=along_y, BINS=spline.bins, WIDE=wide, SIZE=size,
         )  # fmt: skip
     return first, second

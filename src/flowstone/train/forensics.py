@@ -6,7 +6,9 @@ from torch import nn
 from flowstone.data import Rows
 from flowstone.flow import Flow
 
-__all__ = ["first_bad_gradient", "first_bad_output"]
+__all__ = ["OVERFLOW", "first_bad_gradient", "first_bad_output"]
+
+OVERFLOW = "every gradient is finite, their norm overflows"
 
 
 def first_bad_output(flow: Flow, rows: Rows) -> str:
@@ -36,4 +38,4 @@ def first_bad_gradient(flow: Flow) -> str:
     for name, parameter in flow.named_parameters():
         if parameter.grad is not None and not parameter.grad.isfinite().all():
             return f"first bad gradient: {name}"
-    return "every gradient is finite, their norm overflows"
+    return OVERFLOW

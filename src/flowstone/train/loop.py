@@ -30,7 +30,7 @@ from flowstone.train.batches import (
     generator,
     hold_out,
 )
-from flowstone.train.forensics import first_bad_gradient, first_bad_output
+from flowstone.train.forensics import OVERFLOW, first_bad_gradient, first_bad_output
 from flowstone.train.progress import Bar, training_bar
 from flowstone.train.settings import MOMENTS, Settings, settings_for
 
@@ -105,7 +105,7 @@ def fit(
             gradient, from the outputs by the inverse: deep flows then take far less memory (benchmarks/IMAGES.md), and
             longer; gradients are the same but for rounding.
         compile: run the loss through ``torch.compile``, which takes up to a minute when training begins; where there is
-            no C++ compiler it says so and goes on without. Another rounding: the same seed gives other last digits.
+            no C++ compiler it says so and goes on without. Noise and rounding are others than without.
         resume: a folder in which the training state is kept; if it holds one, training goes on from there.
         watch: called as ``watch(flow, history)`` after each validation, while the flow holds the averaged weights in
             evaluation mode.
@@ -228,6 +228,7 @@ class _Trainer:
                 self._look()
                 return "interrupted"
             if self._out_of_patience():
+                self._look()
                 return "patience"
             rate = settings.learning_rate(progress)
             self._train_step(rate)
@@ -245,17 +246,9 @@ class _Trainer:
         return time.monotonic() - self.started
 
     def _train_step(self, rate: float) -> None:
-        rows = self._rows(self.state.step)
-        if self.noisy:  # the noise follows from seed and step: nothing to save for a resume
-            torch.manual_seed(generator(self.settings.seed, NOISE, self.state.step).initial_seed())
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        with ExitStack() as stack:
-            for context in self.arithmetic:
-                stack.enter_context(context)
-            loss = self.loss(rows.x, rows.context)
-            loss.backward()
+        loss = self._gradient(self.state.step)
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         values = torch.stack((loss.detach(), norm.to(loss.dtype)))
         self.unread.append((self.state.step, values))
@@ -270,6 +263,22 @@ class _Trainer:
         decay = min(self.settings.ema, (1 + self.state.step) / (10 + self.state.step))
         with torch.no_grad():
             torch._foreach_lerp_(self.averages, self.parameters, 1 - decay)
+
+    def _gradient(self, step: int) -> Tensor:
+        """The loss of a step, its gradient left with the parameters."""
+        rows = self._rows(step)
+        self._make_noise(step)
+        self.optimizer.zero_grad(set_to_none=True)
+        with ExitStack() as stack:
+            for context in self.arithmetic:
+                stack.enter_context(context)
+            loss = self.loss(rows.x, rows.context)
+            loss.backward()
+        return loss
+
+    def _make_noise(self, step: int) -> None:
+        if self.noisy:  # it follows from seed and step: nothing to save for a resume
+            torch.manual_seed(generator(self.settings.seed, NOISE, step).initial_seed())
 
     def _rows(self, step: int) -> Rows:
         rows = self.batches(step).to(self.device)
@@ -306,7 +315,7 @@ class _Trainer:
     def _judge(self, rate: float) -> None:
         nll = self._held_out_nll()
         if self.state.step == 0:  # nothing was trained on yet: the first batch, as it is about to be seen
-            rows = self.batches(0).to(self.device)
+            rows = self._rows(0)
             self.state.add(-self.flow.log_prob(rows.x, rows.context).mean().item(), 0.0)
         if not math.isfinite(nll):
             where = first_bad_output(self.flow, self.held_out)
@@ -366,6 +375,8 @@ class _Trainer:
             names = ("step", *MOMENTS[self.settings.optimizer])
             for index, parameter in enumerate(self.parameters):
                 moments = {name: state.tensors[name][index].to(self.device) for name in names}
+                if self.settings.optimizer == "adamax":
+                    moments["step"] = moments["step"].cpu()  # where it keeps its own
                 if moments["step"]:
                     self.optimizer.state[parameter] = moments
         except (KeyError, IndexError, ValueError, RuntimeError) as error:
@@ -375,11 +386,17 @@ class _Trainer:
         self.state = state
 
     def _what_went_bad(self, step: int, loss: float) -> str:
-        if math.isfinite(loss):
-            return f"step {step}: the gradient is not finite ({first_bad_gradient(self.flow)}); kept: {self._kept()}"
-        return (
-            f"step {step}: the loss is {loss} ({first_bad_output(self.flow, self._rows(step))}); kept: {self._kept()}"
-        )
+        again = math.nan
+        if late := step < self.state.step:  # other steps came after it: once more, with the weights of now
+            again = self._gradient(step).item()
+        where = first_bad_gradient(self.flow)
+        if not math.isfinite(loss):
+            self._make_noise(step)
+            where = first_bad_output(self.flow, self._rows(step))
+        if late and (where == OVERFLOW if math.isfinite(loss) else math.isfinite(again)):
+            where = f"seen {self.state.step - step} steps later, when it did not come again"
+        what = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
+        return f"step {step}: {what} ({where}); kept: {self._kept()}"
 
     def _kept(self) -> str:
         history = self.state.history
