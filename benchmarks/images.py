@@ -40,7 +40,7 @@ JOBS = {
     "mnist": Job("mnist", "realnvp_image", (*SPLINES, "--set", "alpha=1e-6"), 60),
     "fashion-mnist": Job("fashion-mnist", "realnvp_image", (*SPLINES, "--set", "alpha=1e-6"), 35),
     "cifar10": Job("cifar10", "realnvp_image", COLOUR, 90, "59,813 of its 60,000 images"),
-    "faces32": Job("faces32", "realnvp_image", COLOUR, 20, "split by person"),
+    "faces32": Job("faces32", "realnvp_image", COLOUR, 15, "split by person"),
     "nice-mnist": Job("mnist", "nice_image", ("--batch-size", "200", "--lr", "1e-3"), 20),
 }
 # For an accelerator: not among those that are run where no name is given.
