@@ -118,8 +118,8 @@ def picture(name: str, folder: Path) -> str:
 
 def written() -> dict[str, str]:
     """The rows that the page has: runs whose folders are elsewhere stay."""
-    cells = ((line.split()[1], line) for line in PAGE.read_text().splitlines() if line.count("|") > 8)
-    return {name: line for name, line in cells if name in ALL and "_image`" in line}
+    lines = [line for line in PAGE.read_text().splitlines() if "_image`" in line and line.startswith("| ")]
+    return {name: line for line in lines if (name := line.split()[1]) in ALL}
 
 
 HEAD = """## Images
@@ -130,7 +130,11 @@ Bits/dim of the test part, which is looked at once, after the training: of the i
 uniform noise, in the data's own size (padding counts for nothing), mean over the images ± its standard error. By one
 draw of the noise, and by {draws}, which is the tighter bound. Nats are the NLL of a whole image, of integers; the last
 column is its log-likelihood in the convention of NICE's paper, of pixels in [0, 1]: D ln 256 more. Seconds are of
-training, the validations in it included. Machine: {machine}.
+training, the validations in it included; other work ran on the same two cores, and a quiet machine takes more steps.
+Machine: {machine}.
+
+Published: RealNVP 1.06 (MNIST) and 3.49 bits/dim (CIFAR-10), Glow 1.05 and 3.35, NICE a log-likelihood of 1980.50 nats
+(MNIST, 1500 epochs), all on GPUs.
 
 | set | flow | parameters | seconds | steps | bits/dim, 1 draw | bits/dim, {draws} draws | nats | log-likelihood |
 |---|---|---|---|---|---|---|---|---|
