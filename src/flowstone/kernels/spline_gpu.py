@@ -90,6 +90,18 @@ def place(inside, left, bottom, width, height, start, end, ALONG_Y: tl.constexpr
 
 
 @triton.jit
+def segment(xi, mean, start, end):
+    """What the curve of one bin, and its slope, are made of at xi."""
+    rest = 1 - xi
+    bend = xi * rest
+    turn = start + end - 2 * mean
+    denominator = mean + turn * bend
+    rise = (mean * xi * xi + start * bend) / denominator
+    steepness = end * xi * xi + 2 * mean * bend + start * rest * rest
+    return rest, bend, turn, denominator, rise, steepness
+
+
+@triton.jit
 def transform(
     value, raw, result, log_slope, n, inner, bound, min_size, min_slope, zero_slope,
     ALONG_Y: tl.constexpr, BINS: tl.constexpr, WIDE: tl.constexpr, SIZE: tl.constexpr,
@@ -104,13 +116,9 @@ def transform(
     )
     mean = height / width
     xi = place(inside, left, bottom, width, height, start, end, ALONG_Y)
-    rest = 1 - xi
-    bend = xi * rest
-    denominator = mean + (start + end - 2 * mean) * bend
-    steepness = end * xi * xi + 2 * mean * bend + start * rest * rest
+    _, _, _, denominator, rise, steepness = segment(xi, mean, start, end)
     ratio = mean / denominator
     slope = tl.log(ratio * ratio * steepness)
-    rise = (mean * xi * xi + start * bend) / denominator
     moved = left + width * xi if ALONG_Y else bottom + height * rise
     tl.store(result + e, moved + (x - inside), mask=mask)
     tl.store(log_slope + e, -slope if ALONG_Y else slope, mask=mask)
@@ -143,12 +151,7 @@ def backward(
     )
     mean = height / width
     xi = place(inside, left, bottom, width, height, start, end, ALONG_Y)
-    rest = 1 - xi
-    bend = xi * rest
-    turn = start + end - 2 * mean
-    denominator = mean + turn * bend
-    rise = (mean * xi * xi + start * bend) / denominator
-    steepness = end * xi * xi + 2 * mean * bend + start * rest * rest
+    rest, bend, turn, denominator, rise, steepness = segment(xi, mean, start, end)
 
     by_rise = by_z * height
     by_numerator = by_rise / denominator
