@@ -84,11 +84,17 @@ def widened(bits):
 
 
 @compiled
-def narrowed(number):
-    """The bits of the nearest bfloat16, ties to even."""
+def rounded(number):
+    """The nearest number that a bfloat16 can hold, ties to even."""
     bits = f32(number).view(np.int32)
-    up = i32(bits + i32(0x7FFF) + ((bits >> i32(16)) & i32(1))) >> i32(16)
-    return np.int16(up if number == number else i32(0x7FC0))
+    up = i32(bits + i32(0x7FFF) + ((bits >> i32(16)) & i32(1)))
+    return i32(up if number == number else i32(0x7FC00000)).view(np.float32)
+
+
+@compiled
+def upper(number):
+    """The upper half of a float32's bits: the bfloat16 that it is, once rounded."""
+    return np.int16(f32(number).view(np.int32) >> i32(16))
 
 
 @compiled
@@ -127,9 +133,12 @@ def write(full, low, a, begin, size, count, inner):
         stride, step = (count, ONE_ROW) if inner == ONE_ROW else (ONE_ROW, inner)
         target = outer * count * inner + at
         if low.size:
+            for k in range(count):  # by itself, in vector instructions; the order of a table would stop them
+                for j in range(run):
+                    a[FIRST + k * BLOCK + e + j] = rounded(a[FIRST + k * BLOCK + e + j])
             for k in range(count):
                 for j in range(run):
-                    low[target + k * step + j * stride] = narrowed(a[FIRST + k * BLOCK + e + j])
+                    low[target + k * step + j * stride] = upper(a[FIRST + k * BLOCK + e + j])
         else:
             for k in range(count):
                 for j in range(run):
