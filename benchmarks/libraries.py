@@ -65,14 +65,17 @@ def by_torch(
     *,
     loss: Callable[[Tensor], Tensor] | None = None,
     context: AbstractContextManager | None = None,
+    keep_gradients: bool = False,
 ) -> Contender:
-    """``loss``: what a step minimises, if it is not the mean of ``log_prob``; ``context``: what everything runs in."""
+    """``loss``: what a step minimises, if it is not the mean of ``log_prob``; ``context``: what everything runs in;
+    ``keep_gradients``: set them to zero instead of throwing them away.
+    """
     optimizer = torch.optim.Adam(module.parameters(), lr=task.rate, fused=True)
     loss = loss or (lambda x: -log_prob(x).mean())
     inside = context or nullcontext()
 
     def step(x: Tensor) -> None:
-        optimizer.zero_grad()
+        optimizer.zero_grad(set_to_none=not keep_gradients)
         with inside:
             loss(x).backward()
         optimizer.step()
@@ -116,6 +119,7 @@ def flowstone(task: Task, way: str = "") -> Contender:
         flow.sample,
         loss=compiled(lambda x: -flow.log_prob(x).mean()) if way == "compiled" else None,
         context=contexts[way](flow) if way in contexts else None,
+        keep_gradients=way == "recomputed",
     )
 
 

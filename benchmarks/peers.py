@@ -66,7 +66,7 @@ GROWTH = (  # with D, with depth, with the batch
     *(Item("step", Task("affine", 6, layers, 128), 1000, 2) for layers in (6, 24, 96)),
     *(Item("step", Task("affine", 6, 10, 128), rows, 2) for rows in (32, 512, 8192)),
 )
-DEPTHS = (6, 24, 96)
+DEPTHS = tuple(Item("step", Task("affine", 43, layers, 128), 1000, 2) for layers in (6, 24, 96))
 PEERS = [name for name in LIBRARIES if name not in (*OURS, RECOMPUTED)]
 
 
@@ -112,9 +112,9 @@ def _call(item: Item, contender: Contender, x: Any) -> Callable[[], object]:
     return lambda: function(x)
 
 
-def grow(layers: int, name: str) -> None:
-    """Print MiB by which the second step of a flow of so many couplings raises the peak of the process."""
-    contender, x = _made(Item("step", Task("affine", 43, layers, 128), 1000, 2), name)
+def grow(depth: int, name: str) -> None:
+    """Print MiB by which the second step of the flow of that depth raises the peak of the process."""
+    contender, x = _made(DEPTHS[depth], name)
     if contender is None or name == "FlowJAX":  # compiling takes far more, and cannot be told from it
         print(json.dumps(None))
         return
@@ -284,7 +284,7 @@ def speed_line(item: Item, found: dict[str, dict[str, float]], peak: dict[int, d
     return f"| {item} | {' | '.join(cells(found))} | **{fastest:.2f}** | {item.wanted} | {part} | {counts} |"
 
 
-TABLES = {"items": ITEMS, "growth": GROWTH}
+TABLES = {"items": ITEMS, "growth": GROWTH, "depths": DEPTHS}
 PAGE = """## Beside the peers
 
     make bench
@@ -312,10 +312,11 @@ With the number of features, the depth and the batch; affine couplings, width 12
 ### Memory against depth
 
 MiB by which one training step (affine, D=43, width 128, 1000 rows) raises the peak of the process above flow,
-gradients and moments (Linux); *recomputed*: with `memory="recompute"`. FlowJAX compiles, which cannot be told from it.
+gradients and moments (Linux); *recomputed*: with `memory="recompute"`, and how many times as long a step then takes.
+FlowJAX compiles, which cannot be told from it.
 
-| couplings | parameters, MiB | Flowstone | recomputed | {peers} |
-|---|---|---|---|{peer_rule}|
+| couplings | parameters, MiB | Flowstone | recomputed | its time | {peers} |
+|---|---|---|---|---|{peer_rule}|
 {memory}
 
 ### Seconds to learn two moons
@@ -353,10 +354,11 @@ def growths() -> str:
 
 def memories() -> str:
     lines = []
-    for layers in DEPTHS:
-        found = {name: alone("grow", layers, name) for name in (OURS[0], RECOMPUTED, *PEERS)}
+    for depth, item in enumerate(DEPTHS):
+        found = {name: alone("grow", depth, name) for name in (OURS[0], RECOMPUTED, *PEERS)}
         row = [f"{each[0]:.0f}" if each else "" for each in found.values()]
-        lines.append(f"| {layers} | {found[OURS[0]][1]:.1f} | {' | '.join(row)} |")
+        row.insert(2, f"{measure('depths', depth, (OURS[0], RECOMPUTED))[RECOMPUTED]['ratio']:.2f}")
+        lines.append(f"| {item.task.layers} | {found[OURS[0]][1]:.1f} | {' | '.join(row)} |")
         print(lines[-1], flush=True)
     return "\n".join(lines)
 

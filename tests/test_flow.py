@@ -297,14 +297,14 @@ def test_freed_memory_is_used_again():
         )
         for line in ("", without)
     ]
-    assert found[0] < 1000 < 5000 < found[1]
+    assert 4 * found[0] < found[1]
 
 
 def test_a_stream_is_the_samples_in_pieces_and_refuses_at_once():
     flow = wild(flowstone.realnvp, 2, context_features=1)
     context = torch.randn(3, 1)
-    parts = list(flow.stream(2000, context, seed=1, temperature=0.7))
-    assert torch.equal(torch.cat(parts), flow.sample(2000, context, seed=1, temperature=0.7).flatten(0, 1))
+    parts = list(flow.stream(6000, context, seed=1, temperature=0.7))
+    assert torch.equal(torch.cat(parts), flow.sample(6000, context, seed=1, temperature=0.7).flatten(0, 1))
     assert {len(part) for part in parts[:-1]} == {CHUNK}
     assert not parts[0].is_inference()
     assert not parts[0].requires_grad

@@ -37,6 +37,7 @@ from flowstone.bijections import (
 from flowstone.bijections.univariate import soft_clamp
 from flowstone.errors import SettingError, ShapeError
 from flowstone.nets import MADE, FullResolution, ResConvNet, ResNet
+from flowstone.nets.linear import Linear
 from flowstone.priors import FromTorch
 from flowstone.recipes import build
 from flowstone.recipes.registry import RECIPES, all_recipes
@@ -442,3 +443,20 @@ def test_a_net_on_the_whole_board_is_the_papers_masked_coupling(float64, swap):
     z, log_det = layer(x)
     torch.testing.assert_close(z, mask * x + (1 - mask) * (x * scale.exp() + shift))
     torch.testing.assert_close(log_det, ((1 - mask) * scale).sum((1, 2, 3)))
+
+
+@pytest.mark.parametrize("inputs", [1, 2, 3, 8, 9])
+@pytest.mark.parametrize("rows", [(5,), (4, 5)])
+def test_linear_layers_are_torchs(inputs, rows):
+    torch.manual_seed(0)
+    ours, x = Linear(inputs, 6, dtype=torch.float64), torch.randn(*rows, inputs, dtype=torch.float64)
+    theirs = torch.nn.Linear(inputs, 6, dtype=torch.float64)
+    theirs.load_state_dict(ours.state_dict())
+    weights = torch.randn(*rows, 6, dtype=torch.float64)
+    found = []
+    for layer in (ours, theirs):
+        value = x.clone().requires_grad_()
+        output = layer(value)
+        found.append([output, *torch.autograd.grad((output * weights).sum(), (value, *layer.parameters()))])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)

@@ -17,9 +17,9 @@ from flowstone.priors import FromTorch, Prior
 
 __all__ = ["Flow"]
 
-# Rows at a time when no gradient is asked for: activations of 2048 stay in a core's cache, a GPU wants more to do. Of
-# long rows (images) as many as make so many numbers.
-CHUNK, GPU_CHUNK = 2048, 65_536
+# Rows at a time when no gradient is asked for: with fewer the small steps between matrix products count, with more the
+# activations leave the caches; a GPU wants more to do. Of long rows (images) as many as make so many numbers.
+CHUNK, GPU_CHUNK = 8192, 65_536
 NUMBERS, GPU_NUMBERS = 2**17, 2**23
 
 

@@ -21,12 +21,16 @@ class _Split(Bijection):
 
     def halves(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """What is kept and what moves."""
-        head, tail = value[:, : self.first], value[:, self.first :]
-        return (tail, head) if self.swap else (head, tail)
+        # Split, not sliced: its gradient is one joining instead of two paddings and a sum.
+        return self.turned(*value.split((self.first, value.shape[1] - self.first), 1))
 
     def whole(self, kept: Tensor, moved: Tensor) -> Tensor:
         """Both halves in their places."""
-        return torch.cat((moved, kept) if self.swap else (kept, moved), 1)
+        return torch.cat(self.turned(kept, moved), 1)
+
+    def turned(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """From the order of the features to (kept, moved), and back."""
+        return (second, first) if self.swap else (first, second)
 
 
 class Coupling(_Split):

@@ -43,17 +43,21 @@ def recomputed(flow: nn.Module) -> Replaced:
 
     In a chain, runs of couplings and of what lies between them keep one value for every fourth coupling; in the
     backward pass each layer's input is computed from its output by the inverse, and its net runs once more (Gomez et
-    al. 2017). Gradients differ by the rounding of four inverses. Layers that draw random numbers or see the whole batch
-    (dropout, batch normalization), autoregressive layers and mixtures are not inverted: they keep their input and run
-    once more, their gradients to the last bit the same (Chen et al. 2016). The backward pass is part of the context.
+    al. 2017); but for the last four, with which that pass begins. Gradients differ by the rounding of four inverses.
+    Layers that draw random numbers or see the whole batch (dropout, batch normalization), autoregressive layers and
+    mixtures are not inverted: they keep their input and run once more, their gradients to the last bit the same (Chen
+    et al. 2016). The backward pass is part of the context.
     """
     forwards: dict[nn.Module, Callable] = {}
-    inverted: set[nn.Module] = set()
-    for chain in (module for module in flow.modules() if type(module) is Chain):
-        pieces = _pieces([cast(Bijection, link) for link in chain.links])
-        if any(isinstance(piece, _Run) for piece in pieces):
-            forwards[chain] = _through(pieces)
-            inverted.update(link for link in chain.links if _reversible(link))
+    chains = [module for module in flow.modules() if type(module) is Chain]
+    pieces = {chain: _pieces([cast(Bijection, link) for link in chain.links]) for chain in chains}
+    runs = [piece for found in pieces.values() for piece in found if isinstance(piece, _Run)]
+    for chain, found in pieces.items():
+        if any(isinstance(piece, _Run) for piece in found):
+            forwards[chain] = _through(found)
+    if runs:
+        runs[-1].kept = True  # the backward pass begins with it: nothing is gained by throwing away
+    inverted = {link for run in runs for link in run.links}
     for layer in flow.modules():
         if isinstance(layer, Coupling | Autoregressive) and layer not in inverted:
             forwards[layer] = _checkpointed(layer)
@@ -104,8 +108,11 @@ class _Run:
 
     def __init__(self, links: Sequence[Bijection]) -> None:
         self.links = links
+        self.kept = False
 
     def __call__(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        if self.kept:
+            return in_turn(self.links, x, context)
         parameters = [p for p in nn.ModuleList(self.links).parameters() if p.requires_grad]
         return _FromOutput.apply(self.links, x, context, *parameters)
 
@@ -130,33 +137,42 @@ class _FromOutput(torch.autograd.Function):
             z, g_z, found = _back(link, z, context, g_z, g_log, wanted)
             sums = [b if a is None else a if b is None else a + b for a, b in zip(sums, found, strict=True)]
         g_context = sums.pop() if ctx.needs_input_grad[2] else None
-        return None, g_z, g_context, *sums
+        return None, _joined(g_z), g_context, *sums
 
 
-def _back(link: Bijection, z: Tensor, context: Tensor | None, g_z: Tensor, g_log: Tensor, wanted: list):
+Halves = Tensor | tuple[Tensor, Tensor]  # joined, or still apart from one coupling to the next: nothing is copied
+
+
+def _joined(value: Halves) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.cat(value, 1)
+
+
+def _apart(link: Coupling | Half, value: Halves) -> tuple[Tensor, Tensor]:
+    """What the link keeps and what it moves."""
+    if isinstance(value, Tensor) or value[0].shape[1] != link.first:
+        return link.halves(_joined(value))
+    return link.turned(*value)
+
+
+def _back(link: Bijection, z: Halves, context: Tensor | None, g_z: Halves, g_log: Tensor, wanted: list):
     """From a layer's output to its input; the gradient by it, and by those of ``wanted`` that the layer uses."""
     if isinstance(link, Coupling):
-        inputs, outputs, whole = _coupling_again(link, z, context)
-    else:
-        inputs, outputs, whole = _link_again(link, z, context)
-    depends = [(output, g) for output, g in zip(outputs, (g_z, g_log), strict=True) if output.requires_grad]
-    count = len(inputs)
-    found = torch.autograd.grad(
-        [output for output, _ in depends], (*inputs, *wanted), [g for _, g in depends], allow_unused=True
-    )
-    return whole(*(value.detach() for value in inputs)), whole(*found[:count]), found[count:]
-
-
-def _link_again(link: Bijection, z: Tensor, context: Tensor | None):
-    x = link.inverse(z, context)[0].detach().requires_grad_()
+        return _back_through_coupling(link, z, context, g_z, g_log, wanted)
+    if isinstance(link, Half):
+        (kept, moved), (g_kept, g_moved) = _apart(link, z), _apart(link, g_z)
+        moving, g_moving, found = _back(link.bijection, moved, context, g_moved, g_log, wanted)
+        return link.turned(kept, _joined(moving)), link.turned(g_kept, _joined(g_moving)), found
+    x = link.inverse(_joined(z), context)[0].detach().requires_grad_()
     with torch.enable_grad():
-        return (x,), link(x, context), lambda value: value
+        outputs = link(x, context)
+    g_x, *found = _gradients(outputs, (x, *wanted), (_joined(g_z), g_log))
+    return x.detach(), g_x, found
 
 
-def _coupling_again(link: Coupling, z: Tensor, context: Tensor | None):
+def _back_through_coupling(link: Coupling, z: Halves, context: Tensor | None, g_z: Halves, g_log: Tensor, wanted: list):
     """What is kept is in z as it was, so the net runs once for both directions."""
-    kept, moved = (half.detach() for half in link.halves(z))
-    kept.requires_grad_()
+    (kept, moved), (g_kept, g_moved) = _apart(link, z), _apart(link, g_z)
+    kept, moved = kept.detach().requires_grad_(), moved.detach()
     with torch.enable_grad():
         parameters = link.parameters_given(kept, context)
     with torch.no_grad():
@@ -164,7 +180,16 @@ def _coupling_again(link: Coupling, z: Tensor, context: Tensor | None):
     moving.requires_grad_()
     with torch.enable_grad():
         moved, log_slope = link.transform.forward(moving, parameters)
-        return (kept, moving), (link.whole(kept, moved), log_slope.flatten(1).sum(-1)), link.whole
+    g_slope = g_log.view(-1, *[1] * (log_slope.ndim - 1)).expand_as(log_slope)
+    g_moving, by_net, *found = _gradients((moved, log_slope), (moving, kept, *wanted), (g_moved, g_slope))
+    g_kept = g_kept if by_net is None else g_kept + by_net
+    return link.turned(kept.detach(), moving.detach()), link.turned(g_kept, g_moving), found
+
+
+def _gradients(outputs: tuple[Tensor, ...], inputs: tuple[Tensor, ...], gradients: tuple[Tensor, ...]):
+    """By each of the inputs, None where nothing depends on it."""
+    depends = [(output, g) for output, g in zip(outputs, gradients, strict=True) if output.requires_grad]
+    return torch.autograd.grad([o for o, _ in depends], inputs, [g for _, g in depends], allow_unused=True)
 
 
 def _checkpointed(layer: nn.Module) -> Callable:

@@ -9,7 +9,7 @@ import torch
 
 __all__ = ["shared"]
 
-ALONE = 1 << 14  # elements below which a second thread costs more than it brings
+ALONE = 1 << 12  # elements below which a second thread costs more than it brings
 
 
 def shared(run: Callable[[int, int], None], total: int) -> None:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowstone.errors import SettingError
+from flowstone.nets.linear import linear
 from flowstone.nets.mlp import activation_of, inputs_of
 
 __all__ = ["MADE", "MaskedLinear"]
@@ -30,7 +30,7 @@ class MaskedLinear(nn.Linear):
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.linear(input, self.weight * self.mask, self.bias)
+        return linear(input, self.weight * self.mask, self.bias)
 
 
 class MADE(nn.Module):

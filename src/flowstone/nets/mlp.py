@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from flowstone.errors import UnknownNameError
+from flowstone.nets.linear import Linear
 
 __all__ = ["MLP", "Parallel"]
 
@@ -59,9 +60,9 @@ class MLP(nn.Module):
         sizes = [max(1, in_features + context_features), *hidden]
         layers: list[nn.Module] = []
         for wide, narrow in pairwise(sizes):
-            layers += [nn.Linear(wide, narrow), phi()]
+            layers += [Linear(wide, narrow), phi()]
         self.layers = nn.Sequential(*layers)
-        self.output = nn.Linear(sizes[-1], out_features)
+        self.output = Linear(sizes[-1], out_features)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 

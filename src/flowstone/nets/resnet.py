@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from flowstone.errors import SettingError
+from flowstone.nets.linear import Linear
 from flowstone.nets.mlp import activation_of, inputs_of
 
 __all__ = ["ResNet"]
@@ -43,9 +44,9 @@ class ResNet(nn.Module):
                 f"hidden={tuple(hidden)}: residual blocks are all of one width, and there is at least one"
             )
         width = hidden[0]
-        self.input = nn.Linear(max(1, in_features + context_features), width)
+        self.input = Linear(max(1, in_features + context_features), width)
         self.blocks = nn.ModuleList(_block(width, activation) for _ in hidden)
-        self.output = nn.Linear(width, out_features)
+        self.output = Linear(width, out_features)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
@@ -58,9 +59,9 @@ class ResNet(nn.Module):
 
 def _block(width: int, activation: str) -> nn.Sequential:
     phi = activation_of(activation)
-    last = nn.Linear(width, width)
+    last = Linear(width, width)
     nn.init.uniform_(last.weight, -1e-3, 1e-3)
     nn.init.zeros_(last.bias)
     # The first activation must leave the block's own input as it is: others, which follow a layer, work in place.
     first = nn.ReLU() if activation == "relu" else phi()
-    return nn.Sequential(first, nn.Linear(width, width), phi(), nn.Dropout(0.0), last)
+    return nn.Sequential(first, Linear(width, width), phi(), nn.Dropout(0.0), last)

@@ -187,6 +187,11 @@ class _Trainer:
             getattr(module, "stochastic", False) or (isinstance(module, nn.Dropout) and module.p > 0)
             for module in flow.modules()
         )
+        # Thrown away and made anew between larger arrays that come and go, gradients would break up the memory.
+        self.keep_gradients = settings.memory == "recompute"
+        if self.keep_gradients:
+            for parameter in self.parameters:
+                parameter.grad = torch.zeros_like(parameter)
         self.optimizer = _optimizer(flow, self.parameters, settings)
         self.loss = compiled(self._loss) if settings.compile else self._loss
         self.arithmetic = _arithmetic(flow, settings)
@@ -268,7 +273,7 @@ class _Trainer:
         """The loss of a step, its gradient left with the parameters."""
         rows = self._rows(step)
         self._make_noise(step)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=not self.keep_gradients)
         with ExitStack() as stack:
             for context in self.arithmetic:
                 stack.enter_context(context)
