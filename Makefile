@@ -45,6 +45,7 @@ results-gpu: .venv/.dev  ## CIFAR-10 on an accelerator, in pieces of nine minute
 
 bench: .venv/.dev .venv-peers/.done  ## speed and memory beside peers and plain designs: RESULTS.md and IMAGES.md in benchmarks/
 	.venv-peers/bin/python benchmarks/peers.py
+	.venv-peers/bin/python benchmarks/floor.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/image_speed.py
 

@@ -1,0 +1,89 @@
+"""What no step or density can do without: its matrix products, which nearly all libraries leave to the same routines.
+
+    .venv-peers/bin/python benchmarks/floor.py
+
+A section of RESULTS.md: ours beside its nets' products alone, interleaved.
+"""
+
+import math
+import statistics
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flowstone.bijections import Coupling
+from flowstone.flow import CHUNK
+from libraries import BINS, OURS, flowstone
+from peers import ITEMS, Item
+from results import SPEED, machine, write_section
+from speed import interleaved
+
+RUNS = 60
+PER_FEATURE = {"affine": 2, "spline": 3 * BINS - 1}
+
+
+def products(item: Item) -> Callable[[], None]:
+    """Those of every layer's net, forward and, for a step, both of backward: no activations, no flow, no optimizer.
+
+    Densities go through in as many chunks as ``Flow.log_prob`` makes.
+    """
+    task, chunks = item.task, 1 if item.what == "step" else math.ceil(item.rows / CHUNK)
+    layers = []
+    for index in range(task.layers):
+        kept, moved = Coupling.sizes(task.features, swap=index % 2 == 1)
+        sizes = (kept, task.width, task.width, moved * PER_FEATURE[task.kind])
+        layers += [_layer(item.rows // chunks, *pair) for pair in pairwise(sizes)]
+
+    def run() -> None:
+        for x, weight, bias, g in layers * chunks:
+            F.linear(x, weight, bias)
+            if item.what == "step":
+                torch.mm(g, weight)
+                torch.mm(x.t(), g) if len(weight) > weight.shape[1] else torch.mm(g.t(), x)  # whichever is quicker
+
+    return run
+
+
+def _layer(rows: int, inputs: int, outputs: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    shapes = ((rows, inputs), (outputs, inputs), (outputs,), (rows, outputs))
+    x, weight, bias, g = (torch.randn(shape) for shape in shapes)
+    return x, weight, bias, g
+
+
+def line(item: Item) -> str:
+    torch.set_num_threads(item.threads)
+    x, ours = torch.randn(item.rows, item.task.features), flowstone(item.task)
+    function, runs = (ours.step, RUNS) if item.what == "step" else (ours.log_prob, RUNS // 6)
+    times = interleaved(runs, ours=lambda: function(x), products=products(item))
+    both, least = (statistics.median(spent) for spent in times.values())
+    most = statistics.median(a / b for a, b in zip(*times.values(), strict=True))
+    return f"| {item} | {both:.1f} | {least:.1f} | {100 / most:.0f}% | {most:.2f} |"
+
+
+PAGE = """## Matrix products alone
+
+    .venv-peers/bin/python benchmarks/floor.py
+
+What float32 cannot do without: the matrix products of the nets, forward and, for a step, backward, which every library
+above but FlowJAX leaves to the same routines (oneMKL by torch). Interleaved with all that {name} does, medians in
+milliseconds. The last column: how many times as fast it could be if nothing else took time. Machine: {machine}.
+
+| item | Flowstone, ms | products alone, ms | part | at most |
+|---|---|---|---|---|
+{lines}
+"""
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    lines = [line(item) for item in ITEMS if item.what != "sample" and item.task.kind in PER_FEATURE]
+    text = PAGE.format(name=OURS[0], machine=machine(), lines="\n".join(lines))
+    write_section("floor", text, SPEED)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
