@@ -74,6 +74,12 @@ milliseconds. The last column: how many times as fast it could be if nothing els
 | item | Flowstone, ms | products alone, ms | part | at most |
 |---|---|---|---|---|
 {lines}
+
+So affine couplings in float32 cannot be as far ahead of a library with the same products as was wanted. What is left
+beside them is, at these sizes, not arithmetic but the launching of small operations: with 32 rows, where the products
+take hardly any time, FlowJAX, which runs a step as one compiled program, needs a third of our time (*Growth of a
+training step*); `compile=True` takes part of that away (*compiled*), and nets in bfloat16 shorten the products, the
+more the wider they are (*bf16*).
 """
 
 

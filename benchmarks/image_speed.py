@@ -22,6 +22,7 @@ from results import machine
 from speed import interleaved
 
 BATCH, SHAPES = 64, ((1, 28, 28), (3, 32, 32), (3, 64, 64))  # fit's own batch for images
+RUNS = 15
 DEPTHS = (8, 16, 32, 64)
 PAPER, MASKS = "the paper's: residual nets, masks", "gated nets, masks"
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, bool]]] = {  # settings of realnvp_image, how it is run
@@ -61,7 +62,7 @@ def steps(shape: tuple[int, int, int]) -> list[str]:
         flow = flowstone.realnvp_image(shape, **settings)
         flow.initialize(x)
         steppers[name] = stepper(flow, x, **how)
-    times = interleaved(7, **steppers)
+    times = interleaved(RUNS, **steppers)
     size = "x".join(map(str, shape))
     lines = []
     for name, spent in times.items():

@@ -8,6 +8,7 @@ Read the ratios: absolute times depend on the machine and on its neighbours.
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -145,13 +146,29 @@ def memory() -> list[str]:
 
 
 def start_up() -> list[str]:
-    command = [str(Path(sys.executable).parent / "flowstone"), "--help"]
+    """Seconds of whole processes: the help, the import, a sample from a run folder."""
+    command_line = str(Path(sys.executable).parent / "flowstone")
+    with tempfile.TemporaryDirectory() as folder:
+        run, out = f"{folder}/run", f"{folder}/sample.csv"
+        training = ["train", "moons", "--steps", "20", "--out", run, "--no-plots"]
+        subprocess.run([command_line, *training], check=True, capture_output=True)
+        commands = {
+            "`flowstone --help`": [command_line, "--help"],
+            '`python -c "import torch"`, for comparison': [sys.executable, "-c", "import torch"],
+            '`python -c "import flowstone"`': [sys.executable, "-c", "import flowstone"],
+            "`flowstone sample RUN -n 10 --out sample.csv`": [command_line, "sample", run, "-n", "10", "--out", out],
+        }
+        return [f"| {title} | {_seconds(command)} |" for title, command in commands.items()]
+
+
+def _seconds(command: list[str]) -> str:
     times = []
-    for _ in range(11):
+    for _ in range(12):
         started = time.perf_counter()
         subprocess.run(command, check=True, capture_output=True)
         times.append(time.perf_counter() - started)
-    return [f"`flowstone --help`: {statistics.median(times):.2f} s (median of 11, at most {max(times):.2f})"]
+    times = times[1:]  # what was read from the disk once is in memory
+    return f"{statistics.median(times):.2f} ({min(times):.2f} – {max(times):.2f})"
 
 
 PAGE = """\
@@ -191,6 +208,10 @@ By how much the process's memory peaks above what it had before (Linux), against
 
 ### Start-up
 
+Seconds of a whole process, of 11 runs: median (least – most).
+
+| command | seconds |
+|---|---|
 {start_up}
 """
 

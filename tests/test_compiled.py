@@ -142,3 +142,18 @@ def test_a_fault_of_the_function_itself_is_not_hidden():
 def test_compiled_and_recomputed_do_not_go_together():
     with pytest.raises(SettingError, match="do not go together"):
         flowstone.fit(flowstone.nice(2), torch.randn(50, 2), compile=True, memory="recompute", progress=False)
+
+
+@pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler here")
+def test_graphs_of_an_accelerator_are_of_no_effect_elsewhere():
+    flow, x = a_flow("nice", (3,))
+
+    def loss(x):
+        return -flow.log_prob(x).mean()
+
+    quick = compiled(loss, graphs=True)
+    plain = outcome(flow, loss, x, "fp32")
+    for _ in range(3):
+        value, gradient = outcome(flow, quick, x, "fp32")
+        assert value == pytest.approx(plain[0], rel=1e-5)
+        torch.testing.assert_close(gradient, plain[1], rtol=1e-4, atol=1e-5)

@@ -193,7 +193,8 @@ class _Trainer:
             for parameter in self.parameters:
                 parameter.grad = torch.zeros_like(parameter)
         self.optimizer = _optimizer(flow, self.parameters, settings)
-        self.loss = compiled(self._loss) if settings.compile else self._loss
+        graphs = self.device.type == "cuda"  # a step is done with loss and gradients before the next one begins
+        self.loss = compiled(self._loss, graphs=graphs) if settings.compile else self._loss
         self.arithmetic = _arithmetic(flow, settings)
         self.unread: list[tuple[int, Tensor]] = []  # the last steps, loss and norm of each
         self.last_loss = math.nan
