@@ -102,10 +102,11 @@ def fit(
         scale_penalty: λ of an L2 penalty $\lambda \sum v^2$ on the learned factors of log-scales and on the magnitudes
             of weight-normalized layers (RealNVP on images: 5e-5); it is not part of the NLL that is reported.
         memory: ``"recompute"`` keeps one value for every fourth coupling and computes the rest once more for the
-            gradient, from the outputs by the inverse: deep flows then take far less memory (benchmarks/IMAGES.md), and
-            longer; gradients are the same but for rounding.
-        compile: run the loss through ``torch.compile``, which takes up to a minute when training begins; where there is
-            no C++ compiler it says so and goes on without. Noise and rounding are others than without.
+            gradient, from the outputs by the inverse (but for the last four): deep flows then take far less memory
+            (benchmarks/RESULTS.md, benchmarks/IMAGES.md), and longer; gradients are the same but for rounding.
+        compile: run the loss through ``torch.compile``, which takes up to a minute when training begins; on a CUDA
+            device its kernels are launched as a CUDA graph. Where there is no C++ compiler it says so and goes on
+            without. Noise and rounding are others than without.
         resume: a folder in which the training state is kept; if it holds one, training goes on from there.
         watch: called as ``watch(flow, history)`` after each validation, while the flow holds the averaged weights in
             evaluation mode.
