@@ -24,7 +24,9 @@ SMALL = {"hidden": (8,), "couplings": 2, "layers": 2}
 SMALL_IMAGES = {"channels": 4, "blocks": 1, "couplings": 1}
 VECTORS = [name for name in RECIPES if "features" in TAKES[name]]
 IMAGES = [name for name in RECIPES if "event_shape" in TAKES[name]]
-HAS_COMPILER = shutil.which("c++") is not None
+needs_compiler = pytest.mark.skipif(
+    shutil.which("c++") is None, reason="torch.compile needs a C++ compiler here, and finds none"
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # torch's own
 
@@ -82,7 +84,7 @@ def test_the_loss_of_every_recipe_is_one_graph(name, shape, more, precision):
         assert (gradient - plain).norm() < (1e-3 if precision == "fp32" else 0.05) * plain.norm()
 
 
-@pytest.mark.skipif(not HAS_COMPILER, reason="torch.compile needs a C++ compiler here, and finds none")
+@needs_compiler
 def test_a_compiled_training_learns_what_the_plain_one_does():
     nlls = []
     for compile in (False, True):
@@ -144,16 +146,18 @@ def test_compiled_and_recomputed_do_not_go_together():
         flowstone.fit(flowstone.nice(2), torch.randn(50, 2), compile=True, memory="recompute", progress=False)
 
 
-@pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler here")
+@needs_compiler
 def test_graphs_of_an_accelerator_are_of_no_effect_elsewhere():
     flow, x = a_flow("nice", (3,))
 
     def loss(x):
         return -flow.log_prob(x).mean()
 
-    quick = compiled(loss, graphs=True)
-    plain = outcome(flow, loss, x, "fp32")
-    for _ in range(3):
-        value, gradient = outcome(flow, quick, x, "fp32")
-        assert value == pytest.approx(plain[0], rel=1e-5)
-        torch.testing.assert_close(gradient, plain[1], rtol=1e-4, atol=1e-5)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="not compiled")
+        quick = compiled(loss, graphs=True)
+        plain = outcome(flow, loss, x, "fp32")
+        for _ in range(3):
+            value, gradient = outcome(flow, quick, x, "fp32")
+            assert value == pytest.approx(plain[0], rel=1e-5)
+            torch.testing.assert_close(gradient, plain[1], rtol=1e-4, atol=1e-5)
