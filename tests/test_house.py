@@ -52,7 +52,11 @@ def imports_of(name: str) -> set[str]:
 
 ALL = set(modules())
 IMPORTS = {name: imports_of(name) for name in ALL}
-COMPILERS = {"flowstone.kernels.spline_cpu": "numba", "flowstone.kernels.spline_gpu": "triton"}  # not on every machine
+COMPILERS = {  # not on every machine
+    "flowstone.kernels.spline_cpu": "numba",
+    "flowstone.kernels.spline_gpu": "triton",
+    "flowstone.kernels.threads": "numba",
+}
 LOADABLE = {name for name in ALL if name not in COMPILERS or importlib.util.find_spec(COMPILERS[name])}
 
 

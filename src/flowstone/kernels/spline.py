@@ -156,28 +156,31 @@ def _gradients(spline: Any, value: Tensor, parameters: Tensor, g_z: Tensor, g_lo
 def _run(name: str, spline: Any, values: tuple[Tensor, ...], parameters: Tensor, *, along_y: bool):
     """Call a kernel: two results, of the shapes of the value and, of ``backward``, of the parameters."""
     order = _order(parameters)
-    values = tuple(value.permute(order).contiguous() for value in values)
-    stored, inner, back = _stored(parameters.permute(*order, -1))
+    if order:
+        values, parameters = tuple(value.permute(order) for value in values), parameters.permute(*order, -1)
+    values = tuple(value.contiguous() for value in values)
+    stored, inner, back = _stored(parameters)
     zero_slope = math.log(math.expm1(1 - spline.min_slope))
-    backend = cast(ModuleType, _backend(parameters.device.type))
+    backend = cast(ModuleType, _backend(stored.device.type))
     first, second = backend.run(name, spline, values, stored, inner, zero_slope, along_y=along_y)
     if name == "backward":
         second = back(second)
-    if order == sorted(order):
+    if not order:
         return first, second  # no views, which could not be written into
     again = [order.index(axis) for axis in range(len(order))]
     return first.permute(again), second.permute(*again, *range(len(order), second.ndim))
 
 
 def _order(parameters: Tensor) -> list[int]:
-    """The axes before the last in the order of memory: of images with the channels of a pixel side by side, those last.
+    """The axes before the last in the order of memory, where that is another one: of images with the channels of a
+    pixel side by side, those last.
 
     In that order the parameters are a table's: ``(batch, height, width, features, P)``.
     """
-    axes = list(range(parameters.ndim - 1))
-    moved = [0, *axes[2:], 1]
-    side_by_side = parameters.ndim > 3 and parameters.permute(*moved, -1).is_contiguous()
-    return moved if side_by_side and not parameters.is_contiguous() else axes
+    if parameters.ndim <= 3 or parameters.is_contiguous():
+        return []
+    moved = [0, *range(2, parameters.ndim - 1), 1]
+    return moved if parameters.permute(*moved, -1).is_contiguous() else []
 
 
 def _stored(parameters: Tensor) -> tuple[Tensor, int, Callable[[Tensor], Tensor]]:

@@ -8,14 +8,16 @@ The parameters of an element are ``inner`` numbers apart, those of the next elem
 image's order (inner: its pixels) and a table's (inner = 1).
 """
 
+import ctypes
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
+from numba import carray, cfunc, njit, types
 from torch import Tensor
 
-from flowstone.kernels.threads import shared
+from flowstone.kernels.threads import claim, pointer, shared
 
 __all__ = ["run"]
 
@@ -30,7 +32,8 @@ FIRST = TOTAL + BLOCK  # the parameters' first row
 f32, i32 = np.float32, np.int32
 ZERO, ONE, TWO, FOUR, NAN = f32(0), f32(1), f32(2), f32(4), f32(np.nan)
 # NaN must stay NaN; and a division that Python would refuse must not cost the vector instructions.
-compiled = njit(fastmath={"contract", "nsz"}, error_model="numpy", nogil=True, cache=True)
+MODE: dict[str, Any] = {"fastmath": {"contract", "nsz"}, "error_model": "numpy", "cache": True}
+compiled = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **MODE)
 
 # exp and log to the last bit or two, after Cephes (Moshier 1989): what libm offers is not vectorised.
 LOG2_E, LN2_HIGH, LN2_LOW = f32(1.44269504), f32(0.693359375), f32(-2.12194440e-4)
@@ -100,7 +103,7 @@ def upper(number):
 @compiled
 def read(full, low, a, begin, size, count, inner):
     """The parameters of elements ``begin`` … ``begin + size`` into rows: those in float32, or those in bfloat16 if
-    there are any (both are always given, or numba would compile everything twice).
+    there are any.
     """
     e = u64(0)
     while e < size:
@@ -249,19 +252,48 @@ def place(a, e, mean, along_y):
     return (a[INSIDE + e] - a[LEFT + e]) / a[WIDTH + e]
 
 
+class Call(ctypes.Structure):
+    """What a kernel is told: where arrays begin, and numbers. Its threads take block after block from ``next``."""
+
+    _fields_ = [
+        *((name, ctypes.c_uint64) for name in ("next", "total", "inner", "bins", "along_y", "is_bf16")),
+        *((name, ctypes.c_uint64) for name in ("value", "parameters", "g_z", "g_log", "first", "second")),
+        *((name, ctypes.c_float) for name in ("bound", "min_size", "min_slope", "zero_slope")),
+    ]
+
+
+CALL = np.dtype(Call)
+
+
 @compiled
-def transform(
-    value, along_y, full, low, result, log_slope, begin, stop, inner, bins, bound, min_size, min_slope, zero_slope
-):
-    """Elements ``begin`` … ``stop``, data → latent or, ``along_y``, back."""
+def numbers(call, address) -> Any:
+    """One for each element."""
+    return carray(pointer(address), (call.total,), np.float32)
+
+
+@compiled
+def given(call, address) -> Any:
+    """Parameters, or their gradients: ``(float32, nothing)``, or ``(nothing, the bits)`` of bfloat16."""
+    size: Any = call.total * (u64(3) * call.bins - ONE_ROW)
+    low: Any = size if call.is_bf16 else u64(0)
+    return carray(pointer(address), (size - low,), np.float32), carray(pointer(address), (low,), np.int16)
+
+
+def transform(told):
+    """Data → latent or, ``along_y``, back: results and log-slopes."""
+    call = carray(told, 1, CALL)[0]
+    bins, bound, along_y = call.bins, call.bound, call.along_y != 0
+    value, result, log_slope = numbers(call, call.value), numbers(call, call.first), numbers(call, call.second)
+    full, low = given(call, call.parameters)
     count = u64(3) * bins - ONE_ROW
     a = np.zeros(FIRST + count * BLOCK, np.float32)
-    for first in range(begin, stop, BLOCK):
-        size = min(BLOCK, stop - first)
-        read(full, low, a, first, size, count, inner)
+    first = claim(told, BLOCK)
+    while first < call.total:
+        size = min(BLOCK, call.total - first)
+        read(full, low, a, first, size, count, call.inner)
         for e in range(size):
             a[X + e] = value[first + e]
-        locate(a, bins, bound, min_size, min_slope, zero_slope, along_y)
+        locate(a, bins, bound, call.min_size, call.min_slope, call.zero_slope, along_y)
         for e in range(BLOCK):
             start, end, width, height = a[START + e], a[END + e], a[WIDTH + e], a[HEIGHT + e]
             mean = height / width
@@ -279,28 +311,32 @@ def transform(
         for e in range(size):
             result[first + e] = a[G_Z + e]
             log_slope[first + e] = a[G_LOG + e]
+        first = claim(told, BLOCK)
 
 
-@compiled
-def backward(
-    value, along_y, full, low, g_z, g_log, g_x, g_full, g_low,
-    begin, stop, inner, bins, bound, min_size, min_slope, zero_slope,
-):  # fmt: skip
+def backward(told):
     """Gradients of data → latent by x and parameters, from those by z and log-slope; what is needed is computed again,
     from x or, ``along_y``, from z.
     """
+    call = carray(told, 1, CALL)[0]
+    bins, bound, along_y = call.bins, call.bound, call.along_y != 0
+    value, g_z, g_log = numbers(call, call.value), numbers(call, call.g_z), numbers(call, call.g_log)
+    g_x = numbers(call, call.first)
+    (full, low), (g_full, g_low) = given(call, call.parameters), given(call, call.second)
     count = u64(3) * bins - ONE_ROW
     a = np.zeros(FIRST + count * BLOCK, np.float32)
     heights, slopes = FIRST + bins * BLOCK, FIRST + bins * BLOCK + bins * BLOCK
+    min_size, zero_slope = call.min_size, call.zero_slope
     scale = TWO * bound * (ONE - f32(bins) * min_size)
-    for first in range(begin, stop, BLOCK):
-        size = min(BLOCK, stop - first)
-        read(full, low, a, first, size, count, inner)
+    first = claim(told, BLOCK)
+    while first < call.total:
+        size = min(BLOCK, call.total - first)
+        read(full, low, a, first, size, count, call.inner)
         for e in range(size):
             a[X + e] = value[first + e]
             a[G_Z + e] = g_z[first + e]
             a[G_LOG + e] = g_log[first + e]
-        locate(a, bins, bound, min_size, min_slope, zero_slope, along_y)
+        locate(a, bins, bound, call.min_size, call.min_slope, call.zero_slope, along_y)
         for e in range(BLOCK):
             start, end = a[START + e], a[END + e]
             width, height = a[WIDTH + e], a[HEIGHT + e]
@@ -354,9 +390,10 @@ def backward(
                 at, by_start, by_end = a[AT + e], a[START + e], a[END + e]
                 by_start = by_start if at == f32(k + ONE_ROW) else ZERO
                 a[row + e] = by_end if at == f32(k) else by_start
-        write(g_full, g_low, a, first, size, count, inner)
+        write(g_full, g_low, a, first, size, count, call.inner)
         for e in range(size):
             g_x[first + e] = a[X + e]
+        first = claim(told, BLOCK)
 
 
 @compiled
@@ -375,28 +412,23 @@ def shares(a, first, bins, corner, size, by_corner, by_size, bound, min_size, sc
             a[row + e] *= scale * (by_share - a[INSIDE + e])
 
 
+@cache
+def _compiled(name: str) -> Any:
+    """A kernel as C calls it: compiled, or found where an earlier run kept it, when it is first wanted."""
+    return cfunc(types.void(types.voidptr), **MODE)({"transform": transform, "backward": backward}[name])
+
+
 def run(
     name: str, spline: Any, values: tuple[Tensor, ...], stored: Tensor, inner: int, zero_slope: float, *, along_y: bool
 ) -> tuple[Tensor, Tensor]:
     """``transform`` or ``backward`` of contiguous values whose parameters are stored ``inner`` apart; their results."""
-    value, *more = map(_array, values)
-    first = torch.empty(values[0].shape, dtype=torch.float32)
-    second = torch.empty_like(stored) if name == "backward" else torch.empty_like(first)
-    into = _either(second) if name == "backward" else (_array(second),)
-    arrays = (value, along_y, *_either(stored), *more, _array(first), *into)
-    kernel = {"transform": transform, "backward": backward}[name]
-    settings = (f32(v) for v in (spline.bound, spline.min_size, spline.min_slope, zero_slope))
-    tail = (u64(inner), u64(spline.bins), *settings)
-    shared(lambda begin, end: kernel(*arrays, u64(begin), u64(end), *tail), first.numel())
+    value, *gradients = values
+    first = torch.empty_like(value)
+    second = torch.empty_like(stored if gradients else value)
+    call = Call(
+        0, value.numel(), inner, spline.bins, along_y, stored.dtype == torch.bfloat16,
+        value.data_ptr(), stored.data_ptr(), *(g.data_ptr() for g in gradients or (value, value)),
+        first.data_ptr(), second.data_ptr(), spline.bound, spline.min_size, spline.min_slope, zero_slope,
+    )  # fmt: skip
+    shared(_compiled(name).ctypes, call)
     return first, second
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().view(-1).numpy()
-
-
-def _either(tensor: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """``(float32, nothing)``, or ``(nothing, the bits)`` of bfloat16, which numpy does not know."""
-    if tensor.dtype == torch.bfloat16:
-        return np.empty(0, np.float32), _array(tensor.view(torch.int16))
-    return _array(tensor), np.empty(0, np.int16)

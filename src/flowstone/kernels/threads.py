@@ -1,45 +1,59 @@
-"""Work shared among torch's own threads."""
+"""Compiled kernels, called as C calls a function, on torch's own threads: nothing of Python is in between."""
 
 import ctypes
 import os
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
+from llvmlite import ir
+from numba import types
+from numba.core.cgutils import voidptr_t
+from numba.extending import intrinsic as _intrinsic
 
-__all__ = ["shared"]
+__all__ = ["claim", "pointer", "shared"]
 
-ALONE = 1 << 12  # elements below which a second thread costs more than it brings
+intrinsic: Callable[..., Any] = _intrinsic  # called otherwise than it is written
+ALONE = 1 << 9  # elements below which a second thread costs more than it brings
 
 
-def shared(run: Callable[[int, int], None], total: int) -> None:
-    """``run(begin, end)`` over all of 0 … ``total``, on as many threads as torch uses; ``run`` lets go of the GIL.
+def shared(kernel: Callable[..., None], call: Any) -> None:
+    """``kernel(call)`` on as many threads as torch uses; they ``claim`` their shares of ``call.total`` elements from
+    ``call.next``, the structure's first number.
 
     They are the threads of torch's own OpenMP, which go on turning for milliseconds after each operation: a pool beside
     them would find the cores taken, and be twice as slow. Where there is no GNU OpenMP it is one thread.
     """
-    threads = min(torch.get_num_threads(), total // ALONE + 1)
+    threads = min(torch.get_num_threads(), call.total // ALONE + 1)
     parallel = _parallel() if threads > 1 else None
     if parallel is None:
-        run(0, total)
-        return
-    parts = [(total * part // threads, total * (part + 1) // threads) for part in range(threads)]
-    failures: list[BaseException] = []
-
-    def body(_: object) -> None:
-        try:
-            run(*parts.pop())
-        except BaseException as failure:  # C would lose it
-            failures.append(failure)
-
-    parallel(_BODY(body), None, threads, 0)
-    if failures:
-        raise failures[0]
-    while parts:  # there may have been fewer threads than were asked for
-        run(*parts.pop())
+        kernel(ctypes.byref(call))
+    else:
+        parallel(kernel, ctypes.byref(call), threads, 0)
+    if call.next < call.total:  # compiled code cannot raise: it stops where no memory is left
+        raise MemoryError(f"no memory for a kernel's {threads} threads")
 
 
-_BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+@intrinsic
+def pointer(_context, address):
+    """A number as the place in memory that it is the address of."""
+
+    def generate(_context, builder, _signature, arguments):
+        return builder.inttoptr(arguments[0], voidptr_t)
+
+    return types.voidptr(address), generate
+
+
+@intrinsic
+def claim(_context, _counter, _step):
+    """Of a counter, the uint64 in that place: where it was, and it moves on by a step. No two threads get the same."""
+
+    def generate(_context, builder, _signature, arguments):
+        place = builder.bitcast(arguments[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", place, arguments[1], "monotonic")
+
+    return types.uint64(types.voidptr, types.uint64), generate
 
 
 @cache
