@@ -32,8 +32,9 @@ FIRST = TOTAL + BLOCK  # the parameters' first row
 f32, i32 = np.float32, np.int32
 ZERO, ONE, TWO, FOUR, NAN = f32(0), f32(1), f32(2), f32(4), f32(np.nan)
 # NaN must stay NaN; and a division that Python would refuse must not cost the vector instructions.
-MODE: dict[str, Any] = {"fastmath": {"contract", "nsz"}, "error_model": "numpy", "cache": True}
-compiled = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **MODE)
+MODE: dict[str, Any] = {"fastmath": {"contract", "nsz"}, "error_model": "numpy"}
+PART: dict[str, Any] = MODE | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # nobody but a kernel calls it
+compiled = njit(**PART)
 
 # exp and log to the last bit or two, after Cephes (Moshier 1989): what libm offers is not vectorised.
 LOG2_E, LN2_HIGH, LN2_LOW = f32(1.44269504), f32(0.693359375), f32(-2.12194440e-4)
@@ -415,7 +416,7 @@ def shares(a, first, bins, corner, size, by_corner, by_size, bound, min_size, sc
 @cache
 def _compiled(name: str) -> Any:
     """A kernel as C calls it: compiled, or found where an earlier run kept it, when it is first wanted."""
-    return cfunc(types.void(types.voidptr), **MODE)({"transform": transform, "backward": backward}[name])
+    return cfunc(types.void(types.voidptr), cache=True, **MODE)({"transform": transform, "backward": backward}[name])
 
 
 def run(
