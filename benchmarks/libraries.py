@@ -65,17 +65,18 @@ def by_torch(
     *,
     loss: Callable[[Tensor], Tensor] | None = None,
     context: AbstractContextManager | None = None,
-    keep_gradients: bool = False,
+    flat: Any = None,
 ) -> Contender:
     """``loss``: what a step minimises, if it is not the mean of ``log_prob``; ``context``: what everything runs in;
-    ``keep_gradients``: set them to zero instead of throwing them away.
+    ``flat``: parameters as one array, as ``fit`` has them.
     """
-    optimizer = torch.optim.Adam(module.parameters(), lr=task.rate, fused=True)
+    optimizer = torch.optim.Adam(module.parameters() if flat is None else [flat.array], lr=task.rate, fused=True)
+    zero_grad = (optimizer if flat is None else flat).zero_grad
     loss = loss or (lambda x: -log_prob(x).mean())
     inside = context or nullcontext()
 
     def step(x: Tensor) -> None:
-        optimizer.zero_grad(set_to_none=not keep_gradients)
+        zero_grad()
         with inside:
             loss(x).backward()
         optimizer.step()
@@ -98,6 +99,7 @@ def flowstone(task: Task, way: str = "") -> Contender:
     from flowstone.compute import bf16_conditioners, compiled, recomputed
     from flowstone.nets import MADE, MLP
     from flowstone.priors import StandardNormal
+    from flowstone.train.flat import Flat
 
     hidden, links = (task.width, task.width), []
     for index in range(task.layers):
@@ -119,7 +121,7 @@ def flowstone(task: Task, way: str = "") -> Contender:
         flow.sample,
         loss=compiled(lambda x: -flow.log_prob(x).mean()) if way == "compiled" else None,
         context=contexts[way](flow) if way in contexts else None,
-        keep_gradients=way == "recomputed",
+        flat=Flat(list(flow.parameters())),
     )
 
 

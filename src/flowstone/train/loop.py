@@ -4,7 +4,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from flowstone.train.batches import (
     generator,
     hold_out,
 )
+from flowstone.train.flat import Flat
 from flowstone.train.forensics import OVERFLOW, first_bad_gradient, first_bad_output
 from flowstone.train.progress import Bar, training_bar
 from flowstone.train.settings import MOMENTS, Settings, settings_for
@@ -160,7 +161,8 @@ def fit(
         stack.enter_context(threads_for(flow, settings.batch_size))
         stack.enter_context(_dropout(flow, settings.dropout))
         update = stack.enter_context(training_bar(settings, enabled=progress, images=held_out.x.ndim == 4))
-        return _Trainer(flow, settings, batches, held_out.to(device), resume, watch).run(update)
+        flats = {stack.enter_context(Flat(group)): decay for group, decay in _by_decay(flow, settings)}
+        return _Trainer(flow, settings, flats, batches, held_out.to(device), resume, watch).run(update)
 
 
 class _Trainer:
@@ -170,6 +172,7 @@ class _Trainer:
         self,
         flow: Flow,
         settings: Settings,
+        flats: Mapping[Flat, float],
         batches: Batches,
         held_out: Rows,
         resume: Path | None,
@@ -178,22 +181,16 @@ class _Trainer:
         self.flow, self.settings, self.batches, self.held_out, self.folder = flow, settings, batches, held_out, resume
         self.watch = watch
         self.device = flow.device
-        self.parameters: list[Tensor] = [parameter for parameter in flow.parameters() if parameter.requires_grad]
-        if not self.parameters:
-            raise SettingError("this flow has no parameters to train, or all are held fixed")
+        self.flats = list(flats)
+        self.arrays: list[Tensor] = [flat.array for flat in flats]
         self.buffers = list(flow.buffers())
-        self.averages = _clones(self.parameters)
-        self.best, self.best_buffers = _clones(self.parameters), _clones(self.buffers)
+        self.averages = _clones(self.arrays)
+        self.best, self.best_buffers = _clones(self.arrays), _clones(self.buffers)
         self.noisy = any(
             getattr(module, "stochastic", False) or (isinstance(module, nn.Dropout) and module.p > 0)
             for module in flow.modules()
         )
-        # Thrown away and made anew between larger arrays that come and go, gradients would break up the memory.
-        self.keep_gradients = settings.memory == "recompute"
-        if self.keep_gradients:
-            for parameter in self.parameters:
-                parameter.grad = torch.zeros_like(parameter)
-        self.optimizer = _optimizer(flow, self.parameters, settings)
+        self.optimizer = _optimizer(flats, settings)
         graphs = self.device.type == "cuda"  # a step is done with loss and gradients before the next one begins
         self.loss = compiled(self._loss, graphs=graphs) if settings.compile else self._loss
         self.arithmetic = _arithmetic(flow, settings)
@@ -219,8 +216,8 @@ class _Trainer:
         finally:
             if not history.records:  # nothing was validated yet: what there is, is the best
                 self._keep_as_best()
-            raw, raw_buffers = _clones(self.parameters), _clones(self.buffers)
-            _copy(self.parameters, self.best)
+            raw, raw_buffers = _clones(self.arrays), _clones(self.buffers)
+            _copy(self.arrays, self.best)
             _copy(self.buffers, self.best_buffers)
             self.flow.eval()
         self._save(raw, raw_buffers)
@@ -243,7 +240,7 @@ class _Trainer:
             if state.step % settings.validate_every == 0:
                 self._validate(rate)
                 if time.monotonic() - self.saved > SAVE_EVERY:
-                    self._save(self.parameters, self.buffers)
+                    self._save(self.arrays, self.buffers)
             update(state.step, self._seconds(), self.last_loss, state.history)
         if not state.history.records or state.history.records[-1].step != state.step:
             self._validate(settings.learning_rate(1.0))
@@ -256,7 +253,7 @@ class _Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         loss = self._gradient(self.state.step)
-        norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        norm = nn.utils.get_total_norm([array.grad for array in self.arrays if array.grad is not None])
         values = torch.stack((loss.detach(), norm.to(loss.dtype)))
         self.unread.append((self.state.step, values))
         if len(self.unread) >= self.look_every:
@@ -264,18 +261,19 @@ class _Trainer:
         else:
             # Fused optimizers then change nothing, as with GradScaler, which sets this, too.
             self.optimizer.found_inf = (~values.isfinite().all()).float()  # pyright: ignore[reportAttributeAccessIssue]
-        nn.utils.clip_grads_with_norm_(self.parameters, self.settings.clip, norm)
+        nn.utils.clip_grads_with_norm_(self.arrays, self.settings.clip, norm)
         self.optimizer.step()
         # The average forgets faster at first, when it would otherwise hold on to the untrained weights.
         decay = min(self.settings.ema, (1 + self.state.step) / (10 + self.state.step))
         with torch.no_grad():
-            torch._foreach_lerp_(self.averages, self.parameters, 1 - decay)
+            torch._foreach_lerp_(self.averages, self.arrays, 1 - decay)
 
     def _gradient(self, step: int) -> Tensor:
         """The loss of a step, its gradient left with the parameters."""
         rows = self._rows(step)
         self._make_noise(step)
-        self.optimizer.zero_grad(set_to_none=not self.keep_gradients)
+        for flat in self.flats:
+            flat.zero_grad()
         with ExitStack() as stack:
             for context in self.arithmetic:
                 stack.enter_context(context)
@@ -310,14 +308,14 @@ class _Trainer:
     def _validate(self, rate: float) -> None:
         """Record the NLL of the averaged weights on the held-out rows; keep the best."""
         self._look()
-        raw = _clones(self.parameters)
-        _copy(self.parameters, self.averages)
+        raw = _clones(self.arrays)
+        _copy(self.arrays, self.averages)
         self.flow.eval()
         try:
             self._judge(rate)
         finally:
             self.flow.train()
-            _copy(self.parameters, raw)
+            _copy(self.arrays, raw)
 
     def _judge(self, rate: float) -> None:
         nll = self._held_out_nll()
@@ -357,35 +355,39 @@ class _Trainer:
     def _save(self, raw: Sequence[Tensor], buffers: Sequence[Tensor]) -> None:
         if self.folder is None:
             return
-        moments = [self.optimizer.state.get(parameter, {}) for parameter in self.parameters]
         self.state.seconds = self._seconds()
-        self.state.tensors = self._groups() | {"raw": list(raw), "buffer": list(buffers)}
-        for name in ("step", *MOMENTS[self.settings.optimizer]):  # 0: of a parameter that never had a gradient
-            self.state.tensors[name] = [moment.get(name, torch.zeros(())) for moment in moments]
+        states = [self.optimizer.state.get(array, {}) for array in self.arrays]
+        self.state.tensors = self._parts() | {"raw": self._apart(raw), "buffer": list(buffers)}
+        self.state.tensors["step"] = [state.get("step", torch.zeros(())) for state in states]
+        for name in MOMENTS[self.settings.optimizer]:
+            moments = [state.get(name, torch.zeros_like(a)) for state, a in zip(states, self.arrays, strict=True)]
+            self.state.tensors[name] = self._apart(moments)
         save_state(self.folder, self.state)
         self.saved = time.monotonic()
 
-    def _groups(self) -> dict[str, list[Tensor]]:
+    def _apart(self, arrays: Sequence[Tensor]) -> list[Tensor]:
+        return [part for flat, array in zip(self.flats, arrays, strict=True) for part in flat.parts(array)]
+
+    def _parts(self) -> dict[str, list[Tensor]]:
         """What the state holds, by name, and where it goes."""
         return {
-            "raw": self.parameters,
+            "raw": self._apart(self.arrays),
             "buffer": self.buffers,
-            "average": self.averages,
-            "best": self.best,
+            "average": self._apart(self.averages),
+            "best": self._apart(self.best),
             "best_buffer": self.best_buffers,
         }
 
     def _restore(self, state: TrainingState) -> None:
         try:
-            for name, into in self._groups().items():
+            moments = {name: _clones(self.arrays) for name in MOMENTS[self.settings.optimizer]}
+            for name, into in (self._parts() | {name: self._apart(arrays) for name, arrays in moments.items()}).items():
                 _copy(into, state.tensors[name])
-            names = ("step", *MOMENTS[self.settings.optimizer])
-            for index, parameter in enumerate(self.parameters):
-                moments = {name: state.tensors[name][index].to(self.device) for name in names}
-                if self.settings.optimizer == "adamax":
-                    moments["step"] = moments["step"].cpu()  # where it keeps its own
-                if moments["step"]:
-                    self.optimizer.state[parameter] = moments
+            for index, (array, step) in enumerate(zip(self.arrays, state.tensors["step"], strict=True)):
+                if step:
+                    where = "cpu" if self.settings.optimizer == "adamax" else self.device  # where it keeps its own
+                    found = {name: arrays[index] for name, arrays in moments.items()}
+                    self.optimizer.state[array] = {"step": step.to(where)} | found
         except (KeyError, IndexError, ValueError, RuntimeError) as error:
             raise CheckpointError(
                 f"{self.folder}: the training state there is of another flow or optimizer ({error})"
@@ -433,19 +435,25 @@ def _arithmetic(flow: Flow, settings: Settings) -> list[AbstractContextManager]:
     return contexts
 
 
-def _optimizer(flow: Flow, parameters: Sequence[Tensor], settings: Settings) -> torch.optim.Optimizer:
-    """Two groups: what ``scale_penalty`` keeps small, and the rest."""
+def _by_decay(flow: Flow, settings: Settings) -> list[tuple[list[Tensor], float]]:
+    """Parameters of one precision and their weight decay: what ``scale_penalty`` keeps small, and the rest."""
     small = {id(parameter) for parameter in _scales(flow)}
+    groups: dict[tuple[bool, torch.dtype], list[Tensor]] = {}
+    for parameter in flow.parameters():
+        if parameter.requires_grad:
+            groups.setdefault((id(parameter) in small, parameter.dtype), []).append(parameter)
+    if not groups:
+        raise SettingError("this flow has no parameters to train, or all are held fixed")
     decays = {False: settings.weight_decay, True: settings.weight_decay or 2 * settings.scale_penalty}
-    groups = [
-        {"params": group, "weight_decay": decay}
-        for of_scales, decay in decays.items()
-        if (group := [p for p in parameters if (id(p) in small) == of_scales])
-    ]
+    return [(group, decays[of_scales]) for (of_scales, _), group in groups.items()]
+
+
+def _optimizer(flats: Mapping[Flat, float], settings: Settings) -> torch.optim.Optimizer:
+    groups = [{"params": [flat.array], "weight_decay": decay} for flat, decay in flats.items()]
     if settings.optimizer == "adamax":
         return torch.optim.Adamax(groups, lr=settings.lr, foreach=True)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
-    return kind(groups, lr=settings.lr, fused=parameters[0].device.type in ("cpu", "cuda"))
+    return kind(groups, lr=settings.lr, fused=all(flat.array.device.type in ("cpu", "cuda") for flat in flats))
 
 
 def _scales(flow: nn.Module) -> Iterator[Tensor]:
@@ -464,6 +472,8 @@ def _clones(tensors: Sequence[Tensor]) -> list[Tensor]:
 @torch.no_grad()
 def _copy(into: Sequence[Tensor], source: Sequence[Tensor]) -> None:
     for old, new in zip(into, source, strict=True):
+        if old.shape != new.shape:  # copy_ would repeat what is smaller
+            raise ValueError(f"{tuple(new.shape)} instead of {tuple(old.shape)}")
         old.copy_(new)
 
 
