@@ -19,7 +19,7 @@ import cases
 from flowstone import bijections as b
 from flowstone.bijections.univariate import soft_clamp
 from flowstone.kernels import kernels
-from flowstone.nets import MADE
+from flowstone.nets import MADE, MLP
 from flowstone.testing import Case, jacobian
 
 __all__ = ["MORE_CASES", "MORE_LAWS", "PROPERTIES"]
@@ -149,7 +149,7 @@ def squeeze(layer: b.Squeeze, x: Tensor, context: Tensor | None) -> Tensor:
 
 
 def half(layer: b.Half, x: Tensor, context: Tensor | None) -> Tensor:
-    parts = x[:, : layer.first], x[:, layer.first :]
+    parts = x[:, : layer.cut], x[:, layer.cut :]
     moving, kept = parts if layer.swap else parts[::-1]
     moved = layer.bijection(moving, context)[0]
     return torch.cat((moved, kept) if layer.swap else (kept, moved), 1)
@@ -230,7 +230,27 @@ def keeps_no_tensor_aside(case: Case, seed: int, spread: float) -> None:
     assert not aside, f"neither parameters nor buffers: {aside}"
 
 
-MORE_LAWS = (formula, loaded_runs_backwards, loaded_is_not_set_again, keeps_no_tensor_aside)
+def two_parts_are_as_good_as_one(case: Case, seed: int, spread: float) -> None:
+    """Where x may come in two parts, they are those of the same z, and the log-det is the same."""
+    bijection, (x, z, context) = case.bijection(), case.rows(5, seed, spread)
+    if bijection.cut is None:
+        return
+    for direction, value in ((bijection.forward, x), (bijection.inverse, z)):
+        given: Any = value[:, : bijection.cut], value[:, bijection.cut :]
+        parts: Any = direction(given, context)
+        assert isinstance(parts[0], tuple)
+        assert parts[0][0].shape[1] == bijection.cut
+        for got, wanted in zip((torch.cat(parts[0], 1), parts[1]), direction(value, context), strict=True):
+            same(got, wanted)
+
+
+MORE_LAWS = (
+    formula,
+    loaded_runs_backwards,
+    loaded_is_not_set_again,
+    keeps_no_tensor_aside,
+    two_parts_are_as_good_as_one,
+)
 
 
 # --- univariate transforms --------------------------------------------------------------------------------------------
@@ -694,6 +714,32 @@ def halves_are_what_they_say() -> None:
     assert sizes == [(0, 1), (1, 0), (2, 2), (2, 2), (2, 3), (3, 2)]
 
 
+def chains_are_their_links_in_turn() -> None:
+    """Whatever lies between couplings, which hand each other two parts."""
+    x, seen = normal(6, 5), []
+
+    def coupling(swap: bool) -> b.Coupling:
+        kept, moved = b.Coupling.sizes(5, swap=swap)
+        net = MLP(kept, 2 * moved, hidden=(4,), activation="tanh")
+        nn.init.normal_(net.output.weight, generator=torch.Generator().manual_seed(0))
+        return b.Coupling(5, b.Affine(moved, bound="soft"), net, swap=swap)
+
+    links = [coupling(False), coupling(True), b.Half(5, b.Scaling(2), swap=True), b.Permutation.reverse(5)]
+    links += [b.Inverse(coupling(False)), coupling(True), b.Half(5, b.LULinear(3)), coupling(False)]
+    for watched in (False, True):
+        if watched:
+            links[1].register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output[0])))
+        z, total = x, torch.zeros(6)
+        for link in links:
+            z, log_det = link(z)
+            total = total + log_det
+        for got, wanted in zip(b.Chain(*links)(x), (z, total), strict=True):
+            same(got, wanted)
+        for got, wanted in zip(b.Chain(*links).inverse(z), (x, -total), strict=True):
+            same(got, wanted)
+    assert all(isinstance(value, Tensor) and value.shape == (6, 5) for pair in seen for value in pair)
+
+
 def wild_made(hidden: tuple[int, ...], *, residual: bool = False) -> MADE:
     net = MADE(4, 2, hidden=hidden, context_features=2, activation="tanh", residual=residual)
     for index, parameter in enumerate(net.parameters()):
@@ -762,6 +808,7 @@ PROPERTIES: dict[str, Callable[[], None]] = {
         householder_counts_its_reflections,
         permutations_are_what_they_say,
         halves_are_what_they_say,
+        chains_are_their_links_in_turn,
         made_sees_every_feature_before_and_no_other,
         residual_made_adds_each_layer_to_the_one_before,
     )

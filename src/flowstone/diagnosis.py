@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flowstone.bijections import Autoregressive, Bijection, Chain, Coupling, Inverse, MultiScale
+from flowstone.bijections.base import joined
 from flowstone.compute import bf16_conditioners
 from flowstone.testing import jacobian
 
@@ -195,7 +196,7 @@ class _Pair:
 
         def spied(index: int, direction: Callable, forwards: bool) -> Callable:
             def call(value: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-                calls.append(_Call(index, forwards, value, context))
+                calls.append(_Call(index, forwards, joined(value), context))
                 return direction(value, context)
 
             return call

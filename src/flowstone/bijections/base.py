@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from functools import reduce
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,8 @@ from flowstone.errors import SettingError
 
 __all__ = ["Bijection", "Chain", "Inverse"]
 
-Link = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
+Parts = Any  # a tensor, or the two parts of one
+Link = Callable[[Parts, Tensor | None], tuple[Parts, Tensor]]
 
 
 class Bijection(nn.Module, ABC):
@@ -35,10 +36,12 @@ class Bijection(nn.Module, ABC):
     Attributes:
         stochastic: whether it draws noise from torch's global random state (``Dequantize``).
         casts: whether ``forward`` reads x in any precision, integers too, and z has that of the flow (preprocessing).
+        cut: where it is not None, x may come as a pair of tensors, the first of so many features, and z then does, too.
     """
 
     stochastic = False
     casts = False
+    cut: int | None = None
 
     @abstractmethod
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -62,12 +65,32 @@ class Bijection(nn.Module, ABC):
 
 
 def in_turn(links: Iterable[Link], x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-    """One ``(x, context) -> (z, log_det)`` after the other; the log-dets' sum."""
-    log_dets = []
+    """One ``(x, context) -> (z, log_det)`` after the other; the log-dets' sum.
+
+    Between neighbours of the same ``cut`` the two parts stay apart: nothing is copied.
+    """
+    value, log_dets = x, []
     for link in links:
-        x, log_det = link(x, context)
+        value, log_det = link(suited(value, link), context)
         log_dets.append(log_det)
-    return x, reduce(torch.add, log_dets)
+    return joined(value), reduce(torch.add, log_dets)
+
+
+def suited(value: Parts, link: Any) -> Parts:
+    """``value`` as a link takes it: in two parts where it can and nobody looks at what goes in and out, else whole."""
+    module = getattr(link, "__self__", link)
+    cut = getattr(module, "cut", None)
+    if cut is None or module._forward_hooks or module._forward_pre_hooks:
+        return joined(value)
+    if isinstance(value, tuple) and value[0].shape[1] == cut:
+        return value
+    value = joined(value)
+    return value.split_with_sizes((cut, value.shape[1] - cut), 1)
+
+
+def joined(value: Parts) -> Tensor:
+    """The parts in one tensor."""
+    return torch.cat(value, 1) if isinstance(value, tuple) else value
 
 
 class Chain(Bijection):
@@ -94,11 +117,7 @@ class Chain(Bijection):
         return in_turn(self.links, x, context)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        log_dets = []
-        for link in reversed(self.links):
-            z, log_det = cast(Bijection, link).inverse(z, context)
-            log_dets.append(log_det)
-        return z, reduce(torch.add, log_dets)
+        return in_turn((cast(Bijection, link).inverse for link in reversed(self.links)), z, context)
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         links = [cast(Bijection, link) for link in self.links]

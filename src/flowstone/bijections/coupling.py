@@ -2,31 +2,33 @@
 telling: a bijection of one half alone.
 """
 
-import torch
 from torch import Tensor, nn
 
-from flowstone.bijections.base import Bijection
+from flowstone.bijections.base import Bijection, Parts, joined
 from flowstone.bijections.univariate import Univariate
 
 __all__ = ["Coupling", "Half"]
 
 
 class _Split(Bijection):
-    """What knows the two halves: of the features, of images of the channels."""
+    """What knows the two halves: of the features, of images the channels."""
 
     def __init__(self, features: int, *, swap: bool) -> None:
         super().__init__()
-        self.first = features // 2
+        self.cut: int = features // 2  # pyright: ignore[reportIncompatibleVariableOverride]
         self.swap = swap
 
-    def halves(self, value: Tensor) -> tuple[Tensor, Tensor]:
+    def halves(self, value: Parts) -> tuple[Tensor, Tensor]:
         """What is kept and what moves."""
-        # Split, not sliced: its gradient is one joining instead of two paddings and a sum.
-        return self.turned(*value.split((self.first, value.shape[1] - self.first), 1))
+        if not isinstance(value, tuple):
+            # Split, not sliced: its gradient is one joining instead of two paddings and a sum.
+            value = value.split_with_sizes((self.cut, value.shape[1] - self.cut), 1)
+        return self.turned(*value)
 
-    def whole(self, kept: Tensor, moved: Tensor) -> Tensor:
-        """Both halves in their places."""
-        return torch.cat(self.turned(kept, moved), 1)
+    def whole(self, kept: Tensor, moved: Tensor, like: Parts) -> Parts:
+        """Both halves in their places: apart, if ``like`` is."""
+        value = self.turned(kept, moved)
+        return value if isinstance(like, tuple) else joined(value)
 
     def turned(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         """From the order of the features to (kept, moved), and back."""
@@ -86,7 +88,7 @@ class Coupling(_Split):
     def _move(self, value: Tensor, context: Tensor | None, transform) -> tuple[Tensor, Tensor]:
         kept, moving = self.halves(value)
         moved, log_slope = transform(moving, self.parameters_given(kept, context))
-        return self.whole(kept, moved), log_slope.flatten(1).sum(-1)
+        return self.whole(kept, moved, value), log_slope.flatten(1).sum(-1)
 
 
 class Half(_Split):
@@ -109,12 +111,12 @@ class Half(_Split):
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         kept, moving = self.halves(x)
         moved, log_det = self.bijection(moving, context)
-        return self.whole(kept, moved), log_det
+        return self.whole(kept, moved, x), log_det
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         kept, moved = self.halves(z)
         moving, log_det = self.bijection.inverse(moved, context)
-        return self.whole(kept, moving), log_det
+        return self.whole(kept, moving, z), log_det
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         self.bijection.initialize(self.halves(x)[1], context)

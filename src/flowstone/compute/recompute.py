@@ -27,7 +27,7 @@ from flowstone.bijections import (
     RQSpline,
     Squeeze,
 )
-from flowstone.bijections.base import in_turn
+from flowstone.bijections.base import Parts, in_turn, joined, suited
 from flowstone.compute.replaced import Replaced
 
 __all__ = ["recomputed"]
@@ -137,41 +137,27 @@ class _FromOutput(torch.autograd.Function):
             z, g_z, found = _back(link, z, context, g_z, g_log, wanted)
             sums = [b if a is None else a if b is None else a + b for a, b in zip(sums, found, strict=True)]
         g_context = sums.pop() if ctx.needs_input_grad[2] else None
-        return None, _joined(g_z), g_context, *sums
+        return None, joined(g_z), g_context, *sums
 
 
-Halves = Tensor | tuple[Tensor, Tensor]  # joined, or still apart from one coupling to the next: nothing is copied
-
-
-def _joined(value: Halves) -> Tensor:
-    return value if isinstance(value, Tensor) else torch.cat(value, 1)
-
-
-def _apart(link: Coupling | Half, value: Halves) -> tuple[Tensor, Tensor]:
-    """What the link keeps and what it moves."""
-    if isinstance(value, Tensor) or value[0].shape[1] != link.first:
-        return link.halves(_joined(value))
-    return link.turned(*value)
-
-
-def _back(link: Bijection, z: Halves, context: Tensor | None, g_z: Halves, g_log: Tensor, wanted: list):
+def _back(link: Bijection, z: Parts, context: Tensor | None, g_z: Parts, g_log: Tensor, wanted: list):
     """From a layer's output to its input; the gradient by it, and by those of ``wanted`` that the layer uses."""
     if isinstance(link, Coupling):
         return _back_through_coupling(link, z, context, g_z, g_log, wanted)
     if isinstance(link, Half):
-        (kept, moved), (g_kept, g_moved) = _apart(link, z), _apart(link, g_z)
+        (kept, moved), (g_kept, g_moved) = link.halves(suited(z, link)), link.halves(suited(g_z, link))
         moving, g_moving, found = _back(link.bijection, moved, context, g_moved, g_log, wanted)
-        return link.turned(kept, _joined(moving)), link.turned(g_kept, _joined(g_moving)), found
-    x = link.inverse(_joined(z), context)[0].detach().requires_grad_()
+        return link.turned(kept, joined(moving)), link.turned(g_kept, joined(g_moving)), found
+    x = link.inverse(joined(z), context)[0].detach().requires_grad_()
     with torch.enable_grad():
         outputs = link(x, context)
-    g_x, *found = _gradients(outputs, (x, *wanted), (_joined(g_z), g_log))
+    g_x, *found = _gradients(outputs, (x, *wanted), (joined(g_z), g_log))
     return x.detach(), g_x, found
 
 
-def _back_through_coupling(link: Coupling, z: Halves, context: Tensor | None, g_z: Halves, g_log: Tensor, wanted: list):
+def _back_through_coupling(link: Coupling, z: Parts, context: Tensor | None, g_z: Parts, g_log: Tensor, wanted: list):
     """What is kept is in z as it was, so the net runs once for both directions."""
-    (kept, moved), (g_kept, g_moved) = _apart(link, z), _apart(link, g_z)
+    (kept, moved), (g_kept, g_moved) = link.halves(suited(z, link)), link.halves(suited(g_z, link))
     kept, moved = kept.detach().requires_grad_(), moved.detach()
     with torch.enable_grad():
         parameters = link.parameters_given(kept, context)
