@@ -7,6 +7,7 @@ import textwrap
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import flowstone
 from cases import CASES, disturb
@@ -36,7 +37,9 @@ from flowstone.bijections import (
 )
 from flowstone.bijections.univariate import soft_clamp
 from flowstone.errors import SettingError, ShapeError
-from flowstone.nets import MADE, FullResolution, ResConvNet, ResNet
+from flowstone.kernels import kernels
+from flowstone.nets import MADE, MLP, FullResolution, ResConvNet, ResNet
+from flowstone.nets import linear as linears
 from flowstone.nets.linear import Linear
 from flowstone.priors import FromTorch
 from flowstone.recipes import build
@@ -460,3 +463,59 @@ def test_linear_layers_are_torchs(inputs, rows):
         found.append([output, *torch.autograd.grad((output * weights).sum(), (value, *layer.parameters()))])
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)
+
+
+class Seen(TorchDispatchMode):
+    """The names of all operations."""
+
+    def __enter__(self):
+        self.names = []
+        return super().__enter__()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def in_bf16(net, x):
+    """What the net gives in bfloat16, and whether ReLU was part of its products."""
+    with torch.autocast("cpu", dtype=torch.bfloat16), Seen() as seen:
+        result = net(x)
+    return result.detach(), any("_linear_pointwise" in name for name in seen.names)
+
+
+@pytest.mark.skipif(not linears._has_products(), reason="this processor or torch has no such products")
+def test_relu_is_part_of_the_product_in_bfloat16_where_no_gradient_is_asked_for():
+    torch.manual_seed(0)
+    x, net = torch.randn(300, 3), MLP(3, 5, hidden=(32, 16))
+    torch.nn.init.normal_(net.output.weight)
+    plain, fused = in_bf16(net, x)
+    assert not fused  # a gradient may be wanted
+    with torch.no_grad():
+        result, fused = in_bf16(net, x)
+        assert fused
+        assert result.dtype == plain.dtype == torch.bfloat16
+        torch.testing.assert_close(result, plain, atol=0.1, rtol=0.02)
+        torch.testing.assert_close(result.float(), net(x), atol=0.2, rtol=0.05)
+        assert in_bf16(net, x[:0])[0].shape == (0, 5)
+        assert not in_bf16(MLP(3, 5, hidden=(8,), activation="gelu"), x)[1]
+        with kernels(False):
+            assert not in_bf16(net, x)[1]
+
+
+@pytest.mark.skipif(not linears._has_products(), reason="this processor or torch has no such products")
+@torch.no_grad()
+def test_relu_in_a_product_hides_nothing():
+    net = MLP(2, 3, hidden=(8, 8))
+    torch.nn.init.ones_(net.output.weight)
+    result, fused = in_bf16(net, torch.tensor([[1.0, torch.nan], [1.0, 1.0]]))
+    assert fused
+    assert result.isnan().all(1).tolist() == [True, False]
+    dict(net.named_parameters())["layers.2.weight"][3] = -torch.nan
+    assert in_bf16(net, torch.ones(2, 2))[0].isnan().all()
+
+
+@torch.no_grad()
+def test_without_such_products_relu_comes_after_them(monkeypatch):
+    monkeypatch.setattr(linears, "_has_products", lambda: False)
+    assert not in_bf16(MLP(2, 3, hidden=(8, 8)), torch.ones(2, 2))[1]

@@ -1,10 +1,14 @@
 """Fully connected layers, quick for few inputs, too."""
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Linear", "linear"]
+from flowstone.kernels import applicable
+
+__all__ = ["Layers", "Linear", "linear"]
 
 FEW = 8
 
@@ -30,3 +34,43 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         return linear(input, self.weight, self.bias)
+
+
+class Layers(nn.Sequential):
+    """Linear layers, an activation after each.
+
+    Under autocast to bfloat16 on CPU, where no gradient is asked for, ReLU is part of the product: after it, it would
+    take as long as an eighth of the product, three times what it takes in float32.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        linears, activations = list(self)[::2], list(self)[1::2]
+        if not all(isinstance(phi, nn.ReLU) for phi in activations) or not _in_bf16(input):
+            return super().forward(input)
+        value = input.bfloat16()
+        for layer in linears:
+            told = value, layer.weight.bfloat16(), layer.bias.bfloat16()
+            value = torch.ops.mkldnn._linear_pointwise(*told, "leaky_relu", [ALMOST_NOTHING], "")
+        return value
+
+
+ALMOST_NOTHING = 1e-30  # with a slope of 0 oneDNN's ReLU makes 0 of NaN, and nobody would see it
+
+
+def _in_bf16(x: Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        and not torch.is_grad_enabled()
+        and applicable(x)
+        and _has_products()
+    )
+
+
+@cache
+def _has_products() -> bool:
+    """Whether torch (here: its oneDNN, on this processor) has products in bfloat16 with an activation."""
+    ops = torch.ops.mkldnn
+    known = all(hasattr(ops, name) for name in ("_linear_pointwise", "_is_mkldnn_bf16_supported"))
+    return known and torch.backends.mkldnn.is_available() and ops._is_mkldnn_bf16_supported()

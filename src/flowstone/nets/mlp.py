@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from flowstone.errors import UnknownNameError
-from flowstone.nets.linear import Linear
+from flowstone.nets.linear import Layers, Linear
 
 __all__ = ["MLP", "Parallel"]
 
@@ -61,7 +61,7 @@ class MLP(nn.Module):
         layers: list[nn.Module] = []
         for wide, narrow in pairwise(sizes):
             layers += [Linear(wide, narrow), phi()]
-        self.layers = nn.Sequential(*layers)
+        self.layers = Layers(*layers)
         self.output = Linear(sizes[-1], out_features)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
