@@ -65,18 +65,17 @@ def by_torch(
     *,
     loss: Callable[[Tensor], Tensor] | None = None,
     context: AbstractContextManager | None = None,
-    flat: Any = None,
+    optimizer: Any = None,
 ) -> Contender:
     """``loss``: what a step minimises, if it is not the mean of ``log_prob``; ``context``: what everything runs in;
-    ``flat``: parameters as one array, as ``fit`` has them.
+    ``optimizer``: what makes its steps, if it is not torch's Adam.
     """
-    optimizer = torch.optim.Adam(module.parameters() if flat is None else [flat.array], lr=task.rate, fused=True)
-    zero_grad = (optimizer if flat is None else flat).zero_grad
+    optimizer = optimizer or torch.optim.Adam(module.parameters(), lr=task.rate, fused=True)
     loss = loss or (lambda x: -log_prob(x).mean())
     inside = context or nullcontext()
 
     def step(x: Tensor) -> None:
-        zero_grad()
+        optimizer.zero_grad()
         with inside:
             loss(x).backward()
         optimizer.step()
@@ -99,7 +98,6 @@ def flowstone(task: Task, way: str = "") -> Contender:
     from flowstone.compute import bf16_conditioners, compiled, recomputed
     from flowstone.nets import MADE, MLP
     from flowstone.priors import StandardNormal
-    from flowstone.train.flat import Flat
 
     hidden, links = (task.width, task.width), []
     for index in range(task.layers):
@@ -121,8 +119,22 @@ def flowstone(task: Task, way: str = "") -> Contender:
         flow.sample,
         loss=compiled(lambda x: -flow.log_prob(x).mean()) if way == "compiled" else None,
         context=contexts[way](flow) if way in contexts else None,
-        flat=Flat(list(flow.parameters())),
+        optimizer=AsInFit(flow, task.rate),
     )
+
+
+class AsInFit:
+    """The parameters as one array, and Adam over it: what ``flowstone.fit`` does."""
+
+    def __init__(self, flow: nn.Module, rate: float) -> None:
+        from flowstone.train.flat import Flat
+        from flowstone.train.optimizer import Optimizer
+
+        self.flat, self.rate = Flat(list(flow.parameters())), rate
+        self.adam, self.zero_grad = Optimizer("adam", [self.flat.array]), self.flat.zero_grad
+
+    def step(self) -> None:
+        self.adam.step(self.rate)
 
 
 def zuko(task: Task) -> Contender:

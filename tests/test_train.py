@@ -2,6 +2,8 @@ import copy
 import math
 import os
 import signal
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -19,6 +21,7 @@ from flowstone.nets import MLP
 from flowstone.priors import StandardNormal
 from flowstone.train import loop
 from flowstone.train.batches import flipped, generator
+from flowstone.train.optimizer import Optimizer
 from flowstone.train.settings import Settings
 
 QUICK: dict[str, Any] = {"progress": False, "batch_size": 64, "validate_every": 10}
@@ -86,8 +89,6 @@ class StopError(Exception):
     ],
 )
 def test_a_broken_off_training_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch, fixed, settings):
-    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "adamax": torch.optim.Adamax}
-    kind = kinds[settings.get("optimizer", "adam")]
     quick = QUICK | settings
     monkeypatch.setattr("flowstone.train.loop.SAVE_EVERY", 0.0)
     data = TOYS["moons"](300, torch.Generator().manual_seed(0)) if fixed else TOYS["moons"]
@@ -97,7 +98,7 @@ def test_a_broken_off_training_goes_on_as_if_it_had_not_been(tmp_path, monkeypat
 
     steps_taken = 0
     with monkeypatch.context() as patch:
-        original = kind.step
+        original = Optimizer.step
 
         def step(self, *args, **kwargs):
             nonlocal steps_taken
@@ -106,7 +107,7 @@ def test_a_broken_off_training_goes_on_as_if_it_had_not_been(tmp_path, monkeypat
                 raise StopError
             return original(self, *args, **kwargs)
 
-        patch.setattr(kind, "step", step)
+        patch.setattr(Optimizer, "step", step)
         with pytest.raises(StopError):
             flowstone.fit(small(), data, validation=validation, steps=80, resume=tmp_path, **quick)
     resumed = small()
@@ -116,7 +117,55 @@ def test_a_broken_off_training_goes_on_as_if_it_had_not_been(tmp_path, monkeypat
         assert continued.column(name) == history.column(name)
 
 
-def test_optimizers_differ_and_are_torchs_own():
+@pytest.mark.parametrize("name", ["adam", "adamw", "adamax"])
+def test_optimizers_do_what_torchs_classes_do(name):
+    generator = torch.Generator().manual_seed(0)
+    ours = [torch.randn(n, generator=generator) for n in (5, 3)]
+    theirs = [nn.Parameter(array.clone()) for array in ours]
+    decays = [0.1, 0.0]
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "adamax": torch.optim.Adamax}[name]
+    groups = [{"params": [p], "weight_decay": decay} for p, decay in zip(theirs, decays, strict=True)]
+    reference, optimizer = kind(groups, lr=0.1), Optimizer(name, ours, decays)
+    for step in range(20):
+        rate = 0.1 / (1 + step)
+        for array, parameter in zip(ours, theirs, strict=True):
+            array.grad = torch.randn(array.shape, generator=generator)
+            parameter.grad = array.grad.clone()
+        for group in reference.param_groups:
+            group["lr"] = rate
+        reference.step()
+        optimizer.step(rate)
+    for array, parameter in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(array, parameter.detach())
+    assert optimizer.steps[0] == 20
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_where_infinity_was_found_nothing_changes(name):
+    array = torch.ones(3)
+    array.grad = torch.full((3,), torch.inf)
+    optimizer = Optimizer(name, [array], [0.1])
+    optimizer.step(0.1, torch.ones(()))
+    assert array.tolist() == [1, 1, 1]
+    assert not optimizer.steps[0]
+    assert not any(moment.any() for moments in optimizer.moments.values() for moment in moments)
+    array.grad = torch.ones(3)
+    optimizer.step(0.1, torch.zeros(()))
+    assert (array < 1).all()
+
+
+def test_training_does_not_load_torchs_compiler():
+    """It takes a second, as long as torch itself."""
+    code = """
+import sys, torch, flowstone
+flowstone.fit(flowstone.nice(2, couplings=2, hidden=(8,)), torch.randn(100, 2), steps=3, progress=False)
+print("torch._dynamo" in sys.modules)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
+
+
+def test_optimizers_differ():
     x = TOYS["moons"](300, torch.Generator().manual_seed(0))
     runs: tuple[dict[str, Any], ...] = ({}, {"optimizer": "adamw", "weight_decay": 0.5}, {"optimizer": "adamax"})
     ends = []
@@ -297,13 +346,13 @@ def test_a_resume_keeps_moments_though_some_parameter_never_had_a_gradient(tmp_p
 
 def test_an_average_of_nothing_is_the_weights_themselves(monkeypatch):
     raw = {}
-    original = torch.optim.Adam.step
+    original = Optimizer.step
 
     def step(self, *args, **kwargs):
         original(self, *args, **kwargs)
-        raw["last"] = torch.cat([array.detach() for group in self.param_groups for array in group["params"]])
+        raw["last"] = torch.cat([array.detach() for array in self.arrays])
 
-    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    monkeypatch.setattr(Optimizer, "step", step)
     for decay, same_as_raw in ((0.0, True), (0.9, False)):
         flow = small()
         flowstone.fit(flow, TOYS["moons"], steps=30, ema=decay, batch_size=64, validate_every=30, progress=False)

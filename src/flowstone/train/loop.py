@@ -32,8 +32,9 @@ from flowstone.train.batches import (
 )
 from flowstone.train.flat import Flat
 from flowstone.train.forensics import OVERFLOW, first_bad_gradient, first_bad_output
+from flowstone.train.optimizer import Optimizer
 from flowstone.train.progress import Bar, training_bar
-from flowstone.train.settings import MOMENTS, Settings, settings_for
+from flowstone.train.settings import Settings, settings_for
 
 __all__ = ["Watch", "fit"]
 
@@ -190,7 +191,7 @@ class _Trainer:
             getattr(module, "stochastic", False) or (isinstance(module, nn.Dropout) and module.p > 0)
             for module in flow.modules()
         )
-        self.optimizer = _optimizer(flats, settings)
+        self.optimizer = Optimizer(settings.optimizer, self.arrays, list(flats.values()))
         graphs = self.device.type == "cuda"  # a step is done with loss and gradients before the next one begins
         self.loss = compiled(self._loss, graphs=graphs) if settings.compile else self._loss
         self.arithmetic = _arithmetic(flow, settings)
@@ -250,19 +251,17 @@ class _Trainer:
         return time.monotonic() - self.started
 
     def _train_step(self, rate: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         loss = self._gradient(self.state.step)
         norm = nn.utils.get_total_norm([array.grad for array in self.arrays if array.grad is not None])
         values = torch.stack((loss.detach(), norm.to(loss.dtype)))
         self.unread.append((self.state.step, values))
+        found_inf = None
         if len(self.unread) >= self.look_every:
             self._look()  # before clipping, which would spread a NaN over all of the gradient
         else:
-            # Fused optimizers then change nothing, as with GradScaler, which sets this, too.
-            self.optimizer.found_inf = (~values.isfinite().all()).float()  # pyright: ignore[reportAttributeAccessIssue]
+            found_inf = (~values.isfinite().all()).float()  # then nothing may change until it is seen
         nn.utils.clip_grads_with_norm_(self.arrays, self.settings.clip, norm)
-        self.optimizer.step()
+        self.optimizer.step(rate, found_inf)
         # The average forgets faster at first, when it would otherwise hold on to the untrained weights.
         decay = min(self.settings.ema, (1 + self.state.step) / (10 + self.state.step))
         with torch.no_grad():
@@ -356,12 +355,7 @@ class _Trainer:
         if self.folder is None:
             return
         self.state.seconds = self._seconds()
-        states = [self.optimizer.state.get(array, {}) for array in self.arrays]
         self.state.tensors = self._parts() | {"raw": self._apart(raw), "buffer": list(buffers)}
-        self.state.tensors["step"] = [state.get("step", torch.zeros(())) for state in states]
-        for name in MOMENTS[self.settings.optimizer]:
-            moments = [state.get(name, torch.zeros_like(a)) for state, a in zip(states, self.arrays, strict=True)]
-            self.state.tensors[name] = self._apart(moments)
         save_state(self.folder, self.state)
         self.saved = time.monotonic()
 
@@ -376,18 +370,14 @@ class _Trainer:
             "average": self._apart(self.averages),
             "best": self._apart(self.best),
             "best_buffer": self.best_buffers,
+            "step": self.optimizer.steps,
+            **{name: self._apart(moments) for name, moments in self.optimizer.moments.items()},
         }
 
     def _restore(self, state: TrainingState) -> None:
         try:
-            moments = {name: _clones(self.arrays) for name in MOMENTS[self.settings.optimizer]}
-            for name, into in (self._parts() | {name: self._apart(arrays) for name, arrays in moments.items()}).items():
+            for name, into in self._parts().items():
                 _copy(into, state.tensors[name])
-            for index, (array, step) in enumerate(zip(self.arrays, state.tensors["step"], strict=True)):
-                if step:
-                    where = "cpu" if self.settings.optimizer == "adamax" else self.device  # where it keeps its own
-                    found = {name: arrays[index] for name, arrays in moments.items()}
-                    self.optimizer.state[array] = {"step": step.to(where)} | found
         except (KeyError, IndexError, ValueError, RuntimeError) as error:
             raise CheckpointError(
                 f"{self.folder}: the training state there is of another flow or optimizer ({error})"
@@ -446,14 +436,6 @@ def _by_decay(flow: Flow, settings: Settings) -> list[tuple[list[Tensor], float]
         raise SettingError("this flow has no parameters to train, or all are held fixed")
     decays = {False: settings.weight_decay, True: settings.weight_decay or 2 * settings.scale_penalty}
     return [(group, decays[of_scales]) for (of_scales, _), group in groups.items()]
-
-
-def _optimizer(flats: Mapping[Flat, float], settings: Settings) -> torch.optim.Optimizer:
-    groups = [{"params": [flat.array], "weight_decay": decay} for flat, decay in flats.items()]
-    if settings.optimizer == "adamax":
-        return torch.optim.Adamax(groups, lr=settings.lr, foreach=True)
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
-    return kind(groups, lr=settings.lr, fused=all(flat.array.device.type in ("cpu", "cuda") for flat in flats))
 
 
 def _scales(flow: nn.Module) -> Iterator[Tensor]:

@@ -7,17 +7,13 @@ from typing import Any
 
 from flowstone.errors import SettingError, UnknownNameError
 
-__all__ = ["MOMENTS", "PRECISIONS", "Settings", "settings_for"]
+__all__ = ["PRECISIONS", "Settings", "settings_for"]
 
 PRECISIONS = ("fp32", "bf16")
 SCHEDULES = ("cosine", "constant")
 MEMORIES = ("keep", "recompute")
-MOMENTS = {  # what each optimizer keeps of a parameter
-    "adam": ("exp_avg", "exp_avg_sq"),
-    "adamw": ("exp_avg", "exp_avg_sq"),
-    "adamax": ("exp_avg", "exp_inf"),
-}
-CHOICES = {"precision": PRECISIONS, "schedule": SCHEDULES, "optimizer": MOMENTS, "memory": MEMORIES}
+OPTIMIZERS = ("adam", "adamw", "adamax")
+CHOICES = {"precision": PRECISIONS, "schedule": SCHEDULES, "optimizer": OPTIMIZERS, "memory": MEMORIES}
 POSITIVE = ("steps", "minutes", "batch_size", "lr", "clip", "patience", "validate_every")
 RANGES = (
     (POSITIVE, lambda value: value > 0, "must be positive"),
