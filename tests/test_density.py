@@ -99,3 +99,9 @@ def test_what_goes_wrong_is_said():
         flowstone.fit_to_density(flow, lambda x: x.sum(-1) * float("nan"), steps=1, progress=False)
     with pytest.raises(SettingError, match="StudentT has parameters of its own"):
         flowstone.fit_to_density(flowstone.realnvp(2, prior="student"), log_density, steps=1, progress=False)
+
+
+def test_a_flow_with_nothing_to_train_is_refused():
+    flow = flowstone.nice(2).requires_grad_(False)
+    with pytest.raises(SettingError, match="no parameters to train"):
+        flowstone.fit_to_density(flow, lambda x: -x.square().sum(-1), steps=2, progress=False)

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,8 @@ from flowstone.compute import threads_for
 from flowstone.errors import DataError, NonFiniteError, SettingError, ShapeError
 from flowstone.flow import Flow
 from flowstone.history import History
+from flowstone.train.flat import Flat, by_precision, trainable
+from flowstone.train.optimizer import Optimizer
 from flowstone.train.progress import training_bar
 from flowstone.train.settings import Settings
 
@@ -117,23 +120,25 @@ def fit_to_density(
         raise DataError(f"n_samples={n_samples}: at least one sample is needed")
     settings = Settings(steps=steps, batch_size=batch_size, lr=lr, warmup=warmup, clip=clip, seed=seed)
     generator = torch.Generator(flow.device).manual_seed(seed)
-    parameters = [parameter for parameter in flow.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(parameters, lr=lr, fused=flow.device.type in ("cpu", "cuda"))
     losses: list[float] = []
     history, started = History(), time.monotonic()
     flow.eval()  # running statistics must not move between a sample and its density
-    with threads_for(flow, batch_size), training_bar(settings, enabled=progress) as update:
+    with ExitStack() as stack:
+        stack.enter_context(threads_for(flow, batch_size))
+        update = stack.enter_context(training_bar(settings, enabled=progress))
+        flats = [stack.enter_context(Flat(group)) for group in by_precision(trainable(flow))]
+        arrays = [flat.array for flat in flats]
+        optimizer = Optimizer("adam", arrays)
         for step in range(steps):
-            for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate(step / steps)
-            optimizer.zero_grad(set_to_none=True)
+            for flat in flats:
+                flat.zero_grad()
             loss = _path_loss(flow, log_density, _rows(context, batch_size), batch_size, generator)
             loss.backward()
-            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            norm = nn.utils.get_total_norm([flat.gradient for flat in flats])
             if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
                 raise NonFiniteError(f"step {step}: the loss is {loss.item()}, the norm of its gradient {norm.item()}")
-            nn.utils.clip_grads_with_norm_(parameters, clip, norm)
-            optimizer.step()
+            nn.utils.clip_grads_with_norm_(arrays, clip, norm)
+            optimizer.step(settings.learning_rate(step / steps))
             losses.append(loss.item())
             update(step + 1, time.monotonic() - started, losses[-1], history)
     return DensityFit(tuple(losses), importance_sample(flow, log_density, n_samples, context=context, seed=seed + 1))

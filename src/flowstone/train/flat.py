@@ -1,12 +1,30 @@
 """Parameters as one array."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Flat"]
+from flowstone.errors import SettingError
+
+__all__ = ["Flat", "by_precision", "trainable"]
+
+
+def trainable(flow: nn.Module) -> list[Tensor]:
+    """The parameters that training moves."""
+    parameters: list[Tensor] = [parameter for parameter in flow.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise SettingError("this flow has no parameters to train, or all are held fixed")
+    return parameters
+
+
+def by_precision(parameters: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Groups each of which can be a ``Flat``."""
+    groups: dict[torch.dtype, list[Tensor]] = {}
+    for parameter in parameters:
+        groups.setdefault(parameter.dtype, []).append(parameter)
+    return list(groups.values())
 
 
 class Flat(AbstractContextManager):

@@ -30,7 +30,7 @@ from flowstone.train.batches import (
     generator,
     hold_out,
 )
-from flowstone.train.flat import Flat
+from flowstone.train.flat import Flat, by_precision, trainable
 from flowstone.train.forensics import OVERFLOW, first_bad_gradient, first_bad_output
 from flowstone.train.optimizer import Optimizer
 from flowstone.train.progress import Bar, training_bar
@@ -252,7 +252,7 @@ class _Trainer:
 
     def _train_step(self, rate: float) -> None:
         loss = self._gradient(self.state.step)
-        norm = nn.utils.get_total_norm([array.grad for array in self.arrays if array.grad is not None])
+        norm = nn.utils.get_total_norm([flat.gradient for flat in self.flats])
         values = torch.stack((loss.detach(), norm.to(loss.dtype)))
         self.unread.append((self.state.step, values))
         found_inf = None
@@ -428,14 +428,12 @@ def _arithmetic(flow: Flow, settings: Settings) -> list[AbstractContextManager]:
 def _by_decay(flow: Flow, settings: Settings) -> list[tuple[list[Tensor], float]]:
     """Parameters of one precision and their weight decay: what ``scale_penalty`` keeps small, and the rest."""
     small = {id(parameter) for parameter in _scales(flow)}
-    groups: dict[tuple[bool, torch.dtype], list[Tensor]] = {}
-    for parameter in flow.parameters():
-        if parameter.requires_grad:
-            groups.setdefault((id(parameter) in small, parameter.dtype), []).append(parameter)
-    if not groups:
-        raise SettingError("this flow has no parameters to train, or all are held fixed")
     decays = {False: settings.weight_decay, True: settings.weight_decay or 2 * settings.scale_penalty}
-    return [(group, decays[of_scales]) for (of_scales, _), group in groups.items()]
+    return [
+        (group, decay)
+        for of_scales, decay in decays.items()
+        for group in by_precision(p for p in trainable(flow) if (id(p) in small) == of_scales)
+    ]
 
 
 def _scales(flow: nn.Module) -> Iterator[Tensor]:
