@@ -1,7 +1,8 @@
 """The same flow, written with each library as its documentation does, for benchmarks/peers.py.
 
 Couplings whose halves take turns, each with one net of two hidden layers of ``width`` units (ReLU), in float32, on
-ordinary numbers: nothing is standardised. Every torch library gets the same fused Adam, FlowJAX its own loop's optax.
+ordinary numbers: nothing is standardised. Every torch library gets torch's fused Adam (ours as ``fit`` has it, over one
+array of all parameters), FlowJAX its own loop's optax.
 """
 
 # The peers are in an environment of their own.

@@ -18,6 +18,7 @@ import torch
 import flowstone
 from flowstone.data import TOYS
 from flowstone.train.settings import Settings
+from libraries import AsInFit
 from plain import PlainRealNVP
 from results import SPEED, machine, write_section
 
@@ -48,9 +49,9 @@ def training_steps() -> list[str]:
     x = TOYS["moons"](BATCH, torch.Generator().manual_seed(0))
     plain, ours = PlainRealNVP(), flowstone.realnvp(2, couplings=6, hidden=(128, 128))
     plain_adam = torch.optim.Adam(plain.parameters())
-    adam = torch.optim.Adam(ours.parameters(), fused=True)
-    parameters: list[torch.Tensor] = list(ours.parameters())
-    averages = [p.detach().clone() for p in parameters]
+    adam = AsInFit(ours, 1e-3)
+    array = adam.flat.array
+    averages = array.detach().clone()
 
     def step(flow, optimizer) -> None:
         optimizer.zero_grad()
@@ -62,10 +63,9 @@ def training_steps() -> list[str]:
         adam.zero_grad()
         loss = -ours.log_prob(x).mean()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, Settings.clip).item()
+        torch.nn.utils.clip_grad_norm_(array, Settings.clip).item()
         adam.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(averages, parameters, 0.01)
+        averages.lerp_(array.detach(), 0.01)
         loss.item()
 
     def plain_step() -> None:
