@@ -716,7 +716,7 @@ def halves_are_what_they_say() -> None:
 
 def chains_are_their_links_in_turn() -> None:
     """Whatever lies between couplings, which hand each other two parts."""
-    x, seen = normal(6, 5), []
+    x, seen, gradients = normal(6, 5), [], []
 
     def coupling(swap: bool) -> b.Coupling:
         kept, moved = b.Coupling.sizes(5, swap=swap)
@@ -729,6 +729,7 @@ def chains_are_their_links_in_turn() -> None:
     for watched in (False, True):
         if watched:
             links[1].register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output[0])))
+            links[5].register_full_backward_hook(lambda module, *by: gradients.append((by[0][0], by[1][0])))
         z, total = x, torch.zeros(6)
         for link in links:
             z, log_det = link(z)
@@ -737,7 +738,10 @@ def chains_are_their_links_in_turn() -> None:
             same(got, wanted)
         for got, wanted in zip(b.Chain(*links).inverse(z), (x, -total), strict=True):
             same(got, wanted)
-    assert all(isinstance(value, Tensor) and value.shape == (6, 5) for pair in seen for value in pair)
+    b.Chain(*links)(x.clone().requires_grad_())[0].sum().backward()
+    assert seen
+    assert gradients
+    assert all(isinstance(value, Tensor) and value.shape == (6, 5) for pair in seen + gradients for value in pair)
 
 
 def wild_made(hidden: tuple[int, ...], *, residual: bool = False) -> MADE:

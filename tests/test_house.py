@@ -55,7 +55,6 @@ IMPORTS = {name: imports_of(name) for name in ALL}
 COMPILERS = {  # not on every machine
     "flowstone.kernels.spline_cpu": "numba",
     "flowstone.kernels.spline_gpu": "triton",
-    "flowstone.kernels.threads": "numba",
 }
 LOADABLE = {name for name in ALL if name not in COMPILERS or importlib.util.find_spec(COMPILERS[name])}
 

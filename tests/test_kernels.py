@@ -314,6 +314,27 @@ def test_a_numba_that_does_not_work_is_said_once(monkeypatch):
         spline_kernels._backend.cache_clear()
 
 
+def test_a_numba_that_cannot_compile_is_said_once(monkeypatch):
+    """Where its folder for what is compiled cannot be written, for one."""
+    from flowstone.kernels import spline_cpu
+
+    def broken(*args, **kwargs):
+        raise RuntimeError("cannot cache function: no locator available")
+
+    x, parameters = inputs(3, 2, "table", 8, seed=12)
+    spline_kernels._backend.cache_clear()
+    spline_cpu.kernel.cache_clear()
+    monkeypatch.setattr(spline_cpu, "cfunc", broken)
+    try:
+        with pytest.warns(UserWarning, match="numba does not work here .cannot cache"):
+            RQSpline(bins=8)(x, parameters)
+        RQSpline(bins=8)(x, parameters)
+    finally:
+        monkeypatch.undo()
+        spline_kernels._backend.cache_clear()
+        spline_cpu.kernel.cache_clear()
+
+
 def test_a_kernel_that_has_stopped_half_way_is_an_error():
     from flowstone.kernels.threads import shared
 

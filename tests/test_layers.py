@@ -519,3 +519,15 @@ def test_relu_in_a_product_hides_nothing():
 def test_without_such_products_relu_comes_after_them(monkeypatch):
     monkeypatch.setattr(linears, "_has_products", lambda: False)
     assert not in_bf16(MLP(2, 3, hidden=(8, 8)), torch.ones(2, 2))[1]
+
+
+@torch.no_grad()
+def test_relu_is_by_itself_where_somebody_looks_at_a_layer_or_has_changed_it():
+    x, seen = torch.ones(2, 2), []
+    net = MLP(2, 3, hidden=(8, 8))
+    net.layers[1].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    assert not in_bf16(net, x)[1]
+    assert seen
+    net = MLP(2, 3, hidden=(8, 8))
+    torch.nn.utils.parametrizations.weight_norm(net.layers[2])
+    assert not in_bf16(net, x)[1]

@@ -629,6 +629,46 @@ def test_a_watch_may_have_gradients_of_its_own():
     assert same(*ends)
 
 
+def test_a_watch_may_move_the_flow_and_bring_it_back():
+    def watch(flow, history):
+        flow.double()
+        assert flow.log_prob(torch.zeros(1, 2, dtype=torch.float64)).isfinite()
+        flow.float()
+
+    ends = []
+    for watched in (None, watch):
+        flow = small()
+        flowstone.fit(flow, TOYS["moons"], steps=30, watch=watched, **QUICK)
+        ends.append(weights(flow))
+    assert same(*ends)
+
+
+def test_a_net_may_put_its_own_values_elsewhere():
+    class Bounded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.by = nn.Parameter(torch.zeros(1, 2))
+
+        def forward(self, x, context=None):
+            self.by.data = self.by.data.clamp(-0.02, 0.01)
+            return self.by.expand(len(x), 2)
+
+    net = Bounded()
+    flow = flowstone.Flow(Chain(Coupling(2, Affine(1), net)), StandardNormal(2))
+    far = torch.randn(500, 2) + torch.tensor([0.0, 3.0])  # to be drawn in and shifted down, further than is allowed
+    flowstone.fit(flow, far, steps=60, lr=1e-3, ema=0.0, schedule="constant", patience=None, **QUICK)
+    assert net.by.flatten().tolist() == pytest.approx([-0.02, -0.02], abs=0.002)  # and no more than the last step's
+
+
+def test_steps_are_counted_in_float32_whatever_the_default():
+    torch.set_default_dtype(torch.float64)
+    try:
+        optimizer = Optimizer("adam", [torch.zeros(2)])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert optimizer.steps[0].dtype == torch.float32  # the kernels of GPUs read it as such
+
+
 def test_parameters_of_two_precisions_are_trained():
     class Shift(nn.Module):
         def __init__(self) -> None:

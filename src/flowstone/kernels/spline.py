@@ -52,7 +52,10 @@ def _backend(device: str) -> ModuleType | None:
     if find_spec(compiler) is None:
         return None
     try:
-        return import_module(f"flowstone.kernels.{module}")
+        backend = import_module(f"flowstone.kernels.{module}")
+        if device == "cpu":
+            backend.kernel("transform")  # compiled now, where it is noticed if it cannot be
+        return backend
     except Exception as error:
         warnings.warn(f"{compiler} does not work here ({error}): splines run without fused kernels", stacklevel=4)
         return None

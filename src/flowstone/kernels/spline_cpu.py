@@ -14,12 +14,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from llvmlite import ir
 from numba import carray, cfunc, njit, types
+from numba.core.cgutils import voidptr_t
+from numba.extending import intrinsic as _intrinsic
 from torch import Tensor
 
-from flowstone.kernels.threads import claim, pointer, shared
+from flowstone.kernels.threads import shared
 
-__all__ = ["run"]
+__all__ = ["kernel", "run"]
 
 # Unsigned, or every index would be asked whether it is negative, which costs the vector instructions.
 u64 = np.uint64
@@ -264,6 +267,28 @@ class Call(ctypes.Structure):
 
 
 CALL = np.dtype(Call)
+intrinsic: Any = _intrinsic  # such functions are called otherwise than they are written
+
+
+@intrinsic
+def pointer(_context, address):
+    """A number as the place in memory that it is the address of."""
+
+    def generate(_context, builder, _signature, arguments):
+        return builder.inttoptr(arguments[0], voidptr_t)
+
+    return types.voidptr(address), generate
+
+
+@intrinsic
+def claim(_context, _counter, _step):
+    """Of a counter, the uint64 in that place: where it was, and it moves on by a step. No two threads get the same."""
+
+    def generate(_context, builder, _signature, arguments):
+        place = builder.bitcast(arguments[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", place, arguments[1], "monotonic")
+
+    return types.uint64(types.voidptr, types.uint64), generate
 
 
 @compiled
@@ -414,7 +439,7 @@ def shares(a, first, bins, corner, size, by_corner, by_size, bound, min_size, sc
 
 
 @cache
-def _compiled(name: str) -> Any:
+def kernel(name: str) -> Any:
     """A kernel as C calls it: compiled, or found where an earlier run kept it, when it is first wanted."""
     return cfunc(types.void(types.voidptr), cache=True, **MODE)({"transform": transform, "backward": backward}[name])
 
@@ -431,5 +456,5 @@ def run(
         value.data_ptr(), stored.data_ptr(), *(g.data_ptr() for g in gradients or (value, value)),
         first.data_ptr(), second.data_ptr(), spline.bound, spline.min_size, spline.min_slope, zero_slope,
     )  # fmt: skip
-    shared(_compiled(name).ctypes, call)
+    shared(kernel(name).ctypes, call)
     return first, second

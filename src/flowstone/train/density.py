@@ -14,7 +14,7 @@ from flowstone.compute import threads_for
 from flowstone.errors import DataError, NonFiniteError, SettingError, ShapeError
 from flowstone.flow import Flow
 from flowstone.history import History
-from flowstone.train.flat import Flat, by_precision, trainable
+from flowstone.train.flat import Flat, alike, trainable
 from flowstone.train.optimizer import Optimizer
 from flowstone.train.progress import training_bar
 from flowstone.train.settings import Settings
@@ -126,7 +126,7 @@ def fit_to_density(
     with ExitStack() as stack:
         stack.enter_context(threads_for(flow, batch_size))
         update = stack.enter_context(training_bar(settings, enabled=progress))
-        flats = [stack.enter_context(Flat(group)) for group in by_precision(trainable(flow))]
+        flats = [stack.enter_context(Flat(group)) for group in alike(trainable(flow))]
         arrays = [flat.array for flat in flats]
         optimizer = Optimizer("adam", arrays)
         for step in range(steps):
@@ -134,6 +134,8 @@ def fit_to_density(
                 flat.zero_grad()
             loss = _path_loss(flow, log_density, _rows(context, batch_size), batch_size, generator)
             loss.backward()
+            for flat in flats:
+                flat.take_in()
             norm = nn.utils.get_total_norm([flat.gradient for flat in flats])
             if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
                 raise NonFiniteError(f"step {step}: the loss is {loss.item()}, the norm of its gradient {norm.item()}")

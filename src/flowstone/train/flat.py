@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from flowstone.errors import SettingError
 
-__all__ = ["Flat", "by_precision", "trainable"]
+__all__ = ["Flat", "alike", "trainable"]
 
 
 def trainable(flow: nn.Module) -> list[Tensor]:
@@ -19,16 +19,16 @@ def trainable(flow: nn.Module) -> list[Tensor]:
     return parameters
 
 
-def by_precision(parameters: Iterable[Tensor]) -> list[list[Tensor]]:
-    """Groups each of which can be a ``Flat``."""
-    groups: dict[torch.dtype, list[Tensor]] = {}
+def alike(parameters: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Groups each of which can be a ``Flat``: of one precision, on one device."""
+    groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for parameter in parameters:
-        groups.setdefault(parameter.dtype, []).append(parameter)
+        groups.setdefault((parameter.dtype, parameter.device), []).append(parameter)
     return list(groups.values())
 
 
 class Flat(AbstractContextManager):
-    """A context in which parameters of one precision lie side by side in ``array``, their gradients in its gradient.
+    """A context in which ``alike`` parameters lie side by side in ``array``, their gradients in its gradient.
 
     Clipping, the optimizer and averages then take one operation each instead of one for each parameter, which in small
     nets is as long as a layer's arithmetic. Gradients keep their memory: thrown away in each step and made anew between
@@ -47,14 +47,13 @@ class Flat(AbstractContextManager):
         self.parameters = parameters
         self.array = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in parameters]))
         self.array.grad = self.gradient = torch.empty_like(self.array)
-        self.gradients = self.parts(self.gradient)
-        for parameter, values in zip(parameters, self.parts(self.array.data), strict=True):
-            parameter.data = values
+        self.values, self.gradients = self.parts(self.array.data), self.parts(self.gradient)
+        self.places = [gradient.data_ptr() for gradient in self.gradients]
         self.zero_grad()
 
     def __exit__(self, *_: object) -> None:
-        for parameter in self.parameters:
-            parameter.data, parameter.grad = parameter.data.clone(), None
+        for parameter, value in zip(self.parameters, self.values, strict=True):
+            parameter.data, parameter.grad = value.clone(), None
 
     def parts(self, array: Tensor) -> list[Tensor]:
         """An array like this one as views of the parameters' shapes."""
@@ -62,7 +61,21 @@ class Flat(AbstractContextManager):
         return [part.view(parameter.shape) for part, parameter in zip(parts, self.parameters, strict=True)]
 
     def zero_grad(self) -> None:
-        """Of all parameters, also where somebody has put other gradients in their place."""
-        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
+        """Of all parameters, whose values are the array's, too, where somebody has put others in their place."""
+        if [gradient.data_ptr() for gradient in self.gradients] != self.places:  # ``Module.to`` changes what it finds
+            self.gradients = self.parts(self.gradient)
+        for parameter, value, gradient in zip(self.parameters, self.values, self.gradients, strict=True):
+            if parameter.data_ptr() != value.data_ptr():
+                parameter.data = value
             parameter.grad = gradient
         self.gradient.zero_()
+
+    def take_in(self) -> None:
+        """Before a step: what the backward pass or a net itself has put elsewhere, values or gradients."""
+        for parameter, value, gradient in zip(self.parameters, self.values, self.gradients, strict=True):
+            if parameter.data_ptr() != value.data_ptr():
+                value.copy_(parameter.data)
+                parameter.data = value
+            if parameter.grad is not gradient and parameter.grad is not None:
+                gradient.copy_(parameter.grad)
+                parameter.grad = gradient

@@ -30,7 +30,7 @@ from flowstone.train.batches import (
     generator,
     hold_out,
 )
-from flowstone.train.flat import Flat, by_precision, trainable
+from flowstone.train.flat import Flat, alike, trainable
 from flowstone.train.forensics import OVERFLOW, first_bad_gradient, first_bad_output
 from flowstone.train.optimizer import Optimizer
 from flowstone.train.progress import Bar, training_bar
@@ -278,6 +278,8 @@ class _Trainer:
                 stack.enter_context(context)
             loss = self.loss(rows.x, rows.context)
             loss.backward()
+        for flat in self.flats:
+            flat.take_in()
         return loss
 
     def _make_noise(self, step: int) -> None:
@@ -432,7 +434,7 @@ def _by_decay(flow: Flow, settings: Settings) -> list[tuple[list[Tensor], float]
     return [
         (group, decay)
         for of_scales, decay in decays.items()
-        for group in by_precision(p for p in trainable(flow) if (id(p) in small) == of_scales)
+        for group in alike(p for p in trainable(flow) if (id(p) in small) == of_scales)
     ]
 
 

@@ -42,7 +42,8 @@ class Optimizer:
         self.arrays = arrays
         self.decays = decays or [0.0] * len(arrays)
         self.moments = {moment: [torch.zeros_like(array.detach()) for array in arrays] for moment in moments}
-        self.steps = [torch.zeros((), device=array.device if self._fuses(array) else "cpu") for array in arrays]
+        places = [array.device if self._fuses(array) else "cpu" for array in arrays]
+        self.steps = [torch.zeros((), dtype=torch.float32, device=place) for place in places]
 
     def _fuses(self, array: Tensor) -> bool:
         return self.name != "adamax" and array.device.type in FUSED
