@@ -53,7 +53,7 @@ def _backend(device: str) -> ModuleType | None:
         return None
     try:
         backend = import_module(f"flowstone.kernels.{module}")
-        if device == "cpu":
+        if module == "spline_cpu":
             backend.kernel("transform")  # compiled now, where it is noticed if it cannot be
         return backend
     except Exception as error:
