@@ -108,20 +108,27 @@ class _Run:
 
     def __init__(self, links: Sequence[Bijection]) -> None:
         self.links = links
+        self.parameters = [list(link.parameters()) for link in links]
         self.kept = False
 
     def __call__(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.kept:
             return in_turn(self.links, x, context)
-        parameters = [p for p in nn.ModuleList(self.links).parameters() if p.requires_grad]
-        return _FromOutput.apply(self.links, x, context, *parameters)
+        wanted = {id(p): p for parameters in self.parameters for p in parameters if p.requires_grad}
+        return _FromOutput.apply(self, x, context, *wanted.values())
+
+    def places(self) -> list[list[int]]:
+        """Of each link's own parameters among all that ``__call__`` handed on."""
+        wanted: dict[int, int] = {}
+        own = [[p for p in parameters if p.requires_grad] for parameters in self.parameters]
+        return [[wanted.setdefault(id(p), len(wanted)) for p in parameters] for parameters in own]
 
 
 class _FromOutput(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, links: Sequence[Bijection], x: Tensor, context: Tensor | None, *parameters: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        z, log_det = in_turn(links, x, context)
-        ctx.links = links
+    def forward(ctx: Any, run: _Run, x: Tensor, context: Tensor | None, *parameters: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        z, log_det = in_turn(run.links, x, context)
+        ctx.links, ctx.places = run.links, run.places()
         ctx.save_for_backward(z, context, *parameters)
         return z, log_det
 
@@ -129,14 +136,17 @@ class _FromOutput(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         (z, context, *wanted), (g_z, g_log) = ctx.saved_tensors, gradients
-        if ctx.needs_input_grad[2]:
+        last = [len(wanted)] if ctx.needs_input_grad[2] else []
+        if last:
             context = context.detach().requires_grad_()
             wanted.append(context)
         sums: list[Tensor | None] = [None] * len(wanted)
-        for link in reversed(ctx.links):
-            z, g_z, found = _back(link, z, context, g_z, g_log, wanted)
-            sums = [b if a is None else a if b is None else a + b for a, b in zip(sums, found, strict=True)]
-        g_context = sums.pop() if ctx.needs_input_grad[2] else None
+        for link, own in zip(reversed(ctx.links), reversed(ctx.places), strict=True):
+            z, g_z, found = _back(link, z, context, g_z, g_log, [wanted[place] for place in own + last])
+            for place, gradient in zip(own + last, found, strict=True):
+                before = sums[place]
+                sums[place] = gradient if before is None else before if gradient is None else before + gradient
+        g_context = sums.pop() if last else None
         return None, joined(g_z), g_context, *sums
 
 
