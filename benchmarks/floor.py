@@ -90,7 +90,7 @@ took time. Machine: {machine}.
 
 So affine couplings in float32 cannot be as far ahead of a library with the same products as was wanted. What is left
 beside them is, at these sizes, not arithmetic but the launching of small operations: with 32 rows, where the products
-take hardly any time, FlowJAX, which runs a step as one compiled program, needs a third of our time (*Growth of a
+take hardly any time, FlowJAX, which runs a step as one compiled program, needs less than half of our time (*Growth of a
 training step*); `compile=True` takes part of that away (*compiled*), and nets in bfloat16 shorten the products, the
 more the wider they are (*bf16*).
 """

@@ -14,9 +14,11 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 import cases
 from flowstone import bijections as b
+from flowstone.bijections.base import suited
 from flowstone.bijections.univariate import soft_clamp
 from flowstone.kernels import kernels
 from flowstone.nets import MADE, MLP
@@ -744,6 +746,22 @@ def chains_are_their_links_in_turn() -> None:
     assert all(isinstance(value, Tensor) and value.shape == (6, 5) for pair in seen + gradients for value in pair)
 
 
+def parts_suit_each_link() -> None:
+    x = normal(6, 5)
+    parts = x[:, :2], x[:, 2:]
+    one, other = b.Half(5, b.Scaling(3)), b.Half(7, b.Scaling(4))
+    assert suited(parts, one) is parts
+    for given in (parts, x):
+        assert [part.shape[1] for part in suited(given, other)] == [3, 2]
+        same(torch.cat(suited(given, other), 1), x, 0)
+        same(suited(given, b.LeakyReLU()), x, 0)
+    everywhere = register_module_forward_hook(lambda module, inputs, output: None)
+    try:
+        assert suited(x, one) is x
+    finally:
+        everywhere.remove()
+
+
 def wild_made(hidden: tuple[int, ...], *, residual: bool = False) -> MADE:
     net = MADE(4, 2, hidden=hidden, context_features=2, activation="tanh", residual=residual)
     for index, parameter in enumerate(net.parameters()):
@@ -813,6 +831,7 @@ PROPERTIES: dict[str, Callable[[], None]] = {
         permutations_are_what_they_say,
         halves_are_what_they_say,
         chains_are_their_links_in_turn,
+        parts_suit_each_link,
         made_sees_every_feature_before_and_no_other,
         residual_made_adds_each_layer_to_the_one_before,
     )
