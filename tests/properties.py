@@ -18,7 +18,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 import cases
 from flowstone import bijections as b
-from flowstone.bijections.base import suited
+from flowstone.bijections import base
 from flowstone.bijections.univariate import soft_clamp
 from flowstone.kernels import kernels
 from flowstone.nets import MADE, MLP
@@ -750,14 +750,14 @@ def parts_suit_each_link() -> None:
     x = normal(6, 5)
     parts = x[:, :2], x[:, 2:]
     one, other = b.Half(5, b.Scaling(3)), b.Half(7, b.Scaling(4))
-    assert suited(parts, one) is parts
+    assert base.suited(parts, one) is parts
     for given in (parts, x):
-        assert [part.shape[1] for part in suited(given, other)] == [3, 2]
-        same(torch.cat(suited(given, other), 1), x, 0)
-        same(suited(given, b.LeakyReLU()), x, 0)
+        assert [part.shape[1] for part in base.suited(given, other)] == [3, 2]
+        same(torch.cat(base.suited(given, other), 1), x, 0)
+        same(base.suited(given, b.LeakyReLU()), x, 0)
     everywhere = register_module_forward_hook(lambda module, inputs, output: None)
     try:
-        assert suited(x, one) is x
+        assert base.suited(x, one) is x
     finally:
         everywhere.remove()
 
