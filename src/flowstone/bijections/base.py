@@ -81,17 +81,21 @@ def suited(value: Parts, link: Any) -> Parts:
     """``value`` as a link takes it: in two parts where it can and nobody looks at what goes in and out, else whole."""
     module = getattr(link, "__self__", link)
     cut = getattr(module, "cut", None)
-    if cut is None or _watched(module):
-        return joined(value)
-    if isinstance(value, tuple) and value[0].shape[1] == cut:
-        return value
-    value = joined(value)
-    return value.split_with_sizes((cut, value.shape[1] - cut), 1)
+    return joined(value) if cut is None or _watched(module) else parted(value, cut)
 
 
 def _watched(module: nn.Module) -> bool:
     own = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     return bool(own or _has_any_global_hook())
+
+
+def parted(value: Parts, cut: int) -> tuple[Tensor, Tensor]:
+    """Two parts, the first of ``cut`` features."""
+    if isinstance(value, tuple) and value[0].shape[1] == cut:
+        return value
+    value = joined(value)
+    # Split, not sliced: its gradient is one joining instead of two paddings and a sum.
+    return value.split_with_sizes((cut, value.shape[1] - cut), 1)
 
 
 def joined(value: Parts) -> Tensor:

@@ -4,7 +4,7 @@ telling: a bijection of one half alone.
 
 from torch import Tensor, nn
 
-from flowstone.bijections.base import Bijection, Parts, joined
+from flowstone.bijections.base import Bijection, Parts, joined, parted
 from flowstone.bijections.univariate import Univariate
 
 __all__ = ["Coupling", "Half"]
@@ -20,10 +20,7 @@ class _Split(Bijection):
 
     def halves(self, value: Parts) -> tuple[Tensor, Tensor]:
         """What is kept and what moves."""
-        if not isinstance(value, tuple):
-            # Split, not sliced: its gradient is one joining instead of two paddings and a sum.
-            value = value.split_with_sizes((self.cut, value.shape[1] - self.cut), 1)
-        return self.turned(*value)
+        return self.turned(*parted(value, self.cut))
 
     def whole(self, kept: Tensor, moved: Tensor, like: Parts) -> Parts:
         """Both halves in their places: apart, if ``like`` is."""

@@ -27,7 +27,7 @@ from flowstone.bijections import (
     RQSpline,
     Squeeze,
 )
-from flowstone.bijections.base import Parts, in_turn, joined, suited
+from flowstone.bijections.base import Parts, in_turn, joined
 from flowstone.compute.replaced import Replaced
 
 __all__ = ["recomputed"]
@@ -155,7 +155,7 @@ def _back(link: Bijection, z: Parts, context: Tensor | None, g_z: Parts, g_log: 
     if isinstance(link, Coupling):
         return _back_through_coupling(link, z, context, g_z, g_log, wanted)
     if isinstance(link, Half):
-        (kept, moved), (g_kept, g_moved) = link.halves(suited(z, link)), link.halves(suited(g_z, link))
+        (kept, moved), (g_kept, g_moved) = link.halves(z), link.halves(g_z)
         moving, g_moving, found = _back(link.bijection, moved, context, g_moved, g_log, wanted)
         return link.turned(kept, joined(moving)), link.turned(g_kept, joined(g_moving)), found
     x = link.inverse(joined(z), context)[0].detach().requires_grad_()
@@ -167,7 +167,7 @@ def _back(link: Bijection, z: Parts, context: Tensor | None, g_z: Parts, g_log: 
 
 def _back_through_coupling(link: Coupling, z: Parts, context: Tensor | None, g_z: Parts, g_log: Tensor, wanted: list):
     """What is kept is in z as it was, so the net runs once for both directions."""
-    (kept, moved), (g_kept, g_moved) = link.halves(suited(z, link)), link.halves(suited(g_z, link))
+    (kept, moved), (g_kept, g_moved) = link.halves(z), link.halves(g_z)
     kept, moved = kept.detach().requires_grad_(), moved.detach()
     with torch.enable_grad():
         parameters = link.parameters_given(kept, context)

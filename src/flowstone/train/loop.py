@@ -428,13 +428,13 @@ def _arithmetic(flow: Flow, settings: Settings) -> list[AbstractContextManager]:
 
 
 def _by_decay(flow: Flow, settings: Settings) -> list[tuple[list[Tensor], float]]:
-    """Parameters of one precision and their weight decay: what ``scale_penalty`` keeps small, and the rest."""
-    small = {id(parameter) for parameter in _scales(flow)}
+    """Parameters that can be a ``Flat``, and their weight decay: what ``scale_penalty`` keeps small, and the rest."""
+    small, parameters = {id(parameter) for parameter in _scales(flow)}, trainable(flow)
     decays = {False: settings.weight_decay, True: settings.weight_decay or 2 * settings.scale_penalty}
     return [
         (group, decay)
         for of_scales, decay in decays.items()
-        for group in alike(p for p in trainable(flow) if (id(p) in small) == of_scales)
+        for group in alike(p for p in parameters if (id(p) in small) == of_scales)
     ]
 
 
