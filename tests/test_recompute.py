@@ -1,4 +1,4 @@
-"""Gradients that are computed from outputs: right to the precision they are asked for, in memory that hardly grows."""
+"""Gradients of layers that run once more: to the last bit those of a flow that keeps all, in little memory."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import torch
 
 import flowstone
 from cases import disturb
-from flowstone.bijections import Affine, Chain, Coupling, Dequantize, Half
+from flowstone.bijections import Affine, Chain, Coupling
 from flowstone.compute import recomputed
 from flowstone.errors import UnknownNameError
 from flowstone.priors import StandardNormal
@@ -32,14 +32,14 @@ def coupling():
     return next(module for module in flowstone.spline(2).modules() if isinstance(module, Coupling))
 
 
-def made(name, dtype):
+def made(name, dtype, strength=0.05):
     """A flow away from its start, rows and context; the same numbers in every precision."""
     torch.manual_seed(0)
     flow = FLOWS[name]()
     event = flow.event_shape
     x = torch.randint(256, (16, *event), dtype=torch.uint8) if len(event) > 1 else torch.randn(16, *event)
     context = torch.randn(16, flow.context_features) if flow.context_features else None
-    disturb(flow, 0.05)
+    disturb(flow, strength)
     flow = flow.to(dtype)
     x = x if x.dtype == torch.uint8 else x.to(dtype)
     context = None if context is None else context.to(dtype)
@@ -69,9 +69,10 @@ def gradient(flow, x, context, memory="keep"):
     return torch.cat([g.double().flatten() for g in found]), much, loss.item()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", FLOWS)
-def test_the_same_gradients_in_float64(name):
-    flow, x, context = made(name, torch.float64)
+def test_the_same_gradients(name, dtype):
+    flow, x, context = made(name, dtype)
     buffers = {name: value.clone() for name, value in flow.named_buffers()}
     kept, _, loss = gradient(flow, x, context)
     after = {name: value.clone() for name, value in flow.named_buffers()}
@@ -79,19 +80,20 @@ def test_the_same_gradients_in_float64(name):
         value.copy_(buffers[name])  # running averages
     recomputed_, _, same_loss = gradient(flow, x, context, "recompute")
     assert loss == same_loss
-    assert (kept - recomputed_).norm() < 1e-11 * kept.norm()
+    of_weights = len(kept) - (0 if context is None else context.numel())
+    assert torch.equal(kept[:of_weights], recomputed_[:of_weights])
+    torch.testing.assert_close(kept, recomputed_)  # a context's is a sum over all layers
     assert all(torch.equal(value, after[name]) for name, value in flow.named_buffers())
 
 
+@pytest.mark.parametrize("strength", [0.05, 0.3])  # at the second, inverses of four splines err by 1e-3
 @pytest.mark.parametrize("name", ["spline", "realnvp"])
-def test_ninety_six_couplings_in_float32_against_float64(name):
-    exact, _, _ = gradient(*made(name, torch.float64))
-    flow, x, context = made(name, torch.float32)
+def test_ninety_six_couplings_in_float32_against_float64(name, strength):
+    exact, _, _ = gradient(*made(name, torch.float64, strength))
+    flow, x, context = made(name, torch.float32, strength)
     assert sum(isinstance(module, Coupling) for module in flow.modules()) == 96
     found, _, _ = gradient(flow, x, context, "recompute")
-    kept, _, _ = gradient(flow, x, context)
     assert (found - exact).norm() < 1e-3 * exact.norm()
-    assert (found - exact).norm() < 2 * (kept - exact).norm()  # what float32 costs anyway
 
 
 @pytest.mark.parametrize(("name", "times"), [("spline", 12), ("realnvp", 12), ("modern images", 5), ("mixture", 3)])
@@ -100,6 +102,15 @@ def test_forward_keeps_little(name, times):
     _, much, _ = gradient(flow, x, context)
     _, little, _ = gradient(flow, x, context, "recompute")
     assert little * times < much
+
+
+def test_all_but_the_last_four_couplings_run_twice():
+    flow, x, _ = made("realnvp", torch.float32)
+    runs = []
+    for layer in [module for module in flow.modules() if isinstance(module, Coupling)]:
+        layer.net.register_forward_hook(lambda net, *_: runs.append(net))
+    gradient(flow, x, None, "recompute")
+    assert [runs.count(net) for net in dict.fromkeys(runs)] == [2] * 92 + [1] * 4
 
 
 def test_afterwards_every_class_has_its_forward_back():
@@ -122,7 +133,7 @@ def test_weights_that_are_held_fixed_get_no_gradient():
         parameter.requires_grad_(False)
     kept, _, _ = gradient(flow, x, context)
     found, _, _ = gradient(flow, x, context, "recompute")
-    assert (kept - found).norm() < 1e-11 * kept.norm()
+    assert torch.equal(kept, found)
 
 
 def test_weights_that_two_couplings_share_get_the_sum(float64):
@@ -157,7 +168,7 @@ class Rough(torch.nn.Module):
     ],
 )
 def test_nets_that_do_not_repeat_themselves(float64, layer):
-    couplings = [Coupling(4, Affine(2, bound="soft"), Rough(layer()), swap=bool(i % 2)) for i in range(3)]
+    couplings = [Coupling(4, Affine(2, bound="soft"), Rough(layer()), swap=bool(i % 2)) for i in range(9)]
     flow = flowstone.Flow(Chain(*couplings), StandardNormal(4)).double().train()
     x = torch.randn(16, 4)
     buffers = {name: value.clone() for name, value in flow.named_buffers()}
@@ -166,16 +177,8 @@ def test_nets_that_do_not_repeat_themselves(float64, layer):
     for name, value in flow.named_buffers():
         value.copy_(buffers[name])
     found, _, _ = gradient(flow, x, None, "recompute")
-    assert (kept - found).norm() < 1e-11 * kept.norm()
+    assert torch.equal(kept, found)
     assert all(torch.equal(value, after[name]) for name, value in flow.named_buffers())
-
-
-def test_a_half_is_as_reversible_as_what_is_in_it(float64):
-    flow = flowstone.Flow(Chain(coupling(), Half(2, Dequantize()), coupling()), StandardNormal(2)).double()
-    x = torch.randint(9, (16, 2)).double()
-    kept, _, _ = gradient(flow, x, None)
-    found, _, _ = gradient(flow, x, None, "recompute")
-    assert (kept - found).norm() < 1e-11 * kept.norm()
 
 
 def test_hooks_of_weights_run_once():
@@ -185,7 +188,7 @@ def test_hooks_of_weights_run_once():
     weight.register_hook(lambda g: calls.append(1) or 0.5 * g)
     kept, _, _ = gradient(flow, x, context)
     found, _, _ = gradient(flow, x, context, "recompute")
-    assert (kept - found).norm() < 1e-11 * kept.norm()
+    assert torch.equal(kept, found)
     assert len(calls) == 2
 
 
@@ -195,7 +198,7 @@ def test_one_within_another():
     with recomputed(flow):
         found, _, _ = gradient(flow, x, context, "recompute")
         assert any("forward" in vars(module) for module in flow.modules())
-    assert (kept - found).norm() < 1e-11 * kept.norm()
+    assert torch.equal(kept, found)
     assert not any("forward" in vars(module) for module in flow.modules())
 
 
@@ -229,8 +232,58 @@ def test_a_training_that_recomputes_ends_where_one_that_keeps_does(precision):
         after(memory="recomput")
 
 
+def noisy():
+    couplings = [Coupling(4, Affine(2, bound="soft"), Rough(torch.nn.Dropout())) for _ in range(9)]
+    return flowstone.Flow(Chain(*couplings), StandardNormal(4)).train()
+
+
+def test_random_numbers_go_on_where_they_were():
+    x = torch.randn(16, 4)
+    after = []
+    for memory in ("keep", "recompute"):
+        torch.manual_seed(2)
+        gradient(noisy(), x, None, memory)
+        after.append(torch.rand(3))
+    assert torch.equal(*after)
+
+
+def test_an_average_that_two_batches_have_run_through_before_the_backward_pass():
+    flow, x, _ = made("batch norm of the flow", torch.float64)
+    start = {name: value.clone() for name, value in flow.state_dict().items()}
+
+    def after_two():
+        flow.load_state_dict(start)
+        flow.zero_grad()
+        loss = flow.log_prob(x[:8]).mean() + flow.log_prob(x[8:]).mean()
+        loss.backward()
+        gradients = torch.cat([p.grad.flatten() for p in flow.parameters() if p.grad is not None])
+        return gradients, torch.cat([value.double().flatten() for value in flow.buffers()])
+
+    torch.manual_seed(1)
+    kept = after_two()
+    torch.manual_seed(1)
+    with recomputed(flow):
+        again = after_two()
+    assert all(torch.equal(a, b) for a, b in zip(kept, again, strict=True))
+
+
+def test_autocast_around_a_forward_pass_is_around_its_second_run():
+    flow, x, _ = made("realnvp", torch.float32)
+
+    def found():
+        flow.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = -flow.log_prob(x).mean()
+        loss.backward()
+        return torch.cat([p.grad.flatten() for p in flow.parameters() if p.grad is not None])
+
+    kept = found()
+    with recomputed(flow):
+        assert torch.equal(found(), kept)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_training_that_inverts_goes_the_same_way(precision):
+def test_a_training_of_images_that_recomputes_goes_the_same_way(precision):
     x = torch.randint(256, (64, 1, 8, 8), dtype=torch.uint8)
 
     def losses(**settings):
@@ -239,4 +292,4 @@ def test_a_training_that_inverts_goes_the_same_way(precision):
         history = flowstone.fit(flow, x, steps=8, batch_size=16, precision=precision, progress=False, **settings)
         return history.column("val_nll")
 
-    assert losses(memory="recompute") == pytest.approx(losses(), rel=1e-4)
+    assert losses(memory="recompute") == losses()

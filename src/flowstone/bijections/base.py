@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 
 from flowstone.errors import SettingError
+from flowstone.kernels import watched
 
 __all__ = ["Bijection", "Chain", "Inverse"]
 
@@ -66,27 +66,28 @@ class Bijection(nn.Module, ABC):
 
 
 def in_turn(links: Iterable[Link], x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-    """One ``(x, context) -> (z, log_det)`` after the other; the log-dets' sum.
+    """One ``(x, context) -> (z, log_det)`` after the other; the log-dets' sum."""
+    z, log_dets = passed(links, x, context)
+    return joined(z), reduce(torch.add, log_dets)
 
-    Between neighbours of the same ``cut`` the two parts stay apart: nothing is copied.
+
+def passed(links: Iterable[Link], value: Parts, context: Tensor | None) -> tuple[Parts, list[Tensor]]:
+    """What comes out in the end, and the log-det of each link.
+
+    Between neighbours of the same ``cut``, and at both ends, the two parts stay apart: nothing is copied.
     """
-    value, log_dets = x, []
+    log_dets = []
     for link in links:
         value, log_det = link(suited(value, link), context)
         log_dets.append(log_det)
-    return joined(value), reduce(torch.add, log_dets)
+    return value, log_dets
 
 
 def suited(value: Parts, link: Any) -> Parts:
     """``value`` as a link takes it: in two parts where it can and nobody looks at what goes in and out, else whole."""
     module = getattr(link, "__self__", link)
     cut = getattr(module, "cut", None)
-    return joined(value) if cut is None or _watched(module) else parted(value, cut)
-
-
-def _watched(module: nn.Module) -> bool:
-    own = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    return bool(own or _has_any_global_hook())
+    return joined(value) if cut is None or watched(module) else parted(value, cut)
 
 
 def parted(value: Parts, cut: int) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 telling: a bijection of one half alone.
 """
 
+import torch
 from torch import Tensor, nn
 
 from flowstone.bijections.base import Bijection, Parts, joined, parted
@@ -75,7 +76,8 @@ class Coupling(_Split):
 
     def parameters_given(self, kept: Tensor, context: Tensor | None = None) -> Tensor:
         """``(batch, moved, …, parameters_per_feature)``: what the net, which sees the kept half, says of the other."""
-        return self.net(kept, context).unflatten(1, (-1, self.transform.parameters_per_feature)).movedim(2, -1)
+        given = torch.unflatten(self.net(kept, context), 1, (-1, self.transform.parameters_per_feature))
+        return given if given.ndim == 3 else given.movedim(2, -1)
 
     def asked(self, value: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The moved half, and its parameters."""

@@ -1,214 +1,187 @@
 """Deep flows in little memory: what gradients need of a layer is computed again instead of kept."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Any, cast
+from contextlib import contextmanager
+from functools import reduce
+from itertools import compress
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
-from torch.utils.checkpoint import checkpoint
 
-from flowstone.bijections import (
-    ActNorm,
-    Additive,
-    Affine,
-    Autoregressive,
-    BatchNorm,
-    Bijection,
-    Chain,
-    Coupling,
-    Half,
-    InvertibleConv1x1,
-    LULinear,
-    Permutation,
-    RQSpline,
-    Squeeze,
-)
-from flowstone.bijections.base import Parts, in_turn, joined
+from flowstone.bijections import Autoregressive, BatchNorm, Chain, Coupling
+from flowstone.bijections.base import Parts, joined, passed
 from flowstone.compute.replaced import Replaced
 
 __all__ = ["recomputed"]
 
-ANCHOR = 4  # couplings between two values that are kept: rounding of inverses adds up from one to the next alone
-REVERSIBLE = (ActNorm, Coupling, InvertibleConv1x1, LULinear, Permutation, Squeeze)
-ONCE = (BatchNorm, _BatchNorm, _DropoutNd, nn.RReLU)  # do not give the same again; dropout with p = 0 does
-EXACT = (Additive, Affine, RQSpline)  # the mixture's inverse is a search
+TOGETHER = {2: 4, 4: 1}  # layers with nets in a piece, of vectors and of images, beside whose nets an image is small
 
 
 def recomputed(flow: nn.Module) -> Replaced:
     """A context in which the gradient of a deep flow takes memory that hardly grows with its depth.
 
-    In a chain, runs of couplings and of what lies between them keep one value for every fourth coupling; in the
-    backward pass each layer's input is computed from its output by the inverse, and its net runs once more (Gomez et
-    al. 2017); but for the last four, with which that pass begins. Gradients differ by the rounding of four inverses.
-    Layers that draw random numbers or see the whole batch (dropout, batch normalization), autoregressive layers and
-    mixtures are not inverted: they keep their input and run once more, their gradients to the last bit the same (Chen
-    et al. 2016). The backward pass is part of the context.
+    Of a chain, every fourth value between couplings is kept (of images, each); in the backward pass the layers from
+    one to the next run once more, the last first (Chen et al. 2016), but for the last of these pieces, with which that
+    pass begins. Random numbers are the same again, running averages take a batch in once, and so gradients are, to
+    the last bit, those of a flow that keeps everything. The backward pass is part of the context.
     """
     forwards: dict[nn.Module, Callable] = {}
-    chains = [module for module in flow.modules() if type(module) is Chain]
-    pieces = {chain: _pieces([cast(Bijection, link) for link in chain.links]) for chain in chains}
-    runs = [piece for found in pieces.values() for piece in found if isinstance(piece, _Run)]
-    for chain, found in pieces.items():
-        if any(isinstance(piece, _Run) for piece in found):
-            forwards[chain] = _through(found)
-    if runs:
-        runs[-1].kept = True  # the backward pass begins with it: nothing is gained by throwing away
-    inverted = {link for run in runs for link in run.links}
+    again: dict[int, list[_Piece]] = {rank: [] for rank in TOGETHER}
+    for chain in flow.modules():
+        if type(chain) is Chain:
+            by_rank = {rank: _pieces(chain, size) for rank, size in TOGETHER.items()}
+            forwards[chain] = _through(by_rank)
+            for rank, pieces in by_rank.items():
+                again[rank] += [piece for piece in pieces if not piece.kept]
+    inside = {module for pieces in again.values() for piece in pieces for module in piece.modules}
+    for pieces in again.values():
+        for piece in pieces[-1:]:
+            piece.kept = True  # the backward pass begins with it: nothing is gained by throwing away
     for layer in flow.modules():
-        if isinstance(layer, Coupling | Autoregressive) and layer not in inverted:
-            forwards[layer] = _checkpointed(layer)
+        if isinstance(layer, Coupling | Autoregressive) and layer not in inside and not _hooked(layer):
+            forwards[layer] = _alone(layer)
     return Replaced(forwards)
 
 
-def _reversible(link: nn.Module) -> bool:
-    if isinstance(link, Half):
-        return _reversible(link.bijection)
-    exact = not isinstance(link, Coupling) or isinstance(link.transform, EXACT)
-    repeatable = not any(isinstance(part, ONCE) and getattr(part, "p", 1) for part in link.modules())
-    unwatched = not any(parameter._backward_hooks for parameter in link.parameters())  # hooks would run twice
-    return isinstance(link, REVERSIBLE) and exact and repeatable and unwatched
-
-
-def _pieces(links: Sequence[Bijection]) -> list[Any]:
-    """Links as they are, and runs of reversible ones with up to ``ANCHOR`` couplings in each."""
-    pieces: list[Any] = []
-    run: list[Bijection] = []
+def _pieces(chain: Chain, size: int) -> list["_Piece"]:
+    """With up to ``size`` layers that have nets; what cannot run once more, or need not, is kept."""
+    pieces: list[_Piece] = []
+    links: list[nn.Module] = []
 
     def close() -> None:
-        pieces.extend([_Run(run.copy())] if any(isinstance(link, Coupling) for link in run) else run)
-        run.clear()
+        if links:
+            pieces.append(_Piece(links, links, kept=not any(map(_has_nets, links))))
+        links.clear()
 
-    for link in links:
-        if not _reversible(link):
+    for link in chain.links:
+        if _hooked(link) or any(type(part) is Chain for part in link.modules()):  # a chain has pieces of its own
             close()
-            pieces.append(link)
+            pieces.append(_Piece([link], [link], kept=True))
             continue
-        if isinstance(link, Coupling) and sum(isinstance(other, Coupling) for other in run) == ANCHOR:
+        if _has_nets(link) and sum(map(_has_nets, links)) == size:
             close()
-        run.append(link)
+        links.append(link)
     close()
     return pieces
 
 
-def _through(pieces: Sequence[Any]) -> Callable:
-    def forward(chain: Chain, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def _has_nets(link: nn.Module) -> bool:
+    return any(isinstance(part, Coupling | Autoregressive) for part in link.modules())
+
+
+def _hooked(link: nn.Module) -> bool:
+    """Whether somebody looks at gradients, which a second run would show twice."""
+    return any(parameter._backward_hooks for parameter in link.parameters())
+
+
+def _through(by_rank: dict[int, list["_Piece"]]) -> Callable:
+    def forward(chain: Chain, x: Parts, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if not torch.is_grad_enabled():
             return Chain.forward(chain, x, context)
-        return in_turn(pieces, x, context)
+        value, log_dets = x, []
+        for piece in by_rank.get(x.ndim, by_rank[2]):
+            value, found = piece(value, context)
+            log_dets += found
+        return joined(value), reduce(torch.add, log_dets)
 
     return forward
 
 
-class _Run:
-    """Reversible links, of which the output alone is kept."""
+def _alone(layer: nn.Module) -> Callable:
+    def plainly(value: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return type(layer).forward(layer, value, context)
 
-    def __init__(self, links: Sequence[Bijection]) -> None:
-        self.links = links
-        self.parameters = [list(link.parameters()) for link in links]
-        self.kept = False
+    piece = _Piece([plainly], [layer])
 
-    def __call__(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(_: nn.Module, value: Parts, context: Tensor | None = None) -> tuple[Parts, Tensor]:
+        if not torch.is_grad_enabled():
+            return plainly(value, context)
+        value, (log_det,) = piece(value, context)
+        return value, log_det
+
+    return forward
+
+
+class _Piece:
+    """Links of which only what goes in is kept or, with ``kept``, everything."""
+
+    def __init__(self, links: Sequence[Any], modules: Sequence[nn.Module], *, kept: bool = False) -> None:
+        self.links, self.kept = list(links), kept
+        self.modules = {part for module in modules for part in module.modules()}
+        self.parameters = list({id(p): p for module in modules for p in module.parameters()}.values())
+        self.norms = [part for part in self.modules if isinstance(part, BatchNorm | _BatchNorm)]
+
+    def __call__(self, value: Parts, context: Tensor | None) -> tuple[Parts, list[Tensor]]:
         if self.kept:
-            return in_turn(self.links, x, context)
-        wanted = {id(p): p for parameters in self.parameters for p in parameters if p.requires_grad}
-        return _FromOutput.apply(self, x, context, *wanted.values())
+            return passed(self.links, value, context)
+        parts = value if isinstance(value, tuple) else (value,)
+        wanted = [p for p in self.parameters if p.requires_grad]
+        outputs = _OnceMore.apply(self, len(parts), *parts, context, *wanted)
+        count = len(outputs) - len(self.links)
+        return _value(outputs[:count]), list(outputs[count:])
 
-    def places(self) -> list[list[int]]:
-        """Of each link's own parameters among all that ``__call__`` handed on."""
-        wanted: dict[int, int] = {}
-        own = [[p for p in parameters if p.requires_grad] for parameters in self.parameters]
-        return [[wanted.setdefault(id(p), len(wanted)) for p in parameters] for parameters in own]
+    def run(self, parts: tuple[Tensor, ...], context: Tensor | None) -> tuple[Tensor, ...]:
+        """The parts of what comes out, and the log-det of each link."""
+        z, log_dets = passed(self.links, _value(parts), context)
+        return (*z, *log_dets) if isinstance(z, tuple) else (z, *log_dets)
+
+    def again(self, device: torch.device) -> Callable:
+        """A context in which a second run, later, is what a first run would be now."""
+        autocast = {"enabled": torch.is_autocast_enabled(device.type), "dtype": torch.get_autocast_dtype(device.type)}
+        numbers = torch.get_rng_state()
+        there = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        averages = [(norm, {k: v.clone() for k, v in norm._buffers.items() if v is not None}) for norm in self.norms]
+
+        @contextmanager
+        def second_time() -> Iterator[None]:
+            with torch.random.fork_rng([] if there is None else [device]), torch.autocast(device.type, **autocast):
+                torch.set_rng_state(numbers)
+                if there is not None:
+                    torch.cuda.set_rng_state(there, device)
+                now = [(norm, norm._buffers.copy()) for norm in self.norms]
+                try:
+                    _put(averages)
+                    yield
+                finally:
+                    _put(now)
+
+        return second_time
 
 
-class _FromOutput(torch.autograd.Function):
+def _put(averages: Sequence[tuple[nn.Module, dict]]) -> None:
+    for norm, buffers in averages:
+        norm._buffers.update(buffers)
+
+
+def _value(parts: tuple[Tensor, ...]) -> Parts:
+    return parts[0] if len(parts) == 1 else parts
+
+
+class _OnceMore(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, run: _Run, x: Tensor, context: Tensor | None, *parameters: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        z, log_det = in_turn(run.links, x, context)
-        ctx.links, ctx.places = run.links, run.places()
-        ctx.save_for_backward(z, context, *parameters)
-        return z, log_det
+    def forward(ctx: Any, piece: _Piece, count: int, *inputs: Any):  # pyright: ignore[reportIncompatibleMethodOverride]
+        """``inputs``: so many parts, the context, parameters."""
+        ctx.piece, ctx.count, ctx.again = piece, count, piece.again(inputs[0].device)
+        ctx.save_for_backward(*inputs)
+        return piece.run(inputs[:count], inputs[count])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        (z, context, *wanted), (g_z, g_log) = ctx.saved_tensors, gradients
-        last = [len(wanted)] if ctx.needs_input_grad[2] else []
-        if last:
-            context = context.detach().requires_grad_()
-            wanted.append(context)
-        sums: list[Tensor | None] = [None] * len(wanted)
-        for link, own in zip(reversed(ctx.links), reversed(ctx.places), strict=True):
-            z, g_z, found = _back(link, z, context, g_z, g_log, [wanted[place] for place in own + last])
-            for place, gradient in zip(own + last, found, strict=True):
-                before = sums[place]
-                sums[place] = gradient if before is None else before if gradient is None else before + gradient
-        g_context = sums.pop() if last else None
-        return None, joined(g_z), g_context, *sums
+        needed, told = ctx.needs_input_grad[2:], ctx.count + 1
+        inputs = list(ctx.saved_tensors)
+        for index, value in enumerate(inputs[:told]):
+            inputs[index] = None if value is None else value.detach().requires_grad_(needed[index])
+        with torch.enable_grad(), ctx.again():
+            outputs = ctx.piece.run(tuple(inputs[: ctx.count]), inputs[ctx.count])
+        found = iter(_gradients(outputs, list(compress(inputs, needed)), gradients))
+        return None, None, *(next(found) if wanted else None for wanted in needed)
 
 
-def _back(link: Bijection, z: Parts, context: Tensor | None, g_z: Parts, g_log: Tensor, wanted: list):
-    """From a layer's output to its input; the gradient by it, and by those of ``wanted`` that the layer uses."""
-    if isinstance(link, Coupling):
-        return _back_through_coupling(link, z, context, g_z, g_log, wanted)
-    if isinstance(link, Half):
-        (kept, moved), (g_kept, g_moved) = link.halves(z), link.halves(g_z)
-        moving, g_moving, found = _back(link.bijection, moved, context, g_moved, g_log, wanted)
-        return link.turned(kept, joined(moving)), link.turned(g_kept, joined(g_moving)), found
-    x = link.inverse(joined(z), context)[0].detach().requires_grad_()
-    with torch.enable_grad():
-        outputs = link(x, context)
-    g_x, *found = _gradients(outputs, (x, *wanted), (joined(g_z), g_log))
-    return x.detach(), g_x, found
-
-
-def _back_through_coupling(link: Coupling, z: Parts, context: Tensor | None, g_z: Parts, g_log: Tensor, wanted: list):
-    """What is kept is in z as it was, so the net runs once for both directions."""
-    (kept, moved), (g_kept, g_moved) = link.halves(z), link.halves(g_z)
-    kept, moved = kept.detach().requires_grad_(), moved.detach()
-    with torch.enable_grad():
-        parameters = link.parameters_given(kept, context)
-    with torch.no_grad():
-        moving = link.transform.inverse(moved, parameters)[0]
-    moving.requires_grad_()
-    with torch.enable_grad():
-        moved, log_slope = link.transform.forward(moving, parameters)
-    g_slope = g_log.view(-1, *[1] * (log_slope.ndim - 1)).expand_as(log_slope)
-    g_moving, by_net, *found = _gradients((moved, log_slope), (moving, kept, *wanted), (g_moved, g_slope))
-    g_kept = g_kept if by_net is None else g_kept + by_net
-    return link.turned(kept.detach(), moving.detach()), link.turned(g_kept, g_moving), found
-
-
-def _gradients(outputs: tuple[Tensor, ...], inputs: tuple[Tensor, ...], gradients: tuple[Tensor, ...]):
+def _gradients(outputs: tuple[Tensor, ...], inputs: Sequence[Tensor], gradients: tuple[Tensor, ...]):
     """By each of the inputs, None where nothing depends on it."""
     depends = [(output, g) for output, g in zip(outputs, gradients, strict=True) if output.requires_grad]
     return torch.autograd.grad([o for o, _ in depends], inputs, [g for _, g in depends], allow_unused=True)
-
-
-def _checkpointed(layer: nn.Module) -> Callable:
-    plainly = type(layer).forward
-    norms = [m for m in layer.modules() if isinstance(m, _BatchNorm) and m.num_batches_tracked is not None]
-
-    @contextmanager
-    def second_time() -> Iterator[None]:
-        before = [(norm.momentum, norm.get_buffer("num_batches_tracked").clone()) for norm in norms]
-        for norm in norms:  # the running averages have seen this batch
-            norm.momentum = 0.0
-        try:
-            yield
-        finally:
-            for norm, (momentum, seen) in zip(norms, before, strict=True):
-                norm.momentum = momentum
-                norm.get_buffer("num_batches_tracked").copy_(seen)
-
-    def run(layer, value, context=None):
-        if not torch.is_grad_enabled():
-            return plainly(layer, value, context)
-        return checkpoint(
-            plainly, layer, value, context, use_reentrant=False, context_fn=lambda: (nullcontext(), second_time())
-        )
-
-    return run

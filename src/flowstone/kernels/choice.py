@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import forward_ad
+from torch.nn.modules.module import _has_any_global_hook
 
-__all__ = ["applicable", "kernels"]
+__all__ = ["applicable", "kernels", "watched"]
 
 _wanted = os.environ.get("FLOWSTONE_KERNELS", "").lower() not in ("off", "0", "false", "no")
 
@@ -38,6 +39,12 @@ def applicable(*values: Tensor) -> bool:
         and not any(map(is_legacy_batchedtensor, values))
         and forward_ad._current_level < 0
     )
+
+
+def watched(module: nn.Module) -> bool:
+    """Whether somebody looks at what goes in and out of a module: what it does may not then be done without it."""
+    own = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    return bool(own or _has_any_global_hook())
 
 
 _ORDINARY = (Tensor, torch.nn.Parameter)

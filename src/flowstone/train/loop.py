@@ -103,9 +103,9 @@ def fit(
             ``"adamax"`` (Kingma and Ba 2015).
         scale_penalty: λ of an L2 penalty $\lambda \sum v^2$ on the learned factors of log-scales and on the magnitudes
             of weight-normalized layers (RealNVP on images: 5e-5); it is not part of the NLL that is reported.
-        memory: ``"recompute"`` keeps one value for every fourth coupling and computes the rest once more for the
-            gradient, from the outputs by the inverse (but for the last four): deep flows then take far less memory
-            (benchmarks/RESULTS.md, benchmarks/IMAGES.md), and longer; gradients are the same but for rounding.
+        memory: ``"recompute"`` keeps the values between couplings alone (of vectors every fourth) and runs layers once
+            more for the gradient, which is the same: deep flows then take far less memory (benchmarks/RESULTS.md,
+            benchmarks/IMAGES.md), and about a third longer.
         compile: run the loss through ``torch.compile``, which takes up to a minute when training begins; on a CUDA
             device its kernels are launched as a CUDA graph. Where there is no C++ compiler it says so and goes on
             without. Noise and rounding are others than without.
