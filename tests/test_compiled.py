@@ -1,5 +1,6 @@
 """Trainings through torch.compile: every recipe in one graph, and what happens where there is no compiler."""
 
+import importlib.util
 import inspect
 import os
 import shutil
@@ -9,13 +10,17 @@ import warnings
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
+from torch._dynamo.backends.common import aot_autograd
+from torch.func import jacrev, vmap
 
 import flowstone
 from cases import disturb
-from flowstone.bijections import Bijection, Chain
+from flowstone.bijections import Bijection, Chain, RQSpline
 from flowstone.compute import bf16_conditioners, compiled
 from flowstone.data import TOYS
 from flowstone.errors import SettingError
+from flowstone.kernels import kernels
 from flowstone.priors import StandardNormal
 from flowstone.recipes import RECIPES, build
 
@@ -82,6 +87,60 @@ def test_the_loss_of_every_recipe_is_one_graph(name, shape, more, precision):
     ]:
         assert one == pytest.approx(other, rel=1e-4, abs=1e-4 if precision == "fp32" else 1e-2)
         assert (gradient - plain).norm() < (1e-3 if precision == "fp32" else 0.05) * plain.norm()
+
+
+class Noted:
+    """A backend that compiles nothing and keeps the names of all operations."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def __call__(self, graph, _):
+        self.names += [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+        return make_boxed_func(graph.forward)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="the fused spline for CPUs is compiled by numba")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_fused_spline_is_one_operation_of_a_graph(dtype):
+    torch.manual_seed(0)
+    spline, x = RQSpline(bins=5), (2 * torch.randn(300, 3)).requires_grad_()
+    parameters = torch.randn(300, 3, spline.parameters_per_feature, dtype=dtype, requires_grad=True)
+    weights = torch.randn(2, 300, 3)
+
+    def loss(x, parameters):
+        z, log_slope = spline(x, parameters)
+        return (weights[0] * z + weights[1] * log_slope).sum()
+
+    def traced():
+        torch.compiler.reset()
+        noted = Noted()
+        return torch.compile(loss, fullgraph=True, backend=aot_autograd(fw_compiler=noted, bw_compiler=noted)), noted
+
+    quick, noted = traced()
+    found = torch.autograd.grad(quick(x, parameters), (x, parameters))
+    assert {"flowstone.spline.default", "flowstone.spline_backward.default"} <= set(noted.names)
+    right = torch.autograd.grad(loss(x, parameters), (x, parameters))
+    assert all(torch.equal(one, other) for one, other in zip(found, right, strict=True))
+    with kernels(False):
+        quick, noted = traced()
+        plain = torch.autograd.grad(quick(x, parameters), (x, parameters))
+    assert not any("flowstone" in name for name in noted.names)
+    for one, other in zip(found, plain, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3 if dtype == torch.float32 else 0.02)
+
+
+def test_compiled_transforms_of_functions_look_into_the_plain_spline():
+    torch.manual_seed(0)
+    spline, x = RQSpline(bins=4), torch.randn(6, 2)
+    parameters = torch.randn(6, 2, spline.parameters_per_feature)
+
+    def jacobians(x, parameters):
+        return vmap(jacrev(lambda row, told: spline(row[None], told[None])[0][0]))(x, parameters)
+
+    torch.compiler.reset()
+    quick = torch.compile(jacobians, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(quick(x, parameters), jacobians(x, parameters))
 
 
 @needs_compiler

@@ -6,7 +6,18 @@ from torch import nn
 
 import flowstone
 from cases import disturb
-from flowstone.bijections import Bijection, Chain, Coupling, Inverse, LULinear, MultiScale, Positive, RQSpline, Squeeze
+from flowstone.bijections import (
+    Bijection,
+    Chain,
+    Coupling,
+    Dequantize,
+    Inverse,
+    LULinear,
+    MultiScale,
+    Positive,
+    RQSpline,
+    Squeeze,
+)
 from flowstone.compute import bf16_conditioners
 from flowstone.errors import ShapeError
 from flowstone.nets import MLP
@@ -129,6 +140,29 @@ def test_images_of_low_contrast_are_sound():
     flow = flowstone.glow(event_shape=(1, 4, 4), scales=2, couplings=1, channels=4)
     for kind in (torch.uint8, torch.float32, torch.float64):
         sound(flow, torch.randint(100, 103, (50, 1, 4, 4)).to(kind))
+
+
+class Far(Bijection):
+    """Away by so much and back: float32 loses what is behind the point."""
+
+    def __init__(self, by):
+        super().__init__()
+        self.by = by
+
+    def forward(self, x, context=None):
+        return (x + self.by) - self.by, x.new_zeros(len(x))
+
+    def inverse(self, z, context=None):
+        return self(z, context)
+
+
+@pytest.mark.parametrize(("by", "ok"), [(2.0**12, True), (2.0**28, False)])
+def test_a_pixel_whose_noise_ends_at_its_edge_is_no_fault(by, ok):
+    flow = flowstone.Flow(Chain(Dequantize(), Far(by)), StandardNormal((1, 16, 16)))
+    diagnosis = flow.check(torch.randint(256, (100, 1, 16, 16), generator=torch.Generator().manual_seed(0)))
+    wrong = [report.round_trip_float32 for report in diagnosis.whole]
+    assert max(wrong) > 0  # a few in 25,600, each by one
+    assert diagnosis.ok == ok, diagnosis.findings
 
 
 def test_columns_of_unlike_units_are_sound():

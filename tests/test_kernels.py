@@ -13,8 +13,7 @@ from torch.func import jacrev, vmap
 
 import flowstone
 from flowstone.bijections import RQSpline
-from flowstone.kernels import applicable, kernels
-from flowstone.kernels import spline as spline_kernels
+from flowstone.kernels import applicable, kernels, spline_call
 
 pytest.importorskip("numba")
 
@@ -186,14 +185,14 @@ def test_the_environment_switches_them_off():
 
 
 def test_without_numba_the_plain_spline_runs(monkeypatch):
-    monkeypatch.setattr(spline_kernels, "find_spec", lambda name: None)
-    spline_kernels._backend.cache_clear()
+    monkeypatch.setattr(spline_call, "find_spec", lambda name: None)
+    spline_call.backend.cache_clear()
     try:
         x, parameters = inputs(3, 2, "table", 8, seed=6)
         z, _ = RQSpline(bins=8)(x, parameters.requires_grad_())
         assert "_Forward" not in str(z.grad_fn)
     finally:
-        spline_kernels._backend.cache_clear()
+        spline_call.backend.cache_clear()
 
 
 def test_a_fork_of_a_process_that_used_threads():
@@ -303,15 +302,15 @@ def test_a_numba_that_does_not_work_is_said_once(monkeypatch):
         raise SystemError("wrong ABI")
 
     x, parameters = inputs(3, 2, "table", 8, seed=12)
-    spline_kernels._backend.cache_clear()
-    monkeypatch.setattr(spline_kernels, "import_module", broken)
+    spline_call.backend.cache_clear()
+    monkeypatch.setattr(spline_call, "import_module", broken)
     try:
         with pytest.warns(UserWarning, match="numba does not work here .wrong ABI."):
             RQSpline(bins=8)(x, parameters)
         RQSpline(bins=8)(x, parameters)
     finally:
         monkeypatch.undo()
-        spline_kernels._backend.cache_clear()
+        spline_call.backend.cache_clear()
 
 
 def test_a_numba_that_cannot_compile_is_said_once(monkeypatch):
@@ -322,7 +321,7 @@ def test_a_numba_that_cannot_compile_is_said_once(monkeypatch):
         raise RuntimeError("cannot cache function: no locator available")
 
     x, parameters = inputs(3, 2, "table", 8, seed=12)
-    spline_kernels._backend.cache_clear()
+    spline_call.backend.cache_clear()
     spline_cpu.kernel.cache_clear()
     monkeypatch.setattr(spline_cpu, "cfunc", broken)
     try:
@@ -331,7 +330,7 @@ def test_a_numba_that_cannot_compile_is_said_once(monkeypatch):
         RQSpline(bins=8)(x, parameters)
     finally:
         monkeypatch.undo()
-        spline_kernels._backend.cache_clear()
+        spline_call.backend.cache_clear()
         spline_cpu.kernel.cache_clear()
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowstone.bijections import RQSpline
-from flowstone.kernels import kernels
+from flowstone.kernels import kernels, spline_call
 from flowstone.kernels import spline as spline_kernels
 from test_kernels import DIRECTIONS, LAYOUTS, inputs, results, worst
 
@@ -27,10 +27,10 @@ def interpreted():
     """In this module the CPU is taken for a GPU."""
     gpu = import_module("flowstone.kernels.spline_gpu")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(spline_kernels.BACKENDS, "cpu", spline_kernels.BACKENDS["cuda"])
-        spline_kernels._backend.cache_clear()
+        patch.setitem(spline_call.BACKENDS, "cpu", spline_call.BACKENDS["cuda"])
+        spline_call.backend.cache_clear()
         yield gpu
-    spline_kernels._backend.cache_clear()
+    spline_call.backend.cache_clear()
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

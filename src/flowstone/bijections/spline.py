@@ -129,4 +129,5 @@ class RQSpline(Univariate):
         b = start - curve
         c = -mean_slope * rise
         discriminant = (b.square() - 4 * a * c).clamp_min(0)  # rounding can push it a hair below zero
-        return (-2 * c / (b + discriminant.sqrt())).clamp(0, 1)
+        root = -2 * c / (b + discriminant.sqrt())
+        return root + (root.clamp(0, 1) - root).detach()  # rounding alone puts it beyond: its gradient is right there

@@ -10,7 +10,7 @@ from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
-__all__ = ["applicable", "kernels", "watched"]
+__all__ = ["applicable", "applicable_compiled", "kernels", "watched"]
 
 _wanted = os.environ.get("FLOWSTONE_KERNELS", "").lower() not in ("off", "0", "false", "no")
 
@@ -39,6 +39,12 @@ def applicable(*values: Tensor) -> bool:
         and not any(map(is_legacy_batchedtensor, values))
         and forward_ad._current_level < 0
     )
+
+
+def applicable_compiled(*values: Tensor) -> bool:
+    """Whether ``torch.compile`` may take a kernel as an operator of its own: of vectors, on the CPU."""
+    on_cpu = all(v.dtype in _PRECISIONS and v.device.type == "cpu" for v in values)
+    return _wanted and on_cpu and values[0].ndim == 2 and not torch._C._are_functorch_transforms_active()
 
 
 def watched(module: nn.Module) -> bool:

@@ -1,18 +1,15 @@
 """The fused rational-quadratic spline as a function of tensors, with its gradients."""
 
-import math
 import warnings
 from collections.abc import Callable
-from functools import cache, wraps
-from importlib import import_module
-from importlib.util import find_spec
-from types import ModuleType
+from functools import wraps
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from flowstone.kernels.choice import applicable
+from flowstone.kernels.choice import applicable, applicable_compiled
+from flowstone.kernels.spline_call import backend, run
 
 __all__ = ["fused_spline"]
 
@@ -22,16 +19,19 @@ Method = TypeVar("Method", bound=Callable[..., tuple[Tensor, Tensor]])
 def fused_spline(plain: Method) -> Method:
     """A method of ``RQSpline``, ``forward`` or ``inverse``, that runs the kernel of its name where that applies."""
     function = {"forward": _Forward, "inverse": _Inverse}[plain.__name__]
+    forward = plain.__name__ == "forward"
 
     @wraps(plain)
     def transform(spline: Any, value: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        if (
-            applicable(value, parameters)
-            and _fits(spline, value, parameters)
-            and _backend(value.device.type)
-            and (value.device.type == "cpu" or _agrees(function, spline, plain, parameters))
-        ):
-            return function.apply(value, parameters, spline, plain)
+        if _fits(spline, value, parameters):
+            if torch.compiler.is_compiling():
+                if forward and applicable_compiled(value, parameters):
+                    from flowstone.kernels import spline_op  # loads torch's compiler, a second, unless it is there
+
+                    if spline_op.there():
+                        return spline_op.transform(spline, value, parameters)
+            elif applicable(value, parameters) and _works(function, spline, plain, parameters):
+                return function.apply(value, parameters, spline, plain)
         return plain(spline, value, parameters.to(value.dtype))
 
     return cast(Method, transform)
@@ -42,23 +42,9 @@ def _fits(spline: Any, value: Tensor, parameters: Tensor) -> bool:
     return not spline.circular and value.dtype == torch.float32 and value.numel() > 0 and parameters.shape == wanted
 
 
-BACKENDS = {"cpu": ("numba", "spline_cpu"), "cuda": ("triton", "spline_gpu")}
-
-
-@cache
-def _backend(device: str) -> ModuleType | None:
-    """The kernels for such a device, or None where what compiles them is not installed or does not work."""
-    compiler, module = BACKENDS[device]
-    if find_spec(compiler) is None:
-        return None
-    try:
-        backend = import_module(f"flowstone.kernels.{module}")
-        if module == "spline_cpu":
-            backend.kernel("transform")  # compiled now, where it is noticed if it cannot be
-        return backend
-    except Exception as error:
-        warnings.warn(f"{compiler} does not work here ({error}): splines run without fused kernels", stacklevel=4)
-        return None
+def _works(function: type[torch.autograd.Function], spline: Any, plain: Callable, parameters: Tensor) -> bool:
+    kind = parameters.device.type
+    return backend(kind) is not None and (kind == "cpu" or _agrees(function, spline, plain, parameters))
 
 
 def _agrees(function: type[torch.autograd.Function], spline: Any, plain: Callable, parameters: Tensor) -> bool:
@@ -108,7 +94,7 @@ class _Forward(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, parameters: Tensor, spline: Any, plain: Callable) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx.save_for_backward(x, parameters)
         ctx.spline, ctx.plain = spline, plain
-        return _run("transform", spline, (x,), parameters, along_y=False)
+        return run("transform", spline, (x,), parameters, along_y=False)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor):
@@ -125,7 +111,7 @@ class _Inverse(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, parameters: Tensor, spline: Any, plain: Callable) -> tuple[Tensor, Tensor]:
-        x, log_slope = _run("transform", spline, (z,), parameters, along_y=True)
+        x, log_slope = run("transform", spline, (z,), parameters, along_y=True)
         ctx.save_for_backward(z, parameters, log_slope)
         ctx.spline, ctx.plain = spline, plain
         return x, log_slope
@@ -153,45 +139,4 @@ def _plainly(ctx: Any, inputs: tuple[Tensor, Tensor], gradients: tuple[Tensor, .
 
 def _gradients(spline: Any, value: Tensor, parameters: Tensor, g_z: Tensor, g_log: Tensor, *, along_y: bool = False):
     """Those of data → latent by x and parameters; ``value`` is x or, ``along_y``, z."""
-    return _run("backward", spline, (value, g_z, g_log), parameters, along_y=along_y)
-
-
-def _run(name: str, spline: Any, values: tuple[Tensor, ...], parameters: Tensor, *, along_y: bool):
-    """Call a kernel: two results, of the shapes of the value and, of ``backward``, of the parameters."""
-    order = _order(parameters)
-    if order:
-        values, parameters = tuple(value.permute(order) for value in values), parameters.permute(*order, -1)
-    values = tuple(value.contiguous() for value in values)
-    stored, inner, back = _stored(parameters)
-    zero_slope = math.log(math.expm1(1 - spline.min_slope))
-    backend = cast(ModuleType, _backend(stored.device.type))
-    first, second = backend.run(name, spline, values, stored, inner, zero_slope, along_y=along_y)
-    if name == "backward":
-        second = back(second)
-    if not order:
-        return first, second  # no views, which could not be written into
-    again = [order.index(axis) for axis in range(len(order))]
-    return first.permute(again), second.permute(*again, *range(len(order), second.ndim))
-
-
-def _order(parameters: Tensor) -> list[int]:
-    """The axes before the last in the order of memory, where that is another one: of images with the channels of a
-    pixel side by side, those last.
-
-    In that order the parameters are a table's: ``(batch, height, width, features, P)``.
-    """
-    if parameters.ndim <= 3 or parameters.is_contiguous():
-        return []
-    moved = [0, *range(2, parameters.ndim - 1), 1]
-    return moved if parameters.permute(*moved, -1).is_contiguous() else []
-
-
-def _stored(parameters: Tensor) -> tuple[Tensor, int, Callable[[Tensor], Tensor]]:
-    """Parameters as they lie in memory, ``(outer, P, inner)`` or ``(outer, P)``; inner; the way back to their shape.
-
-    A convolution's channels come before the pixels: ``(batch, features, P, height, width)`` seen with P last.
-    """
-    if parameters.ndim > 3 and not parameters.is_contiguous():
-        pixels = parameters.movedim(-1, 2)
-        return pixels.contiguous(), math.prod(pixels.shape[3:]), lambda stored: stored.movedim(2, -1)
-    return parameters.contiguous(), 1, lambda stored: stored
+    return run("backward", spline, (value, g_z, g_log), parameters, along_y=along_y)

@@ -1,0 +1,73 @@
+"""How a kernel of the spline is called: whose, and with parameters as they lie in memory."""
+
+import math
+import warnings
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any, cast
+
+from torch import Tensor
+
+__all__ = ["backend", "run"]
+
+BACKENDS = {"cpu": ("numba", "spline_cpu"), "cuda": ("triton", "spline_gpu")}
+
+
+@cache
+def backend(device: str) -> ModuleType | None:
+    """The kernels for such a device, or None where what compiles them is not installed or does not work."""
+    compiler, module = BACKENDS[device]
+    if find_spec(compiler) is None:
+        return None
+    try:
+        kernels = import_module(f"flowstone.kernels.{module}")
+        if module == "spline_cpu":
+            kernels.kernel("transform")  # compiled now, where it is noticed if it cannot be
+        return kernels
+    except Exception as error:
+        warnings.warn(f"{compiler} does not work here ({error}): splines run without fused kernels", stacklevel=4)
+        return None
+
+
+def run(name: str, spline: Any, values: tuple[Tensor, ...], parameters: Tensor, *, along_y: bool):
+    """Call a kernel: two results, of the shapes of the value and, of ``backward``, of the parameters."""
+    order = _order(parameters)
+    if order:
+        values, parameters = tuple(value.permute(order) for value in values), parameters.permute(*order, -1)
+    values = tuple(value.contiguous() for value in values)
+    stored, inner, back = _stored(parameters)
+    zero_slope = math.log(math.expm1(1 - spline.min_slope))
+    kernels = cast(ModuleType, backend(stored.device.type))
+    first, second = kernels.run(name, spline, values, stored, inner, zero_slope, along_y=along_y)
+    if name == "backward":
+        second = back(second)
+    if not order:
+        return first, second  # no views, which could not be written into
+    again = [order.index(axis) for axis in range(len(order))]
+    return first.permute(again), second.permute(*again, *range(len(order), second.ndim))
+
+
+def _order(parameters: Tensor) -> list[int]:
+    """The axes before the last in the order of memory, where that is another one: of images with the channels of a
+    pixel side by side, those last.
+
+    In that order the parameters are a table's: ``(batch, height, width, features, P)``.
+    """
+    if parameters.ndim <= 3 or parameters.is_contiguous():
+        return []
+    moved = [0, *range(2, parameters.ndim - 1), 1]
+    return moved if parameters.permute(*moved, -1).is_contiguous() else []
+
+
+def _stored(parameters: Tensor) -> tuple[Tensor, int, Callable[[Tensor], Tensor]]:
+    """Parameters as they lie in memory, ``(outer, P, inner)`` or ``(outer, P)``; inner; the way back to their shape.
+
+    A convolution's channels come before the pixels: ``(batch, features, P, height, width)`` seen with P last.
+    """
+    if parameters.ndim > 3 and not parameters.is_contiguous():
+        pixels = parameters.movedim(-1, 2)
+        return pixels.contiguous(), math.prod(pixels.shape[3:]), lambda stored: stored.movedim(2, -1)
+    return parameters.contiguous(), 1, lambda stored: stored
