@@ -347,6 +347,19 @@ def spline_inverse_stays_inside() -> None:
             assert transform.inverse(z, parameters)[0].abs().max() <= 3 + 1e-5
 
 
+def spline_inverse_has_slope_one_at_its_ends() -> None:
+    """Where rounding, of half of the splines, puts the root of the quadratic beyond the bin."""
+    transform = b.RQSpline(bins=4, bound=2.0)
+    parameters = normal(200, 1, transform.parameters_per_feature)
+    for dtype, off in ((torch.float64, 1e-6), (torch.float32, 0.02)):
+        for end in (-2.0, 2.0):
+            z = torch.full((200, 1), end, dtype=dtype, requires_grad=True)
+            with kernels(False):
+                x, log_slope = transform.inverse(z, parameters.to(dtype))
+            same(torch.autograd.grad(x.sum(), z)[0], torch.ones_like(z), off)
+            same(log_slope, torch.zeros_like(z), off)
+
+
 def spline_inverse_survives_a_negative_discriminant() -> None:
     """These float32 numbers make one, by rounding."""
     rise, mean_slope, start, end = torch.tensor(
@@ -801,6 +814,7 @@ PROPERTIES: dict[str, Callable[[], None]] = {
         spline_keeps_its_least_bin_and_slope,
         spline_survives_parameters_of_any_size,
         spline_inverse_stays_inside,
+        spline_inverse_has_slope_one_at_its_ends,
         spline_inverse_survives_a_negative_discriminant,
         log_scales_keep_their_bound,
         mixture_inverse_is_exact_and_has_a_gradient,
