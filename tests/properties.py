@@ -370,6 +370,17 @@ def spline_inverse_survives_a_negative_discriminant() -> None:
     assert b.RQSpline._solve(rise, mean_slope, torch.stack((start, end))).isfinite()
 
 
+def spline_inverse_survives_a_root_at_infinity() -> None:
+    """In float32, where b and the discriminant's root cancel: a steep bin that ends a thousand times as steep."""
+    transform = b.RQSpline(bins=3)
+    raw = torch.tensor([0.0, 20, 0, 0, -20, 0, -20, 3e4], dtype=torch.float32)
+    z = torch.linspace(-0.0025, 0.0025, 5, dtype=torch.float32)[:, None]
+    with kernels(False):
+        x, _ = transform.inverse(z, raw.expand(5, 1, -1))
+    assert x.isfinite().all()
+    assert x.abs().max() <= 3
+
+
 def log_scales_keep_their_bound() -> None:
     huge = torch.tensor([[[1e6, 0.0]], [[-1e6, 0.0]]])
     for transform, cap in ((b.Affine(1), 1.0), (b.Affine(1, bound="soft", limit=2.0), 2.0)):
@@ -815,6 +826,7 @@ PROPERTIES: dict[str, Callable[[], None]] = {
         spline_survives_parameters_of_any_size,
         spline_inverse_stays_inside,
         spline_inverse_has_slope_one_at_its_ends,
+        spline_inverse_survives_a_root_at_infinity,
         spline_inverse_survives_a_negative_discriminant,
         log_scales_keep_their_bound,
         mixture_inverse_is_exact_and_has_a_gradient,

@@ -12,6 +12,7 @@ import pytest
 import torch
 from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
+from torch.autograd import forward_ad
 from torch.func import jacrev, vmap
 
 import flowstone
@@ -141,6 +142,35 @@ def test_compiled_transforms_of_functions_look_into_the_plain_spline():
     torch.compiler.reset()
     quick = torch.compile(jacobians, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(quick(x, parameters), jacobians(x, parameters))
+
+
+def test_compiled_forward_derivatives_look_into_the_plain_spline():
+    torch.manual_seed(0)
+    spline, x = RQSpline(bins=4), torch.randn(6, 2)
+    parameters, ones = torch.randn(6, 2, spline.parameters_per_feature), torch.ones(6, 2)
+
+    def slope(x):
+        with forward_ad.dual_level():
+            z, _ = spline(forward_ad.make_dual(x, ones), parameters)
+            return forward_ad.unpack_dual(z).tangent
+
+    torch.compiler.reset()
+    torch.testing.assert_close(torch.compile(slope, backend="aot_eager")(x), slope(x))
+
+
+def test_an_exported_flow_needs_nothing_of_this_library():
+    flow = flowstone.spline(2, couplings=2, hidden=(8,))
+
+    class Density(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.flow = flow
+
+        def forward(self, x):
+            return self.flow.log_prob(x)
+
+    exported = torch.export.export(Density().eval(), (torch.randn(5, 2),))
+    assert not any("flowstone" in str(node.target) for node in exported.graph.nodes if node.op == "call_function")
 
 
 @needs_compiler

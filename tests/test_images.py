@@ -356,7 +356,9 @@ def test_bad_idx_files_are_named(tmp_path, name, change, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"no zip", gzip.compress(b"1" * 4000)[:60], b""])
+@pytest.mark.parametrize(
+    "content", [b"no zip", gzip.compress(b"1" * 4000, mtime=0)[:60], b""], ids=["no zip", "half a zip", "empty"]
+)
 def test_a_damaged_zip_is_named(tmp_path, content):
     make_mnist(tmp_path)
     (tmp_path / "mnist" / "train-images-idx3-ubyte.gz").write_bytes(content)

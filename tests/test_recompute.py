@@ -1,15 +1,19 @@
 """Gradients of layers that run once more: to the last bit those of a flow that keeps all, in little memory."""
 
+import copy
 from typing import Any
 
 import pytest
 import torch
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import flowstone
 from cases import disturb
-from flowstone.bijections import Affine, Chain, Coupling
+from flowstone.bijections import Affine, BatchNorm, Chain, Coupling
 from flowstone.compute import recomputed
 from flowstone.errors import UnknownNameError
+from flowstone.nets import MLP
 from flowstone.priors import StandardNormal
 
 IMAGES: dict[str, Any] = {"channels": 4, "blocks": 1, "couplings": 6}
@@ -265,6 +269,114 @@ def test_an_average_that_two_batches_have_run_through_before_the_backward_pass()
     with recomputed(flow):
         again = after_two()
     assert all(torch.equal(a, b) for a, b in zip(kept, again, strict=True))
+
+
+def rough(layer):
+    """Nine couplings whose nets have such a layer, and rows."""
+    torch.manual_seed(0)
+    couplings = [Coupling(4, Affine(2, bound="soft"), Rough(layer()), swap=bool(i % 2)) for i in range(9)]
+    flow = flowstone.Flow(Chain(*couplings), StandardNormal(4)).train()
+    disturb(flow, 0.2)
+    return flow, torch.randn(16, 4)
+
+
+def test_a_second_backward_pass_is_the_first_again():
+    torch.manual_seed(0)
+    links = [link for i in range(9) for link in (Coupling(4, Affine(2), MLP(2, 4), swap=bool(i % 2)), BatchNorm(4))]
+    flow, x = flowstone.Flow(Chain(*links), StandardNormal(4)).train(), torch.randn(16, 4)
+    disturb(flow, 0.2)
+    with recomputed(flow):
+        loss, parameters = -flow.log_prob(x).mean(), list(flow.parameters())
+        once = torch.autograd.grad(loss, parameters, retain_graph=True)
+        twice = torch.autograd.grad(loss, parameters)
+    assert all(torch.equal(a, b) for a, b in zip(once, twice, strict=True))
+
+
+@pytest.mark.parametrize("layer", [torch.nn.Dropout, lambda: torch.nn.BatchNorm1d(8)])
+def test_the_second_run_is_in_the_mode_of_the_first(layer):
+    flow, x = rough(layer)
+
+    def found():
+        flow.train().zero_grad()
+        torch.manual_seed(1)
+        loss = -flow.log_prob(x).mean()
+        flow.eval()
+        loss.backward()
+        assert not any(module.training for module in flow.modules())
+        return torch.cat([p.grad.flatten() for p in flow.parameters() if p.grad is not None])
+
+    kept = found()
+    with recomputed(flow):
+        assert torch.equal(found(), kept)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: torch.nn.Sequential(
+            torch.nn.Unflatten(1, (2, 4)),
+            torch.nn.InstanceNorm1d(2, track_running_stats=True),
+            torch.nn.Flatten(),
+        ),
+        lambda: spectral_norm(torch.nn.Linear(8, 8)),
+    ],
+)
+def test_what_a_run_moves_moves_once(layer):
+    found = []
+    for memory in ("keep", "recompute"):
+        flow, x = rough(layer)
+        gradients, _, _ = gradient(flow, x, None, memory)
+        found.append((gradients, torch.cat([value.double().flatten() for value in flow.buffers()])))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_weights_that_are_cached_keep_their_gradient():
+    flow, x = rough(lambda: weight_norm(torch.nn.Linear(8, 8)))
+    kept, _, _ = gradient(flow, x, None)
+    with parametrize.cached():
+        found, _, _ = gradient(flow, x, None, "recompute")
+    torch.testing.assert_close(found, kept)
+
+
+def test_weights_put_in_place_of_others_get_the_gradient():
+    flow, x = rough(torch.nn.Identity)
+    with recomputed(flow):
+        for module in flow.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.weight = torch.nn.Parameter(module.weight.detach().clone())
+                module.bias.register_hook(lambda g: 0.5 * g)
+        found, _, _ = gradient(flow, x, None)
+    kept, _, _ = gradient(flow, x, None)
+    assert torch.equal(found, kept)
+
+
+def test_weights_that_are_others_at_the_second_run_are_refused():
+    flow, x = rough(torch.nn.Identity)
+    others = {name: (2 * value.detach()).requires_grad_() for name, value in flow.named_parameters()}
+    with recomputed(flow):
+        z, _ = torch.func.functional_call(flow.bijection, strip(others), (x,))
+        with pytest.raises(RuntimeError, match="weights of a layer were replaced before the backward pass"):
+            z.sum().backward()
+
+
+def strip(values):
+    return {name.removeprefix("bijection."): value for name, value in values.items()}
+
+
+def test_a_copy_made_in_between_is_a_flow_of_its_own():
+    flow, x = rough(torch.nn.Identity)
+    with recomputed(flow):
+        other = copy.deepcopy(flow)
+        with torch.no_grad():
+            for parameter in other.parameters():
+                parameter.mul_(2)
+        found, _, _ = gradient(other, x, None)
+    disturbed, _ = rough(torch.nn.Identity)
+    with torch.no_grad():
+        for parameter in disturbed.parameters():
+            parameter.mul_(2)
+    kept, _, _ = gradient(disturbed, x, None)
+    assert torch.equal(found, kept)
 
 
 def test_autocast_around_a_forward_pass_is_around_its_second_run():

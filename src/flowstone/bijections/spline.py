@@ -130,4 +130,5 @@ class RQSpline(Univariate):
         c = -mean_slope * rise
         discriminant = (b.square() - 4 * a * c).clamp_min(0)  # rounding can push it a hair below zero
         root = -2 * c / (b + discriminant.sqrt())
-        return root + (root.clamp(0, 1) - root).detach()  # rounding alone puts it beyond: its gradient is right there
+        near = root.clamp(-0.01, 1.01)  # a little beyond by rounding, where its gradient is still right
+        return root.clamp(0, 1).detach() + (near - near.detach())

@@ -3,13 +3,15 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
-from itertools import compress
+from itertools import compress, zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import _SpectralNorm
 
 from flowstone.bijections import Autoregressive, BatchNorm, Chain, Coupling
 from flowstone.bijections.base import Parts, joined, passed
@@ -17,6 +19,7 @@ from flowstone.compute.replaced import Replaced
 
 __all__ = ["recomputed"]
 
+MOVING = (BatchNorm, _NormBase, _SpectralNorm)  # a run changes their buffers
 TOGETHER = {2: 4, 4: 1}  # layers with nets in a piece, of vectors and of images, beside whose nets an image is small
 
 
@@ -25,15 +28,16 @@ def recomputed(flow: nn.Module) -> Replaced:
 
     Of a chain, every fourth value between couplings is kept (of images, each); in the backward pass the layers from
     one to the next run once more, the last first (Chen et al. 2016), but for the last of these pieces, with which that
-    pass begins. Random numbers are the same again, running averages take a batch in once, and so gradients are, to
-    the last bit, those of a flow that keeps everything. The backward pass is part of the context.
+    pass begins. Random numbers are the same again, running averages take a batch in once, and so gradients are those of
+    a flow that keeps everything, to the last bit (of weights that several pieces share, but for the order of the sum).
+    The backward pass is part of the context.
     """
     forwards: dict[nn.Module, Callable] = {}
     again: dict[int, list[_Piece]] = {rank: [] for rank in TOGETHER}
     for chain in flow.modules():
         if type(chain) is Chain:
             by_rank = {rank: _pieces(chain, size) for rank, size in TOGETHER.items()}
-            forwards[chain] = _through(by_rank)
+            forwards[chain] = _through(chain, by_rank)
             for rank, pieces in by_rank.items():
                 again[rank] += [piece for piece in pieces if not piece.kept]
     inside = {module for pieces in again.values() for piece in pieces for module in piece.modules}
@@ -41,13 +45,13 @@ def recomputed(flow: nn.Module) -> Replaced:
         for piece in pieces[-1:]:
             piece.kept = True  # the backward pass begins with it: nothing is gained by throwing away
     for layer in flow.modules():
-        if isinstance(layer, Coupling | Autoregressive) and layer not in inside and not _hooked(layer):
+        if isinstance(layer, Coupling | Autoregressive) and layer not in inside:
             forwards[layer] = _alone(layer)
     return Replaced(forwards)
 
 
 def _pieces(chain: Chain, size: int) -> list["_Piece"]:
-    """With up to ``size`` layers that have nets; what cannot run once more, or need not, is kept."""
+    """With up to ``size`` layers that have nets; of what has none, everything is kept."""
     pieces: list[_Piece] = []
     links: list[nn.Module] = []
 
@@ -57,7 +61,7 @@ def _pieces(chain: Chain, size: int) -> list["_Piece"]:
         links.clear()
 
     for link in chain.links:
-        if _hooked(link) or any(type(part) is Chain for part in link.modules()):  # a chain has pieces of its own
+        if any(type(part) is Chain for part in link.modules()):  # a chain has pieces of its own
             close()
             pieces.append(_Piece([link], [link], kept=True))
             continue
@@ -72,15 +76,10 @@ def _has_nets(link: nn.Module) -> bool:
     return any(isinstance(part, Coupling | Autoregressive) for part in link.modules())
 
 
-def _hooked(link: nn.Module) -> bool:
-    """Whether somebody looks at gradients, which a second run would show twice."""
-    return any(parameter._backward_hooks for parameter in link.parameters())
-
-
-def _through(by_rank: dict[int, list["_Piece"]]) -> Callable:
-    def forward(chain: Chain, x: Parts, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        if not torch.is_grad_enabled():
-            return Chain.forward(chain, x, context)
+def _through(chain: Chain, by_rank: dict[int, list["_Piece"]]) -> Callable:
+    def forward(this: Chain, x: Parts, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if not torch.is_grad_enabled() or this is not chain:  # a copy has links of its own
+            return Chain.forward(this, x, context)
         value, log_dets = x, []
         for piece in by_rank.get(x.ndim, by_rank[2]):
             value, found = piece(value, context)
@@ -91,14 +90,12 @@ def _through(by_rank: dict[int, list["_Piece"]]) -> Callable:
 
 
 def _alone(layer: nn.Module) -> Callable:
-    def plainly(value: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return type(layer).forward(layer, value, context)
+    plainly = type(layer).forward
+    piece = _Piece([lambda value, context: plainly(layer, value, context)], [layer])
 
-    piece = _Piece([plainly], [layer])
-
-    def forward(_: nn.Module, value: Parts, context: Tensor | None = None) -> tuple[Parts, Tensor]:
-        if not torch.is_grad_enabled():
-            return plainly(value, context)
+    def forward(this: nn.Module, value: Parts, context: Tensor | None = None) -> tuple[Parts, Tensor]:
+        if not torch.is_grad_enabled() or this is not layer:
+            return plainly(this, value, context)
         value, (log_det,) = piece(value, context)
         return value, log_det
 
@@ -110,18 +107,24 @@ class _Piece:
 
     def __init__(self, links: Sequence[Any], modules: Sequence[nn.Module], *, kept: bool = False) -> None:
         self.links, self.kept = list(links), kept
-        self.modules = {part for module in modules for part in module.modules()}
-        self.parameters = list({id(p): p for module in modules for p in module.parameters()}.values())
-        self.norms = [part for part in self.modules if isinstance(part, BatchNorm | _BatchNorm)]
+        self.modules = list(dict.fromkeys(part for module in modules for part in module.modules()))
+        self.places = [(part._parameters, name) for part in self.modules for name in part._parameters]
+        self.moving = [part for part in self.modules if isinstance(part, MOVING)]
 
     def __call__(self, value: Parts, context: Tensor | None) -> tuple[Parts, list[Tensor]]:
-        if self.kept:
+        wanted = self.wanted()
+        # What looks at a gradient would see it twice; and a cache of weights made without gradients has none for later.
+        if self.kept or parametrize._cache_enabled or any(p._backward_hooks for p in wanted):
             return passed(self.links, value, context)
         parts = value if isinstance(value, tuple) else (value,)
-        wanted = [p for p in self.parameters if p.requires_grad]
         outputs = _OnceMore.apply(self, len(parts), *parts, context, *wanted)
         count = len(outputs) - len(self.links)
         return _value(outputs[:count]), list(outputs[count:])
+
+    def wanted(self) -> list[Tensor]:
+        """The parameters, as they are now, of which a gradient is wanted."""
+        found = [parameters.get(name) for parameters, name in self.places]
+        return list({id(p): p for p in found if p is not None and p.requires_grad}.values())
 
     def run(self, parts: tuple[Tensor, ...], context: Tensor | None) -> tuple[Tensor, ...]:
         """The parts of what comes out, and the log-det of each link."""
@@ -133,7 +136,7 @@ class _Piece:
         autocast = {"enabled": torch.is_autocast_enabled(device.type), "dtype": torch.get_autocast_dtype(device.type)}
         numbers = torch.get_rng_state()
         there = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-        averages = [(norm, {k: v.clone() for k, v in norm._buffers.items() if v is not None}) for norm in self.norms]
+        modes, averages = self._modes(), [_copied(part._buffers) for part in self.moving]
 
         @contextmanager
         def second_time() -> Iterator[None]:
@@ -141,19 +144,27 @@ class _Piece:
                 torch.set_rng_state(numbers)
                 if there is not None:
                     torch.cuda.set_rng_state(there, device)
-                now = [(norm, norm._buffers.copy()) for norm in self.norms]
+                now = self._modes(), [part._buffers.copy() for part in self.moving]
                 try:
-                    _put(averages)
+                    self._put(modes, [_copied(buffers) for buffers in averages])
                     yield
                 finally:
-                    _put(now)
+                    self._put(*now)
 
         return second_time
 
+    def _modes(self) -> list[bool]:
+        return [part.training for part in self.modules]
 
-def _put(averages: Sequence[tuple[nn.Module, dict]]) -> None:
-    for norm, buffers in averages:
-        norm._buffers.update(buffers)
+    def _put(self, modes: list[bool], averages: list[dict[str, Tensor | None]]) -> None:
+        for part, training in zip(self.modules, modes, strict=True):
+            part.training = training
+        for part, buffers in zip(self.moving, averages, strict=True):
+            part._buffers.update(buffers)
+
+
+def _copied(buffers: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
+    return {name: None if value is None else value.clone() for name, value in buffers.items()}
 
 
 def _value(parts: tuple[Tensor, ...]) -> Parts:
@@ -165,6 +176,7 @@ class _OnceMore(torch.autograd.Function):
     def forward(ctx: Any, piece: _Piece, count: int, *inputs: Any):  # pyright: ignore[reportIncompatibleMethodOverride]
         """``inputs``: so many parts, the context, parameters."""
         ctx.piece, ctx.count, ctx.again = piece, count, piece.again(inputs[0].device)
+        ctx.wanted = inputs[count + 1 :]
         ctx.save_for_backward(*inputs)
         return piece.run(inputs[:count], inputs[count])
 
@@ -172,6 +184,8 @@ class _OnceMore(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         needed, told = ctx.needs_input_grad[2:], ctx.count + 1
+        if any(p is not now for p, now in zip_longest(ctx.wanted, ctx.piece.wanted())):
+            raise RuntimeError("weights of a layer were replaced before the backward pass, which runs it once more")
         inputs = list(ctx.saved_tensors)
         for index, value in enumerate(inputs[:told]):
             inputs[index] = None if value is None else value.detach().requires_grad_(needed[index])

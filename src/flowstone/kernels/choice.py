@@ -42,9 +42,17 @@ def applicable(*values: Tensor) -> bool:
 
 
 def applicable_compiled(*values: Tensor) -> bool:
-    """Whether ``torch.compile`` may take a kernel as an operator of its own: of vectors, on the CPU."""
-    on_cpu = all(v.dtype in _PRECISIONS and v.device.type == "cpu" for v in values)
-    return _wanted and on_cpu and values[0].ndim == 2 and not torch._C._are_functorch_transforms_active()
+    """Whether ``torch.compile`` may take a kernel as an operator of its own: of vectors, on the CPU, as above; and not
+    in what is exported, which is for others.
+    """
+    return (
+        _wanted
+        and all(v.dtype in _PRECISIONS and v.device.type == "cpu" for v in values)
+        and values[0].ndim == 2
+        and not torch.compiler.is_exporting()
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+    )
 
 
 def watched(module: nn.Module) -> bool:
