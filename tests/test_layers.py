@@ -531,3 +531,19 @@ def test_relu_is_by_itself_where_somebody_looks_at_a_layer_or_has_changed_it():
     net = MLP(2, 3, hidden=(8, 8))
     torch.nn.utils.parametrizations.weight_norm(net.layers[2])
     assert not in_bf16(net, x)[1]
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_layer_that_runs_otherwise_is_called(part):
+    """By a hook, or because its forward was replaced; of a linear layer and of an activation."""
+    x, net = torch.ones(2, 2), MLP(2, 3, hidden=(8, 8))
+    torch.nn.init.ones_(net.output.weight)
+    plain = net(x)
+    handle = net.layers[part].register_forward_hook(lambda module, inputs, output: output + 1)
+    hooked = net(x)
+    handle.remove()
+    assert torch.equal(net(x), plain)
+    as_it_was = net.layers[part].forward
+    net.layers[part].forward = lambda input: as_it_was(input) + 1
+    assert torch.equal(net(x), hooked)
+    assert not torch.equal(plain, hooked)

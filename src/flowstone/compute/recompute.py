@@ -77,10 +77,11 @@ def _has_nets(link: nn.Module) -> bool:
 
 
 def _through(chain: Chain, by_rank: dict[int, list["_Piece"]]) -> Callable:
-    def forward(this: Chain, x: Parts, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(this: Chain, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if not torch.is_grad_enabled() or this is not chain:  # a copy has links of its own
             return Chain.forward(this, x, context)
-        value, log_dets = x, []
+        value: Parts = x
+        log_dets: list[Tensor] = []
         for piece in by_rank.get(x.ndim, by_rank[2]):
             value, found = piece(value, context)
             log_dets += found

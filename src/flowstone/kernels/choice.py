@@ -31,13 +31,11 @@ def applicable(*values: Tensor) -> bool:
     arithmetic: no ``torch.compile``, ``torch.func``, forward-mode derivative or batch of gradients.
     """
     return (
-        _wanted
+        _unseen()
         and all(type(v) in _ORDINARY and v.dtype in _PRECISIONS and v.device.type in _DEVICES for v in values)
         and len({v.device for v in values}) == 1
         and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
         and not any(map(is_legacy_batchedtensor, values))
-        and forward_ad._current_level < 0
     )
 
 
@@ -46,13 +44,15 @@ def applicable_compiled(*values: Tensor) -> bool:
     in what is exported, which is for others.
     """
     return (
-        _wanted
+        _unseen()
         and all(v.dtype in _PRECISIONS and v.device.type == "cpu" for v in values)
         and values[0].ndim == 2
         and not torch.compiler.is_exporting()
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
     )
+
+
+def _unseen() -> bool:
+    return _wanted and not torch._C._are_functorch_transforms_active() and forward_ad._current_level < 0
 
 
 def watched(module: nn.Module) -> bool:
