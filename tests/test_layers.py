@@ -539,12 +539,13 @@ def test_a_layer_that_runs_otherwise_is_called(part):
     """By a hook, or because its forward was replaced; of a linear layer and of an activation."""
     x, net = torch.ones(2, 2), MLP(2, 3, hidden=(8, 8))
     torch.nn.init.ones_(net.output.weight)
-    plain, layer = net(x), net.layers[part]
+    plain = net(x)
+    layer: Any = net.layers[part]
     handle = layer.register_forward_hook(lambda module, inputs, output: output + 1)
     hooked = net(x)
     handle.remove()
     assert torch.equal(net(x), plain)
-    as_it_was: Any = layer.forward
+    as_it_was = layer.forward
     layer.forward = lambda input: as_it_was(input) + 1
     assert torch.equal(net(x), hooked)
     assert not torch.equal(plain, hooked)
