@@ -14,16 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flowstone.bijections import Coupling
 from flowstone.flow import CHUNK
-from libraries import BINS, OURS, flowstone
+from libraries import OURS, flowstone, net_sizes
 from peers import ITEMS, Item
 from results import SPEED, machine, write_section
 from speed import interleaved
 
 RUNS = 60
 Product = Callable[[], Tensor]
-PER_FEATURE = {"affine": 2, "spline": 3 * BINS - 1}
 
 
 def products(item: Item) -> Callable[[], None]:
@@ -33,9 +31,7 @@ def products(item: Item) -> Callable[[], None]:
     """
     task, chunks = item.task, 1 if item.what == "step" else math.ceil(item.rows / CHUNK)
     calls: list[Product] = []
-    for index in range(task.layers):
-        kept, moved = Coupling.sizes(task.features, swap=index % 2 == 1)
-        sizes = (kept, task.width, task.width, moved * PER_FEATURE[task.kind])
+    for index, sizes in enumerate(net_sizes(task)):
         for depth, (inputs, outputs) in enumerate(pairwise(sizes)):
             forward, by_weight, by_input = _layer(item.rows // chunks, inputs, outputs)
             calls.append(forward)
@@ -98,7 +94,7 @@ wider they are (*bf16*).
 
 def main() -> None:
     torch.manual_seed(0)
-    lines = [line(item) for item in ITEMS if item.what != "sample" and item.task.kind in PER_FEATURE]
+    lines = [line(item) for item in ITEMS if item.what != "sample" and item.task.kind != "autoregressive"]
     text = PAGE.format(name=OURS[0], machine=machine(), lines="\n".join(lines))
     write_section("floor", text, SPEED)
     print(text)

@@ -31,6 +31,19 @@ class Task:
     rate: float = 1e-4
 
 
+PER_FEATURE = {"affine": 2, "autoregressive": 2, "spline": 3 * BINS - 1}
+
+
+def net_sizes(task: Task) -> list[tuple[int, ...]]:
+    """Of each layer's net: how many numbers go in, through its hidden layers, and out."""
+    found = []
+    for index in range(task.layers):
+        kept = task.features // 2 if index % 2 == 0 else task.features - task.features // 2
+        inputs, moved = (task.features,) * 2 if task.kind == "autoregressive" else (kept, task.features - kept)
+        found.append((inputs, task.width, task.width, moved * PER_FEATURE[task.kind]))
+    return found
+
+
 @dataclass
 class Contender:
     """One library's flow: a training step, densities, samples; and how many parameters it has."""

@@ -19,10 +19,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
-from libraries import LIBRARIES, OURS, RECOMPUTED, Contender, Task
+from libraries import LIBRARIES, OURS, RECOMPUTED, Contender, Task, net_sizes
 
 BLOCK = 0.3  # seconds that one library's turn takes, if a call is not longer
 PAUSE = 0.03  # before the next turn: threads of torch go on turning for a while
@@ -280,13 +281,21 @@ def cells(found: dict[str, dict[str, float]]) -> list[str]:
 
 
 def speed_line(item: Item, found: dict[str, dict[str, float]], peak: dict[int, dict[str, float]]) -> str:
-    ours = found[OURS[0]]
     fastest = min(found[name]["ratio"] for name in PEERS if name in found)
-    passes = 3 if item.what == "step" else 1  # backward: by what goes in, and by the weights
-    rate = passes * 2 * ours["parameters"] * item.rows / ours["median"] / 1e6
-    part = f"{rate:.0f} ({100 * rate / peak[item.threads]['gemm']:.0f}%)"
     counts = "/".join(f"{found[name]['parameters'] / 1e3:.0f}" for name in (OURS[0], *PEERS) if name in found)
-    return f"| {item} | {' | '.join(cells(found))} | **{fastest:.2f}** | {item.wanted} | {part} | {counts} |"
+    used = rates(item, found[OURS[0]]["parameters"], found[OURS[0]]["median"], peak[item.threads])
+    return f"| {item} | {' | '.join(cells(found))} | **{fastest:.2f}** | {item.wanted} | {used} | {counts} |"
+
+
+def rates(item: Item, parameters: float, milliseconds: float, peak: dict[str, float]) -> str:
+    """GFLOP/s and GB/s of the nets' matrix products, each with its part of what the machine can do."""
+    passes = 3 if item.what == "step" else 1  # backward: by what goes in, and by the weights
+    arithmetic = passes * 2 * parameters * item.rows / milliseconds / 1e6
+    pairs = [pair for sizes in net_sizes(item.task) for pair in pairwise(sizes)]
+    numbers = sum(item.rows * (inputs + outputs) + inputs * outputs for inputs, outputs in pairs)
+    memory = passes * 4 * numbers / milliseconds / 1e6
+    of = (arithmetic / peak["gemm"], memory / peak["copy"])
+    return f"{arithmetic:.0f} ({100 * of[0]:.0f}%) | {memory:.1f} ({100 * of[1]:.0f}%)"
 
 
 TABLES = {"items": ITEMS, "growth": GROWTH, "depths": DEPTHS}
@@ -299,10 +308,11 @@ float32; each in a process of its own, blocks of {block} s in turn, {rounds} rou
 of the blocks' medians. *compiled* and *bf16*: how many times as fast Flowstone is with `compile=True`, and with its
 nets in bfloat16. The peers: how many times as long as Flowstone each takes, the median over rounds; above 1 Flowstone
 is faster. *Fastest*: the fastest peer's, beside what was wanted. GFLOP/s: of the nets' matrix products (2 x parameters
-x rows, three times that for a training step), and as a part of a large product on as many threads ({gemm}; copying
-memory: {copy}). Parameters in thousands, in the order of the columns. Machine: {machine}; {versions}.
+x rows, three times that for a training step), and as a part of a large product on as many threads ({gemm}). GB/s: of
+what these products read and write if each array is moved once, and as a part of copying memory ({copy}). Parameters in
+thousands, in the order of the columns. Machine: {machine}; {versions}.
 
-| item | Flowstone, ms | {names} | fastest | wanted | GFLOP/s (of peak) | parameters |
+| item | Flowstone, ms | {names} | fastest | wanted | GFLOP/s (of peak) | GB/s (of peak) | parameters |
 |{rule}|
 {items}
 
@@ -421,7 +431,7 @@ def run() -> None:
         gemm=", ".join(f"{peak[t]['gemm']:.0f} on {t}" for t in peak),
         copy=", ".join(f"{peak[t]['copy']:.1f} GB/s on {t}" for t in peak),
         names=" | ".join(names),
-        rule="|".join("---" for _ in range(len(names) + 6)),
+        rule="|".join("---" for _ in range(len(names) + 7)),
         items=items,
         growth_names=" | ".join(PEERS),
         growth_rule="|".join("---" for _ in range(len(PEERS) + 2)),
