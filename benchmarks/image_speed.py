@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 import flowstone
-from flowstone.compute import bf16_conditioners, recomputed
+from flowstone.execution import bf16_conditioners, checkpointed
 from flowstone.kernels import kernels
 from plain import PlainImages
 from results import machine
@@ -30,7 +30,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, bool]]] = {  # settings of r
     "modern, bf16 nets": ({}, {"bf16": True}),
     "modern": ({}, {}),
     "modern, bf16 nets, plain splines": ({}, {"bf16": True, "fused": False}),
-    "modern, bf16 nets, recomputed": ({}, {"bf16": True, "recompute": True}),
+    "modern, bf16 nets, checkpointed": ({}, {"bf16": True, "recompute": True}),
     "modern, bf16 nets, affine": ({"transform": "affine"}, {"bf16": True}),
 }
 
@@ -46,7 +46,7 @@ def stepper(flow: torch.nn.Module, x: torch.Tensor, *, bf16: bool = False, fused
             if bf16:
                 stack.enter_context(bf16_conditioners(flow))
             if recompute:
-                stack.enter_context(recomputed(flow))
+                stack.enter_context(checkpointed(flow))
             (-flow.log_prob(x).mean()).backward()  # pyright: ignore[reportCallIssue]
         optimizer.step()
 
@@ -77,7 +77,7 @@ MEASURE = """
 import sys, torch, flowstone
 from contextlib import nullcontext
 from pathlib import Path
-from flowstone.compute import recomputed
+from flowstone.execution import checkpointed
 
 def megabytes(field):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -92,7 +92,7 @@ for parameter in flow.parameters():
     parameter.grad = torch.zeros_like(parameter)
 Path("/proc/self/clear_refs").write_text("5")  # the peak so far was that of importing torch
 before = megabytes("VmRSS")
-with recomputed(flow) if memory == "recompute" else nullcontext():
+with checkpointed(flow) if memory == "recompute" else nullcontext():
     (-flow.log_prob(x).mean()).backward()
 print(round(megabytes("VmHWM") - before), sum(p.numel() for p in flow.parameters()))
 """
@@ -107,7 +107,7 @@ def peak(couplings: int, memory: str, shape: tuple[int, int, int]) -> tuple[int,
 
 
 def memories() -> list[str]:
-    """One line a depth: peak with everything kept, and recomputed, of each shape."""
+    """One line a depth: peak with everything kept, and checkpointed, of each shape."""
     lines = []
     for couplings in DEPTHS:
         cells = [str(couplings)]
@@ -150,7 +150,7 @@ def main() -> None:
         return
     torch.set_num_threads(2)
     lines = [line for shape in SHAPES for line in steps(shape)]
-    sizes = ["x".join(map(str, shape)) + word for shape in SHAPES for word in (" kept", " recomputed", " parameters")]
+    sizes = ["x".join(map(str, shape)) + word for shape in SHAPES for word in (" kept", " checkpointed", " parameters")]
     text = PAGE.format(
         batch=BATCH,
         machine=machine(),

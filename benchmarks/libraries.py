@@ -109,7 +109,7 @@ def flowstone(task: Task, way: str = "") -> Contender:
     """``way``: ``"compiled"``, ``"bf16"`` or ``"recomputed"``: what ``fit`` does with the settings of those names."""
     from flowstone import Flow
     from flowstone.bijections import Affine, Autoregressive, Chain, Coupling, Permutation, RQSpline
-    from flowstone.compute import bf16_conditioners, compiled, recomputed
+    from flowstone.execution import bf16_conditioners, checkpointed, compiled
     from flowstone.nets import MADE, MLP
     from flowstone.priors import StandardNormal
 
@@ -118,7 +118,7 @@ def flowstone(task: Task, way: str = "") -> Contender:
         swap = index % 2 == 1
         kept, moved = Coupling.sizes(task.features, swap=swap)
         if task.kind == "autoregressive":
-            links.append(Autoregressive(task.features, Affine(1, bound="soft"), MADE(task.features, 2, hidden=hidden)))
+            links.append(Autoregressive(task.features, Affine(1, scale="soft"), MADE(task.features, 2, hidden=hidden)))
             links.append(Permutation.reverse(task.features))
             continue
         transform = Affine(moved) if task.kind == "affine" else RQSpline(bins=BINS, bound=BOUND)
@@ -141,7 +141,7 @@ class AsInFit:
     """The parameters as one array, and Adam over it: what ``flowstone.fit`` does."""
 
     def __init__(self, flow: nn.Module, rate: float) -> None:
-        from flowstone.train.flat import Flat
+        from flowstone.execution.flat import Flat
         from flowstone.train.optimizer import Optimizer
 
         self.flat, self.rate = Flat(list(flow.parameters())), rate

@@ -327,10 +327,10 @@ With the number of features, the depth and the batch; affine couplings, width 12
 ### Memory against depth
 
 MiB by which one training step (affine, D=43, width 128, 1000 rows) raises the peak of the process above flow,
-gradients and moments (Linux); *recomputed*: with `memory="recompute"`, and how many times as long a step then takes.
+gradients and moments (Linux); *checkpointed*: with `memory="recompute"`, and how many times as long a step then takes.
 FlowJAX compiles, which cannot be told from it.
 
-| couplings | parameters, MiB | Flowstone | recomputed | its time | {peers} |
+| couplings | parameters, MiB | Flowstone | checkpointed | its time | {peers} |
 |---|---|---|---|---|{peer_rule}|
 {memory}
 

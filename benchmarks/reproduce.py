@@ -28,8 +28,8 @@ import flowstone
 from flowstone import plot
 from flowstone.data import TOYS, open_source
 from flowstone.flow import Flow
-from flowstone.history import History
 from flowstone.recipes import DEFAULT, build
+from flowstone.train.history import History
 from results import machine
 
 TEST = 30_000

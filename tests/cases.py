@@ -111,7 +111,7 @@ def narrow_ridge() -> b.LULinear:
 
 
 def soft(moved: int) -> b.Affine:
-    return b.Affine(moved, bound="soft", limit=1.5)
+    return b.Affine(moved, scale="soft", limit=1.5)
 
 
 def spline(_: int) -> b.RQSpline:

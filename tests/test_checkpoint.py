@@ -10,11 +10,11 @@ from safetensors.torch import load_file, save_file
 
 import flowstone
 from cases import disturb
-from flowstone.checkpoint import TrainingState, load_state, save_state
 from flowstone.errors import CheckpointError, OutputError, SettingError
+from flowstone.evaluation.metrics import log_prob
 from flowstone.files import atomic_path, write_atomically
-from flowstone.metrics import log_prob
 from flowstone.recipes import RECIPES, build
+from flowstone.train.state import TrainingState, load_state, save_state
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ import pyarrow.parquet
 import pytest
 
 from commands import flowstone, refused
-from flowstone.checkpoint import describe, load, save
 from flowstone.cli import main
-from flowstone.run import Run
+from flowstone.runs import Run
+from flowstone.runs.checkpoint import describe, load, save
 
 QUICK = ["--set", "couplings=2", "hidden=16", "--steps", "60", "--batch-size", "128", "--quiet"]
 

@@ -18,9 +18,9 @@ from torch.func import jacrev, vmap
 import flowstone
 from cases import disturb
 from flowstone.bijections import Bijection, Chain, RQSpline
-from flowstone.compute import bf16_conditioners, compiled
 from flowstone.data import TOYS
 from flowstone.errors import SettingError
+from flowstone.execution import bf16_conditioners, compiled
 from flowstone.kernels import kernels
 from flowstone.priors import StandardNormal
 from flowstone.recipes import RECIPES, build
@@ -230,7 +230,7 @@ def test_a_fault_of_the_function_itself_is_not_hidden():
         compiled(refuses)(torch.ones(1))
 
 
-def test_compiled_and_recomputed_do_not_go_together():
+def test_compiled_and_checkpointed_do_not_go_together():
     with pytest.raises(SettingError, match="do not go together"):
         flowstone.fit(flowstone.nice(2), torch.randn(50, 2), compile=True, memory="recompute", progress=False)
 

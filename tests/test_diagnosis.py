@@ -18,8 +18,8 @@ from flowstone.bijections import (
     RQSpline,
     Squeeze,
 )
-from flowstone.compute import bf16_conditioners
 from flowstone.errors import ShapeError
+from flowstone.execution import bf16_conditioners
 from flowstone.nets import MLP
 from flowstone.priors import StandardNormal, Uniform
 
@@ -106,7 +106,7 @@ def test_a_flow_that_float32_cannot_invert_is_told_from_a_wrong_one():
 
 def test_a_scale_at_its_bound_is_told():
     for bound, told in (("soft", True), ("tanh", False)):  # the factor of a tanh is learned: that is no bound
-        flow = flowstone.realnvp(2, couplings=2, hidden=(8,), scale_bound=bound)
+        flow = flowstone.realnvp(2, couplings=2, hidden=(8,), scale=bound)
         flow.bijection.links[1].net.output.bias.data[:] = 20.0  # pyright: ignore
         found = flow.check(torch.randn(100, 2)).findings
         assert any("runs at the bound of its scale" in finding for finding in found) == told, found

@@ -14,8 +14,8 @@ import flowstone
 from cases import disturb
 from flowstone.bijections import Affine, Bijection, Chain, Coupling, Dequantize, Permutation, Scaling, Standardize
 from flowstone.errors import SettingError, ShapeError
+from flowstone.evaluation.metrics import evaluate, log_prob, round_trip
 from flowstone.flow import CHUNK
-from flowstone.metrics import evaluate, log_prob, round_trip
 from flowstone.nets import MLP
 from flowstone.priors import StandardNormal
 

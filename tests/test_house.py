@@ -18,13 +18,13 @@ SOURCE = Path(flowstone.__file__).parent
 FLOORS = (
     ("errors",),
     ("files", "kernels"),
-    ("history", "nets", "bijections", "priors", "data"),
-    ("compute", "distribution", "testing"),
-    ("diagnosis",),
+    ("nets", "bijections", "priors", "data"),
+    ("execution", "distribution", "testing"),
+    ("evaluation",),
     ("flow",),
     ("recipes",),
-    ("checkpoint", "metrics"),
-    ("train", "run", "plot"),
+    ("train",),
+    ("runs", "plot"),
     ("cli",),
 )
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

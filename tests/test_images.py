@@ -25,8 +25,8 @@ from flowstone.bijections import Chain, Dequantize, Interval
 from flowstone.data import Rows, open_source, reopen
 from flowstone.data.hub import SHARD
 from flowstone.errors import DataError, FlowstoneError, SettingError
-from flowstone.history import History
 from flowstone.priors import Logistic
+from flowstone.train.history import History
 
 RNG = np.random.default_rng(0)
 TRAIN, TEST = 60, 12

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from flowstone.nets.linear import Linear
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import flowstone
@@ -41,7 +42,6 @@ from flowstone.errors import SettingError, ShapeError
 from flowstone.kernels import kernels
 from flowstone.nets import MADE, MLP, FullResolution, ResConvNet, ResNet
 from flowstone.nets import linear as linears
-from flowstone.nets.linear import Linear
 from flowstone.priors import FromTorch
 from flowstone.recipes import build
 from flowstone.recipes.registry import RECIPES, all_recipes
@@ -438,7 +438,7 @@ def test_a_net_on_the_whole_board_is_the_papers_masked_coupling(float64, swap):
     channels, size = 2, 6
     net = ResConvNet(channels + 1, 2 * channels, hidden=8, blocks=1, normed_input=False)
     half = FullResolution(net, channels, swap=swap, norm="none")
-    layer = checkerboard(Coupling(4 * channels, Affine((2 * channels, 1, 1), bound="soft"), half, swap=swap)).eval()
+    layer = checkerboard(Coupling(4 * channels, Affine((2 * channels, 1, 1), scale="soft"), half, swap=swap)).eval()
     disturb(layer, 0.3)
     x, colour = torch.randn(3, channels, size, size), torch.arange(size)[:, None] + torch.arange(size)
     mask = ((colour % 2 == 0) != swap).to(x)

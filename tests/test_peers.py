@@ -305,7 +305,7 @@ class Translated(nn.Module):
 @given(seed=seeds)
 def test_autoregressive_affine_is_that_of_nflows(float64, seed):
     torch.manual_seed(seed)
-    transform = b.Affine(FEATURES, bound="soft", limit=2.0)
+    transform = b.Affine(FEATURES, scale="soft", limit=2.0)
     layer = layer_of(transform)
     theirs = nf.MaskedAffineAutoregressiveTransform(**NFLOWS_NET)
     assert isinstance(layer.net, MADE)
@@ -351,7 +351,7 @@ def autoregressive_of_zuko(layer: b.Autoregressive, univariate: Callable[..., An
 @given(seed=seeds)
 def test_autoregressive_affine_with_context_is_that_of_zuko(float64, seed):
     torch.manual_seed(seed)
-    transform = b.Affine(FEATURES, bound="soft", limit=2.0)
+    transform = b.Affine(FEATURES, scale="soft", limit=2.0)
     layer = layer_of(transform, context_features=2)
 
     def univariate(number: Tensor, shift: Tensor) -> Any:

@@ -9,7 +9,7 @@ import flowstone
 from cases import disturb
 from flowstone import plot
 from flowstone.data import TOYS
-from flowstone.history import History, Record
+from flowstone.train.history import History, Record
 
 
 @pytest.fixture(autouse=True)

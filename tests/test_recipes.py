@@ -135,7 +135,7 @@ def test_what_realnvp_image_offers_can_be_chosen(settings):
     "settings",
     [
         {"separate_nets": True},
-        {"scale_bound": "soft"},
+        {"scale": "soft"},
         {"leaky_relu": True},
         {"prior": "logistic"},
         {"couplings": 2, "hidden": (8, 8, 8, 8), "activation": "tanh"},

@@ -11,8 +11,8 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 import flowstone
 from cases import disturb
 from flowstone.bijections import Affine, BatchNorm, Chain, Coupling, Dequantize, Half
-from flowstone.compute import recomputed
 from flowstone.errors import UnknownNameError
+from flowstone.execution import checkpointed
 from flowstone.nets import MLP
 from flowstone.priors import StandardNormal
 
@@ -59,7 +59,7 @@ def gradient(flow, x, context, memory="keep"):
         context.grad = None
     torch.manual_seed(1)
     if memory == "recompute":
-        with recomputed(flow):
+        with checkpointed(flow):
             return gradient(flow, x, context)
     weights = {p.data_ptr() for p in flow.parameters()}  # these are there anyway
     with torch.autograd.graph.saved_tensors_hooks(
@@ -82,11 +82,11 @@ def test_the_same_gradients(name, dtype):
     after = {name: value.clone() for name, value in flow.named_buffers()}
     for name, value in flow.named_buffers():
         value.copy_(buffers[name])  # running averages
-    recomputed_, _, same_loss = gradient(flow, x, context, "recompute")
+    checkpointed_, _, same_loss = gradient(flow, x, context, "recompute")
     assert loss == same_loss
     of_weights = len(kept) - (0 if context is None else context.numel())
-    assert torch.equal(kept[:of_weights], recomputed_[:of_weights])
-    torch.testing.assert_close(kept, recomputed_)  # a context's is a sum over all layers
+    assert torch.equal(kept[:of_weights], checkpointed_[:of_weights])
+    torch.testing.assert_close(kept, checkpointed_)  # a context's is a sum over all layers
     assert all(torch.equal(value, after[name]) for name, value in flow.named_buffers())
 
 
@@ -121,14 +121,14 @@ def test_all_but_the_last_four_couplings_run_twice():
 
 def test_afterwards_every_class_has_its_forward_back():
     flow, _, _ = made("modern images", torch.float32)
-    with recomputed(flow):
+    with checkpointed(flow):
         assert any("forward" in vars(module) for module in flow.modules())
     assert not any("forward" in vars(module) for module in flow.modules())
 
 
 def test_without_gradients_nothing_is_different():
     flow, x, _ = made("spline", torch.float32)
-    with torch.no_grad(), recomputed(flow):
+    with torch.no_grad(), checkpointed(flow):
         inside = flow.log_prob(x)
     assert torch.equal(inside, flow.log_prob(x))
 
@@ -166,7 +166,7 @@ class Rough(torch.nn.Module):
 def rough(layer):
     """Nine couplings whose nets have such a layer, and rows."""
     torch.manual_seed(0)
-    couplings = [Coupling(4, Affine(2, bound="soft"), Rough(layer()), swap=bool(i % 2)) for i in range(9)]
+    couplings = [Coupling(4, Affine(2, scale="soft"), Rough(layer()), swap=bool(i % 2)) for i in range(9)]
     flow = flowstone.Flow(Chain(*couplings), StandardNormal(4)).train()
     disturb(flow, 0.2)
     return flow, torch.randn(16, 4)
@@ -217,7 +217,7 @@ def test_hooks_of_weights_run_once():
 def test_one_within_another():
     flow, x, context = made("modern images", torch.float64)
     kept, _, _ = gradient(flow, x, context)
-    with recomputed(flow):
+    with checkpointed(flow):
         found, _, _ = gradient(flow, x, context, "recompute")
         assert any("forward" in vars(module) for module in flow.modules())
     assert torch.equal(kept, found)
@@ -226,7 +226,7 @@ def test_one_within_another():
 
 def test_weights_that_change_before_the_backward_pass_are_noticed():
     flow, x, _ = made("spline", torch.float32)
-    with recomputed(flow):
+    with checkpointed(flow):
         loss = -flow.log_prob(x).mean()
         with torch.no_grad():
             for parameter in flow.parameters():
@@ -278,7 +278,7 @@ def test_an_average_that_two_batches_have_run_through_before_the_backward_pass()
     torch.manual_seed(1)
     kept = after_two()
     torch.manual_seed(1)
-    with recomputed(flow):
+    with checkpointed(flow):
         again = after_two()
     assert all(torch.equal(a, b) for a, b in zip(kept, again, strict=True))
 
@@ -288,7 +288,7 @@ def test_a_second_backward_pass_is_the_first_again():
     links = [link for i in range(9) for link in (Coupling(4, Affine(2), MLP(2, 4), swap=bool(i % 2)), BatchNorm(4))]
     flow, x = flowstone.Flow(Chain(*links), StandardNormal(4)).train(), torch.randn(16, 4)
     disturb(flow, 0.2)
-    with recomputed(flow):
+    with checkpointed(flow):
         loss, parameters = -flow.log_prob(x).mean(), list(flow.parameters())
         once = torch.autograd.grad(loss, parameters, retain_graph=True)
         twice = torch.autograd.grad(loss, parameters)
@@ -309,7 +309,7 @@ def test_the_second_run_is_in_the_mode_of_the_first(layer):
         return torch.cat([p.grad.flatten() for p in flow.parameters() if p.grad is not None])
 
     kept = found()
-    with recomputed(flow):
+    with checkpointed(flow):
         assert torch.equal(found(), kept)
 
 
@@ -343,7 +343,7 @@ def test_weights_that_are_cached_keep_their_gradient():
 
 def test_weights_put_in_place_of_others_get_the_gradient():
     flow, x = rough(torch.nn.Identity)
-    with recomputed(flow):
+    with checkpointed(flow):
         for module in flow.modules():
             if isinstance(module, torch.nn.Linear):
                 module.weight = torch.nn.Parameter(module.weight.detach().clone())
@@ -356,7 +356,7 @@ def test_weights_put_in_place_of_others_get_the_gradient():
 def test_weights_that_are_others_at_the_second_run_are_refused():
     flow, x = rough(torch.nn.Identity)
     others = {name: (2 * value.detach()).requires_grad_() for name, value in flow.named_parameters()}
-    with recomputed(flow):
+    with checkpointed(flow):
         z, _ = torch.func.functional_call(flow.bijection, strip(others), (x,))
         with pytest.raises(RuntimeError, match="weights of a layer were replaced before the backward pass"):
             z.sum().backward()
@@ -368,7 +368,7 @@ def strip(values):
 
 def test_a_copy_made_in_between_is_a_flow_of_its_own():
     flow, x = rough(torch.nn.Identity)
-    with recomputed(flow):
+    with checkpointed(flow):
         other = copy.deepcopy(flow)
         with torch.no_grad():
             for parameter in other.parameters():
@@ -393,7 +393,7 @@ def test_autocast_around_a_forward_pass_is_around_its_second_run():
         return torch.cat([p.grad.flatten() for p in flow.parameters() if p.grad is not None])
 
     kept = found()
-    with recomputed(flow):
+    with checkpointed(flow):
         assert torch.equal(found(), kept)
 
 

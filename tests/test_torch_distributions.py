@@ -35,8 +35,8 @@ def gaussian_flow(*, kind: str = "zca") -> Flow:
         b.Permutation.random(4),
         b.Coupling(4, b.Affine(moved), linear),
         b.Householder(4),
-        b.Coupling(4, b.Affine(2, bound="soft"), MLP(2, 4, hidden=()), swap=True),
-        b.Autoregressive(4, b.Affine(4, bound="soft"), masked),
+        b.Coupling(4, b.Affine(2, scale="soft"), MLP(2, 4, hidden=()), swap=True),
+        b.Autoregressive(4, b.Affine(4, scale="soft"), masked),
         b.Scaling(4),
     ]
     for layer in learned:

@@ -13,14 +13,14 @@ from torch import nn
 
 import flowstone
 from flowstone.bijections import Affine, Chain, Coupling
-from flowstone.compute import bf16_conditioners
 from flowstone.data import TOYS, Rows
 from flowstone.errors import CheckpointError, DataError, NonFiniteError, SettingError, ShapeError, UnknownNameError
-from flowstone.history import History
+from flowstone.execution import bf16_conditioners
 from flowstone.nets import MLP
 from flowstone.priors import StandardNormal
 from flowstone.train import loop
 from flowstone.train.batches import flipped, generator
+from flowstone.train.history import History
 from flowstone.train.optimizer import Optimizer
 from flowstone.train.settings import Settings
 
@@ -433,7 +433,7 @@ def test_the_last_steps_are_validated_and_the_flow_is_left_ready_to_use():
 
 def test_a_net_that_two_couplings_share_leaves_bf16_behind():
     net = MLP(2, 4, hidden=(8,))
-    links = [Coupling(4, Affine(2, bound="soft"), net, swap=swap) for swap in (False, True)]
+    links = [Coupling(4, Affine(2, scale="soft"), net, swap=swap) for swap in (False, True)]
     flow = flowstone.Flow(Chain(*links), StandardNormal(4))
     x = torch.randn(5, 4)
     with bf16_conditioners(flow):

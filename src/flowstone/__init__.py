@@ -12,29 +12,29 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flowstone import bijections, data, errors, nets, plot, priors, recipes, testing
-    from flowstone.checkpoint import load, save
     from flowstone.distribution import BijectionTransform
+    from flowstone.evaluation.metrics import bits_per_dim, evaluate, grid_integral
     from flowstone.flow import Flow
-    from flowstone.history import History
-    from flowstone.metrics import bits_per_dim, evaluate, grid_integral
     from flowstone.recipes import glow, iaf, maf, maf_spline, nice, nice_image, realnvp, realnvp_image, recipe, spline
+    from flowstone.runs.checkpoint import load, save
     from flowstone.train import fit, fit_to_density, importance_sample
+    from flowstone.train.history import History
 
 __version__ = "0.1.0"
 
 _HOME = {
     "BijectionTransform": "distribution",
     "Flow": "flow",
-    "History": "history",
-    "bits_per_dim": "metrics",
-    "evaluate": "metrics",
+    "History": "train.history",
+    "bits_per_dim": "evaluation.metrics",
+    "evaluate": "evaluation.metrics",
     "fit": "train",
     "fit_to_density": "train",
     "glow": "recipes",
-    "grid_integral": "metrics",
+    "grid_integral": "evaluation.metrics",
     "iaf": "recipes",
     "importance_sample": "train",
-    "load": "checkpoint",
+    "load": "runs.checkpoint",
     "maf": "recipes",
     "maf_spline": "recipes",
     "nice": "recipes",
@@ -42,7 +42,7 @@ _HOME = {
     "realnvp": "recipes",
     "realnvp_image": "recipes",
     "recipe": "recipes",
-    "save": "checkpoint",
+    "save": "runs.checkpoint",
     "spline": "recipes",
 }
 _ROOMS = ("bijections", "data", "errors", "nets", "plot", "priors", "recipes", "testing")

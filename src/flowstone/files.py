@@ -1,4 +1,6 @@
-"""Writing files so that nothing is ever half-written."""
+"""Reading and writing files so that nothing is ever half-written."""
+
+from __future__ import annotations
 
 import json
 import math
@@ -7,11 +9,14 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flowstone.errors import OutputError
+from flowstone.errors import CheckpointError, OutputError
 
-__all__ = ["atomic_path", "make_folder", "to_json", "write_atomically"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["atomic_path", "make_folder", "read_tensors", "tensors_to_bytes", "to_json", "write_atomically"]
 
 
 @contextmanager
@@ -65,6 +70,30 @@ def to_json(content: Mapping[str, Any]) -> str:
         return [plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
     return json.dumps(plain(content), indent=2, allow_nan=False)
+
+
+def tensors_to_bytes(tensors: Mapping[str, Tensor], record: str = "") -> bytes:
+    """A safetensors file of ``tensors``, with ``record`` in its header."""
+    from safetensors.torch import save
+
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return save(on_cpu, metadata={"record": record})
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a safetensors file, and the record in its header.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or not a safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+            return tensors, (file.metadata() or {}).get("record", "")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
 
 
 def _umask() -> int:

@@ -1,7 +1,8 @@
 """Bijections: invertible maps data → latent with their log-determinants. One concept a file."""
 
 from flowstone.bijections.autoregressive import Autoregressive
-from flowstone.bijections.base import Bijection, Chain, Inverse
+from flowstone.bijections.base import Bijection, Chain, Inverse, State, walk
+from flowstone.bijections.conditioned import Conditioned
 from flowstone.bijections.coupling import Coupling, Half
 from flowstone.bijections.dequantize import Dequantize
 from flowstone.bijections.domain import Interval, Logit, Positive, Rescale
@@ -23,6 +24,7 @@ __all__ = [
     "BatchNorm",
     "Bijection",
     "Chain",
+    "Conditioned",
     "Coupling",
     "Dequantize",
     "Flatten",
@@ -45,7 +47,9 @@ __all__ = [
     "Scaling",
     "Squeeze",
     "Standardize",
+    "State",
     "Univariate",
     "Whiten",
     "checkerboard",
+    "walk",
 ]

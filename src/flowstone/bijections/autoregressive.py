@@ -1,17 +1,17 @@
-"""The autoregressive layer: every feature moves, told how by a net that sees the features before it."""
+"""The autoregressive layer: every feature changes, with parameters from a net that sees the features before it."""
 
 import torch
 from torch import Tensor, nn
 
-from flowstone.bijections.base import Bijection
+from flowstone.bijections.conditioned import Conditioned
 from flowstone.bijections.univariate import Univariate
 from flowstone.errors import SettingError
 
 __all__ = ["Autoregressive"]
 
 
-class Autoregressive(Bijection):
-    r"""Feature i moves by a transform whose parameters follow from features 1 … i-1 (Papamakarios et al. 2017, MAF).
+class Autoregressive(Conditioned):
+    r"""Feature i is transformed with parameters computed from features 1 … i-1 (Papamakarios et al. 2017, MAF).
 
     $$ z_i = \tau(x_i;\, \theta_i(x_{<i}, c)), \qquad \log|\det| = \sum_i \log \tau'(x_i) $$
 
@@ -27,36 +27,36 @@ class Autoregressive(Bijection):
     >>> import torch
     >>> from flowstone.bijections import Affine, Autoregressive
     >>> from flowstone.nets import MADE
-    >>> layer = Autoregressive(3, Affine(3, bound="soft"), MADE(3, 2, hidden=(16,)))
+    >>> layer = Autoregressive(3, Affine(3, scale="soft"), MADE(3, 2, hidden=(16,)))
     >>> layer(torch.ones(2, 3))[0].shape
     torch.Size([2, 3])
     """
 
     def __init__(self, features: int, transform: Univariate, net: nn.Module) -> None:
-        super().__init__()
+        super().__init__(features, features, transform, net)
         if any(True for _ in transform.parameters()):
             raise SettingError(
                 f"{type(transform).__name__} learns parameters of its own: an autoregressive layer takes "
-                'every one from its net (Affine: bound="soft")'
+                'every one from its net (Affine: scale="soft")'
             )
-        self.features = features
-        self.transform = transform
-        self.net = net
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z, log_slope = self.transform(*self.asked(x, context))
+        z, log_slope = self.transform(x, self.conditioner_parameters(x, context))
         return z, log_slope.sum(-1)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        known, log_slopes = z.new_empty(z.shape[0], 0), []
-        for index in range(self.features):
-            unknown = z.new_zeros(z.shape[0], self.features - index)  # the net does not look at them
-            parameters = self.asked(torch.cat((known, unknown), -1), context)[1][:, index : index + 1]
-            x, log_slope = self.transform.inverse(z[:, index : index + 1], parameters)
-            known = torch.cat((known, x), -1)
+        x, log_slopes = z.new_empty(z.shape[0], 0), []
+        for index in range(z.shape[1]):
+            rest = z.new_zeros(z.shape[0], z.shape[1] - index)  # the parameters of feature ``index`` do not use them
+            parameters = self.conditioner_parameters(torch.cat((x, rest), -1), context)[:, index : index + 1]
+            x_index, log_slope = self.transform.inverse(z[:, index : index + 1], parameters)
+            x = torch.cat((x, x_index), -1)
             log_slopes.append(log_slope)
-        return known, torch.cat(log_slopes, -1).sum(-1)
+        return x, torch.cat(log_slopes, -1).sum(-1)
 
-    def asked(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """X, and the parameters ``(batch, D, parameters_per_feature)`` that the net gives it."""
-        return x, self.net(x, context).unflatten(-1, (self.features, self.transform.parameters_per_feature))
+    def split(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """All of x, twice: the net is masked, and the transform changes every feature."""
+        return value, value
+
+    def extra_repr(self) -> str:
+        return f"{self.features}, {self.transform}, {self.net}"

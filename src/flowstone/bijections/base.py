@@ -1,20 +1,27 @@
 """The contract of every bijection, and the two ways to build one from others."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from functools import reduce
-from typing import Any, cast
+from collections.abc import Callable, Iterator
+from functools import reduce, wraps
+from textwrap import indent
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from flowstone.errors import SettingError
-from flowstone.kernels import watched
+from flowstone.errors import SettingError, ShapeError
 
-__all__ = ["Bijection", "Chain", "Inverse"]
+__all__ = ["Bijection", "Chain", "Inverse", "State", "walk"]
 
-Parts = Any  # a tensor, or the two parts of one
-Link = Callable[[Parts, Tensor | None], tuple[Parts, Tensor]]
+Direction = Callable[..., tuple[Tensor, Tensor]]
+
+
+class State(NamedTuple):
+    """A value between two layers: the layer it comes from, the value, and that layer's log-det ``(batch,)``."""
+
+    layer: "Bijection | None"
+    value: Tensor
+    log_det: Tensor
 
 
 class Bijection(nn.Module, ABC):
@@ -32,17 +39,34 @@ class Bijection(nn.Module, ABC):
     - row i of the result depends on row i of the input alone (``BatchNorm`` in training is the one exception);
     - it holds no network of its own making: a network is given to it.
 
+    Both methods are wrapped when a subclass is defined: the width of what goes in and the shape of the log-det are
+    checked there, and ``torch.autocast`` lowers the precision of conditioner nets but not of the bijection itself.
     A subclass is final: wrap it, do not override it.
 
     Attributes:
+        features: the number of features of x (of images: channels) where the bijection knows it, else None.
+        latent_features: the same of z; a subclass sets it where it differs from ``features``.
         stochastic: whether it draws noise from torch's global random state (``Dequantize``).
-        casts: whether ``forward`` reads x in any precision, integers too, and z has that of the flow (preprocessing).
-        cut: where it is not None, x may come as a pair of tensors, the first of so many features, and z then does, too.
+        accepts_any_dtype: whether ``forward`` reads x in any precision, integers too, and z has that of the flow.
+        keeps_autocast: whether ``torch.autocast`` stays on inside, for it runs a net or other bijections.
     """
 
+    features: int | None = None
+    latent_features: int | None = None
     stochastic = False
-    casts = False
-    cut: int | None = None
+    accepts_any_dtype = False
+    keeps_autocast = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name in ("forward", "inverse"):
+            if name in vars(cls):
+                setattr(cls, name, _checked(vars(cls)[name]))
+
+    def __init__(self, features: int | None = None, latent_features: int | None = None) -> None:
+        super().__init__()
+        self.features = features
+        self.latent_features = features if latent_features is None else latent_features
 
     @abstractmethod
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -56,58 +80,86 @@ class Bijection(nn.Module, ABC):
         """Set what depends on data (means, scales) from one large batch. Most bijections have nothing to set."""
         del x, context
 
+    def sublayers(self) -> "tuple[Bijection, ...]":
+        """The bijections that this one is made of, in the order in which a data point meets them."""
+        return ()
+
+    def states(self, x: Tensor, context: Tensor | None = None) -> list[State]:
+        """Data → latent, with the value after each layer of a chain."""
+        return [State(self, *self(x, context))]
+
+    def inverse_states(self, z: Tensor, context: Tensor | None = None) -> list[State]:
+        """Latent → data, with the value after each layer of a chain."""
+        return [State(self, *self.inverse(z, context))]
+
     def latent_shape(self, event_shape: torch.Size) -> torch.Size:
-        """Shape of one z, given that of one x: the same, but for what squeezes or flattens images."""
+        """Shape of one z, given that of one x: the same, but for what squeezes or flattens images.
+
+        Raises:
+            ShapeError: the bijection is not for x of this shape.
+        """
+        self._check_features(self.features, event_shape)
         return event_shape
 
     def event_shape(self, latent_shape: torch.Size) -> torch.Size:
         """Shape of one x, given that of one z."""
+        self._check_features(self.latent_features, latent_shape)
         return latent_shape
 
+    def __repr__(self) -> str:
+        """One line, or of a bijection made of several a line for each."""
+        own, inner = self.extra_repr(), [repr(layer) for layer in self.sublayers()]
+        if len(inner) < 2 and "\n" not in "".join(inner):
+            return f"{type(self).__name__}({', '.join(filter(None, [own, *inner]))})"
+        return f"{type(self).__name__}({own}\n{indent(chr(10).join(inner), '  ')}\n)"
 
-def in_turn(links: Iterable[Link], x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-    """One ``(x, context) -> (z, log_det)`` after the other; the log-dets' sum."""
-    z, log_dets = passed(links, x, context)
-    return joined(z), reduce(torch.add, log_dets)
+    def _check_features(self, features: int | None, shape: torch.Size) -> None:
+        if features is not None and (len(shape) == 0 or shape[0] != features):
+            raise ShapeError(f"{type(self).__name__} of {features} features cannot take shape {tuple(shape)}")
 
 
-def passed(links: Iterable[Link], value: Parts, context: Tensor | None) -> tuple[Parts, list[Tensor]]:
-    """What comes out in the end, and the log-det of each link.
+def _checked(direction: Direction) -> Direction:
+    """``forward`` or ``inverse`` of a subclass, with what is checked of every bijection."""
+    runs_back = direction.__name__ == "inverse"
 
-    Between neighbours of the same ``cut``, and at both ends, the two parts stay apart: nothing is copied.
+    @wraps(direction)
+    def call(self: Bijection, value: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        features = self.latent_features if runs_back else self.features
+        if value.ndim < 2 or (features is not None and value.shape[1] != features):
+            wanted = "features" if features is None else features
+            raise ShapeError(f"{type(self).__name__}: expected shape (batch, {wanted}, …), got {tuple(value.shape)}")
+        device = value.device.type
+        if not self.keeps_autocast and device != "meta" and torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                result, log_det = direction(self, value, context)
+        else:
+            result, log_det = direction(self, value, context)
+        if log_det.shape != value.shape[:1]:
+            raise ShapeError(f"{type(self).__name__}: log_det has shape {tuple(log_det.shape)}, expected (batch,)")
+        return result, log_det
+
+    return call
+
+
+def walk(bijection: Bijection) -> Iterator[Bijection]:
+    """``bijection`` and all that it is made of, at every depth, in the order in which a data point meets them.
+
+    >>> from flowstone.bijections import Chain, Inverse, LeakyReLU, Scaling, walk
+    >>> [type(layer).__name__ for layer in walk(Chain(Scaling(2), Inverse(LeakyReLU())))]
+    ['Chain', 'Scaling', 'Inverse', 'LeakyReLU']
     """
-    log_dets = []
-    for link in links:
-        value, log_det = link(suited(value, link), context)
-        log_dets.append(log_det)
-    return value, log_dets
-
-
-def suited(value: Parts, link: Any) -> Parts:
-    """``value`` as a link takes it: in two parts where it can and nobody looks at what goes in and out, else whole."""
-    module = getattr(link, "__self__", link)
-    cut = getattr(module, "cut", None)
-    return joined(value) if cut is None or watched(module) else parted(value, cut)
-
-
-def parted(value: Parts, cut: int) -> tuple[Tensor, Tensor]:
-    """Two parts, the first of ``cut`` features."""
-    if isinstance(value, tuple) and value[0].shape[1] == cut:
-        return value
-    value = joined(value)
-    # Split, not sliced: its gradient is one joining instead of two paddings and a sum.
-    return value.split_with_sizes((cut, value.shape[1] - cut), 1)
-
-
-def joined(value: Parts) -> Tensor:
-    """The parts in one tensor."""
-    return torch.cat(value, 1) if isinstance(value, tuple) else value
+    yield bijection
+    for layer in bijection.sublayers():
+        yield from walk(layer)
 
 
 class Chain(Bijection):
     r"""Bijections one after the other; the first one touches the data, the last one the latent.
 
     $$ f = f_L \circ \dots \circ f_1, \qquad \log|\det| = \sum_l \log|\det J_l| $$
+
+    Raises:
+        ShapeError: two neighbours are of different widths.
 
     >>> import torch
     >>> from flowstone.bijections import Chain, Permutation, Scaling
@@ -117,33 +169,78 @@ class Chain(Bijection):
     ([[3.0, 2.0, 1.0]], [0.0])
     """
 
+    keeps_autocast = True
+
     def __init__(self, *bijections: Bijection) -> None:
-        super().__init__()
         if not bijections:
             raise SettingError("Chain needs at least one bijection")
+        super().__init__(*_widths(bijections))
         self.links = nn.ModuleList(bijections)
-        self.casts = bijections[0].casts
+        self.accepts_any_dtype = bijections[0].accepts_any_dtype
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return in_turn(self.links, x, context)
+        z, log_dets = x, []
+        for link in self.links:
+            z, log_det = link(z, context)
+            log_dets.append(log_det)
+        return z, reduce(torch.add, log_dets)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return in_turn((cast(Bijection, link).inverse for link in reversed(self.links)), z, context)
+        x, log_dets = z, []
+        for link in reversed(self.sublayers()):
+            x, log_det = link.inverse(x, context)
+            log_dets.append(log_det)
+        return x, reduce(torch.add, log_dets)
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
-        links = [cast(Bijection, link) for link in self.links]
+        links = list(self.sublayers())
         while links and type(links[-1]).initialize is Bijection.initialize:
-            links.pop()  # nothing after the last link that wants to see data need be computed
+            links.pop()  # what comes after the last link that wants to see data need not be computed
         for link in links:
             link.initialize(x, context)
             if link is not links[-1]:
                 x, _ = link(x, context)
 
+    def sublayers(self) -> tuple[Bijection, ...]:
+        return tuple(cast(Bijection, link) for link in self.links)
+
+    def states(self, x: Tensor, context: Tensor | None = None) -> list[State]:
+        states: list[State] = []
+        for link in self.sublayers():
+            states += link.states(x, context)
+            x = states[-1].value
+        return states
+
+    def inverse_states(self, z: Tensor, context: Tensor | None = None) -> list[State]:
+        states: list[State] = []
+        for link in reversed(self.sublayers()):
+            states += link.inverse_states(z, context)
+            z = states[-1].value
+        return states
+
     def latent_shape(self, event_shape: torch.Size) -> torch.Size:
-        return reduce(lambda shape, link: cast(Bijection, link).latent_shape(shape), self.links, event_shape)
+        return reduce(lambda shape, link: link.latent_shape(shape), self.sublayers(), event_shape)
 
     def event_shape(self, latent_shape: torch.Size) -> torch.Size:
-        return reduce(lambda shape, link: cast(Bijection, link).event_shape(shape), reversed(self.links), latent_shape)
+        return reduce(lambda shape, link: link.event_shape(shape), reversed(self.sublayers()), latent_shape)
+
+
+def _widths(links: tuple[Bijection, ...]) -> tuple[int | None, int | None]:
+    """The widths of x and z of a chain, as far as its links know them."""
+    first = width = None
+    known = True  # whether the first width that is met is still that of x
+    for index, link in enumerate(links):
+        if link.features is not None:
+            if width is not None and link.features != width:
+                raise ShapeError(
+                    f"Chain: link {index + 1}, {type(link).__name__}, is of {link.features} features, "
+                    f"but {width} come out of the links before it"
+                )
+            width = link.features
+            first = width if known and first is None else first
+        if type(link).latent_shape is not Bijection.latent_shape:  # such a link may change the width
+            width, known = link.latent_features, False
+    return first, width
 
 
 class Inverse(Bijection):
@@ -158,8 +255,10 @@ class Inverse(Bijection):
     [[5.0, 6.0, 7.0]]
     """
 
+    keeps_autocast = True
+
     def __init__(self, bijection: Bijection) -> None:
-        super().__init__()
+        super().__init__(bijection.latent_features, bijection.features)
         self.bijection = bijection
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -167,6 +266,9 @@ class Inverse(Bijection):
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.bijection(z, context)
+
+    def sublayers(self) -> tuple[Bijection, ...]:
+        return (self.bijection,)
 
     def latent_shape(self, event_shape: torch.Size) -> torch.Size:
         return self.bijection.event_shape(event_shape)

@@ -1,101 +1,75 @@
-"""The coupling layer: one half of the features moves, told how by a net that sees the other half. And what needs no
-telling: a bijection of one half alone.
+"""The coupling layer: one half of the features changes, with parameters from a net that sees the other half. And a
+bijection of one half alone, which needs no net.
 """
 
 import torch
 from torch import Tensor, nn
 
-from flowstone.bijections.base import Bijection, Parts, joined, parted
+from flowstone.bijections.base import Bijection
+from flowstone.bijections.conditioned import Conditioned
 from flowstone.bijections.univariate import Univariate
 
 __all__ = ["Coupling", "Half"]
 
 
-class _Split(Bijection):
-    """What knows the two halves: of the features, of images the channels."""
-
-    def __init__(self, features: int, *, swap: bool) -> None:
-        super().__init__()
-        self.cut: int = features // 2  # pyright: ignore[reportIncompatibleVariableOverride]
-        self.swap = swap
-
-    def halves(self, value: Parts) -> tuple[Tensor, Tensor]:
-        """What is kept and what moves."""
-        return self.turned(*parted(value, self.cut))
-
-    def whole(self, kept: Tensor, moved: Tensor, like: Parts) -> Parts:
-        """Both halves in their places: apart, if ``like`` is."""
-        value = self.turned(kept, moved)
-        return value if isinstance(like, tuple) else joined(value)
-
-    def turned(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """From the order of the features to (kept, moved), and back."""
-        return (second, first) if self.swap else (first, second)
-
-
-class Coupling(_Split):
-    r"""Split x into halves (a, b); a is kept and tells how b moves (Dinh et al. 2014, 2016).
+class Coupling(Conditioned):
+    r"""Split x into halves (a, b); b is transformed with parameters computed from a (Dinh et al. 2014, 2016).
 
     $$ z = (a,\; \tau(b;\, \theta(a, c))), \qquad \log|\det| = \sum_i \log \tau'(b_i) $$
 
-    a is the first ``features // 2`` features, b the rest; ``swap=True`` exchanges their roles. With one feature nothing
-    is kept and the net sees the context alone. Of images ``(batch, channels, height, width)`` it is the channels that
+    a is the first ``features // 2`` features, b the rest; ``swap=True`` exchanges their roles. With one feature there
+    is no a, and the net sees the context alone. Of images ``(batch, channels, height, width)`` it is the channels that
     are split; ``checkerboard`` makes channels of the colours of a checkerboard.
 
     Args:
         features: number of features D, of images: channels.
         transform: the univariate transform τ.
-        net: the conditioner, ``((batch, kept, …), context) -> (batch, moved * transform.parameters_per_feature, …)``,
-            the parameters of one feature next to each other; ``Coupling.sizes`` tells ``kept`` and ``moved``.
+        net: the conditioner, ``((batch, kept, …), context) -> (batch, changed * transform.parameters_per_feature, …)``,
+            the parameters of one feature next to each other; ``Coupling.sizes`` gives ``kept`` and ``changed``.
 
     >>> import torch
     >>> from flowstone.bijections import Additive, Coupling
     >>> from flowstone.nets import MLP
-    >>> kept, moved = Coupling.sizes(3)
-    >>> coupling = Coupling(3, Additive(), MLP(kept, moved, hidden=(16,)))
+    >>> kept, changed = Coupling.sizes(3)
+    >>> coupling = Coupling(3, Additive(), MLP(kept, changed, hidden=(16,)))
     >>> coupling(torch.ones(2, 3))[0].shape
     torch.Size([2, 3])
     """
 
     def __init__(self, features: int, transform: Univariate, net: nn.Module, *, swap: bool = False) -> None:
-        super().__init__(features, swap=swap)
-        self.transform = transform
-        self.net = net
+        super().__init__(features, self.sizes(features, swap=swap)[1], transform, net)
+        self.swap = swap
 
     @staticmethod
     def sizes(features: int, *, swap: bool = False) -> tuple[int, int]:
-        """How many features are ``(kept, moved)``."""
+        """How many features are ``(kept, changed)``."""
         first, rest = features // 2, features - features // 2
         return (rest, first) if swap else (first, rest)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._move(x, context, self.transform.forward)
+        a, b = self.split(x)
+        b, log_slope = self.transform(b, self.conditioner_parameters(a, context))
+        return _concat(a, b, self.swap), log_slope.flatten(1).sum(-1)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._move(z, context, self.transform.inverse)
+        a, b = self.split(z)
+        b, log_slope = self.transform.inverse(b, self.conditioner_parameters(a, context))
+        return _concat(a, b, self.swap), log_slope.flatten(1).sum(-1)
 
-    def parameters_given(self, kept: Tensor, context: Tensor | None = None) -> Tensor:
-        """``(batch, moved, …, parameters_per_feature)``: what the net, which sees the kept half, says of the other."""
-        given = torch.unflatten(self.net(kept, context), 1, (-1, self.transform.parameters_per_feature))
-        return given if given.ndim == 3 else given.movedim(2, -1)
+    def split(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The kept half a, and b."""
+        return _split(value, self.swap)
 
-    def asked(self, value: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The moved half, and its parameters."""
-        kept, moving = self.halves(value)
-        return moving, self.parameters_given(kept, context)
-
-    def _move(self, value: Tensor, context: Tensor | None, transform) -> tuple[Tensor, Tensor]:
-        kept, moving = self.halves(value)
-        moved, log_slope = transform(moving, self.parameters_given(kept, context))
-        return self.whole(kept, moved, value), log_slope.flatten(1).sum(-1)
+    def extra_repr(self) -> str:
+        return f"{self.features}, swap={self.swap}, {self.transform}, {self.net}"
 
 
-class Half(_Split):
-    r"""A bijection of that half of the features which a ``Coupling`` of the same ``features`` and ``swap`` moves.
+class Half(Bijection):
+    r"""A bijection of that half of the features which a ``Coupling`` of the same ``features`` and ``swap`` changes.
 
     $$ z = (a,\; f(b)), \qquad \log|\det| = \log|\det \tfrac{\partial f}{\partial b}| $$
 
-    RealNVP's batch normalization comes after each coupling on what it moved (Dinh et al. 2016, section 3.7).
+    RealNVP's batch normalization comes after each coupling on what it changed (Dinh et al. 2016, section 3.7).
 
     >>> import torch
     >>> from flowstone.bijections import Half, Permutation
@@ -103,19 +77,39 @@ class Half(_Split):
     tensor([[1., 3., 2.]])
     """
 
+    keeps_autocast = True
+
     def __init__(self, features: int, bijection: Bijection, *, swap: bool = False) -> None:
-        super().__init__(features, swap=swap)
+        super().__init__(features)
+        bijection.latent_shape(torch.Size((Coupling.sizes(features, swap=swap)[1],)))
         self.bijection = bijection
+        self.swap = swap
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        kept, moving = self.halves(x)
-        moved, log_det = self.bijection(moving, context)
-        return self.whole(kept, moved, x), log_det
+        a, b = _split(x, self.swap)
+        b, log_det = self.bijection(b, context)
+        return _concat(a, b, self.swap), log_det
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        kept, moved = self.halves(z)
-        moving, log_det = self.bijection.inverse(moved, context)
-        return self.whole(kept, moving, z), log_det
+        a, b = _split(z, self.swap)
+        b, log_det = self.bijection.inverse(b, context)
+        return _concat(a, b, self.swap), log_det
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
-        self.bijection.initialize(self.halves(x)[1], context)
+        self.bijection.initialize(_split(x, self.swap)[1], context)
+
+    def sublayers(self) -> tuple[Bijection, ...]:
+        return (self.bijection,)
+
+    def extra_repr(self) -> str:
+        return f"{self.features}, swap={self.swap}"
+
+
+def _split(value: Tensor, swap: bool) -> tuple[Tensor, Tensor]:
+    """The halves (a, b). ``split`` has one concatenation as its gradient; two slices would have two padded sums."""
+    first, second = value.split((value.shape[1] // 2, value.shape[1] - value.shape[1] // 2), 1)
+    return (second, first) if swap else (first, second)
+
+
+def _concat(a: Tensor, b: Tensor, swap: bool) -> Tensor:
+    return torch.cat((b, a) if swap else (a, b), 1)

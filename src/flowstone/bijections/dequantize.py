@@ -7,12 +7,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flowstone.bijections.base import Bijection
-from flowstone.errors import SettingError
+from flowstone.bijections.statistics import DataLayer
+from flowstone.errors import DataError, SettingError
 
 __all__ = ["Dequantize"]
 
 
-class Dequantize(Bijection):
+LARGEST_INTEGER = {torch.float32: 2**20, torch.bfloat16: 2**4, torch.float16: 2**7}  # noise then has 3 bits or more
+
+
+class Dequantize(DataLayer):
     r"""$z = x + u$ with noise u in [0, 1): integers become continuous, and ``inverse`` gives the integers back exactly.
 
     Not a bijection but a bound: with $q(u \mid x)$ the noise's density, the log-probability of the integers is
@@ -37,8 +41,7 @@ class Dequantize(Bijection):
     """
 
     stochastic = True
-    casts = True
-    like: Tensor
+    keeps_autocast = True
 
     def __init__(self, noise: Bijection | None = None, *, levels: int | None = None) -> None:
         super().__init__()
@@ -48,15 +51,17 @@ class Dequantize(Bijection):
             )
         self.noise = noise
         self.levels = levels
-        self.register_buffer("like", torch.zeros(()), persistent=False)  # carries the precision
+
+    def extra_repr(self) -> str:
+        return "" if self.levels is None else f"levels={self.levels}"
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        x = x.to(self.like.dtype)
+        x = self._exact(x)
         if self.noise is None:
             u, log_density = torch.rand_like(x), x.new_zeros(x.shape[0])
         else:
             epsilon = torch.randn_like(x)
-            raw, log_det = self.noise.inverse(epsilon, self._told(x, context))
+            raw, log_det = self.noise.inverse(epsilon, self._noise_context(x, context))
             u = raw.sigmoid()
             log_normal = -0.5 * (epsilon.square() + math.log(2 * math.pi))
             log_density = (log_normal - F.logsigmoid(raw) - F.logsigmoid(-raw)).flatten(1).sum(-1) - log_det
@@ -70,8 +75,17 @@ class Dequantize(Bijection):
         x = z.floor() if self.levels is None else z.floor().clamp(0, self.levels - 1)
         return x, z.new_zeros(z.shape[0])
 
-    def _told(self, x: Tensor, context: Tensor | None) -> Tensor:
-        """What the noise is told: x, and the flow's context at each of its pixels."""
+    def _exact(self, x: Tensor) -> Tensor:
+        """Convert x to the flow's precision, which must hold these integers and the noise between them."""
+        most = LARGEST_INTEGER.get(self.dtype)
+        if most is not None and self.levels is None and x.numel() and not torch.compiler.is_compiling():
+            largest = x.abs().max().item()
+            if largest > most:
+                raise DataError(f"Dequantize: {largest:.0f} is too large for {self.dtype}; use flow.double()")
+        return x.to(self.dtype)
+
+    def _noise_context(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """The context of the noise: x, and the flow's own context at each of its pixels."""
         assert self.levels is not None
         centred = x / self.levels - 0.5
         if context is None:

@@ -7,31 +7,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flowstone.bijections.base import Bijection
+from flowstone.bijections.statistics import DataLayer, is_coarse
 from flowstone.errors import SettingError
+from flowstone.validation import require_number
 
 __all__ = ["Interval", "Logit", "Positive", "Rescale"]
 
 ROUNDING = torch.finfo(torch.float32).eps  # what a border may be off by where a table was once written in float32
 
 
-class _Bounded(Bijection):
-    """What comes in may be a table of integers or of float64: it is read as it is, and leaves as the flow has it."""
-
-    casts = True
-    like: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("like", torch.zeros(()), persistent=False)  # carries the precision
-
-    def _read(self, x: Tensor) -> Tensor:
-        return x.to(torch.promote_types(x.dtype, self.like.dtype))
-
-    def _told(self, z: Tensor, log_slope: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
-        """z, and the log-det of each row: minus infinity where one of its values has no density."""
+class _Bounded(DataLayer):
+    def _with_log_det(self, z: Tensor, log_slope: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z and the log-det of each row: minus infinity where one of its values has no density."""
         log_det = torch.where(outside.flatten(1).any(-1), -math.inf, log_slope.flatten(1).sum(-1))
-        return z.to(self.like.dtype), log_det.to(self.like.dtype)
+        return z.to(self.dtype), log_det.to(self.dtype)
+
+    def _inverse_with_log_det(self, x: Tensor, log_slope: Tensor) -> tuple[Tensor, Tensor]:
+        return x.to(self.data_dtype), log_slope.flatten(1).sum(-1).to(self.dtype)
 
 
 class Logit(_Bounded):
@@ -51,21 +43,24 @@ class Logit(_Bounded):
 
     def __init__(self, *, alpha: float = 0.0) -> None:
         super().__init__()
-        if not 0 <= alpha < 0.5:
-            raise SettingError(f"alpha={alpha} must be at least 0 and below 0.5")
+        require_number("alpha", alpha, at_least=0, below=0.5)
         self.alpha = alpha
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        squeezed = self.alpha + (1 - 2 * self.alpha) * self._read(x)
-        z = squeezed.logit(eps=torch.finfo(squeezed.dtype).eps)
-        return self._told(z, -self._log_slope(z), (squeezed < 0) | (squeezed > 1))
+        squeezed = self.alpha + (1 - 2 * self.alpha) * x.double()
+        z = squeezed.logit(eps=torch.finfo(self.dtype).eps)
+        return self._with_log_det(z, -self._log_slope(z), (squeezed < 0) | (squeezed > 1))
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return (z.sigmoid() - self.alpha) / (1 - 2 * self.alpha), self._log_slope(z).flatten(1).sum(-1)
+        z = z.double()
+        return self._inverse_with_log_det((z.sigmoid() - self.alpha) / (1 - 2 * self.alpha), self._log_slope(z))
 
     def _log_slope(self, z: Tensor) -> Tensor:
         """Log dx/dz."""
         return F.logsigmoid(z) + F.logsigmoid(-z) - math.log1p(-2 * self.alpha)
+
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha:g}"
 
 
 class Interval(_Bounded):
@@ -85,28 +80,36 @@ class Interval(_Bounded):
     high: Tensor
 
     def __init__(self, low: float | Sequence[float], high: float | Sequence[float], *, alpha: float = 0.0) -> None:
-        super().__init__()
-        bottom, top = (torch.tensor(border, dtype=torch.get_default_dtype()) for border in (low, high))
+        bottom, top = (torch.as_tensor(border, dtype=torch.float64) for border in (low, high))
+        super().__init__(len(bottom) if bottom.ndim else None)
         if bottom.shape != top.shape or not (bottom < top).all():
             raise SettingError(f"low={low} must be below high={high}, one for all features or one for each")
-        self.register_buffer("low", bottom)
-        self.register_buffer("high", top)
+        self.register_statistic("low", bottom)
+        self.register_statistic("high", top)
         self.logit = Logit(alpha=alpha)
+        self.statistics_changed()
+
+    def statistics_changed(self) -> None:
+        self.needs_float64 = not self.low.is_meta and is_coarse(self.low, self.high - self.low)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        x = self._read(x)
-        slack = ROUNDING * torch.maximum(self.low.abs(), self.high)
+        x = x.double()
+        slack = ROUNDING * torch.maximum(self.low.abs(), self.high.abs())
         at_border = ((x - self.low).abs() <= slack) | ((x - self.high).abs() <= slack)
         unit = (x - self.low) / (self.high - self.low)
         z, log_det = self.logit(torch.where(at_border, unit.clamp(0, 1), unit))
         return z, log_det - self._log_width(x)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        x, log_det = self.logit.inverse(z)
-        return torch.lerp(self.low, self.high, x), log_det + self._log_width(z)
+        unit, log_det = self.logit.inverse(z)
+        x = torch.lerp(self.low, self.high, unit.double())
+        return x.to(self.data_dtype), log_det + self._log_width(z)
 
     def _log_width(self, value: Tensor) -> Tensor:
-        return (self.high - self.low).log().expand(value.shape[1:]).sum()
+        return (self.high - self.low).log().expand(value.shape[1:]).sum().to(self.dtype)
+
+    def extra_repr(self) -> str:
+        return f"low={self.low.tolist()}, high={self.high.tolist()}, alpha={self.logit.alpha:g}"
 
 
 class Rescale(_Bounded):
@@ -126,16 +129,22 @@ class Rescale(_Bounded):
         if not low < high:
             raise SettingError(f"low={low} must be below high={high}")
         self.low, self.width = low, high - low
+        self.needs_float64 = is_coarse(torch.tensor(low), torch.tensor(high - low))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z = ((self._read(x) - self.low) / self.width).to(self.like.dtype)
-        return z, -self._log_width(z)
+        z = (x.double() - self.low) / self.width
+        return z.to(self.dtype), -self._log_width(x)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self.low + z * self.width, self._log_width(z)
+        x = self.low + z.double() * self.width
+        return x.to(self.data_dtype), self._log_width(z)
 
     def _log_width(self, value: Tensor) -> Tensor:
-        return value.new_full(value.shape[:1], value.shape[1:].numel() * math.log(self.width))
+        log_width = value.shape[1:].numel() * math.log(self.width)
+        return self._reference.new_full(value.shape[:1], log_width)
+
+    def extra_repr(self) -> str:
+        return f"low={self.low:g}, high={self.low + self.width:g}"
 
 
 class Positive(_Bounded):
@@ -153,13 +162,19 @@ class Positive(_Bounded):
 
     def __init__(self, *, low: float = 0.0) -> None:
         super().__init__()
+        require_number("low", low)
         self.low = low
+        self.needs_float64 = is_coarse(torch.tensor(low), torch.tensor(1.0))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        distance = self._read(x) - self.low
-        above = distance.clamp_min(torch.finfo(self.like.dtype).tiny)
+        distance = x.double() - self.low
+        above = distance.clamp_min(torch.finfo(self.dtype).tiny)
         log_slope = -(-torch.expm1(-above)).log()
-        return self._told(above - log_slope, log_slope, distance < -ROUNDING * abs(self.low))
+        return self._with_log_det(above - log_slope, log_slope, distance < -ROUNDING * abs(self.low))
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self.low - F.logsigmoid(-z), F.logsigmoid(z).flatten(1).sum(-1)
+        z = z.double()
+        return self._inverse_with_log_det(self.low - F.logsigmoid(-z), F.logsigmoid(z))
+
+    def extra_repr(self) -> str:
+        return f"low={self.low:g}"

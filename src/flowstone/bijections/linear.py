@@ -22,7 +22,7 @@ class Permutation(Bijection):
     undo: Tensor
 
     def __init__(self, order: Tensor) -> None:
-        super().__init__()
+        super().__init__(order.numel())
         if not torch.equal(order.sort().values, torch.arange(order.numel())):
             raise SettingError(f"order={order.tolist()} is not a permutation of 0 … {order.numel() - 1}")
         self.register_buffer("order", order)
@@ -37,6 +37,9 @@ class Permutation(Bijection):
     def random(cls, features: int, generator: torch.Generator | None = None) -> "Permutation":
         """A uniformly random order, drawn once."""
         return cls(torch.randperm(features, generator=generator))
+
+    def extra_repr(self) -> str:
+        return f"{self.features}"
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return x.index_select(1, self.order), x.new_zeros(x.shape[0])
@@ -88,9 +91,12 @@ class LULinear(Bijection):
     """
 
     def __init__(self, features: int) -> None:
-        super().__init__()
+        super().__init__(features)
         self.triangles = _Triangles(features)
         self.bias = nn.Parameter(torch.zeros(features))
+
+    def extra_repr(self) -> str:
+        return f"{self.features}"
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         below, above = self.triangles.factors()
@@ -119,12 +125,15 @@ class InvertibleConv1x1(Bijection):
     order: Tensor
 
     def __init__(self, channels: int, *, rotate: bool = True) -> None:
-        super().__init__()
+        super().__init__(channels)
         self.triangles = _Triangles(channels)
         order = torch.arange(channels)
         if rotate:
             order = self.triangles.set(torch.linalg.qr(torch.randn(channels, channels)).Q)
         self.register_buffer("order", order)
+
+    def extra_repr(self) -> str:
+        return f"{self.features}"
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         below, above = self.triangles.factors()
@@ -161,11 +170,14 @@ class Householder(Bijection):
     """
 
     def __init__(self, features: int, *, reflections: int | None = None) -> None:
-        super().__init__()
+        super().__init__(features)
         count = features + features % 2 if reflections is None else reflections
         if count < 2 or count % 2:
             raise SettingError(f"reflections={count} must be even and at least 2")
         self.vectors = nn.Parameter(torch.randn(count // 2, features).repeat_interleave(2, 0))
+
+    def extra_repr(self) -> str:
+        return f"{self.features}"
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._reflect(x, self.vectors)

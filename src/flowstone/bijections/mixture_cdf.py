@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flowstone.bijections.univariate import Univariate, soft_clamp
-from flowstone.errors import SettingError
+from flowstone.validation import require_integer, require_number
 
 __all__ = ["LogisticMixtureCDF"]
 
@@ -35,12 +35,15 @@ class LogisticMixtureCDF(Univariate):
 
     def __init__(self, *, components: int = 4, limit: float = 5.0) -> None:
         super().__init__()
-        if components < 1:
-            raise SettingError(f"components={components} must be at least 1")
+        require_integer("components", components)
+        require_number("limit", limit, above=0)
         self.components = components
         self.limit = limit
         self.parameters_per_feature = 3 * components
         self.register_buffer("gains", torch.linspace(0.5, 1.5, components), persistent=False)
+
+    def extra_repr(self) -> str:
+        return f"components={self.components}, limit={self.limit:g}"
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         return self._logit(x, *self._mixture(parameters))
@@ -52,7 +55,7 @@ class LogisticMixtureCDF(Univariate):
         x = x - (reached - z) * (-log_slope.detach()).exp()
         return x, -self._logit(x, *mixture)[1]
 
-    def nearness(self, x: Tensor, parameters: Tensor) -> float | None:
+    def saturation(self, x: Tensor, parameters: Tensor) -> float | None:
         return self._mixture(parameters)[2].abs().max().item() / self.limit
 
     def _mixture(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:

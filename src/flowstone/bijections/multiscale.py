@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from flowstone.bijections.base import Bijection, Chain, Inverse
 from flowstone.errors import SettingError, ShapeError
+from flowstone.validation import require_choice
 
 __all__ = ["Flatten", "MultiScale", "Squeeze", "checkerboard"]
 
@@ -26,13 +27,15 @@ class Squeeze(Bijection):
 
     def __init__(self, *, order: str = "channel") -> None:
         super().__init__()
-        if order not in ("channel", "checkerboard"):
-            raise SettingError(f"order={order!r} is neither 'channel' nor 'checkerboard'")
+        require_choice("order", order, ("channel", "checkerboard"))
         self.order = order
+
+    def extra_repr(self) -> str:
+        return f"order={self.order}"
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         channels, height, width = self.latent_shape(x.shape[1:])
-        squares = x.reshape(len(x), channels // 4, height, 2, width, 2)
+        squares = x.reshape(x.shape[0], channels // 4, height, 2, width, 2)
         z = squares.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
         if self.order == "checkerboard":
             z = z.unflatten(1, (-1, 4))  # of each channel the pixels 00, 01, 10, 11
@@ -45,7 +48,7 @@ class Squeeze(Bijection):
             z = torch.stack((a, b, c, d), 2).flatten(1, 2)
         channels, height, width = self.event_shape(z.shape[1:])
         squares = z.unflatten(1, (channels, 2, 2)).permute(0, 1, 4, 2, 5, 3)
-        return squares.reshape(len(z), channels, height, width), z.new_zeros(z.shape[0])
+        return squares.reshape(z.shape[0], channels, height, width), z.new_zeros(z.shape[0])
 
     def latent_shape(self, event_shape: torch.Size) -> torch.Size:
         if len(event_shape) != 3 or event_shape[1] % 2 or event_shape[2] % 2:
@@ -81,14 +84,17 @@ class Flatten(Bijection):
     """
 
     def __init__(self, event_shape: Sequence[int]) -> None:
-        super().__init__()
+        super().__init__(event_shape[0], torch.Size(event_shape).numel())
         self.image = torch.Size(event_shape)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return x.reshape(len(x), self.image.numel()), x.new_zeros(x.shape[0])
+        return x.flatten(1), x.new_zeros(x.shape[0])
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return z.reshape(len(z), *self.image), z.new_zeros(z.shape[0])
+        return z.unflatten(1, self.image), z.new_zeros(z.shape[0])
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.image)}"
 
     def latent_shape(self, event_shape: torch.Size) -> torch.Size:
         return _flat(self.image, event_shape)
@@ -115,8 +121,10 @@ class MultiScale(Bijection):
     torch.Size([2, 16])
     """
 
+    keeps_autocast = True
+
     def __init__(self, event_shape: Sequence[int], scales: Sequence[Bijection]) -> None:
-        super().__init__()
+        super().__init__(event_shape[0], torch.Size(event_shape).numel())
         if not scales:
             raise SettingError("MultiScale needs at least one scale")
         self.image = torch.Size(event_shape)
@@ -131,11 +139,14 @@ class MultiScale(Bijection):
                 shape = torch.Size((channels // 2, height, width))
             self.leaving.append(shape)
 
+    def sublayers(self) -> tuple[Bijection, ...]:
+        return tuple(cast(Bijection, scale) for scale in self.scales)
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         done, log_det = [], x.new_zeros(x.shape[0])
         for scale in self.scales:
-            x, part = scale(x, context)
-            log_det = log_det + part
+            x, scale_log_det = scale(x, context)
+            log_det = log_det + scale_log_det
             if scale is not self.scales[-1]:
                 x, leaving = x.chunk(2, 1)
                 done.append(leaving.flatten(1))
@@ -147,13 +158,13 @@ class MultiScale(Bijection):
         for index in reversed(range(len(self.scales))):
             if index + 1 < len(self.scales):
                 x = torch.cat((x, parts[index].unflatten(1, self.leaving[index])), 1)
-            x, part = cast(Bijection, self.scales[index]).inverse(x, context)
-            log_det = log_det + part
+            x, scale_log_det = self.sublayers()[index].inverse(x, context)
+            log_det = log_det + scale_log_det
         return x, log_det
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
-        for scale in self.scales:
-            cast(Bijection, scale).initialize(x, context)
+        for scale in self.sublayers():
+            scale.initialize(x, context)
             x = scale(x, context)[0].chunk(2, 1)[0]
 
     def latent_shape(self, event_shape: torch.Size) -> torch.Size:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from flowstone.bijections.base import Bijection
-from flowstone.errors import SettingError
+from flowstone.validation import require_choice, require_number
 
 __all__ = ["ActNorm", "BatchNorm"]
 
@@ -27,10 +27,13 @@ class ActNorm(Bijection):
     initialized: Tensor
 
     def __init__(self, features: int) -> None:
-        super().__init__()
+        super().__init__(features)
         self.shift = nn.Parameter(torch.zeros(features))
         self.log_scale = nn.Parameter(torch.zeros(features))
         self.register_buffer("initialized", torch.tensor(False))
+
+    def extra_repr(self) -> str:
+        return f"{self.features}"
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
@@ -42,12 +45,12 @@ class ActNorm(Bijection):
         self.initialized.fill_(True)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        scale, shift = (_along(part, x) for part in (self.log_scale.exp(), self.shift))
-        return (x - shift) * scale, _everywhere(self.log_scale, x)
+        scale, shift = (_per_feature(part, x) for part in (self.log_scale.exp(), self.shift))
+        return (x - shift) * scale, _total_log_scale(self.log_scale, x)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        scale, shift = (_along(part, z) for part in ((-self.log_scale).exp(), self.shift))
-        return z * scale + shift, -_everywhere(self.log_scale, z)
+        scale, shift = (_per_feature(part, z) for part in ((-self.log_scale).exp(), self.shift))
+        return z * scale + shift, -_total_log_scale(self.log_scale, z)
 
 
 class BatchNorm(Bijection):
@@ -79,15 +82,18 @@ class BatchNorm(Bijection):
     initialized: Tensor
 
     def __init__(self, features: int, *, momentum: float = 0.1, eps: float = 1e-4, statistics: str = "running") -> None:
-        super().__init__()
-        if statistics not in ("running", "batch"):
-            raise SettingError(f"statistics={statistics!r} is neither 'running' nor 'batch'")
-        if not 0 < momentum <= 1:
-            raise SettingError(f"momentum={momentum} must be above 0 and at most 1")
+        super().__init__(features)
+        require_choice("statistics", statistics, ("running", "batch"))
+        if momentum != 1:  # the newest batch alone
+            require_number("momentum", momentum, above=0, below=1)
+        require_number("eps", eps, above=0, below=1)
         self.momentum, self.eps, self.statistics = momentum, eps, statistics
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("variance", torch.full((features,), 1 - eps))  # with ε: exactly 1, the identity
         self.register_buffer("initialized", torch.tensor(False))
+
+    def extra_repr(self) -> str:
+        return f"{self.features}"
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
@@ -113,11 +119,11 @@ class BatchNorm(Bijection):
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         deviation = (self.variance + self.eps).sqrt()
-        return z * _along(deviation, z) + _along(self.mean, z), _everywhere(deviation.log(), z)
+        return z * _per_feature(deviation, z) + _per_feature(self.mean, z), _total_log_scale(deviation.log(), z)
 
     def _normalize(self, x: Tensor, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         deviation = (variance + self.eps).sqrt()
-        return (x - _along(mean, x)) / _along(deviation, x), -_everywhere(deviation.log(), x)
+        return (x - _per_feature(mean, x)) / _per_feature(deviation, x), -_total_log_scale(deviation.log(), x)
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,11 +131,11 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)
 
 
-def _along(vector: Tensor, x: Tensor) -> Tensor:
-    """One number a feature (channel), shaped to meet x."""
+def _per_feature(vector: Tensor, x: Tensor) -> Tensor:
+    """One number a feature (channel), in a shape that broadcasts with x."""
     return vector.reshape(-1, *(1 for _ in x.shape[2:]))
 
 
-def _everywhere(log_scale: Tensor, x: Tensor) -> Tensor:
+def _total_log_scale(log_scale: Tensor, x: Tensor) -> Tensor:
     """The log-det of one scale a feature (channel), applied at every place of x."""
     return (x.shape[2:].numel() * log_scale.sum()).expand(x.shape[0])

@@ -37,14 +37,17 @@ class Pad(Bijection):
     stochastic = True
 
     def __init__(self, event_shape: Sequence[int], size: Sequence[int]) -> None:
-        super().__init__()
+        super().__init__(event_shape[0])
         channels, height, width = event_shape
         if size[0] < height or size[1] < width:
             raise ShapeError(f"cannot pad images of {height} x {width} to {size[0]} x {size[1]}: that is smaller")
         self.image, self.padded = torch.Size(event_shape), torch.Size((channels, *size))
 
+    def extra_repr(self) -> str:
+        return f"{tuple(self.image)} to {tuple(self.padded)}"
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z = torch.randn(len(x), *self.padded, dtype=x.dtype, device=x.device)
+        z = torch.randn(x.shape[0], *self.padded, dtype=x.dtype, device=x.device)
         log_density = -0.5 * (z.square() + math.log(2 * math.pi))
         _, height, width = self.image
         added = log_density.flatten(1).sum(-1) - log_density[:, :, :height, :width].flatten(1).sum(-1)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from flowstone.bijections.base import Bijection
-from flowstone.errors import SettingError
+from flowstone.validation import require_number
 
 __all__ = ["LeakyReLU", "LogTails", "Scaling"]
 
@@ -25,9 +25,12 @@ class Scaling(Bijection):
     initialized: Tensor
 
     def __init__(self, features: int) -> None:
-        super().__init__()
+        super().__init__(features)
         self.log_scale = nn.Parameter(torch.zeros(features))
         self.register_buffer("initialized", torch.tensor(False))
+
+    def extra_repr(self) -> str:
+        return f"{self.features}"
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
@@ -90,21 +93,23 @@ class LogTails(Bijection):
 
     def __init__(self, *, bound: float = 5.0) -> None:
         super().__init__()
-        if not bound > 0:
-            raise SettingError(f"bound={bound} must be positive")
+        require_number("bound", bound, above=0)
         self.bound = bound
 
+    def extra_repr(self) -> str:
+        return f"bound={self.bound:g}"
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        inside, times = self._apart(x)
+        inside, times = self._split(x)
         excess = times.log()
         return inside * (1 + excess), -excess.flatten(1).sum(-1)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        inside, times = self._apart(z)
+        inside, times = self._split(z)
         excess = times - 1
         return inside * excess.exp(), excess.flatten(1).sum(-1)
 
-    def _apart(self, value: Tensor) -> tuple[Tensor, Tensor]:
+    def _split(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """The part within B, and how many times B it is beyond. At B itself the first alone has a gradient."""
         times = value.abs() / self.bound
         return value.clamp(-self.bound, self.bound), torch.where(times > 1, times, 1.0)

@@ -1,27 +1,27 @@
-"""The first link of the chain: from the data's own units to numbers a net likes, its log-det counted like any other."""
+"""The first link of the chain: from the data's own units to numbers of size 1, its log-det counted like any other."""
 
 import torch
 from torch import Tensor
 
-from flowstone.bijections.base import Bijection
 from flowstone.bijections.linear import solve_lu
-from flowstone.errors import DataError, SettingError, UnknownNameError
+from flowstone.bijections.statistics import DataLayer, is_coarse
+from flowstone.errors import DataError, SettingError
+from flowstone.validation import require_choice
 
 __all__ = ["Standardize", "Whiten"]
 
 NARROWEST = 1e-6  # of a standardised direction: what float32 numbers still resolve
 
 
-class Standardize(Bijection):
+class Standardize(DataLayer):
     r"""$z = (x - \mu) / \sigma$ per feature, with μ and σ of the data that ``initialize`` is given.
 
     $$ \log|\det| = -\sum_i \log \sigma_i $$
 
-    The identity until it is initialised, once; a second ``initialize`` changes nothing. The subtraction is done in the
-    precision of x, so that a float64 table keeps its digits, and the result has the precision of the flow. ``inverse``
-    works in the flow's precision alone: where a column is ``coarse`` (seconds since 1970), sample from
-    ``flow.double()``, as the command line does. A constant feature has no density and is refused; ``keep_constant``
-    leaves its scale alone, for what is no data but a context.
+    The identity until it is initialised, once; a second ``initialize`` changes nothing. μ and σ are kept and applied in
+    float64; z has the precision of the flow, and so has x in ``inverse``, unless float32 cannot resolve the columns
+    (seconds since 1970) or hold them (1e44): then it is float64. A constant feature has no density and is refused;
+    ``keep_constant`` leaves its scale alone, for what is no data but a context.
 
     >>> import torch
     >>> standardize = Standardize(1)
@@ -30,48 +30,53 @@ class Standardize(Bijection):
     (tensor([[1.]]), tensor([-0.]))
     """
 
-    casts = True
     mean: Tensor
     std: Tensor
     initialized: Tensor
 
     def __init__(self, features: int, *, keep_constant: bool = False) -> None:
-        super().__init__()
+        super().__init__(features)
         self.keep_constant = keep_constant
-        self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("std", torch.ones(features))
+        self.register_statistic("mean", torch.zeros(features))
+        self.register_statistic("std", torch.ones(features))
         self.register_buffer("initialized", torch.tensor(False))
-
-    @property
-    def coarse(self) -> bool:
-        """Whether float32 leaves these columns few digits: a mean more than 1000 deviations away from 0."""
-        return bool((self.mean.abs() > 1000 * self.std).any())
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         if self.initialized:
             return
-        std, mean = torch.std_mean(x.double(), 0, correction=0)
-        constant = (std == 0).nonzero().flatten().tolist()
-        if constant and not self.keep_constant:
-            raise DataError(
-                f"feature {constant[0]} is constant ({x[0, constant[0]].item():g}): it has no density; leave it out"
-            )
-        self.mean.copy_(mean)
-        self.std.copy_(std.where(std > 0, 1.0))
+        x = x.double()
+        constant = (x == x[0]).all(0)
+        if constant.any() and not self.keep_constant:
+            columns = ", ".join(f"{i} ({x[0, i].item():g})" for i in constant.nonzero().flatten().tolist())
+            raise DataError(f"constant features have no density, leave them out: feature {columns}")
+        size = x.abs().amax(0).where(~constant, 1.0)  # squares of the numbers themselves may overflow
+        std, mean = torch.std_mean(x / size, 0, correction=0)
+        self.mean.copy_(mean * size)
+        self.std.copy_((std * size).where(~constant, 1.0))
         self.initialized.fill_(True)
+        self.statistics_changed()
+
+    def statistics_changed(self) -> None:
+        self.needs_float64 = not self.mean.is_meta and is_coarse(self.mean, self.std)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self.standardized(x).to(self.mean.dtype), -self.std.log().sum().expand(x.shape[0])
+        z, log_det = self.standardized(x), -self.std.log().sum().expand(x.shape[0])
+        dtype = self.dtype
+        return z.to(dtype), log_det.to(dtype)
 
     def standardized(self, x: Tensor) -> Tensor:
-        r"""$(x - \mu) / \sigma$ in the precision of x, or of the flow if that is higher."""
-        return (x - self.mean) / self.std
+        r"""$(x - \mu) / \sigma$ in float64."""
+        return (x.double() - self.mean) / self.std
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return torch.addcmul(self.mean, z, self.std), self.std.log().sum().expand(z.shape[0])
+        x = torch.addcmul(self.mean, z.double(), self.std)
+        return x.to(self.data_dtype), self.std.log().sum().to(self.dtype).expand(z.shape[0])
+
+    def extra_repr(self) -> str:
+        return f"{self.features}"
 
 
-class Whiten(Bijection):
+class Whiten(DataLayer):
     r"""Columns made uncorrelated, each with deviation 1: PCA or ZCA whitening of what ``Standardize`` gives.
 
     With $R \Lambda R^\top$ the correlation matrix of the data that ``initialize`` is given,
@@ -101,15 +106,13 @@ class Whiten(Bijection):
     True
     """
 
-    casts = True
     order: Tensor
     below: Tensor
     above: Tensor
 
     def __init__(self, features: int, *, kind: str = "zca", narrow: float | None = None) -> None:
-        super().__init__()
-        if kind not in ("zca", "pca"):
-            raise UnknownNameError("kind of whitening", kind, ("zca", "pca"))
+        super().__init__(features)
+        require_choice("kind", kind, ("zca", "pca"))
         if narrow is not None and not 0 < narrow <= 1:
             raise SettingError(f"narrow={narrow} must be above 0 and at most 1")
         self.kind = kind
@@ -117,16 +120,16 @@ class Whiten(Bijection):
         self.standardize = Standardize(features)
         # P, L and U of the matrix that makes z of the standardised x.
         self.register_buffer("order", torch.arange(features))
-        self.register_buffer("below", torch.eye(features))
-        self.register_buffer("above", torch.eye(features))
+        self.register_statistic("below", torch.eye(features))
+        self.register_statistic("above", torch.eye(features))
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         if self.standardize.initialized:
             return
         self.standardize.initialize(x)
-        standardized = self.standardize.standardized(x.double())
+        standardized = self.standardize.standardized(x)
         standardized = standardized - standardized.mean(0)  # what rounding of a large mean has left
-        variance, rotation = torch.linalg.eigh(standardized.T @ standardized / len(x))
+        variance, rotation = torch.linalg.eigh(standardized.T @ standardized / x.shape[0])
         spread, rotation = variance.flip(-1).clamp_min(NARROWEST**2).sqrt(), rotation.flip(-1)
         if self.narrow is not None:
             spread = (spread / self.narrow).clamp_max(1)
@@ -137,14 +140,17 @@ class Whiten(Bijection):
         self.above.copy_(above)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        standardized = self.standardize.standardized(x)
-        above, below = self.above.to(standardized), self.below.to(standardized)
-        z = (standardized @ above.T @ below.T).index_select(1, self.order)
-        return z.to(self.above.dtype), self._log_det().expand(x.shape[0])
+        z = (self.standardize.standardized(x) @ self.above.T @ self.below.T).index_select(1, self.order)
+        return z.to(self.dtype), self._log_det().expand(x.shape[0])
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        standardized = solve_lu(self.below, self.above, z.index_select(1, self.order.argsort()))
+        standardized = solve_lu(self.below, self.above, z.double().index_select(1, self.order.argsort()))
         return self.standardize.inverse(standardized)[0], -self._log_det().expand(z.shape[0])
 
     def _log_det(self) -> Tensor:
-        return self.above.diagonal().abs().log().sum() - self.standardize.std.log().sum()
+        log_det = self.above.diagonal().abs().log().sum() - self.standardize.std.log().sum()
+        return log_det.to(self.dtype)
+
+    def extra_repr(self) -> str:
+        narrow = "" if self.narrow is None else f", narrow={self.narrow:g}"
+        return f"{self.features}, kind={self.kind}{narrow}"

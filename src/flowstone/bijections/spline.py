@@ -9,6 +9,7 @@ from torch import Tensor
 from flowstone.bijections.univariate import Univariate
 from flowstone.errors import SettingError
 from flowstone.kernels import fused_spline
+from flowstone.validation import require_integer, require_number
 
 __all__ = ["RQSpline"]
 
@@ -46,16 +47,21 @@ class RQSpline(Univariate):
         min_slope: float = 1e-3,
     ) -> None:
         super().__init__()
-        if bins < 2 or bins * min_size >= 1:
-            raise SettingError(f"bins={bins} must be at least 2 and below 1/min_size = {1 / min_size:.0f}")
-        if not bound > 0:
-            raise SettingError(f"bound={bound} must be positive")
+        require_integer("bins", bins, at_least=2)
+        require_number("bound", bound, above=0)
+        require_number("min_size", min_size, above=0)
+        require_number("min_slope", min_slope, above=0, below=1)
+        if bins * min_size >= 1:
+            raise SettingError(f"bins={bins} must be below 1/min_size = {1 / min_size:.0f}")
         self.bins = bins
         self.bound = bound
         self.min_size = min_size
         self.min_slope = min_slope
         self.circular = circular
         self.parameters_per_feature = 3 * bins + 1 if circular else 3 * bins - 1
+
+    def extra_repr(self) -> str:
+        return f"bins={self.bins}, bound={self.bound:g}" + (", circular=True" if self.circular else "")
 
     @fused_spline
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,7 +83,7 @@ class RQSpline(Univariate):
         x = left + width * xi
         return x if self.circular else x + (z - inside), -log_slope
 
-    def nearness(self, x: Tensor, parameters: Tensor) -> float | None:
+    def saturation(self, x: Tensor, parameters: Tensor) -> float | None:
         return None if self.circular else (x.abs() > self.bound).double().mean().item()
 
     def _turn(self, parameters: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Univariate transforms: one number to one number, with parameters that somebody else (a coupling's net) provides."""
+"""Univariate transforms: one number to one number, with parameters that a conditioner net provides."""
 
 import math
 from abc import ABC, abstractmethod
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from flowstone.errors import UnknownNameError
+from flowstone.validation import require_choice, require_number
 
 __all__ = ["Additive", "Affine", "Univariate", "soft_clamp"]
 
@@ -28,10 +28,12 @@ class Univariate(nn.Module, ABC):
 
     Attributes:
         parameters_per_feature: how many numbers the net gives it for each feature.
+        features: the number of features (channels) it is for, None where it is for any number.
         reads_bf16: whether parameters may come in bfloat16 for an x in float32.
     """
 
     parameters_per_feature: int
+    features: int | None = None
     reads_bf16 = False
 
     @abstractmethod
@@ -42,8 +44,8 @@ class Univariate(nn.Module, ABC):
     def inverse(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Latent → data."""
 
-    def nearness(self, x: Tensor, parameters: Tensor) -> float | None:
-        """How near to its bound it runs, 1 is at it; None where there is no bound. For ``Flow.check``."""
+    def saturation(self, x: Tensor, parameters: Tensor) -> float | None:
+        """How near to its bound it runs, 1 is at it; None where there is no bound."""
         return None
 
 
@@ -67,29 +69,33 @@ class Additive(Univariate):
 class Affine(Univariate):
     r"""$z = x\,e^{s} + t$ with a smoothly bounded log-scale s: RealNVP's transform (Dinh et al. 2016, section 3).
 
-    ``bound`` says how the net's number r becomes s; neither way clips a gradient:
+    ``scale`` says how the net's number r becomes s; neither way clips a gradient:
 
     - ``"tanh"``: $s = a \tanh r$ with a learned factor a per feature, 1 at the start (section 4.1 of the paper);
     - ``"soft"``: a soft clamp to ±``limit``, for which nothing is learned outside the net.
 
-    ``features`` is how many features it moves; of images, ``(channels, 1, 1)``.
+    ``features`` is how many features it transforms; of images, ``(channels, 1, 1)``.
 
     >>> import torch
-    >>> z, log_slope = Affine(1, bound="soft")(torch.tensor([[2.0]]), torch.tensor([[[0.0, 1.0]]]))
+    >>> z, log_slope = Affine(1, scale="soft")(torch.tensor([[2.0]]), torch.tensor([[[0.0, 1.0]]]))
     >>> z, log_slope
     (tensor([[3.]]), tensor([[0.]]))
     """
 
     parameters_per_feature = 2
 
-    def __init__(self, features: int | Sequence[int], *, bound: str = "tanh", limit: float = 3.0) -> None:
+    def __init__(self, features: int | Sequence[int], *, scale: str = "tanh", limit: float = 3.0) -> None:
         super().__init__()
-        if bound not in ("tanh", "soft"):
-            raise UnknownNameError("bound of the log-scale", bound, ("tanh", "soft"))
-        self.bound = bound
+        require_choice("scale", scale, ("tanh", "soft"))
+        require_number("limit", limit, above=0)
+        self.scale = scale
         self.limit = limit
         shape = (features,) if isinstance(features, int) else tuple(features)
-        self.factor = nn.Parameter(torch.ones(shape)) if bound == "tanh" else None
+        self.features = shape[0]
+        self.factor = nn.Parameter(torch.ones(shape)) if scale == "tanh" else None
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale}" if self.scale == "tanh" else f"scale=soft, limit={self.limit:g}"
 
     def _scale_and_shift(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         raw, shift = parameters.unbind(-1)
@@ -105,7 +111,7 @@ class Affine(Univariate):
         log_scale, shift = self._scale_and_shift(parameters)
         return (z - shift) * (-log_scale).exp(), -log_scale
 
-    def nearness(self, x: Tensor, parameters: Tensor) -> float | None:
+    def saturation(self, x: Tensor, parameters: Tensor) -> float | None:
         if self.factor is not None:
             return None  # its bound is learned
         return (soft_clamp(parameters[..., 0], self.limit).abs() / self.limit).quantile(0.95).item()

@@ -30,7 +30,7 @@ def check(
     as_json
         Print the figures as JSON.
     """
-    from flowstone.run import Run
+    from flowstone.runs import Run
 
     folder = Run(run)
     flow = folder.flow()

@@ -47,8 +47,8 @@ def evaluate(
     as_json
         Print the figures as JSON.
     """
-    from flowstone.metrics import evaluate as figures
-    from flowstone.run import Run
+    from flowstone.evaluation.metrics import evaluate as figures
+    from flowstone.runs import Run
 
     folder = Run(run)
     flow = folder.flow(device_of(device))

@@ -20,7 +20,7 @@ def plot(run: Path, *, seed: int = 0, device: Device = "auto") -> None:
         Where to compute.
     """
     from flowstone.plot import save_plots
-    from flowstone.run import Run
+    from flowstone.runs import Run
 
     folder = Run(run)
     flow, dataset = folder.flow(device_of(device)), folder.dataset()

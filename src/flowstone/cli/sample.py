@@ -50,7 +50,7 @@ def sample(
 
     from flowstone.bijections import Standardize
     from flowstone.data.tables import check_writable
-    from flowstone.run import Run
+    from flowstone.runs import Run
 
     check_writable(out, tuple(_WRITERS))
     if n < 1:

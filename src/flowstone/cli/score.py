@@ -50,8 +50,8 @@ def score(
     import pyarrow as pa
 
     from flowstone.data.tables import check_writable, read_table, write_table
-    from flowstone.metrics import bits_per_dim, log_prob
-    from flowstone.run import Run
+    from flowstone.evaluation.metrics import bits_per_dim, log_prob
+    from flowstone.runs import Run
 
     check_writable(out)
     if out.exists() and Path(data).exists() and out.samefile(data):

@@ -205,13 +205,13 @@ class _Job:
         self._finish(flow.eval(), history, say, plots=plots)
 
     def _keep(self, flow, history) -> None:
-        from flowstone.checkpoint import save
+        from flowstone.runs.checkpoint import save
 
         save(flow, self.run.folder, extra={key: self.record[key] for key in _EXTRA})
         history.save(self.run.folder / "history.csv")
 
     def _introduce(self, flow, say, *, quiet: bool) -> None:
-        from flowstone.compute import threads_wanted
+        from flowstone.execution import threads_wanted
         from flowstone.recipes import DEFAULT, IMAGE_DEFAULT
         from flowstone.train.settings import settings_for
 
@@ -229,7 +229,7 @@ class _Job:
             say(f"column {name!r} is continuous but for {value:g}, in over 1% of the rows: its density has a spike")
 
     def _finish(self, flow, history, say, *, plots: bool) -> None:
-        from flowstone.metrics import evaluate
+        from flowstone.evaluation.metrics import evaluate
 
         dataset, best = self.dataset, history.best
         metrics = evaluate(flow, dataset.test.x, dataset.test.context) | {
@@ -270,11 +270,11 @@ _EXTRA = ("columns", "context_columns", "data", "training", "request")
 
 
 def _started(out: Path | None, request: dict[str, Any], *, download: bool, progress: bool) -> _Job:
-    from flowstone.checkpoint import describe
     from flowstone.data import open_source
     from flowstone.errors import UnknownNameError
     from flowstone.recipes import DEFAULT, IMAGE_DEFAULT, all_recipes, build, shape_arguments
-    from flowstone.run import Run
+    from flowstone.runs import Run
+    from flowstone.runs.checkpoint import describe
 
     recipe, training = request["flow"], dict(request["training"])
     if recipe is not None and recipe not in all_recipes():
@@ -304,7 +304,7 @@ def _started(out: Path | None, request: dict[str, Any], *, download: bool, progr
 
 def _continued(out: Path | None, request: dict[str, Any]) -> _Job:
     from flowstone.errors import OutputError
-    from flowstone.run import Run
+    from flowstone.runs import Run
 
     if out is None:
         raise SettingError("--resume needs --out RUN: the folder of the training to go on with")

@@ -97,7 +97,7 @@ def device_of(name: Device) -> str:
 
 def precision_of(name: str, flow) -> AbstractContextManager:
     """What the flow runs in: ``fp32``, as it is; ``bf16``, its nets in bfloat16."""
-    from flowstone.compute import bf16_conditioners
+    from flowstone.execution import bf16_conditioners
     from flowstone.train.settings import PRECISIONS
 
     if name not in PRECISIONS:

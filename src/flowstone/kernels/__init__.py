@@ -5,7 +5,7 @@ is what they are tested against and what runs everywhere else. ``FLOWSTONE_KERNE
 ``with kernels(False)``, switches them off.
 """
 
-from flowstone.kernels.choice import applicable, kernels, watched
+from flowstone.kernels.choice import applicable, kernels
 from flowstone.kernels.spline import fused_spline
 
-__all__ = ["applicable", "fused_spline", "kernels", "watched"]
+__all__ = ["applicable", "fused_spline", "kernels"]

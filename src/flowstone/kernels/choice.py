@@ -5,12 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import forward_ad
-from torch.nn.modules.module import _has_any_global_hook
 
-__all__ = ["applicable", "applicable_compiled", "kernels", "watched"]
+__all__ = ["applicable", "applicable_compiled", "kernels"]
 
 _wanted = os.environ.get("FLOWSTONE_KERNELS", "").lower() not in ("off", "0", "false", "no")
 
@@ -53,12 +52,6 @@ def applicable_compiled(*values: Tensor) -> bool:
 
 def _unseen() -> bool:
     return _wanted and not torch._C._are_functorch_transforms_active() and forward_ad._current_level < 0
-
-
-def watched(module: nn.Module) -> bool:
-    """Whether somebody looks at what goes in and out of a module: what it does may not then be done without it."""
-    own = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    return bool(own or _has_any_global_hook())
 
 
 _ORDINARY = (Tensor, torch.nn.Parameter)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from flowstone.nets.initialization import initialize_output
 from flowstone.nets.mlp import activation_of
 
 __all__ = ["ConvNet"]
@@ -39,12 +40,14 @@ class ConvNet(nn.Module):
             phi(),
         )
         self.output = nn.Conv2d(hidden, out_channels, 3, padding=1)
-        nn.init.zeros_(self.output.weight)
-        assert self.output.bias is not None
-        nn.init.zeros_(self.output.bias)
+        initialize_output(self.output)
+        self.description = f"{in_channels} → {out_channels}, hidden={hidden}, {activation}"
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         return self.output(self.layers(with_context(x, context)))
+
+    def __repr__(self) -> str:
+        return f"ConvNet({self.description})"
 
 
 def with_context(x: Tensor, context: Tensor | None) -> Tensor:

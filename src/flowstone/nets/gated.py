@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowstone.nets.conv import with_context
+from flowstone.nets.initialization import initialize_output
 
 __all__ = ["GatedConvNet"]
 
@@ -36,15 +37,17 @@ class GatedConvNet(nn.Module):
             for _ in range(blocks)
         )
         self.output = nn.Conv2d(hidden, out_channels, 1)
-        nn.init.zeros_(self.output.weight)
-        assert self.output.bias is not None
-        nn.init.zeros_(self.output.bias)
+        initialize_output(self.output)
+        self.description = f"{in_channels} → {out_channels}, hidden={hidden}, blocks={blocks}"
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         h = self.input(with_context(x, context))
         for block in self.blocks:
             h = h + block(h)
         return self.output(F.silu(h))
+
+    def __repr__(self) -> str:
+        return f"GatedConvNet({self.description})"
 
 
 class _Gate(nn.Module):

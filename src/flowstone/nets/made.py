@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowstone.errors import SettingError
-from flowstone.nets.linear import linear
-from flowstone.nets.mlp import activation_of, inputs_of
+from flowstone.nets.initialization import initialize_output
+from flowstone.nets.mlp import activation_of, concat_inputs
 
 __all__ = ["MADE", "MaskedLinear"]
 
@@ -30,7 +31,7 @@ class MaskedLinear(nn.Linear):
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, input: Tensor) -> Tensor:
-        return linear(input, self.weight * self.mask, self.bias)
+        return F.linear(input, self.weight * self.mask, self.bias)
 
 
 class MADE(nn.Module):
@@ -70,12 +71,15 @@ class MADE(nn.Module):
         self.layers = nn.ModuleList(MaskedLinear(a, b) for a, b in pairwise([seen, *units]))
         self.activation = activation_of(activation)()
         self.output = MaskedLinear(units[-1] if units else seen, own.repeat_interleave(outputs), strict=True)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        initialize_output(self.output)
+        self.description = f"{features} → {features} x {outputs}, hidden={tuple(hidden)}, {activation}"
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        x = inputs_of(x, context)
+        x = concat_inputs(x, context)
         for index, layer in enumerate(self.layers):
-            moved = self.activation(layer(x))
-            x = x + moved if self.residual and index else moved
+            h = self.activation(layer(x))
+            x = x + h if self.residual and index else h
         return self.output(x)
+
+    def __repr__(self) -> str:
+        return f"MADE({self.description}{', residual' if self.residual else ''})"

@@ -7,28 +7,29 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from flowstone.errors import UnknownNameError
-from flowstone.nets.linear import Layers, Linear
+from flowstone.nets.initialization import initialize_output
+from flowstone.validation import require_choice
 
 __all__ = ["MLP", "Parallel"]
 
-# In place where the derivative needs the output alone: one less array per layer to write and to keep.
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": partial(nn.ReLU, inplace=True),
+    "relu": nn.ReLU,
     "silu": nn.SiLU,
     "gelu": nn.GELU,
     "tanh": nn.Tanh,
 }
 
 
-def activation_of(name: str) -> Callable[[], nn.Module]:
-    """The activation of that name, to be made anew for each place."""
-    if name not in ACTIVATIONS:
-        raise UnknownNameError("activation", name, ACTIVATIONS)
-    return ACTIVATIONS[name]
+def activation_of(name: str, *, inplace: bool = True) -> Callable[[], nn.Module]:
+    """The activation of that name, to be made anew for each place.
+
+    ReLU works in place, which saves an array a layer; a layer whose input is used elsewhere asks for ``inplace=False``.
+    """
+    require_choice("activation", name, ACTIVATIONS)
+    return partial(nn.ReLU, inplace=inplace) if name == "relu" else ACTIVATIONS[name]
 
 
-def inputs_of(x: Tensor, context: Tensor | None) -> Tensor:
+def concat_inputs(x: Tensor, context: Tensor | None) -> Tensor:
     """What a net for vectors sees: x and the context; where both are empty, a 1."""
     if context is not None:
         x = torch.cat((x, context), -1)
@@ -60,14 +61,17 @@ class MLP(nn.Module):
         sizes = [max(1, in_features + context_features), *hidden]
         layers: list[nn.Module] = []
         for wide, narrow in pairwise(sizes):
-            layers += [Linear(wide, narrow), phi()]
-        self.layers = Layers(*layers)
-        self.output = Linear(sizes[-1], out_features)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+            layers += [nn.Linear(wide, narrow), phi()]
+        self.layers = nn.Sequential(*layers)
+        self.output = nn.Linear(sizes[-1], out_features)
+        initialize_output(self.output)
+        self.description = f"{in_features} → {out_features}, hidden={tuple(hidden)}, {activation}"
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.output(self.layers(inputs_of(x, context)))
+        return self.output(self.layers(concat_inputs(x, context)))
+
+    def __repr__(self) -> str:
+        return f"MLP({self.description})"
 
 
 class Parallel(nn.Module):

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from flowstone.errors import UnknownNameError
 from flowstone.nets.conv import with_context
+from flowstone.nets.initialization import initialize_output
 from flowstone.nets.mlp import activation_of
+from flowstone.validation import require_choice
 
 __all__ = ["NORMS", "FullResolution", "ResConvNet"]
 
@@ -64,7 +65,8 @@ class ResConvNet(nn.Module):
         normed_input: bool = True,
     ) -> None:
         super().__init__()
-        nu, phi = norm_of(norm), activation_of(activation)
+        nu = norm_of(norm)
+        phi = activation_of(activation, inplace=norm != "none")  # without a norm its input is the residual stream
 
         def conv(inputs: int, outputs: int, size: int, *, bias: bool = True) -> nn.Module:
             layer = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=bias)
@@ -81,16 +83,20 @@ class ResConvNet(nn.Module):
         self.skips = nn.ModuleList(conv(hidden, hidden, 1) for _ in range(blocks + 1))
         self.last = nn.Sequential(nu(hidden), phi())
         self.output = conv(hidden, out_channels, 1)
-        _zero(self.output)
+        initialize_output(self.output)
+        self.description = f"{in_channels} → {out_channels}, hidden={hidden}, blocks={blocks}, norm={norm}"
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         x = self.norm(x)
         h = self.input(with_context(self.phi(torch.cat((x, -x), 1)), context))
-        told = self.skips[0](h)
+        skip_sum = self.skips[0](h)
         for block, skip in zip(self.blocks, self.skips[1:], strict=True):
             h = h + block(h)
-            told = told + skip(h)
-        return self.output(self.last(told))
+            skip_sum = skip_sum + skip(h)
+        return self.output(self.last(skip_sum))
+
+    def __repr__(self) -> str:
+        return f"ResConvNet({self.description})"
 
 
 class FullResolution(nn.Module):
@@ -110,7 +116,7 @@ class FullResolution(nn.Module):
     def __init__(self, net: nn.Module, channels: int, *, swap: bool = False, norm: str = "batch") -> None:
         super().__init__()
         self.net = net
-        self.kept, self.moved = ((1, 2), (0, 3)) if swap else ((0, 3), (1, 2))  # of the pixels 00, 01, 10, 11
+        self.kept, self.changed = ((1, 2), (0, 3)) if swap else ((0, 3), (1, 2))  # of the pixels 00, 01, 10, 11
         self.norm = norm_of(norm)(2 * channels)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -120,19 +126,13 @@ class FullResolution(nn.Module):
         for which, pixel in enumerate(self.kept):
             board[:, :-1, pixel // 2 :: 2, pixel % 2 :: 2] = pairs[:, :, which]
             board[:, -1, pixel // 2 :: 2, pixel % 2 :: 2] = 1.0
-        told = self.net(board, context).unflatten(1, (twice // 2, -1))  # channel, its parameters
-        return torch.stack([told[..., pixel // 2 :: 2, pixel % 2 :: 2] for pixel in self.moved], 2).flatten(1, 3)
+        parameters = self.net(board, context).unflatten(1, (twice // 2, -1))  # channel, its parameters
+        return torch.stack([parameters[..., pixel // 2 :: 2, pixel % 2 :: 2] for pixel in self.changed], 2).flatten(
+            1, 3
+        )
 
 
 def norm_of(name: str) -> Callable[[int], nn.Module]:
     """The normalization of that name: channels → a layer."""
-    if name not in NORMS:
-        raise UnknownNameError("norm", name, NORMS)
+    require_choice("norm", name, NORMS)
     return NORMS[name]
-
-
-def _zero(layer: nn.Module) -> None:
-    """A convolution that is zero: of a weight that is a direction and a magnitude, the magnitude."""
-    name = "parametrizations.weight.original0" if hasattr(layer, "parametrizations") else "weight"
-    nn.init.zeros_(layer.get_parameter(name))
-    nn.init.zeros_(layer.get_parameter("bias"))

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from flowstone.errors import SettingError
-from flowstone.nets.linear import Linear
-from flowstone.nets.mlp import activation_of, inputs_of
+from flowstone.nets.initialization import initialize_output
+from flowstone.nets.mlp import activation_of, concat_inputs
 
 __all__ = ["ResNet"]
 
@@ -44,24 +44,26 @@ class ResNet(nn.Module):
                 f"hidden={tuple(hidden)}: residual blocks are all of one width, and there is at least one"
             )
         width = hidden[0]
-        self.input = Linear(max(1, in_features + context_features), width)
+        self.input = nn.Linear(max(1, in_features + context_features), width)
         self.blocks = nn.ModuleList(_block(width, activation) for _ in hidden)
-        self.output = Linear(width, out_features)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        self.output = nn.Linear(width, out_features)
+        initialize_output(self.output)
+        self.description = f"{in_features} → {out_features}, hidden={tuple(hidden)}, {activation}"
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        x = self.input(inputs_of(x, context))
+        x = self.input(concat_inputs(x, context))
         for block in self.blocks:
             x = x + block(x)
         return self.output(x)
 
+    def __repr__(self) -> str:
+        return f"ResNet({self.description})"
+
 
 def _block(width: int, activation: str) -> nn.Sequential:
     phi = activation_of(activation)
-    last = Linear(width, width)
+    last = nn.Linear(width, width)
     nn.init.uniform_(last.weight, -1e-3, 1e-3)
     nn.init.zeros_(last.bias)
-    # The first activation must leave the block's own input as it is: others, which follow a layer, work in place.
-    first = nn.ReLU() if activation == "relu" else phi()
-    return nn.Sequential(first, Linear(width, width), phi(), nn.Dropout(0.0), last)
+    first = activation_of(activation, inplace=False)()  # its input is the residual stream
+    return nn.Sequential(first, nn.Linear(width, width), phi(), nn.Dropout(0.0), last)

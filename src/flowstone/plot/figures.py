@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from flowstone.files import atomic_path
-from flowstone.history import History
+from flowstone.train.history import History
 
 __all__ = ["DATA", "SAMPLES", "loss_curve", "new_figure", "save_figure"]
 

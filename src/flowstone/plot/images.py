@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from flowstone.bijections import MultiScale
+from flowstone.evaluation.metrics import bits_per_dim, log_prob
 from flowstone.files import atomic_path
 from flowstone.flow import Flow
-from flowstone.metrics import bits_per_dim, log_prob
 from flowstone.plot.figures import new_figure
 
 __all__ = [

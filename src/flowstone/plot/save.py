@@ -7,7 +7,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from flowstone.flow import Flow
-from flowstone.history import History
 from flowstone.plot.figures import loss_curve, new_figure, save_figure
 from flowstone.plot.images import (
     image_figure,
@@ -19,6 +18,7 @@ from flowstone.plot.images import (
     temperature_figure,
 )
 from flowstone.plot.vectors import SHOWN, data_latent_samples, density, density_curve, layers, limits_of, pair_plot
+from flowstone.train.history import History
 
 __all__ = ["save_plots"]
 

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from flowstone.bijections import Bijection, Chain, LogTails, Permutation, Standardize, Whiten
+from flowstone.evaluation.metrics import log_prob
 from flowstone.flow import Flow
-from flowstone.metrics import log_prob
 from flowstone.plot.figures import DATA, SAMPLES, new_figure
 
 __all__ = [

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from flowstone.errors import UnknownNameError
 from flowstone.priors.base import Prior
 from flowstone.priors.conditional import ClassConditional
 from flowstone.priors.mixture import GaussianMixture
 from flowstone.priors.simple import Logistic, StandardNormal, StudentT, Uniform
 from flowstone.priors.wrapped import FromTorch
+from flowstone.validation import require_choice
 
 __all__ = [
     "PRIORS",
@@ -27,6 +27,5 @@ PRIORS = {"normal": StandardNormal, "logistic": Logistic, "student": StudentT, "
 
 def make_prior(name: str, event_shape: int | Sequence[int]) -> Prior:
     """The prior called ``name``."""
-    if name not in PRIORS:
-        raise UnknownNameError("prior", name, PRIORS)
+    require_choice("prior", name, PRIORS)
     return PRIORS[name](event_shape)

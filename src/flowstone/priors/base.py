@@ -15,13 +15,23 @@ class Prior(nn.Module, ABC):
     The context is as the user handed it in, ``(batch, context_features)`` or None; most priors do not look at it.
     """
 
-    like: Tensor
+    _reference: Tensor
     reparameterized = False  # whether a sample carries the gradient of the prior's own parameters (it has none: True)
 
     def __init__(self, event_shape: int | Sequence[int]) -> None:
         super().__init__()
         self.event_shape = torch.Size((event_shape,) if isinstance(event_shape, int) else event_shape)
-        self.register_buffer("like", torch.zeros(()), persistent=False)  # carries device and dtype
+        self.register_buffer("_reference", torch.zeros(()), persistent=False)  # carries device and dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self._reference.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of its samples."""
+        return self._reference.dtype
 
     @abstractmethod
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
@@ -33,12 +43,15 @@ class Prior(nn.Module, ABC):
 
     def _uniform(self, n: int, generator: torch.Generator | None) -> Tensor:
         """Numbers in [0, 1), ``(n, *event_shape)``."""
-        return torch.rand(n, *self.event_shape, generator=generator, dtype=self.like.dtype, device=self.like.device)
+        return torch.rand(n, *self.event_shape, generator=generator, dtype=self.dtype, device=self.device)
 
     def _normal(self, n: int, generator: torch.Generator | None) -> Tensor:
         """Standard normal numbers, ``(n, *event_shape)``."""
-        return torch.randn(n, *self.event_shape, generator=generator, dtype=self.like.dtype, device=self.like.device)
+        return torch.randn(n, *self.event_shape, generator=generator, dtype=self.dtype, device=self.device)
 
     def initialize(self, z: Tensor, context: Tensor | None = None) -> None:
         """Set what depends on data from the latents of one large batch. Most priors have nothing to set."""
         del z, context
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.event_shape)}"

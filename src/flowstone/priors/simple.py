@@ -44,7 +44,7 @@ class Logistic(Prior):
         return -(F.softplus(z) + F.softplus(-z)).flatten(1).sum(-1)
 
     def sample(self, n: int, context: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
-        return self._uniform(n, generator).logit(eps=torch.finfo(self.like.dtype).tiny)
+        return self._uniform(n, generator).logit(eps=torch.finfo(self.dtype).tiny)
 
 
 class StudentT(Prior):

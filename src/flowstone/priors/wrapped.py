@@ -47,4 +47,4 @@ class FromTorch(Prior):
             if generator is not None:
                 torch.manual_seed(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
             draw = self.distribution.rsample if self.reparameterized else self.distribution.sample
-            return draw(torch.Size((n,))).to(self.like)
+            return draw(torch.Size((n,))).to(self._reference)

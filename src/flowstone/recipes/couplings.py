@@ -15,8 +15,9 @@ from flowstone.bijections import (
     Standardize,
     Univariate,
 )
-from flowstone.errors import SettingError, UnknownNameError
+from flowstone.errors import SettingError
 from flowstone.nets import MLP, Parallel, ResNet
+from flowstone.validation import require_choice
 
 __all__ = ["coupling_chain", "vector_coupling"]
 
@@ -34,19 +35,19 @@ def vector_coupling(
     residual: bool = False,
     separate: bool = False,
 ) -> Coupling:
-    """A coupling whose net is an MLP or a ResNet; ``transform`` makes the transform of that many moved features.
+    """A coupling whose net is an MLP or a ResNet; ``transform`` makes the transform of that many features.
 
     With ``separate`` each parameter of the transform comes from a net of its own (RealNVP's s and t nets).
     """
-    kept, moved = Coupling.sizes(features, swap=swap)
-    univariate = transform(moved)
+    kept, changed = Coupling.sizes(features, swap=swap)
+    univariate = transform(changed)
     count = univariate.parameters_per_feature
     kind = ResNet if residual else MLP
 
     def net(outputs: int) -> nn.Module:
         return kind(kept, outputs, hidden=hidden, context_features=context_features, activation=activation)
 
-    nets = Parallel(*(net(moved) for _ in range(count))) if separate else net(moved * count)
+    nets = Parallel(*(net(changed) for _ in range(count))) if separate else net(changed * count)
     return Coupling(features, univariate, nets, swap=swap)
 
 
@@ -69,8 +70,7 @@ def coupling_chain(
     """
     if features < 1 or couplings < 1:
         raise SettingError(f"features={features} and couplings={couplings} must be at least 1")
-    if mixing not in MIXINGS:
-        raise UnknownNameError("mixing", mixing, MIXINGS)
+    require_choice("mixing", mixing, MIXINGS)
     links: list[Bijection] = [Standardize(features)] if first is None else list(first)
     order = torch.arange(features)
     for index in range(couplings):
@@ -82,7 +82,7 @@ def coupling_chain(
                 order = order[permutation.order]
             if mixing == "lu":
                 links.append(LULinear(features))
-        # With one feature there is no other half: each coupling moves it, told by the context alone.
+        # With one feature there is no other half: each coupling changes it, with parameters from the context alone.
         links.append(coupling(features > 1 and index % 2 == 1))
     if mixing != "none" and features > 2 and couplings > 2:
         links.append(Permutation(order.argsort()))

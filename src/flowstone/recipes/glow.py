@@ -88,7 +88,7 @@ def _vectors(features: int, couplings: int, hidden: Sequence[int], context_featu
     for index in range(couplings):
         coupling = vector_coupling(
             features,
-            lambda moved: Affine(moved, bound="soft"),
+            lambda moved: Affine(moved, scale="soft"),
             swap=features > 1 and index % 2 == 1,
             context_features=context_features,
             hidden=hidden,
@@ -110,4 +110,4 @@ def _image_step(width: int, index: int, hidden: int, context_features: int, acti
 def _image_coupling(width: int, hidden: int, context_features: int, activation: str, *, swap: bool) -> Coupling:
     kept, moved = Coupling.sizes(width, swap=swap)
     net = ConvNet(kept, 2 * moved, hidden=hidden, context_features=context_features, activation=activation)
-    return Coupling(width, Affine((moved, 1, 1), bound="soft"), net, swap=swap)
+    return Coupling(width, Affine((moved, 1, 1), scale="soft"), net, swap=swap)

@@ -34,7 +34,7 @@ def iaf(
     return autoregressive_flow(
         features,
         layers,
-        Affine(features, bound="soft"),
+        Affine(features, scale="soft"),
         context_features=context_features,
         hidden=hidden,
         activation=activation,

@@ -36,7 +36,7 @@ def maf(
     return autoregressive_flow(
         features,
         layers,
-        Affine(features, bound="soft"),
+        Affine(features, scale="soft"),
         context_features=context_features,
         hidden=hidden,
         activation=activation,

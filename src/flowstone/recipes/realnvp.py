@@ -19,7 +19,7 @@ def realnvp(
     couplings: int = 8,
     hidden: Sequence[int] = (128, 128),
     activation: str = "relu",
-    scale_bound: str = "tanh",
+    scale: str = "tanh",
     separate_nets: bool = False,
     leaky_relu: bool = False,
     shuffle: bool = True,
@@ -28,7 +28,7 @@ def realnvp(
     """Real-valued Non-Volume Preserving flow: affine couplings (Dinh, Sohl-Dickstein, Bengio 2016).
 
     Args:
-        scale_bound: how the log-scale is kept in bounds: ``"tanh"`` times a learned factor (the paper), or ``"soft"``.
+        scale: how the log-scale is kept in bounds: ``"tanh"`` times a learned factor (the paper), or ``"soft"``.
         separate_nets: one net for s and one for t, as in the paper; one net for both is faster and measures the same.
         leaky_relu: a learned kink between couplings.
         shuffle: a random permutation after every second coupling where there are more than two features.
@@ -43,7 +43,7 @@ def realnvp(
     def coupling(swap: bool):
         return vector_coupling(
             features,
-            lambda moved: Affine(moved, bound=scale_bound),
+            lambda changed: Affine(changed, scale=scale),
             swap=swap,
             context_features=context_features,
             hidden=hidden,

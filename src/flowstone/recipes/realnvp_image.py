@@ -21,11 +21,12 @@ from flowstone.bijections import (
     Univariate,
     checkerboard,
 )
-from flowstone.errors import SettingError, UnknownNameError
+from flowstone.errors import SettingError
 from flowstone.flow import Flow
 from flowstone.nets import FullResolution, GatedConvNet, ResConvNet
 from flowstone.recipes.images import image_flow
 from flowstone.recipes.registry import recipe
+from flowstone.validation import require_choice
 
 __all__ = ["realnvp_image"]
 
@@ -107,8 +108,7 @@ def realnvp_image(
     >>> flowstone.realnvp_image((1, 5, 5), channels=4, blocks=1, couplings=1).sample(2, seed=0).shape
     torch.Size([2, 1, 5, 5])
     """
-    if preset not in PRESETS:
-        raise UnknownNameError("preset", preset, PRESETS)
+    require_choice("preset", preset, PRESETS)
     given = {
         "net": net,
         "masked": masked,
@@ -119,9 +119,7 @@ def realnvp_image(
     }
     chosen = PRESETS[preset] | {name: value for name, value in given.items() if value is not None}
     for name, known in (("net", NETS), ("flow_norm", FLOW_NORMS), ("transform", TRANSFORMS), ("noise", NOISES)):
-        value = noise if name == "noise" else chosen[name]
-        if value not in known:
-            raise UnknownNameError(name, value, known)
+        require_choice(name, noise if name == "noise" else chosen[name], known)
     style = _Style(context_features, blocks, norm, weight_norm, momentum, bins, bound, **chosen)
 
     def scale(index: int, width: int) -> Bijection:

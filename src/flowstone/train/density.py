@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from flowstone.compute import threads_for
 from flowstone.errors import DataError, NonFiniteError, SettingError, ShapeError
+from flowstone.execution import threads_for
+from flowstone.execution.flat import Flat, alike, trainable
 from flowstone.flow import Flow
-from flowstone.history import History
-from flowstone.train.flat import Flat, alike, trainable
+from flowstone.train.history import History
 from flowstone.train.optimizer import Optimizer
 from flowstone.train.progress import training_bar
 from flowstone.train.settings import Settings

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from flowstone.bijections import Affine
-from flowstone.checkpoint import TrainingState, load_state, save_state
-from flowstone.compute import bf16_conditioners, compiled, recomputed, threads_for
 from flowstone.data import Rows
 from flowstone.errors import CheckpointError, NonFiniteError, SettingError
+from flowstone.execution import bf16_conditioners, checkpointed, compiled, threads_for
+from flowstone.execution.flat import Flat, alike, trainable
 from flowstone.flow import Flow
-from flowstone.history import History, Record
 from flowstone.train.batches import (
     FLIP,
     NOISE,
@@ -30,11 +29,12 @@ from flowstone.train.batches import (
     generator,
     hold_out,
 )
-from flowstone.train.flat import Flat, alike, trainable
 from flowstone.train.forensics import OVERFLOW, first_bad_gradient, first_bad_output
+from flowstone.train.history import History, Record
 from flowstone.train.optimizer import Optimizer
 from flowstone.train.progress import Bar, training_bar
 from flowstone.train.settings import Settings, settings_for
+from flowstone.train.state import TrainingState, load_state, save_state
 
 __all__ = ["Watch", "fit"]
 
@@ -423,7 +423,7 @@ def _arithmetic(flow: Flow, settings: Settings) -> list[AbstractContextManager]:
     if settings.precision == "bf16":
         contexts.append(bf16_conditioners(flow))
     if settings.memory == "recompute":
-        contexts.append(recomputed(flow))
+        contexts.append(checkpointed(flow))
     return contexts
 
 

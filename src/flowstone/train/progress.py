@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from flowstone.history import History
+from flowstone.train.history import History
 from flowstone.train.settings import Settings
 
 __all__ = ["Bar", "training_bar"]

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from flowstone.checkpoint import load, read_record
 from flowstone.data import Dataset, NamedRows, Rows, Table, add_noise, noise_widths, read_images, read_table, reopen
 from flowstone.errors import CheckpointError, OutputError, SettingError
 from flowstone.files import make_folder, to_json, write_atomically
 from flowstone.flow import Flow
-from flowstone.history import History
+from flowstone.runs.checkpoint import load, read_record
+from flowstone.train.history import History
 
 __all__ = ["Run"]
 

@@ -1,4 +1,4 @@
-"""Modules that for a while run otherwise."""
+"""Modules that run another forward for a while."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -6,11 +6,12 @@ from types import MethodType
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
 
-__all__ = ["Replaced"]
+__all__ = ["ForwardOverride", "has_hooks"]
 
 
-class Replaced(AbstractContextManager):
+class ForwardOverride(AbstractContextManager):
     """While it is entered, a module runs ``forwards[module](module, …)``; afterwards what it ran before.
 
     It can be entered again and again, once a training step, and within itself, always with the same functions:
@@ -29,6 +30,12 @@ class Replaced(AbstractContextManager):
     def __exit__(self, *_: object) -> None:
         for module, forward in self.before.pop().items():
             if forward is None:
-                del module.forward  # that of its class is back
+                del module.forward  # the forward of its class is visible again
             else:
                 module.forward = forward
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether hooks see what goes into and out of a module: it must then be called as a module."""
+    own = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    return bool(own or _has_any_global_hook())

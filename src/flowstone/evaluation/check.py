@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowstone.bijections import Autoregressive, Bijection, Chain, Coupling, Inverse, MultiScale
-from flowstone.bijections.base import joined
-from flowstone.compute import bf16_conditioners
+from flowstone.bijections import Bijection, Conditioned, walk
+from flowstone.execution import bf16_conditioners
 from flowstone.testing import jacobian
 
 __all__ = ["Diagnosis", "LayerReport", "WholeReport", "diagnose"]
@@ -124,7 +123,7 @@ def diagnose(flow: Any, x: Tensor, context: Tensor | None = None) -> Diagnosis:
         torch.manual_seed(0)
         rows = torch.randperm(len(x))[:ROWS].to(x.device)
         x, context = x[rows].to(flow.device), None if context is None else context[rows].to(flow.device)
-        if not (flow.bijection.casts and x.is_floating_point()):
+        if not (flow.bijection.accepts_any_dtype and x.is_floating_point()):
             x = x.to(flow.dtype)
         pair = _Pair(flow)
         lost = pair.double.log_prob(x.double(), _to(context, torch.float64)) == -torch.inf
@@ -196,7 +195,7 @@ class _Pair:
 
         def spied(index: int, direction: Callable, forwards: bool) -> Callable:
             def call(value: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-                calls.append(_Call(index, forwards, joined(value), context))
+                calls.append(_Call(index, forwards, value, context))
                 return direction(value, context)
 
             return call
@@ -269,14 +268,8 @@ class _Pair:
 
 
 def _layers(bijection: Bijection) -> Iterator[Bijection]:
-    """What is no container of layers."""
-    if not isinstance(bijection, Chain | Inverse | MultiScale):
-        yield bijection
-        return
-    inside = {Chain: "links", Inverse: "bijection", MultiScale: "scales"}[type(bijection)]
-    held: Any = getattr(bijection, inside)
-    for each in [held] if isinstance(held, Bijection) else held:
-        yield from _layers(each)
+    """The layers that are not made of others."""
+    return (layer for layer in walk(bijection) if not layer.sublayers())
 
 
 def _jacobian(direction: Any, value: Tensor, context: Tensor | None) -> tuple[Tensor | None, float | None]:
@@ -301,10 +294,7 @@ def _deviations(value: Tensor) -> Tensor:
 
 def _bound(layer: Bijection, x: Tensor, context: Tensor | None) -> float | None:
     """The transform's own measure, from the parameters that the layer's net gives it there."""
-    if not isinstance(layer, Coupling | Autoregressive):
-        return None
-    moving, parameters = layer.asked(x, context)
-    return layer.transform.nearness(moving, parameters)
+    return layer.saturation(x, context) if isinstance(layer, Conditioned) else None
 
 
 def _findings(layers: Sequence[LayerReport], whole: Sequence[WholeReport]) -> Iterator[str]:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from flowstone.bijections import Bijection, Chain, Dequantize
-from flowstone.compute import threads_for
+from flowstone.density import CHUNK, NUMBERS
 from flowstone.errors import DataError, SettingError, ShapeError
-from flowstone.flow import CHUNK, NUMBERS, Flow
+from flowstone.execution import threads_for
+from flowstone.flow import Flow
 
 __all__ = ["bits_per_dim", "evaluate", "grid_integral", "log_prob", "round_trip"]
 

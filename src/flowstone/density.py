@@ -1,0 +1,230 @@
+"""Density: what everything above the model is written for."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from flowstone.errors import SettingError, ShapeError
+
+__all__ = ["Density"]
+
+T = TypeVar("T")
+
+# Rows at a time when no gradient is asked for: with fewer the small steps between matrix products count, with more the
+# activations leave the caches; a GPU wants more to do. Of long rows (images) as many as make so many numbers.
+CHUNK, GPU_CHUNK = 8192, 65_536
+NUMBERS, GPU_NUMBERS = 2**17, 2**23
+
+
+class Density(nn.Module, ABC):
+    r"""A probability distribution of x, or of x given a context c, with an exact likelihood.
+
+    A subclass computes; what is the same for all (shapes, chunks, seeds) is here. ``density(x, context)`` is
+    ``log_prob(x, context)``, so that what wraps modules (DistributedDataParallel, ``torch.compile``, export) works.
+
+    Attributes:
+        event_shape: shape of one x.
+        context_features: width of the context, 0 for none.
+        spec: recipe name and arguments, set by recipes: with the weights, enough to build the density again; else None.
+    """
+
+    def __init__(self, event_shape: torch.Size, context_features: int = 0) -> None:
+        super().__init__()
+        self.event_shape = event_shape
+        self.context_features = context_features
+        self.spec: Mapping[str, Any] | None = None
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where it is."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """The precision of its arithmetic."""
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether it draws noise (dequantization, padding): its log_prob is then a lower bound, and differs by draw."""
+        return False
+
+    @property
+    def reparameterized(self) -> bool:
+        """Whether samples carry the gradient of every parameter: ``rsample_and_log_prob`` then works."""
+        return False
+
+    @abstractmethod
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Set what depends on data from one large batch."""
+
+    @abstractmethod
+    def _log_prob(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """The log-density of rows whose shapes were checked."""
+
+    @abstractmethod
+    def _sample(self, n: int, context: Tensor | None, generator: torch.Generator | None, temperature: float) -> Tensor:
+        """``n`` samples, of which row i is given context row i."""
+
+    @abstractmethod
+    def _sample_and_log_prob(
+        self, n: int, context: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """The same at temperature 1, and the log-density of each sample."""
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """``log_prob``."""
+        return self.log_prob(x, context)
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log-density of each row in nats, ``(batch, *event_shape)`` → ``(batch,)``.
+
+        Where no gradient is being recorded it works in chunks, so that memory does not grow with the batch.
+
+        Raises:
+            ShapeError: x or the context has another shape than the density was built for, or is no tensor.
+        """
+        self._check(x, context, self.event_shape)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self._log_prob(x, context)
+        chunks = [
+            self._log_prob(x[rows], None if context is None else context[rows])
+            for rows in _chunks(x.shape[0], self.event_shape, x.device)
+        ]
+        return chunks[0] if len(chunks) == 1 else torch.cat(chunks)
+
+    def sample(
+        self, n: int, context: Tensor | None = None, *, temperature: float = 1.0, seed: int | None = None
+    ) -> Tensor:
+        """Draw ``n`` samples: ``(n, *event_shape)``; with context ``(batch, features)``, ``(n, batch, *event_shape)``.
+
+        Args:
+            temperature: factor on the latent; below 1 stays nearer to the mode, 1 samples the model itself.
+            seed: the same seed gives the same samples; None draws from torch's global state.
+
+        Memory beyond the result does not grow with n.
+        """
+        return self._gather(n, context, self.stream(n, context, temperature=temperature, seed=seed))
+
+    def stream(
+        self, n: int, context: Tensor | None = None, *, temperature: float = 1.0, seed: int | None = None
+    ) -> Iterator[Tensor]:
+        """What ``sample`` draws, chunk by chunk, for more than memory holds: ``(rows, *event_shape)`` each.
+
+        With context it goes through all context rows for each of the n samples in turn.
+
+        >>> import flowstone
+        >>> sum(len(chunk) for chunk in flowstone.nice(2).stream(5000))
+        5000
+        """
+        if not 0 < temperature < math.inf:
+            raise SettingError(f"temperature={temperature} must be positive and finite")
+        return self._draw(partial(self._sample, temperature=temperature), n, context, seed)
+
+    def sample_and_log_prob(
+        self, n: int, context: Tensor | None = None, *, seed: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """``sample``, and the log-density of each sample in nats, ``(n,)`` or ``(n, batch)``, in one pass.
+
+        >>> import flowstone
+        >>> x, log_prob = flowstone.nice(2).sample_and_log_prob(5, seed=0)
+        >>> x.shape, log_prob.shape
+        (torch.Size([5, 2]), torch.Size([5]))
+        """
+        chunks = list(self._draw(self._sample_and_log_prob, n, context, seed))
+        return self._gather(n, context, (x for x, _ in chunks)), self._gather(n, context, (p for _, p in chunks))
+
+    def rsample_and_log_prob(
+        self, n: int, context: Tensor | None = None, *, seed: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The same with gradients, to parameters and context (the reparameterization trick).
+
+        Raises:
+            SettingError: samples do not carry every gradient: the prior has parameters of its own, or x is rounded.
+        """
+        if not self.reparameterized or self.stochastic:
+            raise SettingError("no samples with gradients: the prior has parameters of its own, or the density rounds")
+        self._check_sampling(n, context)
+        rows = self._rows(n, context, slice(0, n * _batch(context)))
+        x, log_prob = self._sample_and_log_prob(*rows, self._generator(seed))
+        return self._unflatten(n, context, x), self._unflatten(n, context, log_prob)
+
+    def _draw(self, sampler: Callable[..., T], n: int, context: Tensor | None, seed: int | None) -> Iterator[T]:
+        self._check_sampling(n, context)
+        return self._draw_chunks(sampler, n, context, self._generator(seed))
+
+    @torch.no_grad()
+    def _draw_chunks(
+        self, sampler: Callable[..., T], n: int, context: Tensor | None, generator: torch.Generator | None
+    ) -> Iterator[T]:
+        for rows in _chunks(n * _batch(context), self.event_shape, self.device):
+            yield sampler(*self._rows(n, context, rows), generator)
+
+    def _rows(self, n: int, context: Tensor | None, rows: slice) -> tuple[int, Tensor | None]:
+        """How many samples these rows are, and the context of each: every draw goes through all context rows."""
+        count = rows.stop - rows.start
+        if context is None:
+            return count, None
+        return count, context[torch.arange(rows.start, rows.stop, device=context.device) % len(context)]
+
+    def _gather(self, n: int, context: Tensor | None, chunks: Iterator[Tensor]) -> Tensor:
+        """One array, filled chunk by chunk."""
+        result, done = None, 0
+        for chunk in chunks:
+            if result is None:
+                result = chunk.new_empty(n * _batch(context), *chunk.shape[1:])
+            result[done : (done := done + len(chunk))] = chunk
+        assert result is not None
+        return self._unflatten(n, context, result)
+
+    @staticmethod
+    def _unflatten(n: int, context: Tensor | None, rows: Tensor) -> Tensor:
+        return rows if context is None else rows.unflatten(0, (n, len(context)))
+
+    def _generator(self, seed: int | None) -> torch.Generator | None:
+        return None if seed is None else torch.Generator(self.device).manual_seed(seed)
+
+    def _check_sampling(self, n: int, context: Tensor | None) -> None:
+        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+            raise SettingError(f"n={n!r}: the number of samples is a whole number, and not negative")
+        self._check_context(context, None)
+
+    def _check(self, x: Tensor, context: Tensor | None, event_shape: torch.Size) -> None:
+        if not isinstance(x, Tensor):
+            raise ShapeError(f"expected a torch.Tensor, got {type(x).__name__}")
+        if x.ndim == 0 or x.shape[1:] != event_shape:
+            wanted = ", ".join(map(str, event_shape))
+            raise ShapeError(f"expected shape (batch, {wanted}), got {tuple(x.shape)}")
+        if context is not None or self.context_features:
+            self._check_context(context, x)
+
+    def _check_context(self, context: Tensor | None, x: Tensor | None) -> None:
+        """A context of the right width, with a row for each row of x where x is given."""
+        width = self.context_features
+        if context is None:
+            if width:
+                raise ShapeError(f"the density is conditional: it needs a context of shape (batch, {width}), got none")
+            return
+        if not isinstance(context, Tensor):
+            raise ShapeError(f"expected the context as a torch.Tensor, got {type(context).__name__}")
+        if width == 0:
+            raise ShapeError(f"the density takes no context, got one of shape {tuple(context.shape)}")
+        if context.ndim != 2 or context.shape[1] != width or (x is not None and context.shape[0] != x.shape[0]):
+            batch = "batch" if x is None else x.shape[0]
+            raise ShapeError(f"expected a context of shape ({batch}, {width}), got {tuple(context.shape)}")
+
+
+def _batch(context: Tensor | None) -> int:
+    return 1 if context is None else len(context)
+
+
+def _chunks(n: int, event_shape: torch.Size, device: torch.device) -> Iterator[slice]:
+    """Slices of n rows; of no rows an empty one."""
+    rows, numbers = (CHUNK, NUMBERS) if device.type == "cpu" else (GPU_CHUNK, GPU_NUMBERS)
+    size = max(1, min(rows, numbers // event_shape.numel()))
+    return (slice(start, min(start + size, n)) for start in range(0, max(n, 1), size))

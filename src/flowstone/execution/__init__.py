@@ -1,0 +1,8 @@
+"""How the arithmetic is run: on how many threads, in which precision, in how much memory, compiled or not."""
+
+from flowstone.execution.checkpointing import checkpointed
+from flowstone.execution.compile import compiled
+from flowstone.execution.precision import bf16_conditioners
+from flowstone.execution.threads import threads_for, threads_wanted
+
+__all__ = ["bf16_conditioners", "checkpointed", "compiled", "threads_for", "threads_wanted"]

@@ -1,0 +1,45 @@
+"""Checks of arguments where they enter: each raises one line that names the argument, its value and what is allowed."""
+
+import math
+from collections.abc import Iterable
+from numbers import Real
+from typing import Any
+
+from flowstone.errors import SettingError, UnknownNameError
+
+__all__ = ["require_choice", "require_integer", "require_number"]
+
+
+def require_choice(name: str, value: Any, choices: Iterable[str]) -> None:
+    """``value`` is one of ``choices``.
+
+    Raises:
+        UnknownNameError: it is not; the message holds the nearest choice.
+    """
+    choices = tuple(choices)
+    if not isinstance(value, str) or value not in choices:
+        raise UnknownNameError(name, str(value), choices)
+
+
+def require_integer(name: str, value: Any, *, at_least: int = 1) -> None:
+    """``value`` is a whole number, at least ``at_least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+        raise SettingError(f"{name}={value!r} must be a whole number, at least {at_least}")
+
+
+def require_number(
+    name: str, value: Any, *, above: float | None = None, at_least: float | None = None, below: float | None = None
+) -> None:
+    """``value`` is a finite number in the given range."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise SettingError(f"{name}={value!r} must be a finite number")
+    limits = []
+    if above is not None:
+        limits.append((value > above, "must be positive" if above == 0 else f"must be above {above:g}"))
+    if at_least is not None:
+        limits.append((value >= at_least, "cannot be negative" if at_least == 0 else f"must be at least {at_least:g}"))
+    if below is not None:
+        limits.append((value < below, f"must be below {below:g}"))
+    for holds, message in limits:
+        if not holds:
+            raise SettingError(f"{name}={value} {message}")
