@@ -17,12 +17,14 @@ SOURCE = Path(flowstone.__file__).parent
 # From the ground up. A room imports from rooms on floors below it alone: so bijections and nets never meet.
 FLOORS = (
     ("errors",),
-    ("files", "kernels"),
+    ("validation", "options", "files", "kernels"),
     ("nets", "bijections", "priors", "data"),
-    ("execution", "distribution", "testing"),
-    ("evaluation",),
+    ("distribution", "density"),
     ("flow",),
+    ("execution",),
     ("recipes",),
+    ("evaluation",),
+    ("testing",),
     ("train",),
     ("runs", "plot"),
     ("cli",),
