@@ -57,12 +57,12 @@ class DataLayer(Bijection):
             self._buffers[name] = moved
         return self
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         wide = dict(state_dict)
         for name in self._statistics:
             if prefix + name in wide:
                 wide[prefix + name] = wide[prefix + name].double()
-        super()._load_from_state_dict(wide, prefix, *args)
+        super()._load_from_state_dict(wide, prefix, *args, **kwargs)
         self.statistics_changed()
 
 
