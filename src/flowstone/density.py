@@ -10,15 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from flowstone.errors import SettingError, ShapeError
+from flowstone.kernels import chunks
 
-__all__ = ["Density", "chunks"]
+__all__ = ["Density"]
 
 T = TypeVar("T")
-
-# Rows at a time when no gradient is asked for: with fewer the small steps between matrix products count, with more the
-# activations leave the caches; a GPU wants more to do. Of long rows (images) as many as make so many numbers.
-CHUNK, GPU_CHUNK = 8192, 65_536
-NUMBERS, GPU_NUMBERS = 2**17, 2**23
 
 
 class Density(nn.Module, ABC):
@@ -221,10 +217,3 @@ class Density(nn.Module, ABC):
 
 def _batch(context: Tensor | None) -> int:
     return 1 if context is None else len(context)
-
-
-def chunks(n: int, event_shape: torch.Size, device: torch.device) -> Iterator[slice]:
-    """Slices of n rows; of no rows an empty one."""
-    rows, numbers = (CHUNK, NUMBERS) if device.type == "cpu" else (GPU_CHUNK, GPU_NUMBERS)
-    size = max(1, min(rows, numbers // event_shape.numel()))
-    return (slice(start, min(start + size, n)) for start in range(0, max(n, 1), size))

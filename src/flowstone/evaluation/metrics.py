@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from flowstone.bijections import noise_from
-from flowstone.density import CHUNK, Density, chunks
+from flowstone.density import Density
 from flowstone.errors import DataError, ShapeError
 from flowstone.execution import threads_for
 from flowstone.flow import Flow
+from flowstone.kernels import CHUNK, chunks
 from flowstone.validation import require_integer
 
 __all__ = ["bits_per_dim", "evaluate", "grid_integral", "log_prob", "round_trip"]
