@@ -13,7 +13,7 @@ BISECTIONS = 60
 
 
 class LogisticMixtureCDF(Univariate):
-    r"""The distribution function of a mixture of logistics, back on the whole line by a logit (Ho et al. 2019, 3.2).
+    r"""The distribution function of a mixture of logistics, mapped to the real line by a logit (Ho et al. 2019, 3.2).
 
     $$ z = \operatorname{logit} F(x), \qquad F(x) = \sum_{k=1}^K \pi_k\, \sigma\!\left((x - \mu_k) e^{-s_k}\right),
        \qquad \log \tfrac{dz}{dx} = \log F'(x) - \log F(x) - \log(1 - F(x)) $$

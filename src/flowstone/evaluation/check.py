@@ -141,8 +141,10 @@ class _Pair:
         single = narrow.forward if call.forwards else narrow.inverse
         exact = there(rounded.double(), call.context)[0]
         noisy = layer.stochastic
-        truth, condition = (None, None) if noisy else _jacobian(there, call.value, call.context)
-        claimed, wanted = (log_det, -return_log_det) if truth is None else (log_det[: len(truth)], truth)
+        true_log_det, condition = (None, None) if noisy else _jacobian(there, call.value, call.context)
+        claimed, wanted = (
+            (log_det, -return_log_det) if true_log_det is None else (log_det[: len(true_log_det)], true_log_det)
+        )
         return LayerReport(
             layer=number,
             name=_name(layer),
