@@ -14,11 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flowstone.flow import CHUNK
+from flowstone.density import CHUNK
 from libraries import OURS, flowstone, net_sizes
+from measure import SPEED, interleaved, machine, ratios, write_section
 from peers import ITEMS, Item
-from results import SPEED, machine, write_section
-from speed import interleaved
 
 RUNS = 60
 Product = Callable[[], Tensor]
@@ -67,7 +66,7 @@ def line(item: Item) -> str:
     function, runs = (ours.step, RUNS) if item.what == "step" else (ours.log_prob, RUNS // 6)
     times = interleaved(runs, ours=lambda: function(x), products=products(item))
     both, least = (statistics.median(spent) for spent in times.values())
-    most = statistics.median(a / b for a, b in zip(*times.values(), strict=True))
+    most = ratios(*times.values()).median
     return f"| {item} | {both:.1f} | {least:.1f} | {100 / most:.0f}% | {most:.2f} |"
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from results import PAGE, data_folder, machine, write_section
+from measure import RESULTS, data_folder, machine, write_section
 
 SPLINES = ("--set", "couplings=6", "--precision", "bf16")
 COLOUR = ("--set", "scales=3", "couplings=4", "channels=48", "--precision", "bf16", "--flip")
@@ -109,7 +109,7 @@ def row(name: str, job: Job, figures: dict[str, Any]) -> str:
 
 def picture(name: str, folder: Path) -> str:
     """The run's samples beside the page, and the line that shows them."""
-    file = PAGE.parent / "images" / f"{name}-samples.png"
+    file = RESULTS.parent / "images" / f"{name}-samples.png"
     drawn = folder / "plots" / "temperatures.png"
     if drawn.exists():
         shutil.copyfile(drawn, file)
@@ -118,7 +118,7 @@ def picture(name: str, folder: Path) -> str:
 
 def written() -> dict[str, str]:
     """The rows that the page has: runs whose folders are elsewhere stay."""
-    lines = [line for line in PAGE.read_text().splitlines() if "_image`" in line and line.startswith("| ")]
+    lines = [line for line in RESULTS.read_text().splitlines() if "_image`" in line and line.startswith("| ")]
     return {name: line for line in lines if (name := line.split()[1]) in ALL}
 
 

@@ -105,34 +105,43 @@ def by_torch(
     return Contender(step, without_gradients(log_prob), without_gradients(sample), count)
 
 
-def flowstone(task: Task, way: str = "") -> Contender:
-    """``way``: ``"compiled"``, ``"bf16"`` or ``"recomputed"``: what ``fit`` does with the settings of those names."""
+def flowstone_flow(task: Task) -> Any:
+    """The flow of the task, made of Flowstone's bijections."""
     from flowstone import Flow
     from flowstone.bijections import Affine, Autoregressive, Chain, Coupling, Permutation, RQSpline
-    from flowstone.execution import bf16_conditioners, checkpointed, compiled
     from flowstone.nets import MADE, MLP
     from flowstone.priors import StandardNormal
 
-    hidden, links = (task.width, task.width), []
+    hidden, layers = (task.width, task.width), []
     for index in range(task.layers):
         swap = index % 2 == 1
-        kept, moved = Coupling.sizes(task.features, swap=swap)
+        kept, changed = Coupling.sizes(task.features, swap=swap)
         if task.kind == "autoregressive":
-            links.append(Autoregressive(task.features, Affine(1, scale="soft"), MADE(task.features, 2, hidden=hidden)))
-            links.append(Permutation.reverse(task.features))
+            net = MADE(task.features, 2, hidden=hidden)
+            layers += [
+                Autoregressive(task.features, Affine(task.features, scale="soft"), net),
+                Permutation.reverse(task.features),
+            ]
             continue
-        transform = Affine(moved) if task.kind == "affine" else RQSpline(bins=BINS, bound=BOUND)
-        net = MLP(kept, moved * transform.parameters_per_feature, hidden=hidden)
-        links.append(Coupling(task.features, transform, net, swap=swap))
-    flow = Flow(Chain(*links), StandardNormal(task.features))
-    contexts = {"bf16": bf16_conditioners, "recomputed": recomputed}
+        transform = Affine(changed) if task.kind == "affine" else RQSpline(bins=BINS, bound=BOUND)
+        net = MLP(kept, changed * transform.parameters_per_feature, hidden=hidden)
+        layers.append(Coupling(task.features, transform, net, swap=swap))
+    return Flow(Chain(*layers), StandardNormal(task.features))
+
+
+def flowstone(task: Task, variant: str = "") -> Contender:
+    """``variant``: ``"compiled"``, ``"bf16"`` or ``"checkpointed"``: how ``fit`` runs it if its settings say so."""
+    from flowstone.execution import bf16_conditioners, checkpointed, compiled
+
+    flow = flowstone_flow(task)
+    contexts = {"bf16": bf16_conditioners, CHECKPOINTED: checkpointed}
     return by_torch(
         task,
         flow,
         flow.log_prob,
         flow.sample,
-        loss=compiled(lambda x: -flow.log_prob(x).mean()) if way == "compiled" else None,
-        context=contexts[way](flow) if way in contexts else None,
+        loss=compiled(lambda x: -flow.log_prob(x).mean()) if variant == "compiled" else None,
+        context=contexts[variant](flow) if variant in contexts else None,
         optimizer=AsInFit(flow, task.rate),
     )
 
@@ -323,10 +332,10 @@ def flowjax(task: Task) -> Contender:
     )
 
 
-OURS, RECOMPUTED = ("Flowstone", "compiled", "bf16"), "recomputed"
+OURS, CHECKPOINTED = ("Flowstone", "compiled", "bf16"), "checkpointed"
 LIBRARIES: dict[str, Callable[[Task], Contender | None]] = {
     OURS[0]: flowstone,
-    **{way: partial(flowstone, way=way) for way in (*OURS[1:], RECOMPUTED)},
+    **{variant: partial(flowstone, variant=variant) for variant in (*OURS[1:], CHECKPOINTED)},
     "zuko": zuko,
     "nflows": nflows,
     "normflows": normflows,

@@ -30,7 +30,7 @@ from flowstone.data import TOYS, open_source
 from flowstone.flow import Flow
 from flowstone.recipes import DEFAULT, build
 from flowstone.train.history import History
-from results import machine
+from measure import machine
 
 TEST = 30_000
 DOCS = Path(__file__).parents[1] / "docs"

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import flowstone
 from flowstone.data import open_source, read_table
 from flowstone.recipes import DEFAULT, build
-from results import data_folder, machine, write_section
+from measure import data_folder, machine, write_section
 
 MODELS = ("flowstone", "nflows", "zuko", "mixture", "gaussian")
 LEARNING_RATE = 5e-3  # of 1e-3, 3e-3 and 5e-3 what suits all three best, on rows that are in none of the test parts
