@@ -16,8 +16,8 @@ import importlib.util
 import inspect
 import sys
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import geometric_mean
@@ -71,7 +71,7 @@ def work(number: int) -> None:
     warnings.simplefilter("ignore")
     add_present_names()
     import flowstone
-    from flowstone.execution import bf16_conditioners
+    from flowstone.execution import bf16_conditioners, fast_few_inputs
 
     if isinstance(item, Images):
         x = torch.randint(256, (BATCH, *IMAGE)).float()
@@ -80,8 +80,10 @@ def work(number: int) -> None:
     else:
         x = torch.randn(item.rows, item.task.features)
         flow = flowstone_flow(item.task)
-    context = bf16_conditioners(flow) if precision == "bf16" else nullcontext()
-    answer(flowstone.__file__, call_of(item.what, flow, x, context))
+    contexts = [bf16_conditioners(flow)] if precision == "bf16" else []
+    if item.what == "step":
+        contexts.append(fast_few_inputs(flow))
+    answer(flowstone.__file__, call_of(item.what, flow, x, contexts))
 
 
 def add_present_names() -> None:
@@ -89,28 +91,37 @@ def add_present_names() -> None:
     from flowstone import bijections
 
     if importlib.util.find_spec("flowstone.execution") is None:
-        sys.modules["flowstone.execution"] = importlib.import_module("flowstone.compute")
+        execution: Any = importlib.import_module("flowstone.compute")
+        execution.fast_few_inputs = nullcontext  # the nets of an older package do that by themselves
+        sys.modules["flowstone.execution"] = execution
     affine: Any = bijections.Affine
     if "scale" not in inspect.signature(affine).parameters:
         bijections.Affine = lambda features, scale="tanh": affine(features, bound=scale)  # pyright: ignore
 
 
-def call_of(what: str, flow: Any, x: Tensor, context: AbstractContextManager) -> Callable[[], object]:
-    if what == "step":
-        return Training(flow, x, context)
+def call_of(what: str, flow: Any, x: Tensor, contexts: Sequence[AbstractContextManager]) -> Callable[[], object]:
+    """A training step, or densities or samples, in these contexts."""
+    step = Training(flow, x) if what == "step" else None
 
-    def score() -> None:
-        with torch.inference_mode(), context:
-            flow.sample(x.shape[0]) if what == "sample" else flow.log_prob(x)
+    def call() -> None:
+        with ExitStack() as stack:
+            for context in contexts:
+                stack.enter_context(context)
+            if step is not None:
+                step()
+            elif what == "log_prob":
+                flow.log_prob(x)
+            else:
+                flow.sample(x.shape[0])
 
-    return score
+    return call if step else torch.inference_mode()(call)
 
 
 class Training:
     """A training step, with parameters and gradients as parts of two arrays."""
 
-    def __init__(self, flow: nn.Module, x: Tensor, context: AbstractContextManager) -> None:
-        self.flow, self.x, self.context = flow, x, context
+    def __init__(self, flow: nn.Module, x: Tensor) -> None:
+        self.flow, self.x = flow, x
         parameters = list(flow.parameters())
         self.array = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in parameters]))
         self.array.grad = self.gradient = torch.zeros_like(self.array)
@@ -123,9 +134,8 @@ class Training:
 
     def __call__(self) -> None:
         self.gradient.zero_()
-        with self.context:
-            loss = -self.flow.log_prob(self.x).mean()  # pyright: ignore[reportCallIssue]
-            loss.backward()
+        loss = -self.flow.log_prob(self.x).mean()  # pyright: ignore[reportCallIssue]
+        loss.backward()
         nn.utils.clip_grad_norm_([self.array], CLIP)
         self.adam.step()
         self.averages.lerp_(self.array.detach(), AVERAGE)

@@ -15,6 +15,7 @@ import torch
 
 import flowstone
 from flowstone.data import TOYS
+from flowstone.execution import fast_few_inputs
 from libraries import AsInFit
 from measure import SPEED, Spread, interleaved, machine, peak_growth, ratios, run_alone, timed, write_section
 from plain import PlainRealNVP
@@ -38,28 +39,34 @@ def training_steps() -> list[str]:
     array = adam.flat.array
     averages = array.detach().clone()
 
-    def step(flow, optimizer) -> None:
-        optimizer.zero_grad()
-        (-flow.log_prob(x).mean()).backward()
-        optimizer.step()
+    faster = fast_few_inputs(ours)
+
+    def step() -> None:
+        adam.zero_grad()
+        with faster:
+            (-ours.log_prob(x).mean()).backward()
+        adam.step()
 
     def fit_step() -> None:
         """The step of ``fit``: it also clips the gradient, averages the weights and reads the loss."""
         adam.zero_grad()
-        loss = -ours.log_prob(x).mean()
-        loss.backward()
+        with faster:
+            loss = -ours.log_prob(x).mean()
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(array, CLIP).item()
         adam.step()
         averages.lerp_(array.detach(), 0.01)
         loss.item()
 
     def plain_step() -> None:
-        step(plain, plain_adam)
+        plain_adam.zero_grad()
+        (-plain.log_prob(x).mean()).backward()
+        plain_adam.step()
 
     counts = [sum(p.numel() for p in flow.parameters()) for flow in (ours, plain)]
     label = f"train step, D=2, 6 couplings, width 128, batch {BATCH} ({counts[0]:,} / {counts[1]:,} parameters)"
     return [
-        row(label, interleaved(200, ours=lambda: step(ours, adam), plain=plain_step)),
+        row(label, interleaved(200, ours=step, plain=plain_step)),
         row(
             "the same with clipping and averaged weights, as in `fit`",
             interleaved(200, ours=fit_step, plain=plain_step),
@@ -88,19 +95,18 @@ def on_two_threads() -> list[str]:
 
 
 def time_to_learn() -> list[str]:
-    """Default training on moons; the gap to the true density on the same points, so that their luck cancels."""
+    """Default training on moons, less what the true density misses its entropy by on the same held-out points."""
     moons = TOYS["moons"]
     validation = moons(20_000, torch.Generator().manual_seed(1))
-    floor = -moons.log_prob(validation).mean().item()
+    chance = -moons.log_prob(validation).mean().item() - moons.entropy
     lines = []
     for seed in (0, 1, 2):
         torch.manual_seed(seed)
         flow = flowstone.recipes.build(flowstone.recipes.DEFAULT, {"features": 2})
         history = flowstone.fit(flow, moons, validation=validation, seed=seed, validate_every=20, progress=False)
-        luck = moons.entropy - floor
-        reached = next((r.seconds for r in history if r.val_nll + luck <= 1.16), float("nan"))
+        reached = next((r.seconds for r in history if r.val_nll - chance <= 1.16), float("nan"))
         last = history.records[-1]
-        lines.append(f"| {seed} | {reached:.1f} | {last.seconds:.1f} | {history.best.val_nll + luck:.4f} |")
+        lines.append(f"| {seed} | {reached:.1f} | {last.seconds:.1f} | {history.best.val_nll - chance:.4f} |")
     return lines
 
 
