@@ -1,4 +1,4 @@
-"""Training steps of image flows: time beside masks at full resolution, and memory against depth.
+"""Training steps of image flows: their time, compared with masks at full resolution, and their memory by depth.
 
     python benchmarks/image_speed.py
 
@@ -114,7 +114,7 @@ PAGE = """# Speed and memory of image flows
     python benchmarks/image_speed.py
 
 One training step (forward, backward, Adam) on a batch of {batch}: 2 scales, 3 + 3 and 4 couplings, 32 channels, 2
-blocks. Beside the modern preset of `realnvp_image` stand two designs whose nets see the whole image with half of it
+blocks. Beside the modern preset of `realnvp_image` stand two designs whose nets get the full image with half of it
 masked, in float32: the faithful preset, which has the paper's residual nets, and the modern preset's own gated nets
 (`benchmarks/plain.py`), both with affine couplings. Medians (least – most) of interleaved runs in milliseconds, two
 threads; ratios are medians of ratios of neighbours. Machine: {machine}.

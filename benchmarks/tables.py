@@ -4,9 +4,9 @@
 
 Every model gets the same rows (80/10/10 split by seed, the same dequantization, standardised by the training rows), the
 same seconds on one thread, set-up included, and ``flowstone.fit`` as its training loop; the best on validation counts,
-and the test part is looked at once. ``--data-dir`` (or FLOWSTONE_DATA) names a folder that holds ``tables/*.parquet``.
-Outcomes are kept in ``--results``, one line each, so that an interrupted run goes on where it was; the page is written
-when every outcome is there.
+and the test part is used once. ``--data-dir`` (or FLOWSTONE_DATA) names a folder that holds ``tables/*.parquet``.
+Outcomes are stored in ``--results``, one line each, so that an interrupted run continues where it stopped; the page is
+written when no outcome is missing.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from flowstone.recipes import DEFAULT, build
 from measure import data_folder, machine, write_section
 
 MODELS = ("flowstone", "nflows", "zuko", "mixture", "gaussian")
-LEARNING_RATE = 5e-3  # of 1e-3, 3e-3 and 5e-3 what suits all three best, on rows that are in none of the test parts
+LEARNING_RATE = 5e-3  # the best for all three of 1e-3, 3e-3 and 5e-3, on rows that are in no test part
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one model came to on one split: nats a row in standardised units."""
+    """The result of one model on one split: nats a row in standardised units."""
 
     table: str
     split: int
@@ -76,7 +76,7 @@ Result = tuple[Tensor, float, int, int]
 
 
 class Peer(nn.Module):
-    """Another library's flow with what ``fit`` asks of one: so that all are trained by the same loop."""
+    """Another library's flow with the methods that ``fit`` calls, so that all are trained by the same loop."""
 
     context_features = 0
 
@@ -126,14 +126,14 @@ def zuko_nsf(features: int) -> Peer:
 
 
 def trained(make: Callable[[int], nn.Module], split: Split, seconds: float, seed: int) -> Result:
-    """By ``fit``, by the clock."""
+    """Trained by ``fit`` for so many seconds."""
     start = time.perf_counter()
     torch.manual_seed(seed)
     flow = make(split.train.shape[1])
     flow.initialize(split.train)  # pyright: ignore[reportCallIssue] (fit would, before its clock begins)
     left = seconds - (time.perf_counter() - start)
     history = flowstone.fit(
-        flow,  # pyright: ignore[reportArgumentType] (a peer has what fit asks for)
+        flow,  # pyright: ignore[reportArgumentType] (a peer has the methods that fit calls)
         split.train,
         validation=split.validation,
         steps=None,
@@ -191,7 +191,7 @@ def run(model: str, split: Split, seconds: float, seed: int) -> Result:
 
 
 def measure(path: Path, seed: int, model: str, seconds: float) -> Outcome:
-    """Train, look at the test part once."""
+    """Train the model and evaluate it on the test part."""
     split = read_split(path, seed)
     start = time.perf_counter()
     log_prob, validation, steps, parameters = run(model, split, seconds, seed)
@@ -214,7 +214,7 @@ def measure(path: Path, seed: int, model: str, seconds: float) -> Outcome:
 
 
 def settings(seconds: float) -> str:
-    """What an outcome depends on beside its model, table and split: outcomes of other settings are not taken over."""
+    """What an outcome depends on besides model, table and split; outcomes of other settings are measured again."""
     return f"flowstone {flowstone.__version__}, {seconds:g} s, learning rate {LEARNING_RATE:g}"
 
 
@@ -257,8 +257,8 @@ def page(outcomes: Sequence[Outcome], seconds: float) -> str:
     text += f"Of {len(tables)} sets, flowstone has the better mean than {won}.\n"
     text += f"Mean rank of {len(MODELS)}: {ranked}.\n"
     text += "\n### Mean\n\n" + _table(head, means)
-    text += "\n### Median\n\nOf the test rows of a split, then the mean over splits: what a row at 20,000 deviations "
-    text += "cannot move.\n\n" + _table(head, medians)
+    text += "\n### Median\n\nOf the test rows of a split, then the mean over splits: a row at 20,000 deviations has no "
+    text += "influence on it.\n\n" + _table(head, medians)
     text += "\n### Steps taken\n\n" + _table(["set", *MODELS[:3]], steps)
     return text
 
@@ -279,7 +279,7 @@ best on validation). Measured by two such processes at once, half of the sets ea
 - **mixture**: scikit-learn's, full covariances, 1 to 20 components chosen on validation (no limit of time).
 - **gaussian**: mean and covariance.
 
-The learning rate is {lr:g} for all: of 1e-3, 3e-3 and 5e-3 what suits all three best, on rows that are in no test part.
+The learning rate is {lr:g} for all: of 1e-3, 3e-3 and 5e-3 the best for all three, on rows that are in no test part.
 
 """
 
