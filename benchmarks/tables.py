@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 import flowstone
 from flowstone.data import open_source, read_table
+from flowstone.density import Density
 from flowstone.recipes import DEFAULT, build
 from measure import data_folder, machine, write_section
 
@@ -75,24 +77,36 @@ def read_split(path: Path, seed: int) -> Split:
 Result = tuple[Tensor, float, int, int]
 
 
-class Peer(nn.Module):
-    """Another library's flow with the methods that ``fit`` calls, so that all are trained by the same loop."""
+class Peer(Density):
+    """Another library's flow as a ``Density``, so that ``fit`` trains it as it trains ours; it draws no samples."""
 
-    context_features = 0
+    def __init__(self, features: int, module: nn.Module, log_prob: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__(torch.Size((features,)))
+        self.module, self.log_prob_of = module, log_prob
 
-    def __init__(self, density: nn.Module, log_prob: Callable[[nn.Module, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.density, self.of = density, log_prob
-        self.device = torch.device("cpu")
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
 
-    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """In chunks where no gradient is recorded, as ours."""
-        if torch.is_grad_enabled():
-            return self.of(self.density, x.float())
-        return torch.cat([self.of(self.density, part) for part in x.float().split(2048)])
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
-        """Nothing to set."""
+        """Nothing in it depends on data."""
+
+    def _log_prob(self, x: Tensor, context: Tensor | None) -> Tensor:
+        rows = x.float()
+        parts = [rows] if torch.is_grad_enabled() else rows.split(2048)
+        return torch.cat([self.log_prob_of(self.module, part) for part in parts])
+
+    def _sample(self, n: int, context: Tensor | None, generator: torch.Generator | None, temperature: float) -> Tensor:
+        raise NotImplementedError
+
+    def _sample_and_log_prob(
+        self, n: int, context: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
 
 
 def nflows_rq(features: int) -> Peer:
@@ -115,25 +129,27 @@ def nflows_rq(features: int) -> Peer:
         mask = torch.tensor([(feature + index) % 2 for feature in range(features)])
         spline = PiecewiseRationalQuadraticCouplingTransform(mask, net, num_bins=8, tails="linear", tail_bound=3.0)
         layers += [RandomPermutation(features), LULinear(features, identity_init=True), spline]
-    return Peer(Flow(CompositeTransform(layers), StandardNormal([features])), lambda flow, x: flow.log_prob(x))  # pyright: ignore
+    return Peer(
+        features, Flow(CompositeTransform(layers), StandardNormal([features])), lambda flow, x: flow.log_prob(x)
+    )  # pyright: ignore
 
 
 def zuko_nsf(features: int) -> Peer:
     """NSF, autoregressive, as the library makes it: 3 transforms, hidden (64, 64), 8 bins."""
     import zuko
 
-    return Peer(zuko.flows.NSF(features), lambda flow, x: flow().log_prob(x))  # pyright: ignore
+    return Peer(features, zuko.flows.NSF(features), lambda flow, x: flow().log_prob(x))
 
 
-def trained(make: Callable[[int], nn.Module], split: Split, seconds: float, seed: int) -> Result:
+def trained(make: Callable[[int], Density], split: Split, seconds: float, seed: int) -> Result:
     """Trained by ``fit`` for so many seconds."""
     start = time.perf_counter()
     torch.manual_seed(seed)
     flow = make(split.train.shape[1])
-    flow.initialize(split.train)  # pyright: ignore[reportCallIssue] (fit would, before its clock begins)
+    flow.initialize(split.train)  # here, so that its time counts: fit starts its clock after that
     left = seconds - (time.perf_counter() - start)
     history = flowstone.fit(
-        flow,  # pyright: ignore[reportArgumentType] (a peer has the methods that fit calls)
+        flow,
         split.train,
         validation=split.validation,
         steps=None,
@@ -144,7 +160,7 @@ def trained(make: Callable[[int], nn.Module], split: Split, seconds: float, seed
         progress=False,
     )
     with torch.no_grad():
-        log_prob = flow.log_prob(split.test)  # pyright: ignore[reportCallIssue]
+        log_prob = flow.log_prob(split.test)
     return log_prob, history.best.val_nll, history.records[-1].step, sum(p.numel() for p in flow.parameters())
 
 
@@ -182,7 +198,7 @@ def run(model: str, split: Split, seconds: float, seed: int) -> Result:
         return mixture(split, seed)
     if model == "gaussian":
         return gaussian(split)
-    makers: dict[str, Callable[[int], nn.Module]] = {
+    makers: dict[str, Callable[[int], Density]] = {
         "flowstone": lambda features: build(DEFAULT, {"features": features}),
         "nflows": nflows_rq,
         "zuko": zuko_nsf,
