@@ -179,7 +179,7 @@ def test_optimizers_differ():
         flowstone.fit(small(), x, steps=1, optimizer="adamx", **QUICK)
     with pytest.raises(SettingError, match=r"weight_decay=0\.1 is for optimizer='adamw', not 'adam'"):
         flowstone.fit(small(), x, steps=1, weight_decay=0.1, **QUICK)
-    with pytest.raises(SettingError, match="scale_penalty is part of the loss"):
+    with pytest.raises(SettingError, match="scale_penalty is a part of the loss"):
         flowstone.fit(small(), x, steps=1, optimizer="adamw", scale_penalty=0.1, **QUICK)
 
 
@@ -485,7 +485,7 @@ def test_minutes_end_a_training():
 
 
 def test_learning_rate_warms_up_and_falls_to_zero():
-    settings = Settings(lr=1.0, warmup=0.1)
+    settings = Settings(lr=1.0, warmup=0.1).for_data((2,), math.inf)
     rates = [settings.learning_rate(i / 100) for i in range(101)]
     assert rates[0] < 0.02
     assert max(rates) == pytest.approx(1.0, abs=0.03)
@@ -504,7 +504,7 @@ def test_threads_are_given_back():
 
 def test_bad_arguments_are_named():
     x = torch.randn(50, 2)
-    with pytest.raises(SettingError, match="steps=0 must be positive"):
+    with pytest.raises(SettingError, match="steps=0 must be a whole number, at least 1"):
         flowstone.fit(small(), x, steps=0)
     with pytest.raises(SettingError, match=r"ema=1.0"):
         flowstone.fit(small(), x, ema=1.0)

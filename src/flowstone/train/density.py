@@ -119,6 +119,7 @@ def fit_to_density(
     if n_samples < 1:
         raise DataError(f"n_samples={n_samples}: at least one sample is needed")
     settings = Settings(steps=steps, batch_size=batch_size, lr=lr, warmup=warmup, clip=clip, seed=seed)
+    settings = settings.for_data(flow.event_shape, math.inf)
     generator = torch.Generator(flow.device).manual_seed(seed)
     losses: list[float] = []
     history, started = History(), time.monotonic()

@@ -6,8 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ from flowstone.train.forensics import OVERFLOW, first_bad_gradient, first_bad_ou
 from flowstone.train.history import History, Record
 from flowstone.train.optimizer import Optimizer
 from flowstone.train.progress import Bar, training_bar
-from flowstone.train.settings import Settings, settings_for
+from flowstone.train.settings import ResolvedSettings, Settings
 from flowstone.train.state import TrainingState, load_state, save_state
 
 __all__ = ["Watch", "fit"]
@@ -45,80 +45,41 @@ LOOK_EVERY = {"cpu": 1, "cuda": 20}  # steps between two looks at the loss, for 
 
 
 def fit(
-    flow: Flow,
+    density: Flow,
     data: Tensor | Sampler,
     *,
     context: Tensor | None = None,
     validation: Tensor | None = None,
     validation_context: Tensor | None = None,
-    steps: int | None = Settings.steps,
-    minutes: float | None = Settings.minutes,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    warmup: float | None = None,
-    clip: float | None = None,
-    ema: float | None = None,
-    dropout: float | None = None,
-    patience: int | None = Settings.patience,
-    validate_every: int | None = None,
-    seed: int = Settings.seed,
-    precision: str = Settings.precision,
-    schedule: str = Settings.schedule,
-    flip: bool = Settings.flip,
-    optimizer: str = Settings.optimizer,
-    weight_decay: float = Settings.weight_decay,
-    scale_penalty: float = Settings.scale_penalty,
-    memory: str = Settings.memory,
-    compile: bool = Settings.compile,
+    settings: Settings | None = None,
     resume: Path | str | None = None,
     progress: bool = True,
     watch: Watch | None = None,
+    **overrides: Any,
 ) -> History:
-    r"""Train ``flow`` by maximum likelihood, $\min_\theta -\frac1n \sum_i \log p_\theta(x_i \mid c_i)$, in place.
+    r"""Train ``density`` by maximum likelihood, $\min_\theta -\frac1n \sum_i \log p_\theta(x_i \mid c_i)$, in place.
 
     Adam (or another ``optimizer``) with warm-up and cosine, gradient clipping, an exponential moving average of the
-    weights, early stopping; at the end the flow holds the averaged weights that were best on the held-out rows.
+    weights, early stopping; at the end the density holds the averaged weights that were best on the held-out rows.
 
     Args:
         data: ``(n, *event_shape)``, or a function ``(n, generator) -> (n, *event_shape)``: fresh rows for each step.
-        context: ``(n, context_features)``, for a conditional flow.
+        context: ``(n, context_features)``, for a conditional density.
         validation, validation_context: held-out rows; without them a tenth of ``data`` (fresh data: 4096 draws).
-        steps: steps at most; with ``minutes``, whichever ends first, and None leaves it to the clock.
-        minutes: training time at most; the schedule then follows the clock, and a run no longer repeats bit for bit.
-        batch_size: rows a step; None is 512, of images 64.
-        lr: the highest learning rate; it warms up over the fraction ``warmup`` of the run and falls to 0 as a cosine.
-            None is 5e-3 after 0.02 of the run, of images 2e-3 after 0.05.
-        clip: the largest norm of the gradient; None is 5, of images 50.
-        ema: decay of the average of weights, per step; 0 for none; None is 0.99, of images 0.999.
-        dropout: part of the units that nets with dropout layers leave out in training; None is 0, or 0.2 for a fixed
-            set of fewer than 2,000 rows, which is soon learned by heart.
-        patience: validations without improvement after which training stops; None for never.
-        validate_every: steps between two validations; None is 100, of images 500, and 20 for a fixed set of fewer than
-            10,000 rows.
-        seed: of the batches and of the held-out rows. On the CPU the same seed gives the same weights, bit for bit.
-        precision: ``"bf16"`` runs the conditioner nets in bfloat16; the flow's own arithmetic stays as it is.
-        schedule: ``"constant"`` keeps the rate after the warm-up instead of lowering it.
-        flip: images alone: half of them, chosen anew for each batch, are turned left to right.
-        optimizer: ``"adam"``, ``"adamw"`` (with ``weight_decay``, decoupled: Loshchilov and Hutter 2019) or
-            ``"adamax"`` (Kingma and Ba 2015).
-        scale_penalty: λ of an L2 penalty $\lambda \sum v^2$ on the learned factors of log-scales and on the magnitudes
-            of weight-normalized layers (RealNVP on images: 5e-5); it is not part of the NLL that is reported.
-        memory: ``"recompute"`` keeps the values between couplings alone (of vectors every fourth) and runs layers once
-            more for the gradient, which is the same: deep flows then take far less memory (benchmarks/RESULTS.md,
-            benchmarks/IMAGES.md), and about a third longer.
-        compile: run the loss through ``torch.compile``, which takes up to a minute when training begins; on a CUDA
-            device its kernels are launched as a CUDA graph. Where there is no C++ compiler it says so and goes on
-            without. Noise and rounding are others than without.
+        settings: how to train, None for ``Settings()``; ``help(flowstone.train.Settings)`` lists all options.
         resume: a folder in which the training state is kept; if it holds one, training goes on from there.
-        watch: called as ``watch(flow, history)`` after each validation, while the flow holds the averaged weights in
-            evaluation mode.
+        progress: whether to show a progress bar on stderr.
+        watch: called as ``watch(density, history)`` after each validation, while the density holds the averaged weights
+            in evaluation mode.
+        overrides: options of ``Settings`` by name, such as ``steps=500, lr=1e-3``; they go before ``settings``.
 
     Returns:
-        The History. After Ctrl-C, too: the flow then holds the best weights so far, and ``history.stopped`` says so.
+        The History. After Ctrl-C, too: the density then holds the best weights so far, and ``history.stopped`` says so.
 
     Raises:
-        NonFiniteError: the loss or its gradient is not finite; the flow keeps the best weights so far.
+        NonFiniteError: the loss or its gradient is not finite; the density keeps the best weights so far.
         DataError: too few rows, NaN or infinity in them, a constant feature.
+        SettingError, UnknownNameError: an option has a value, or a name, that it cannot have.
 
     >>> import torch, flowstone
     >>> flow = flowstone.nice(2, couplings=2, hidden=(16,))
@@ -126,28 +87,14 @@ def fit(
     >>> history.stopped
     'finished'
     """
-    device = flow.device
+    flow, device = density, density.device
+    settings = (settings or Settings()).override(overrides)
+    seed, flip = settings.seed, settings.flip
     resume = None if resume is None else Path(resume)
     held_out = None if validation is None else Rows(validation, validation_context)
     rows, held_out = hold_out(data, context, held_out, seed)
     count = len(rows) if isinstance(rows, Rows) else math.inf
-    by_data = {"batch_size": batch_size, "lr": lr, "warmup": warmup, "clip": clip, "ema": ema, "dropout": dropout}
-    defaults = settings_for(held_out.x.shape[1:], count, **by_data, validate_every=validate_every)
-    settings = replace(
-        defaults,
-        steps=steps,
-        minutes=minutes,
-        patience=patience,
-        seed=seed,
-        precision=precision,
-        schedule=schedule,
-        flip=flip,
-        optimizer=optimizer,
-        weight_decay=weight_decay,
-        scale_penalty=scale_penalty,
-        memory=memory,
-        compile=compile,
-    )
+    settings = settings.for_data(held_out.x.shape[1:], count)
     if flip and held_out.x.ndim != 4:
         raise SettingError(f"flip=True turns images; the rows here have shape {tuple(held_out.x.shape[1:])}")
     if isinstance(rows, Rows):
@@ -172,7 +119,7 @@ class _Trainer:
     def __init__(
         self,
         flow: Flow,
-        settings: Settings,
+        settings: ResolvedSettings,
         flats: Mapping[Flat, float],
         batches: Batches,
         held_out: Rows,
@@ -191,7 +138,7 @@ class _Trainer:
             getattr(module, "stochastic", False) or (isinstance(module, nn.Dropout) and module.p > 0)
             for module in flow.modules()
         )
-        self.optimizer = Optimizer(settings.optimizer, self.arrays, list(flats.values()))
+        self.optimizer = Optimizer(str(settings.optimizer), self.arrays, list(flats.values()))
         graphs = self.device.type == "cuda"  # a step is done with loss and gradients before the next one begins
         self.loss = compiled(self._loss, graphs=graphs) if settings.compile else self._loss
         self.arithmetic = _arithmetic(flow, settings)
