@@ -18,8 +18,8 @@ from flowstone.errors import CheckpointError, DataError, NonFiniteError, Setting
 from flowstone.execution import bf16_conditioners
 from flowstone.nets import MLP
 from flowstone.priors import StandardNormal
-from flowstone.train import loop
-from flowstone.train.batches import flipped, generator
+from flowstone.train import step as stepping
+from flowstone.train.batches import generator, mirrored
 from flowstone.train.history import History
 from flowstone.train.optimizer import Optimizer
 from flowstone.train.settings import Settings
@@ -256,7 +256,7 @@ class Poison(nn.Module):
 
 @pytest.mark.parametrize("look_every", [1, 7])  # as on an accelerator
 def test_a_loss_that_is_not_finite_names_the_step_and_the_layer(look_every, monkeypatch):
-    monkeypatch.setitem(loop.LOOK_EVERY, "cpu", look_every)
+    monkeypatch.setitem(stepping.READ_EVERY, "cpu", look_every)
     flow = small()
     flow.bijection.links[2].net = Poison(flow.bijection.links[2].net)  # pyright: ignore
     with pytest.raises(NonFiniteError) as caught:
@@ -270,7 +270,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_layer(look_every, monk
 
 
 def test_a_bad_step_that_is_seen_later_and_does_not_come_again(monkeypatch):
-    monkeypatch.setitem(loop.LOOK_EVERY, "cpu", 7)
+    monkeypatch.setitem(stepping.READ_EVERY, "cpu", 7)
     flow = small()
     before = flow.bijection.links[2].net  # pyright: ignore
 
@@ -308,7 +308,7 @@ def test_bf16_within_bf16_and_copies_made_there():
 
 @pytest.mark.parametrize("look_every", [1, 7])
 def test_a_gradient_that_is_not_finite_is_found_before_it_spoils_the_weights(look_every, monkeypatch):
-    monkeypatch.setitem(loop.LOOK_EVERY, "cpu", look_every)
+    monkeypatch.setitem(stepping.READ_EVERY, "cpu", look_every)
     flow = small()
     bad = flow.bijection.links[2].net.output.bias  # pyright: ignore
     bad.register_hook(lambda gradient: gradient * float("inf"))
@@ -322,7 +322,7 @@ def test_a_gradient_that_is_not_finite_is_found_before_it_spoils_the_weights(loo
 def test_the_same_training_however_often_it_is_looked_at(monkeypatch, tmp_path):
     outcomes = []
     for look_every in (1, 7):
-        monkeypatch.setitem(loop.LOOK_EVERY, "cpu", look_every)
+        monkeypatch.setitem(stepping.READ_EVERY, "cpu", look_every)
         flow = small()
         history = flowstone.fit(flow, TOYS["moons"], steps=25, resume=tmp_path / str(look_every), **QUICK)
         outcomes.append((weights(flow), history.column("train_nll"), history.column("grad_norm")))
@@ -510,7 +510,7 @@ def test_bad_arguments_are_named():
         flowstone.fit(small(), x, ema=1.0)
     with pytest.raises(UnknownNameError, match="did you mean 'bf16'"):
         flowstone.fit(small(), x, precision="fb16")
-    with pytest.raises(ShapeError, match="50 rows of data but 3 rows of context"):
+    with pytest.raises(ShapeError, match=r"expected a context of shape \(50, 1\), got \(3, 1\)"):
         flowstone.fit(small(context_features=1), x, context=torch.zeros(3, 1))
     with pytest.raises(ShapeError, match=r"expected shape \(batch, 2\)"):
         flowstone.fit(small(), torch.randn(50, 3), progress=False)
@@ -542,7 +542,7 @@ def test_history_goes_to_csv_and_back(tmp_path):
 
 def test_flips_turn_half_of_the_images_and_repeat(tmp_path):
     x = torch.randint(256, (200, 1, 4, 4), dtype=torch.uint8)
-    turned = flipped(Rows(x), generator(0, 5)).x
+    turned = mirrored(Rows(x), generator(0, 5)).x
     each = (turned == x.flip(-1)).flatten(1).all(-1)
     assert 60 < each.sum() < 140
     assert torch.equal(turned[~each], x[~each])
@@ -556,7 +556,7 @@ def test_flips_turn_half_of_the_images_and_repeat(tmp_path):
     plain, once, twice = weights(), weights(flip=True), weights(flip=True)
     assert all(torch.equal(once[name], twice[name]) for name in once)
     assert any(not torch.equal(once[name], plain[name]) for name in once)
-    with pytest.raises(SettingError, match="flip=True turns images"):
+    with pytest.raises(SettingError, match="flip=True mirrors images"):
         flowstone.fit(flowstone.nice(2), torch.randn(50, 2), steps=1, flip=True, progress=False)
 
 

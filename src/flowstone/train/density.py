@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from flowstone.errors import DataError, NonFiniteError, SettingError, ShapeError
 from flowstone.execution import threads_for
-from flowstone.execution.flat import Flat, alike, trainable
+from flowstone.execution.flat import FlatParameters, group_by_dtype_and_device, trainable_parameters
 from flowstone.flow import Flow
 from flowstone.train.history import History
 from flowstone.train.optimizer import Optimizer
@@ -127,7 +127,8 @@ def fit_to_density(
     with ExitStack() as stack:
         stack.enter_context(threads_for(flow, batch_size))
         update = stack.enter_context(training_bar(settings, enabled=progress))
-        flats = [stack.enter_context(Flat(group)) for group in alike(trainable(flow))]
+        groups = group_by_dtype_and_device(trainable_parameters(flow))
+        flats = [stack.enter_context(FlatParameters(group)) for group in groups]
         arrays = [flat.array for flat in flats]
         optimizer = Optimizer("adam", arrays)
         for step in range(steps):
@@ -136,7 +137,7 @@ def fit_to_density(
             loss = _path_loss(flow, log_density, _rows(context, batch_size), batch_size, generator)
             loss.backward()
             for flat in flats:
-                flat.take_in()
+                flat.sync_gradients()
             norm = nn.utils.get_total_norm([flat.gradient for flat in flats])
             if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
                 raise NonFiniteError(f"step {step}: the loss is {loss.item()}, the norm of its gradient {norm.item()}")

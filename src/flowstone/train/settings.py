@@ -197,7 +197,8 @@ class Settings:
         if rows < TINY_SET:
             values = values | {"dropout": TINY_SET_DROPOUT}
         given: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return ResolvedSettings(**given | {name: value for name, value in values.items() if given[name] is None})
+        given |= {name: value for name, value in values.items() if given[name] is None}
+        return ResolvedSettings(**given)
 
     def as_record(self) -> dict[str, Any]:
         """All options as a record that JSON can hold; ``Settings(**record)`` makes them again.
