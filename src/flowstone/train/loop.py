@@ -36,6 +36,7 @@ __all__ = ["Watch", "fit"]
 Watch = Callable[[Any, History], None]  # called with the density
 
 SAVE_EVERY = 10.0  # seconds between two writings of the training state
+FEW_STEPS = 50  # in fewer steps nobody expects a flow to learn
 
 
 def fit(
@@ -67,12 +68,20 @@ def fit(
             in evaluation mode.
         overrides: options of ``Settings`` by name, such as ``steps=500, lr=1e-3``; they go before ``settings``.
 
+    Warns:
+        UserWarning: the best validation is no better than the first one by more than chance.
+
+    Where ``torch.distributed`` is initialised with several processes (torchrun), all call ``fit`` with the same data
+    and settings. They start from the weights of process 0, share the rows of each batch and average the gradients, so
+    that all end with the same weights; process 0 shows progress, calls ``watch`` and writes to ``resume``.
+
     Returns:
         The History. After Ctrl-C, too: the density then holds the best weights so far, and ``history.stopped`` says so.
 
     Raises:
         NonFiniteError: the loss or its gradient is not finite; the density keeps the best weights so far.
-        DataError: too few rows, NaN or infinity in them, a constant feature.
+        DataError: too few rows, a constant feature, NaN, infinity, or numbers that the density's precision cannot hold.
+        ShapeError: data, context or validation do not have the density's shapes.
         SettingError, UnknownNameError: an option has a value, or a name, that it cannot have.
 
     >>> import torch, flowstone
@@ -234,7 +243,7 @@ class _Training:
         )
 
     def _warn_if_unmoved(self) -> None:
-        if self.state.step == 0 or self.held_out.has_moved():
+        if self.state.step < FEW_STEPS or self.held_out.has_moved():
             return
         first, best = self.state.history.records[0], self.state.history.best
         warnings.warn(
