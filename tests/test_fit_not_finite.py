@@ -113,9 +113,7 @@ def test_an_initialisation_that_is_not_finite_is_refused_and_undone():
 
 def test_a_first_loss_that_is_not_finite_leaves_finite_weights():
     flow = flowstone.Flow(Chain(ActNorm(2), Coupling(2, Affine(1), Broken())), StandardNormal(2))
-    with pytest.raises(
-        NonFiniteError, match=r"step 0: the validation loss is nan .*Broken\); kept: the weights of the"
-    ):
+    with pytest.raises(NonFiniteError, match=r"step 0: the validation loss is nan .*Broken\); kept: the weights"):
         flowstone.fit(flow, torch.randn(60, 2), steps=5, progress=False)
     assert all(tensor.isfinite().all() for tensor in weights(flow).values())
 
@@ -134,7 +132,7 @@ def test_weights_that_are_not_finite_are_never_the_best(monkeypatch):
                 average[-1] = math.inf
 
     monkeypatch.setattr(Weights, "average", average)
-    with pytest.raises(NonFiniteError, match="step 20: .*kept: the best weights so far, of step 10"):
+    with pytest.raises(NonFiniteError, match=r"step 20: .*kept: the best weights so far, of step 10"):
         flowstone.fit(flow, TOYS["moons"], steps=30, **QUICK)
     assert all(tensor.isfinite().all() for tensor in weights(flow).values())
 

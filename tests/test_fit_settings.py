@@ -2,6 +2,7 @@ import inspect
 import json
 import math
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -54,11 +55,12 @@ def test_bad_arguments_are_named():
 
 def test_settings_and_overrides_are_the_same_thing():
     ends = []
-    for arguments in (
+    calls: tuple[dict[str, Any], ...] = (
         {"steps": 20, "lr": 1e-3, "batch_size": 32},
         {"settings": Settings(steps=20, lr=1e-3, batch_size=32)},
         {"settings": Settings(steps=99, lr=1e-3, batch_size=32), "steps": 20},
-    ):
+    )
+    for arguments in calls:
         flow = small()
         history = flowstone.fit(flow, TOYS["moons"], progress=False, **arguments)
         assert history.records[-1].step == 20
@@ -118,7 +120,7 @@ def test_a_record_holds_names_alone():
 
 
 def test_a_schedule_may_be_a_function():
-    schedule = {"schedule": lambda progress: 2 * (1 - progress), "lr": 1e-3, "warmup": 0.2}
+    schedule: dict[str, Any] = {"schedule": lambda progress: 2 * (1 - progress), "lr": 1e-3, "warmup": 0.2}
     settings = Settings(**schedule).for_data((2,), math.inf)
     assert settings.learning_rate(0.1) == pytest.approx(1e-3 * 0.101 / 0.201)  # still warming up
     assert settings.learning_rate(0.5) == pytest.approx(1e-3)

@@ -87,7 +87,7 @@ def fit_to_density(
     seed: int = 0,
     progress: bool = True,
 ) -> DensityFit:
-    r"""Bring ``density`` near another one, which is known up to a constant, by reverse Kullback-Leibler divergence, in place.
+    r"""Fit ``density`` to another one that is known up to a constant, by reverse Kullback-Leibler divergence, in place.
 
     $$ \min_\theta\; \mathbb E_{z} \left[ \log q_\theta(x) - \log \tilde p(x) \right], \qquad x = f_\theta^{-1}(z) $$
 
@@ -95,8 +95,8 @@ def fit_to_density(
     for flows Vaitl et al. 2022), so the gradient's variance vanishes as q reaches the density.
 
     Args:
-        density: its prior must have no parameters of its own. Recipes standardise; here there is no data, so they leave x
-            as it is: let the density be of order one, or put a ``Scaling`` or an ``ActNorm`` first.
+        density: its prior must have no parameters of its own. Recipes standardise data; here there is none, so they
+            leave x as it is: let ``log_density`` be of order one, or put a ``Scaling`` or an ``ActNorm`` first.
         log_density: ``(batch, *event_shape) -> (batch,)``, differentiable, in nats, up to a constant.
         context: one row ``(1, context_features)`` or ``(context_features,)`` for a conditional flow.
         steps, batch_size, lr, warmup, clip: of Adam with warm-up and cosine.
