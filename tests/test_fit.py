@@ -197,7 +197,7 @@ def test_the_progress_bar_ends_with_the_last_validation(monkeypatch):
         original(self, task, **fields)
 
     monkeypatch.setattr(rich.progress.Progress, "update", update)
-    history = flowstone.fit(small(), TOYS["moons"], steps=25, **(QUICK | {"progress": True}))
+    history = flowstone.fit(small(), TOYS["moons"], steps=25, batch_size=64, validate_every=10)
     assert shown[-1] == (25, history.records[-1].val_nll)
 
 

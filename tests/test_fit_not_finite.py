@@ -127,7 +127,7 @@ def test_weights_that_are_not_finite_are_never_the_best(monkeypatch):
     def average(self, decay, step):
         original(self, decay, step)
         if step == 14:
-            flow.bijection.spare.data.fill_(math.inf)
+            flow.get_parameter("bijection.spare").data.fill_(math.inf)
             for average in self.averages:
                 average[-1] = math.inf
 

@@ -144,7 +144,7 @@ class Sluggish(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "betas": betas, "norm": 1.0})
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure=None):  # pyright: ignore[reportIncompatibleMethodOverride]
         for group in self.param_groups:
             assert isinstance(group["betas"], tuple)
             group["norm"] = 0.5 * group["norm"] + 1e-3

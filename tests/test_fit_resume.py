@@ -155,4 +155,5 @@ def test_a_training_state_of_format_1_goes_on(tmp_path):
     assert history.stopped == "finished"
     scores = flow.log_prob(x, context)
     torch.testing.assert_close(scores, torch.tensor(expected["log_prob"]), atol=1e-4, rtol=1e-4)
-    flowstone.fit(flow, x, context=context, resume=tmp_path / "resume", **(settings | {"steps": 130}))
+    settings["steps"] = 130
+    flowstone.fit(flow, x, context=context, resume=tmp_path / "resume", **settings)
