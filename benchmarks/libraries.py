@@ -157,10 +157,10 @@ class AsInFit:
     """The parameters as one array, and Adam over it: what ``flowstone.fit`` does."""
 
     def __init__(self, flow: nn.Module, rate: float) -> None:
-        from flowstone.execution.flat import Flat
+        from flowstone.execution.flat import FlatParameters
         from flowstone.train.optimizer import Optimizer
 
-        self.flat, self.rate = Flat(list(flow.parameters())), rate
+        self.flat, self.rate = FlatParameters(list(flow.parameters())), rate
         self.adam, self.zero_grad = Optimizer("adam", [self.flat.array]), self.flat.zero_grad
 
     def step(self) -> None:

@@ -16,12 +16,13 @@ import torch
 import flowstone
 from flowstone.data import TOYS
 from flowstone.execution import fast_few_inputs
+from flowstone.train.settings import Settings
 from libraries import AsInFit
 from measure import SPEED, Spread, interleaved, machine, peak_growth, ratios, run_alone, timed, write_section
 from plain import PlainRealNVP
 
 BATCH, ROWS = 512, 100_000
-CLIP = 5.0  # the default of ``fit`` for rows
+CLIP = Settings().for_data((2,), ROWS).clip
 
 
 def row(item: str, times: dict[str, list[float]]) -> str:

@@ -55,6 +55,11 @@ class Density(nn.Module, ABC):
         """Whether samples carry the gradient of every parameter: ``rsample_and_log_prob`` then works."""
         return False
 
+    @property
+    def accepts_any_dtype(self) -> bool:
+        """Whether it reads x in any precision, integers too, with every digit; else x is rounded to its own."""
+        return False
+
     @abstractmethod
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Set what depends on data from one large batch."""
@@ -189,6 +194,14 @@ class Density(nn.Module, ABC):
         if isinstance(n, bool) or not isinstance(n, int) or n < 0:
             raise SettingError(f"n={n!r}: the number of samples is a whole number, and not negative")
         self._check_context(context, None)
+
+    def check_shapes(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Check rows and their context as ``log_prob`` does.
+
+        Raises:
+            ShapeError: x or the context has another shape than the density was built for, or is no tensor.
+        """
+        self._check(x, context, self.event_shape)
 
     def _check(self, x: Tensor, context: Tensor | None, event_shape: torch.Size) -> None:
         if not isinstance(x, Tensor):

@@ -67,6 +67,11 @@ class Flow(Density):
         return any(getattr(module, "stochastic", False) for module in self.bijection.modules())
 
     @property
+    def accepts_any_dtype(self) -> bool:
+        """Whether the first layer reads x in any precision, integers too, with every digit."""
+        return self.bijection.accepts_any_dtype
+
+    @property
     def reparameterized(self) -> bool:
         """Whether samples carry the gradient of every parameter: the prior has none of its own."""
         return self.prior.reparameterized

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import Field, dataclass, field, fields
+from textwrap import fill
 from typing import Any
 
-__all__ = ["Option", "option", "options_of"]
+__all__ = ["Option", "describe_options", "option", "options_of"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,29 @@ def options_of(settings: type) -> tuple[Option, ...]:
     [('steps', 3000)]
     """
     return tuple(_option_of(each) for each in fields(settings))
+
+
+def describe_options(settings: type, *, indent: str = "") -> str:
+    """The options of a settings class as a list for its docstring: a name, its default, its help.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass
+    ... class Settings:
+    ...     steps: int = option(3000, "Training steps at most.")
+    >>> describe_options(Settings).splitlines()
+    ['Args:', '    steps: Training steps at most. Default: 3000.']
+    """
+    lines = [
+        fill(
+            f"{each.name}: {each.help} Default: {each.default!r}.",
+            width=120,
+            initial_indent=indent + " " * 4,
+            subsequent_indent=indent + " " * 8,
+            break_on_hyphens=False,
+        )
+        for each in options_of(settings)
+    ]
+    return "\n".join([f"{indent}Args:", *lines])
 
 
 def _option_of(each: Field) -> Option:

@@ -213,13 +213,13 @@ class _Job:
     def _introduce(self, flow, say, *, quiet: bool) -> None:
         from flowstone.execution import threads_wanted
         from flowstone.recipes import DEFAULT, IMAGE_DEFAULT
-        from flowstone.train.settings import settings_for
+        from flowstone.train.settings import Settings
 
         recipe, count = self.record["recipe"], sum(p.numel() for p in flow.parameters())
         by_choice = " (the default)" if recipe == (IMAGE_DEFAULT if self.dataset.images else DEFAULT) else ""
         say(f"{self.record['data']['source']}: {_extent(self.dataset)} → {self.run.folder}")
         rows = math.inf if callable(self.dataset.train) else len(self.dataset.train)
-        batch = settings_for(self.dataset.event_shape, rows, **self.record["training"]).batch_size
+        batch = Settings(**self.record["training"]).for_data(self.dataset.event_shape, rows).batch_size
         threads = threads_wanted(flow, batch) if flow.device.type == "cpu" else 0
         place = f", {batch} rows a step on {threads} thread{'s' * (threads > 1)}" if threads else f" on {flow.device}"
         say(f"flow: {recipe}{by_choice}, {count} parameters{place}")
@@ -328,7 +328,7 @@ _PLAIN_DATA = {
 
 def _counted(training: dict[str, Any], dataset) -> dict[str, Any]:
     """Turn epochs into steps; check the settings before anything is written."""
-    from flowstone.train.settings import Settings, settings_for
+    from flowstone.train.settings import Settings
 
     epochs = training.pop("epochs", None)
     if epochs is not None:
@@ -338,7 +338,7 @@ def _counted(training: dict[str, Any], dataset) -> dict[str, Any]:
             raise SettingError(
                 f"--epochs {epochs}: fresh points have no epochs; use --steps, or --points for a fixed set"
             )
-        size = settings_for(dataset.event_shape, len(dataset.train), **training).batch_size
+        size = Settings(**training).for_data(dataset.event_shape, len(dataset.train)).batch_size
         training["steps"] = epochs * max(1, len(dataset.train) // size)
     elif "minutes" in training and "steps" not in training:
         training["steps"] = None  # the clock alone decides

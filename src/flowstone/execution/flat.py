@@ -1,4 +1,4 @@
-"""Parameters as one array."""
+"""Parameters side by side in one array."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -8,36 +8,45 @@ from torch import Tensor, nn
 
 from flowstone.errors import SettingError
 
-__all__ = ["Flat", "alike", "trainable"]
+__all__ = ["FlatParameters", "group_by_dtype_and_device", "trainable_parameters"]
 
 
-def trainable(flow: nn.Module) -> list[Tensor]:
-    """The parameters that training moves."""
-    parameters: list[Tensor] = [parameter for parameter in flow.parameters() if parameter.requires_grad]
+def trainable_parameters(module: nn.Module) -> list[Tensor]:
+    """The parameters that training changes.
+
+    Raises:
+        SettingError: there are none.
+    """
+    parameters: list[Tensor] = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not parameters:
-        raise SettingError("this flow has no parameters to train, or all are held fixed")
+        raise SettingError("this density has no parameters to train, or all are held fixed")
     return parameters
 
 
-def alike(parameters: Iterable[Tensor]) -> list[list[Tensor]]:
-    """Groups each of which can be a ``Flat``: of one precision, on one device."""
+def group_by_dtype_and_device(parameters: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Groups each of which fits into one array."""
     groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for parameter in parameters:
         groups.setdefault((parameter.dtype, parameter.device), []).append(parameter)
     return list(groups.values())
 
 
-class Flat(AbstractContextManager):
-    """A context in which ``alike`` parameters lie side by side in ``array``, their gradients in its gradient.
+class FlatParameters(AbstractContextManager):
+    """A context in which parameters of one dtype and device are views of one ``array``, and their gradients of its
+    gradient.
 
-    Clipping, the optimizer and averages then take one operation each instead of one for each parameter, which in small
-    nets is as long as a layer's arithmetic. Gradients keep their memory: thrown away in each step and made anew between
-    larger arrays that come and go, they would break it up. Afterwards each parameter has memory of its own again.
+    Clipping, the optimizer and averages then take one operation each instead of one for each parameter; in small nets
+    such an operation takes as long as a layer's arithmetic. The gradients keep their place in memory from step to step,
+    which prevents fragmentation. When the context ends each parameter has memory of its own again.
+
+    Attributes:
+        array: all parameters, ``(number of numbers,)``.
+        gradient: their gradients, of the same shape; it is ``array.grad``.
 
     >>> import torch
     >>> from torch import nn
     >>> layer = nn.Linear(3, 2)
-    >>> with Flat(list(layer.parameters())) as flat:
+    >>> with FlatParameters(list(layer.parameters())) as flat:
     ...     layer(torch.ones(1, 3)).sum().backward()
     ...     flat.array.grad
     tensor([1., 1., 1., 1., 1., 1., 1., 1.])
@@ -47,32 +56,36 @@ class Flat(AbstractContextManager):
         self.parameters = parameters
         self.array = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in parameters]))
         self.array.grad = self.gradient = torch.empty_like(self.array)
-        self.values, self.gradients = self.parts(self.array.data), self.parts(self.gradient)
-        self.places = [gradient.data_ptr() for gradient in self.gradients]
+        self._values, self._gradients = self.views(self.array.data), self.views(self.gradient)
+        self._addresses = [gradient.data_ptr() for gradient in self._gradients]
         self.zero_grad()
 
     def __exit__(self, *_: object) -> None:
-        for parameter, value in zip(self.parameters, self.values, strict=True):
+        for parameter, value in zip(self.parameters, self._values, strict=True):
             parameter.data, parameter.grad = value.clone(), None
 
-    def parts(self, array: Tensor) -> list[Tensor]:
-        """An array like this one as views of the parameters' shapes."""
-        parts = array.split([parameter.numel() for parameter in self.parameters])
-        return [part.view(parameter.shape) for part, parameter in zip(parts, self.parameters, strict=True)]
+    def views(self, array: Tensor) -> list[Tensor]:
+        """An array of this size as views with the parameters' shapes."""
+        pieces = array.split([parameter.numel() for parameter in self.parameters])
+        return [piece.view(parameter.shape) for piece, parameter in zip(pieces, self.parameters, strict=True)]
 
     def zero_grad(self) -> None:
-        """Of all parameters, whose values are the array's, too, where somebody has put others in their place."""
-        if [gradient.data_ptr() for gradient in self.gradients] != self.places:  # ``Module.to`` changes what it finds
-            self.gradients = self.parts(self.gradient)
-        for parameter, value, gradient in zip(self.parameters, self.values, self.gradients, strict=True):
+        """Set all gradients to 0, and make values and gradients of the parameters views of the arrays again where
+        something has replaced them (``Module.to`` does).
+        """
+        if [gradient.data_ptr() for gradient in self._gradients] != self._addresses:
+            self._gradients = self.views(self.gradient)
+        for parameter, value, gradient in zip(self.parameters, self._values, self._gradients, strict=True):
             if parameter.data_ptr() != value.data_ptr():
                 parameter.data = value
             parameter.grad = gradient
         self.gradient.zero_()
 
-    def take_in(self) -> None:
-        """Before a step: what the backward pass or a net itself has put elsewhere, values or gradients."""
-        for parameter, value, gradient in zip(self.parameters, self.values, self.gradients, strict=True):
+    def sync_gradients(self) -> None:
+        """Copy into the arrays what the backward pass or a net has put elsewhere: gradients, or values that a net sets
+        itself. Called between the backward pass and the optimizer's step.
+        """
+        for parameter, value, gradient in zip(self.parameters, self._values, self._gradients, strict=True):
             if parameter.data_ptr() != value.data_ptr():
                 value.copy_(parameter.data)
                 parameter.data = value

@@ -1,4 +1,4 @@
-"""Batches by step number: nothing to remember between steps, so a resumed run sees what an unbroken one would."""
+"""Batches by step number: nothing is remembered between steps, so a resumed run sees the batches of an unbroken one."""
 
 from collections.abc import Callable
 
@@ -6,16 +6,14 @@ import torch
 from torch import Tensor
 
 from flowstone.data import Rows
-from flowstone.errors import DataError, SettingError, ShapeError
 
-__all__ = ["Batches", "FixedBatches", "FreshBatches", "Sampler", "flipped", "generator", "hold_out"]
+__all__ = ["Batches", "FixedBatches", "FreshBatches", "Sampler", "generator", "mirrored"]
 
 Sampler = Callable[[int, torch.Generator], Tensor]
 
-HELD_OUT_DRAWS = 4096
-# What data-dependent initialisation looks at, at most: rows, and numbers in them; it all goes through in one piece.
+# The largest batch for data-dependent initialisation, in rows and in numbers: it is computed in one piece.
 INITIAL_ROWS, INITIAL_NUMBERS = 100_000, 4_000_000
-# Streams of randomness beside the steps' own, beyond any number of steps.
+# Keys of random streams that no step number reaches, for the steps have streams of their own.
 INITIAL, HELD_OUT, NOISE, FLIP = 2**40, 2**41, 2**42, 2**43
 
 
@@ -37,7 +35,7 @@ class FreshBatches:
         return Rows(self.draw(self.size, generator(self.seed, step)))
 
     def initial(self) -> Rows:
-        """What data-dependent initialisation sees."""
+        """The rows for data-dependent initialisation."""
         first = self.draw(self.size, generator(self.seed, INITIAL))
         enough = min(10_000, _initial_rows(first))
         return Rows(first if enough <= self.size else self.draw(enough, generator(self.seed, INITIAL)))
@@ -61,7 +59,7 @@ class FixedBatches:
         return self.rows.take(self.order[index * self.size : (index + 1) * self.size].to(self.rows.x.device))
 
     def initial(self) -> Rows:
-        """What data-dependent initialisation sees."""
+        """The rows for data-dependent initialisation."""
         enough = _initial_rows(self.rows.x)
         if len(self.rows) <= enough:
             return self.rows
@@ -72,50 +70,11 @@ class FixedBatches:
 Batches = FreshBatches | FixedBatches
 
 
-def flipped(rows: Rows, random: torch.Generator) -> Rows:
-    """Half of the images turned left to right."""
-    turned = torch.rand(len(rows), generator=random).to(rows.x.device) < 0.5
-    return Rows(torch.where(turned[:, None, None, None], rows.x.flip(-1), rows.x), rows.context)
+def mirrored(rows: Rows, random: torch.Generator) -> Rows:
+    """Rows of images with half of them mirrored left to right."""
+    chosen = torch.rand(len(rows), generator=random).to(rows.x.device) < 0.5
+    return Rows(torch.where(chosen[:, None, None, None], rows.x.flip(-1), rows.x), rows.context)
 
 
 def _initial_rows(x: Tensor) -> int:
     return max(2, min(INITIAL_ROWS, INITIAL_NUMBERS // max(1, x[0].numel())))
-
-
-def hold_out(
-    data: Tensor | Sampler, context: Tensor | None, validation: Rows | None, seed: int
-) -> tuple[Rows | Sampler, Rows]:
-    """Training data and held-out rows; where none are given, a tenth of the data (of fresh data: new draws)."""
-    if validation is not None:
-        _check_finite(validation.x, "validation")
-    if not isinstance(data, Tensor):
-        if not callable(data):
-            raise SettingError(f"data is a {type(data).__name__}: give a torch.Tensor, or a function that draws rows")
-        if context is not None:
-            raise SettingError("fresh data has no context: give rows of data, one for each row of context")
-        return data, Rows(data(HELD_OUT_DRAWS, generator(seed, HELD_OUT))) if validation is None else validation
-    if context is not None and len(context) != len(data):
-        raise ShapeError(f"{len(data)} rows of data but {len(context)} rows of context")
-    rows = Rows(data, context)
-    _check_finite(rows.x, "data")
-    if context is not None:
-        _check_finite(context, "context")
-    if validation is None:
-        if len(data) < 2:
-            raise DataError(f"{len(data)} row(s): at least 2 are needed, one of them to hold out")
-        order = torch.randperm(len(data), generator=generator(seed, HELD_OUT)).to(data.device)
-        count = max(1, len(data) // 10)
-        rows, validation = rows.take(order[count:]), rows.take(order[:count])
-    if len(rows) == 0 or len(validation) == 0:
-        raise DataError(f"{len(rows)} rows to train on and {len(validation)} to validate: both need at least one")
-    return rows, validation
-
-
-def _check_finite(values: Tensor, what: str) -> None:
-    if not values.is_floating_point():
-        return
-    bad = (~values.isfinite()).nonzero()
-    if len(bad):
-        row, *place = bad[0].tolist()
-        where = f"row {row}, feature {', '.join(map(str, place))}"
-        raise DataError(f"{what}: {where} is {values[tuple(bad[0])].item()} ({len(bad)} such value(s))")

@@ -4,38 +4,38 @@ import torch
 from torch import nn
 
 from flowstone.data import Rows
-from flowstone.flow import Flow
+from flowstone.density import Density
 
 __all__ = ["OVERFLOW", "first_bad_gradient", "first_bad_output"]
 
 OVERFLOW = "every gradient is finite, their norm overflows"
 
 
-def first_bad_output(flow: Flow, rows: Rows) -> str:
+def first_bad_output(density: Density, rows: Rows) -> str:
     """Run the batch again and name the first module whose output is not finite."""
     if not rows.x.isfinite().all():
         return "the batch itself holds NaN or infinity"
     found: list[str] = []
-    names = {module: name for name, module in flow.named_modules()}
+    names = {module: name for name, module in density.named_modules()}
 
-    def look(module: nn.Module, _, output) -> None:
-        parts = output if isinstance(output, tuple) else (output,)
-        if not found and not all(part.isfinite().all() for part in parts):
+    def record(module: nn.Module, _, output) -> None:
+        values = output if isinstance(output, tuple) else (output,)
+        if not found and not all(value.isfinite().all() for value in values):
             found.append(f"first bad output: {names[module]}, {type(module).__name__}")
 
-    hooks = [module.register_forward_hook(look) for module in flow.modules()]
+    hooks = [module.register_forward_hook(record) for module in density.modules()]
     try:
         with torch.no_grad():
-            flow.log_prob(rows.x, rows.context)
+            density.log_prob(rows.x, rows.context)
     finally:
         for hook in hooks:
             hook.remove()
     return found[0] if found else "first bad output: the prior's log-density"
 
 
-def first_bad_gradient(flow: Flow) -> str:
+def first_bad_gradient(density: Density) -> str:
     """The parameter nearest to the data whose gradient is not finite."""
-    for name, parameter in flow.named_parameters():
+    for name, parameter in density.named_parameters():
         if parameter.grad is not None and not parameter.grad.isfinite().all():
             return f"first bad gradient: {name}"
     return OVERFLOW

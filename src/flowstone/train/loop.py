@@ -1,124 +1,88 @@
-"""fit: maximum likelihood, by the recipe that measured best per second."""
+"""fit: maximum likelihood training."""
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import replace
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from flowstone.bijections import Affine
 from flowstone.data import Rows
-from flowstone.errors import CheckpointError, NonFiniteError, SettingError
-from flowstone.execution import bf16_conditioners, checkpointed, compiled, threads_for
-from flowstone.execution.flat import Flat, alike, trainable
-from flowstone.flow import Flow
-from flowstone.train.batches import (
-    FLIP,
-    NOISE,
-    Batches,
-    FixedBatches,
-    FreshBatches,
-    Sampler,
-    flipped,
-    generator,
-    hold_out,
-)
-from flowstone.train.forensics import OVERFLOW, first_bad_gradient, first_bad_output
+from flowstone.density import Density
+from flowstone.errors import NonFiniteError, SettingError
+from flowstone.execution import threads_for
+from flowstone.execution.flat import FlatParameters
+from flowstone.train.batches import Batches, FixedBatches, FreshBatches, Sampler
+from flowstone.train.forensics import first_bad_output
+from flowstone.train.held_out import HeldOut
 from flowstone.train.history import History, Record
-from flowstone.train.optimizer import Optimizer
+from flowstone.train.inputs import check_rows, training_rows
+from flowstone.train.interrupt import interrupt_flag
+from flowstone.train.optimizer import make_optimizer
+from flowstone.train.processes import Processes
 from flowstone.train.progress import Bar, training_bar
-from flowstone.train.settings import Settings, settings_for
-from flowstone.train.state import TrainingState, load_state, save_state
+from flowstone.train.regularization import dropout_rate, groups_by_decay
+from flowstone.train.settings import ResolvedSettings, Settings
+from flowstone.train.step import Stepper
+from flowstone.train.store import Store
+from flowstone.train.weights import Weights
 
 __all__ = ["Watch", "fit"]
 
-Watch = Callable[[Flow, History], None]
+Watch = Callable[[Any, History], None]  # called with the density
 
 SAVE_EVERY = 10.0  # seconds between two writings of the training state
-LOOK_EVERY = {"cpu": 1, "cuda": 20}  # steps between two looks at the loss, for which an accelerator has to be waited
+FEW_STEPS = 50  # in fewer steps nobody expects a flow to learn
 
 
 def fit(
-    flow: Flow,
+    density: Density,
     data: Tensor | Sampler,
     *,
     context: Tensor | None = None,
     validation: Tensor | None = None,
     validation_context: Tensor | None = None,
-    steps: int | None = Settings.steps,
-    minutes: float | None = Settings.minutes,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    warmup: float | None = None,
-    clip: float | None = None,
-    ema: float | None = None,
-    dropout: float | None = None,
-    patience: int | None = Settings.patience,
-    validate_every: int | None = None,
-    seed: int = Settings.seed,
-    precision: str = Settings.precision,
-    schedule: str = Settings.schedule,
-    flip: bool = Settings.flip,
-    optimizer: str = Settings.optimizer,
-    weight_decay: float = Settings.weight_decay,
-    scale_penalty: float = Settings.scale_penalty,
-    memory: str = Settings.memory,
-    compile: bool = Settings.compile,
+    settings: Settings | None = None,
     resume: Path | str | None = None,
     progress: bool = True,
     watch: Watch | None = None,
+    **overrides: Any,
 ) -> History:
-    r"""Train ``flow`` by maximum likelihood, $\min_\theta -\frac1n \sum_i \log p_\theta(x_i \mid c_i)$, in place.
+    r"""Train ``density`` by maximum likelihood, $\min_\theta -\frac1n \sum_i \log p_\theta(x_i \mid c_i)$, in place.
 
     Adam (or another ``optimizer``) with warm-up and cosine, gradient clipping, an exponential moving average of the
-    weights, early stopping; at the end the flow holds the averaged weights that were best on the held-out rows.
+    weights, early stopping; at the end the density holds the averaged weights that were best on the held-out rows.
 
     Args:
         data: ``(n, *event_shape)``, or a function ``(n, generator) -> (n, *event_shape)``: fresh rows for each step.
-        context: ``(n, context_features)``, for a conditional flow.
+        context: ``(n, context_features)``, for a conditional density.
         validation, validation_context: held-out rows; without them a tenth of ``data`` (fresh data: 4096 draws).
-        steps: steps at most; with ``minutes``, whichever ends first, and None leaves it to the clock.
-        minutes: training time at most; the schedule then follows the clock, and a run no longer repeats bit for bit.
-        batch_size: rows a step; None is 512, of images 64.
-        lr: the highest learning rate; it warms up over the fraction ``warmup`` of the run and falls to 0 as a cosine.
-            None is 5e-3 after 0.02 of the run, of images 2e-3 after 0.05.
-        clip: the largest norm of the gradient; None is 5, of images 50.
-        ema: decay of the average of weights, per step; 0 for none; None is 0.99, of images 0.999.
-        dropout: part of the units that nets with dropout layers leave out in training; None is 0, or 0.2 for a fixed
-            set of fewer than 2,000 rows, which is soon learned by heart.
-        patience: validations without improvement after which training stops; None for never.
-        validate_every: steps between two validations; None is 100, of images 500, and 20 for a fixed set of fewer than
-            10,000 rows.
-        seed: of the batches and of the held-out rows. On the CPU the same seed gives the same weights, bit for bit.
-        precision: ``"bf16"`` runs the conditioner nets in bfloat16; the flow's own arithmetic stays as it is.
-        schedule: ``"constant"`` keeps the rate after the warm-up instead of lowering it.
-        flip: images alone: half of them, chosen anew for each batch, are turned left to right.
-        optimizer: ``"adam"``, ``"adamw"`` (with ``weight_decay``, decoupled: Loshchilov and Hutter 2019) or
-            ``"adamax"`` (Kingma and Ba 2015).
-        scale_penalty: λ of an L2 penalty $\lambda \sum v^2$ on the learned factors of log-scales and on the magnitudes
-            of weight-normalized layers (RealNVP on images: 5e-5); it is not part of the NLL that is reported.
-        memory: ``"recompute"`` keeps the values between couplings alone (of vectors every fourth) and runs layers once
-            more for the gradient, which is the same: deep flows then take far less memory (benchmarks/RESULTS.md,
-            benchmarks/IMAGES.md), and about a third longer.
-        compile: run the loss through ``torch.compile``, which takes up to a minute when training begins; on a CUDA
-            device its kernels are launched as a CUDA graph. Where there is no C++ compiler it says so and goes on
-            without. Noise and rounding are others than without.
+        settings: how to train, None for ``Settings()``; ``help(flowstone.train.Settings)`` lists all options.
         resume: a folder in which the training state is kept; if it holds one, training goes on from there.
-        watch: called as ``watch(flow, history)`` after each validation, while the flow holds the averaged weights in
-            evaluation mode.
+        progress: whether to show a progress bar on stderr.
+        watch: called as ``watch(density, history)`` after each validation, while the density holds the averaged weights
+            in evaluation mode.
+        overrides: options of ``Settings`` by name, such as ``steps=500, lr=1e-3``; they go before ``settings``.
+
+    Warns:
+        UserWarning: the best validation is no better than the first one by more than chance.
+
+    Where ``torch.distributed`` is initialised with several processes (torchrun), all call ``fit`` with the same data
+    and settings. They start from the weights of process 0, share the rows of each batch and average the gradients, so
+    that all end with the same weights; process 0 shows progress, calls ``watch`` and writes to ``resume``.
 
     Returns:
-        The History. After Ctrl-C, too: the flow then holds the best weights so far, and ``history.stopped`` says so.
+        The History. After Ctrl-C, too: the density then holds the best weights so far, and ``history.stopped`` says so.
 
     Raises:
-        NonFiniteError: the loss or its gradient is not finite; the flow keeps the best weights so far.
-        DataError: too few rows, NaN or infinity in them, a constant feature.
+        NonFiniteError: the loss or its gradient is not finite; the density keeps the best weights so far.
+        DataError: too few rows, a constant feature, NaN, infinity, or numbers that the density's precision cannot hold.
+        ShapeError: data, context or validation do not have the density's shapes.
+        SettingError, UnknownNameError: an option has a value, or a name, that it cannot have.
 
     >>> import torch, flowstone
     >>> flow = flowstone.nice(2, couplings=2, hidden=(16,))
@@ -126,354 +90,199 @@ def fit(
     >>> history.stopped
     'finished'
     """
-    device = flow.device
-    resume = None if resume is None else Path(resume)
-    held_out = None if validation is None else Rows(validation, validation_context)
-    rows, held_out = hold_out(data, context, held_out, seed)
-    count = len(rows) if isinstance(rows, Rows) else math.inf
-    by_data = {"batch_size": batch_size, "lr": lr, "warmup": warmup, "clip": clip, "ema": ema, "dropout": dropout}
-    defaults = settings_for(held_out.x.shape[1:], count, **by_data, validate_every=validate_every)
-    settings = replace(
-        defaults,
-        steps=steps,
-        minutes=minutes,
-        patience=patience,
-        seed=seed,
-        precision=precision,
-        schedule=schedule,
-        flip=flip,
-        optimizer=optimizer,
-        weight_decay=weight_decay,
-        scale_penalty=scale_penalty,
-        memory=memory,
-        compile=compile,
-    )
-    if flip and held_out.x.ndim != 4:
-        raise SettingError(f"flip=True turns images; the rows here have shape {tuple(held_out.x.shape[1:])}")
+    settings = _settings(settings, overrides)
+    given = None if validation is None else Rows(validation, validation_context)
+    rows, held_out = training_rows(density, data, context, given, settings.seed)
+    plan = settings.for_data(density.event_shape, len(rows) if isinstance(rows, Rows) else math.inf)
+    images = len(density.event_shape) == 3
+    if plan.flip and not images:
+        raise SettingError(f"flip=True mirrors images; the rows here have shape {tuple(density.event_shape)}")
+    processes, device = Processes(), density.device
+    processes.require_same("rows and settings", _fingerprint(rows, held_out, plan))
     if isinstance(rows, Rows):
-        batches = FixedBatches(rows.to(device), settings.batch_size, seed)
+        batches = FixedBatches(rows.to(device), plan.batch_size, plan.seed)
     else:
-        batches = FreshBatches(rows, settings.batch_size, seed)
-    first = batches.initial().to(device)
+        batches = FreshBatches(rows, plan.batch_size, plan.seed)
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
-        torch.manual_seed(seed)
-        flow.initialize(first.x, first.context)
-        stack.enter_context(threads_for(flow, settings.batch_size))
-        stack.enter_context(_dropout(flow, settings.dropout))
-        update = stack.enter_context(training_bar(settings, enabled=progress, images=held_out.x.ndim == 4))
-        flats = {stack.enter_context(Flat(group)): decay for group, decay in _by_decay(flow, settings)}
-        return _Trainer(flow, settings, flats, batches, held_out.to(device), resume, watch).run(update)
+        torch.manual_seed(plan.seed)
+        _initialize(density, batches, processes)
+        stack.enter_context(threads_for(density, plan.batch_size))
+        stack.enter_context(dropout_rate(density, plan.dropout))
+        update = stack.enter_context(training_bar(plan, enabled=progress and processes.rank == 0, images=images))
+        flats = {stack.enter_context(FlatParameters(group)): decay for group, decay in groups_by_decay(density, plan)}
+        weights = Weights(density, list(flats))
+        optimizer = make_optimizer(plan.optimizer, weights, list(flats.values()))
+        stepper = Stepper(density, plan, weights, optimizer, batches, processes)
+        judge = HeldOut(density, held_out.to(device), plan.seed)
+        store = Store(resume, weights, optimizer, judge, processes)
+        return _Training(density, plan, weights, stepper, judge, store, processes, watch).run(update)
 
 
-class _Trainer:
-    """The state of one training, and its loop."""
+class _Training:
+    """The loop of a training: steps, validations, the clock and the end."""
 
     def __init__(
         self,
-        flow: Flow,
-        settings: Settings,
-        flats: Mapping[Flat, float],
-        batches: Batches,
-        held_out: Rows,
-        resume: Path | None,
+        density: Density,
+        settings: ResolvedSettings,
+        weights: Weights,
+        stepper: Stepper,
+        held_out: HeldOut,
+        store: Store,
+        processes: Processes,
         watch: Watch | None,
     ) -> None:
-        self.flow, self.settings, self.batches, self.held_out, self.folder = flow, settings, batches, held_out, resume
-        self.watch = watch
-        self.device = flow.device
-        self.flats = list(flats)
-        self.arrays: list[Tensor] = [flat.array for flat in flats]
-        self.buffers = list(flow.buffers())
-        self.averages = _clones(self.arrays)
-        self.best, self.best_buffers = _clones(self.arrays), _clones(self.buffers)
-        self.noisy = any(
-            getattr(module, "stochastic", False) or (isinstance(module, nn.Dropout) and module.p > 0)
-            for module in flow.modules()
-        )
-        self.optimizer = Optimizer(settings.optimizer, self.arrays, list(flats.values()))
-        graphs = self.device.type == "cuda"  # a step is done with loss and gradients before the next one begins
-        self.loss = compiled(self._loss, graphs=graphs) if settings.compile else self._loss
-        self.arithmetic = _arithmetic(flow, settings)
-        self.unread: list[tuple[int, Tensor]] = []  # the last steps, loss and norm of each
-        self.last_loss = math.nan
-        self.look_every = LOOK_EVERY.get(self.device.type, 1) if settings.optimizer != "adamax" else 1
-        self.state = TrainingState()
-        if resume is not None and (state := load_state(resume)) is not None:
-            self._restore(state)
-        self.started = time.monotonic() - self.state.seconds
-        self.saved = time.monotonic()
+        self.density, self.settings, self.weights, self.stepper = density, settings, weights, stepper
+        self.held_out, self.store, self.processes = held_out, store, processes
+        self.watch = watch if processes.rank == 0 else None
+        self.state = store.load()
+        self.seconds = self.state.seconds
+        self.started = time.monotonic() - self.seconds
 
     def run(self, update: Bar) -> History:
+        """Train to the end; the density is left with the best weights, also where that fails."""
         history = self.state.history
-        self.flow.train()
+        self.density.train()
         try:
-            with _interrupt_flag() as interrupted:
+            with interrupt_flag() as interrupted:
                 history.stopped = self._loop(update, interrupted)
+            self._save()
         except NonFiniteError as error:
             history.stopped = "not finite"
-            error.history = history
-            raise
+            said = NonFiniteError(f"{error}; kept: {self._kept()}")
+            said.history = history
+            raise said from None
         finally:
-            if not history.records:  # nothing was validated yet: what there is, is the best
-                self._keep_as_best()
-            raw, raw_buffers = _clones(self.arrays), _clones(self.buffers)
-            _copy(self.arrays, self.best)
-            _copy(self.buffers, self.best_buffers)
-            self.flow.eval()
-        self._save(raw, raw_buffers)
+            if not history.records:  # nothing was validated: the best weights are those of the start
+                self.weights.keep_as_best()
+            self.weights.restore_best()
+        if history.stopped != "interrupted" and self.processes.rank == 0:
+            self._warn_if_unmoved()
         return history
 
     def _loop(self, update: Bar, interrupted: Callable[[], bool]) -> str:
         settings, state = self.settings, self.state
         if not state.history.records and state.step == 0:
             self._validate(settings.learning_rate(0.0))  # where training only harms, the start is the best
-        while (progress := settings.progress(state.step, self._seconds())) < 1:
-            if interrupted():
-                self._look()
-                return "interrupted"
-            if self._out_of_patience():
-                self._look()
-                return "patience"
+        while True:
+            pressed = self._tick(interrupted)
+            progress = settings.progress(state.step, self.seconds)
+            if progress >= 1:
+                break
+            if pressed or self._is_out_of_patience():
+                self._count(self.stepper.read(state.step))
+                return "interrupted" if pressed else "patience"
             rate = settings.learning_rate(progress)
-            self._train_step(rate)
+            self._count(self.stepper.take(state.step, rate))
             state.step += 1
             if state.step % settings.validate_every == 0:
                 self._validate(rate)
-                if time.monotonic() - self.saved > SAVE_EVERY:
-                    self._save(self.arrays, self.buffers)
-            update(state.step, self._seconds(), self.last_loss, state.history)
+                if self.processes.first(time.monotonic() - self.store.saved > SAVE_EVERY):
+                    self._save()
+            update(state.step, self._clock(), self.stepper.last_loss, state.history)
         if not state.history.records or state.history.records[-1].step != state.step:
             self._validate(settings.learning_rate(1.0))
+            update(state.step, self._clock(), self.stepper.last_loss, state.history)
         return "finished"
 
-    def _seconds(self) -> float:
+    def _clock(self) -> float:
         return time.monotonic() - self.started
 
-    def _train_step(self, rate: float) -> None:
-        loss = self._gradient(self.state.step)
-        norm = nn.utils.get_total_norm([flat.gradient for flat in self.flats])
-        values = torch.stack((loss.detach(), norm.to(loss.dtype)))
-        self.unread.append((self.state.step, values))
-        found_inf = None
-        if len(self.unread) >= self.look_every:
-            self._look()  # before clipping, which would spread a NaN over all of the gradient
-        else:
-            found_inf = (~values.isfinite().all()).float()  # then nothing may change until it is seen
-        nn.utils.clip_grads_with_norm_(self.arrays, self.settings.clip, norm)
-        self.optimizer.step(rate, found_inf)
-        # The average forgets faster at first, when it would otherwise hold on to the untrained weights.
-        decay = min(self.settings.ema, (1 + self.state.step) / (10 + self.state.step))
-        with torch.no_grad():
-            torch._foreach_lerp_(self.averages, self.arrays, 1 - decay)
+    def _tick(self, interrupted: Callable[[], bool]) -> bool:
+        """Read the clock; returns whether Ctrl-C was pressed. All processes agree about both."""
+        if self.processes.size > 1 and self.state.step % self.stepper.read_every:
+            return False
+        self.seconds, pressed = self.processes.maximum((self._clock(), float(interrupted())), self.density.device)
+        return bool(pressed)
 
-    def _gradient(self, step: int) -> Tensor:
-        """The loss of a step, its gradient left with the parameters."""
-        rows = self._rows(step)
-        self._make_noise(step)
-        for flat in self.flats:
-            flat.zero_grad()
-        with ExitStack() as stack:
-            for context in self.arithmetic:
-                stack.enter_context(context)
-            loss = self.loss(rows.x, rows.context)
-            loss.backward()
-        for flat in self.flats:
-            flat.take_in()
-        return loss
-
-    def _make_noise(self, step: int) -> None:
-        if self.noisy:  # it follows from seed and step: nothing to save for a resume
-            torch.manual_seed(generator(self.settings.seed, NOISE, step).initial_seed())
-
-    def _rows(self, step: int) -> Rows:
-        rows = self.batches(step).to(self.device)
-        return flipped(rows, generator(self.settings.seed, FLIP, step)) if self.settings.flip else rows
-
-    def _loss(self, x: Tensor, context: Tensor | None) -> Tensor:
-        return -self.flow.log_prob(x, context).mean()
-
-    def _look(self) -> None:
-        """Read what the last steps came to: an accelerator waits for that, so not after each of them."""
-        if not self.unread:
-            return
-        steps, tensors = zip(*self.unread, strict=True)
-        self.unread.clear()
-        for step, (loss, norm) in zip(steps, torch.stack(tensors).tolist(), strict=True):
-            if not math.isfinite(loss + norm):
-                raise NonFiniteError(self._what_went_bad(step, loss))
+    def _count(self, figures: list[tuple[float, float]]) -> None:
+        for loss, norm in figures:
             self.state.add(loss, norm)
-            self.last_loss = loss
 
     @torch.no_grad()
     def _validate(self, rate: float) -> None:
-        """Record the NLL of the averaged weights on the held-out rows; keep the best."""
-        self._look()
-        raw = _clones(self.arrays)
-        _copy(self.arrays, self.averages)
-        self.flow.eval()
-        try:
-            self._judge(rate)
-        finally:
-            self.flow.train()
-            _copy(self.arrays, raw)
+        """Record the NLL of the averaged weights on the held-out rows; keep the best weights."""
+        state, history = self.state, self.state.history
+        self._count(self.stepper.read(state.step))
+        with self.weights.averaged():
+            self.processes.copy_from_first(self.weights.buffers)
+            nll = self.processes.first(self.held_out.nll())
+            if state.step == 0:  # no step was taken yet: the loss of the first batch as it is about to be seen
+                state.add(self.stepper.loss_of(0), 0.0)
+            self._require_finite(nll)
+            train_nll, norm = state.take_means()
+            if not history.records or nll < history.best.val_nll:
+                self.weights.keep_as_best()
+                self.held_out.keep_as_best()
+            history.records.append(Record(state.step, round(self._clock(), 3), train_nll, nll, rate, norm))
+            if self.watch is not None:
+                self.watch(self.density, history)
 
-    def _judge(self, rate: float) -> None:
-        nll = self._held_out_nll()
-        if self.state.step == 0:  # nothing was trained on yet: the first batch, as it is about to be seen
-            rows = self._rows(0)
-            self.state.add(-self.flow.log_prob(rows.x, rows.context).mean().item(), 0.0)
+    def _require_finite(self, nll: float) -> None:
         if not math.isfinite(nll):
-            where = first_bad_output(self.flow, self.held_out)
-            raise NonFiniteError(
-                f"step {self.state.step}: the validation loss is {nll} ({where}); kept: {self._kept()}"
-            )
-        train_nll, norm = self.state.take_means()
-        history = self.state.history
-        if not history.records or nll < history.best.val_nll:
-            self._keep_as_best()
-        history.records.append(Record(self.state.step, round(self._seconds(), 3), train_nll, nll, rate, norm))
-        if self.watch is not None:
-            self.watch(self.flow, history)
+            where = first_bad_output(self.density, self.held_out.rows)
+            raise NonFiniteError(f"step {self.state.step}: the validation loss is {nll} ({where})")
+        if not self.weights.are_finite():
+            raise NonFiniteError(f"step {self.state.step}: the averaged weights are not finite")
 
-    def _held_out_nll(self) -> float:
-        """What is noisy in evaluation, too, is judged on the same noise each time; nobody else's noise is moved."""
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else [], enabled=self.noisy):
-            if self.noisy:
-                torch.manual_seed(self.settings.seed)
-            return -self.flow.log_prob(self.held_out.x, self.held_out.context).double().mean().item()
-
-    def _keep_as_best(self) -> None:
-        _copy(self.best, self.averages)
-        _copy(self.best_buffers, self.buffers)  # running statistics belong to their weights
-
-    def _out_of_patience(self) -> bool:
+    def _is_out_of_patience(self) -> bool:
         settings, state = self.settings, self.state
         if settings.patience is None or not state.history.records:
             return False
         return state.step - state.history.best.step >= settings.patience * settings.validate_every
 
-    def _save(self, raw: Sequence[Tensor], buffers: Sequence[Tensor]) -> None:
-        if self.folder is None:
-            return
-        self.state.seconds = self._seconds()
-        self.state.tensors = self._parts() | {"raw": self._apart(raw), "buffer": list(buffers)}
-        save_state(self.folder, self.state)
-        self.saved = time.monotonic()
-
-    def _apart(self, arrays: Sequence[Tensor]) -> list[Tensor]:
-        return [part for flat, array in zip(self.flats, arrays, strict=True) for part in flat.parts(array)]
-
-    def _parts(self) -> dict[str, list[Tensor]]:
-        """What the state holds, by name, and where it goes."""
-        return {
-            "raw": self._apart(self.arrays),
-            "buffer": self.buffers,
-            "average": self._apart(self.averages),
-            "best": self._apart(self.best),
-            "best_buffer": self.best_buffers,
-            "step": self.optimizer.steps,
-            **{name: self._apart(moments) for name, moments in self.optimizer.moments.items()},
-        }
-
-    def _restore(self, state: TrainingState) -> None:
-        try:
-            for name, into in self._parts().items():
-                _copy(into, state.tensors[name])
-        except (KeyError, IndexError, ValueError, RuntimeError) as error:
-            raise CheckpointError(
-                f"{self.folder}: the training state there is of another flow or optimizer ({error})"
-            ) from error
-        self.state = state
-
-    def _what_went_bad(self, step: int, loss: float) -> str:
-        again = math.nan
-        if late := step < self.state.step:  # other steps came after it: once more, with the weights of now
-            again = self._gradient(step).item()
-        where = first_bad_gradient(self.flow)
-        if not math.isfinite(loss):
-            self._make_noise(step)
-            where = first_bad_output(self.flow, self._rows(step))
-        if late and (where == OVERFLOW if math.isfinite(loss) else math.isfinite(again)):
-            where = f"seen {self.state.step - step} steps later, when it did not come again"
-        what = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
-        return f"step {step}: {what} ({where}); kept: {self._kept()}"
+    def _save(self) -> None:
+        self.state.seconds = self._clock()
+        self.store.save(self.state)
 
     def _kept(self) -> str:
         history = self.state.history
-        return f"the best weights so far, of step {history.best.step}" if history.records else "the last good weights"
+        return (
+            f"the best weights so far, of step {history.best.step}" if history.records else "the weights of the start"
+        )
+
+    def _warn_if_unmoved(self) -> None:
+        if self.state.step < FEW_STEPS or self.held_out.has_moved():
+            return
+        first, best = self.state.history.records[0], self.state.history.best
+        warnings.warn(
+            f"the flow did not learn: the validation NLL, {first.val_nll:.4f} nats at the start, is at best "
+            f"{best.val_nll:.4f} (step {best.step}), which is no more than chance",
+            stacklevel=4,
+        )
 
 
-@contextmanager
-def _dropout(flow: nn.Module, rate: float) -> Iterator[None]:
-    """Every dropout layer at ``rate``; afterwards as it was."""
-    layers = [(module, module.p) for module in flow.modules() if isinstance(module, nn.Dropout)]
-    for module, _ in layers:
-        module.p = rate
+def _settings(settings: Settings | None, overrides: dict[str, Any]) -> Settings:
+    if settings is not None and not isinstance(settings, Settings):
+        raise SettingError(f"settings is a {type(settings).__name__}: give a flowstone.train.Settings")
+    return (settings or Settings()).override(overrides)
+
+
+def _initialize(density: Density, batches: Batches, processes: Processes) -> None:
+    """Set what depends on data; where that fails, the density is as it was before. All processes start out equal.
+
+    Raises:
+        NonFiniteError: a weight is not finite afterwards.
+    """
+    rows = batches.initial().to(density.device)
+    if isinstance(batches, FreshBatches):
+        check_rows(density, rows, "drawn data")
+    before = {name: tensor.clone() for name, tensor in density.state_dict().items()}
     try:
-        yield
-    finally:
-        for module, before in layers:
-            module.p = before
+        density.initialize(rows.x, rows.context)
+        for name, tensor in (*density.named_parameters(), *density.named_buffers()):
+            if not tensor.isfinite().all():
+                raise NonFiniteError(f"{name} is not finite after initialisation; the flow is left as it was before")
+    except BaseException:
+        density.load_state_dict(before)
+        raise
+    if processes.size > 1:
+        processes.copy_from_first(density.state_dict().values())
+        density.load_state_dict(density.state_dict())  # what follows from buffers is set anew
 
 
-def _arithmetic(flow: Flow, settings: Settings) -> list[AbstractContextManager]:
-    """What a step's forward and backward pass run in, made once, entered each time."""
-    contexts: list[AbstractContextManager] = []
-    if settings.precision == "bf16":
-        contexts.append(bf16_conditioners(flow))
-    if settings.memory == "recompute":
-        contexts.append(checkpointed(flow))
-    return contexts
-
-
-def _by_decay(flow: Flow, settings: Settings) -> list[tuple[list[Tensor], float]]:
-    """Parameters that can be a ``Flat``, and their weight decay: what ``scale_penalty`` keeps small, and the rest."""
-    small, parameters = {id(parameter) for parameter in _scales(flow)}, trainable(flow)
-    decays = {False: settings.weight_decay, True: settings.weight_decay or 2 * settings.scale_penalty}
-    return [
-        (group, decay)
-        for of_scales, decay in decays.items()
-        for group in alike(p for p in parameters if (id(p) in small) == of_scales)
-    ]
-
-
-def _scales(flow: nn.Module) -> Iterator[Tensor]:
-    """What ``scale_penalty`` keeps small."""
-    for module in flow.modules():
-        if isinstance(module, Affine) and module.factor is not None:
-            yield module.factor
-        if hasattr(module, "parametrizations"):
-            yield from (part for name, part in module.named_parameters() if name.endswith("original0"))
-
-
-def _clones(tensors: Sequence[Tensor]) -> list[Tensor]:
-    return [tensor.detach().clone() for tensor in tensors]
-
-
-@torch.no_grad()
-def _copy(into: Sequence[Tensor], source: Sequence[Tensor]) -> None:
-    for old, new in zip(into, source, strict=True):
-        if old.shape != new.shape:  # copy_ would repeat what is smaller
-            raise ValueError(f"{tuple(new.shape)} instead of {tuple(old.shape)}")
-        old.copy_(new)
-
-
-@contextmanager
-def _interrupt_flag() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C sets a flag instead of breaking off in the middle of a step; a second Ctrl-C does break off."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    pressed = False
-
-    def press(*_: object) -> None:
-        nonlocal pressed
-        pressed = True
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, press)
-    try:
-        yield lambda: pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _fingerprint(rows: Rows | Sampler, held_out: Rows, settings: ResolvedSettings) -> tuple[Any, ...]:
+    """What must be the same in all processes; functions cannot be compared."""
+    count = len(rows) if isinstance(rows, Rows) else "drawn"
+    return count, len(held_out), {name: value for name, value in vars(settings).items() if not callable(value)}

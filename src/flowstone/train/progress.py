@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from flowstone.train.history import History
-from flowstone.train.settings import Settings
+from flowstone.train.settings import ResolvedSettings
 
 __all__ = ["Bar", "training_bar"]
 
@@ -16,7 +16,7 @@ REDRAW = 0.1  # seconds; drawing at every step would cost as much as a small ste
 
 
 @contextmanager
-def training_bar(settings: Settings, *, enabled: bool, images: bool = False) -> Iterator[Bar]:
+def training_bar(settings: ResolvedSettings, *, enabled: bool, images: bool = False) -> Iterator[Bar]:
     """Yields ``update(step, seconds, loss, history)``; without ``enabled`` an update that does nothing.
 
     Speed is told in steps, or in ``images``, a second.

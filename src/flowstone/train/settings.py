@@ -1,96 +1,251 @@
-"""How to train: numbers and their defaults, and the learning-rate schedule."""
+"""Settings: the single list of training options, with their defaults, their help and their checks."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 from flowstone.errors import SettingError, UnknownNameError
+from flowstone.options import describe_options, option
+from flowstone.validation import require_choice, require_integer, require_number
 
-__all__ = ["PRECISIONS", "Settings", "settings_for"]
+__all__ = ["OPTIMIZERS", "PRECISIONS", "SCHEDULES", "OptimizerFactory", "ResolvedSettings", "Schedule", "Settings"]
+
+OptimizerFactory = Callable[[list[Any]], Any]  # parameters -> torch.optim.Optimizer; torch is not loaded for this file
+Schedule = Callable[[float], float]
 
 PRECISIONS = ("fp32", "bf16")
-SCHEDULES = ("cosine", "constant")
 MEMORIES = ("keep", "recompute")
 OPTIMIZERS = ("adam", "adamw", "adamax")
-CHOICES = {"precision": PRECISIONS, "schedule": SCHEDULES, "optimizer": OPTIMIZERS, "memory": MEMORIES}
-POSITIVE = ("steps", "minutes", "batch_size", "lr", "clip", "patience", "validate_every")
-RANGES = (
-    (POSITIVE, lambda value: value > 0, "must be positive"),
-    (("seed", "scale_penalty", "weight_decay"), lambda value: value >= 0, "cannot be negative"),
-    (("ema", "warmup", "dropout"), lambda value: 0 <= value < 1, "must be at least 0 and below 1"),
-)
-# Rows below which a fixed set is soon learned by heart, and what is done about it.
-SMALL_SET, SMALL_EVERY = 10_000, 20
-TINY_SET, TINY_DROPOUT = 2_000, 0.2
-# A step on images costs a hundred times what one on rows of a table does, and gradients are sums over many pixels.
-OF_IMAGES = {"batch_size": 64, "lr": 2e-3, "warmup": 0.05, "clip": 50.0, "ema": 0.999, "validate_every": 500}
+
+
+def _cosine(progress: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _constant(_progress: float) -> float:
+    return 1.0
+
+
+SCHEDULES: dict[str, Schedule] = {"cosine": _cosine, "constant": _constant}
+# Values of the options that depend on the data. A step on images costs a hundred times what one on rows of a table
+# does, and its gradient is a sum over many pixels.
+OF_VECTORS: dict[str, Any] = {
+    "batch_size": 512, "lr": 5e-3, "warmup": 0.02, "clip": 5.0, "ema": 0.99, "dropout": 0.0, "validate_every": 100,
+}  # fmt: skip
+OF_IMAGES: dict[str, Any] = {
+    "batch_size": 64, "lr": 2e-3, "warmup": 0.05, "clip": 50.0, "ema": 0.999, "dropout": 0.0, "validate_every": 500,
+}  # fmt: skip
+# A fixed set with fewer rows than these is soon learned by heart: it is validated more often, and given dropout.
+SMALL_SET, SMALL_SET_VALIDATE_EVERY = 10_000, 20
+TINY_SET, TINY_SET_DROPOUT = 2_000, 0.2
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The arguments of ``fit`` (which explains them); the defaults are what measured best per second on tables."""
+    """How to train. The defaults measured best per second on tables; None in an option that depends on the data leaves
+    its value to the data's shape and number of rows (``for_data``).
+    """
 
-    steps: int | None = 3000
-    minutes: float | None = None
-    batch_size: int = 512
-    lr: float = 5e-3
-    warmup: float = 0.02
-    clip: float = 5.0
-    ema: float = 0.99
-    dropout: float = 0.0
-    patience: int | None = 30
-    validate_every: int = 100
-    seed: int = 0
-    precision: str = "fp32"
-    schedule: str = "cosine"
-    flip: bool = False
-    optimizer: str = "adam"
-    weight_decay: float = 0.0
-    scale_penalty: float = 0.0
-    memory: str = "keep"
-    compile: bool = False
+    steps: int | None = option(
+        3000, "Training steps at most. With minutes given, too, whichever ends first; None leaves the end to minutes."
+    )
+    minutes: float | None = option(
+        None, "Training time at most. The schedule then follows the clock, and a run no longer repeats bit for bit."
+    )
+    batch_size: int | None = option(
+        None, "Rows a step, of all processes together where several train. None is 512, and 64 for images."
+    )
+    lr: float | None = option(
+        None, "The highest learning rate, reached at the end of the warm-up. None is 5e-3, and 2e-3 for images."
+    )
+    warmup: float | None = option(
+        None, "Fraction of the run in which the learning rate rises linearly to lr. None is 0.02, and 0.05 for images."
+    )
+    clip: float | None = option(
+        None, "The largest norm of the gradient; a longer one is shortened to it. None is 5, and 50 for images."
+    )
+    ema: float | None = option(
+        None,
+        "Decay per step of the exponential moving average of the weights, which is what is validated and kept; 0 for "
+        "no averaging. None is 0.99, and 0.999 for images.",
+    )
+    dropout: float | None = option(
+        None,
+        "Fraction of the units that nets with dropout layers leave out in training. None is 0, and 0.2 for a fixed set "
+        "of fewer than 2,000 rows.",
+    )
+    patience: int | None = option(
+        30, "Validations without improvement after which the training stops; None never stops it early."
+    )
+    validate_every: int | None = option(
+        None,
+        "Steps between two validations. None is 100, 500 for images, and 20 for a fixed set of fewer than 10,000 "
+        "rows that are not images.",
+    )
+    seed: int = option(
+        0,
+        "Seed of the batches, of the noise and of the choice of held-out rows. On the CPU the same seed gives the same "
+        "weights, bit for bit.",
+    )
+    precision: str = option(
+        "fp32",
+        "bf16 runs the conditioner nets in bfloat16; the flow's own arithmetic keeps its precision.",
+        choices=PRECISIONS,
+    )
+    schedule: str | Schedule = option(
+        "cosine",
+        "The learning rate after the warm-up: cosine lowers it to 0, constant keeps it. In Python also a function of "
+        "the fraction of the run that is over, from 0 to 1, which returns a factor of lr; while the warm-up lasts, the "
+        "lower of the two rates counts.",
+        choices=SCHEDULES,
+    )
+    flip: bool = option(False, "Mirror half of the images of each batch left to right, chosen anew each time.")
+    optimizer: str | OptimizerFactory = option(
+        "adam",
+        "adam or adamax (Kingma and Ba 2015), or adamw (Loshchilov and Hutter 2019), which has weight_decay. In Python "
+        "also a function that makes a torch.optim.Optimizer of a list of parameters, such as "
+        "functools.partial(torch.optim.SGD, momentum=0.9); its learning rate is set before each step.",
+        choices=OPTIMIZERS,
+    )
+    weight_decay: float = option(0.0, "Decoupled weight decay of adamw.")
+    scale_penalty: float = option(
+        0.0,
+        "Factor of an L2 penalty on the learned factors of log-scales and on the magnitudes of weight-normalized "
+        "layers (RealNVP on images: 5e-5). It is no part of the NLL that is reported.",
+    )
+    memory: str = option(
+        "keep",
+        "recompute keeps only the values between couplings (of vectors: of every fourth) and runs layers a second time "
+        "for the gradient, which is the same: deep flows take far less memory and about a third more time.",
+        choices=MEMORIES,
+    )
+    compile: bool = option(
+        False,
+        "Run the loss through torch.compile, which takes up to a minute when the training begins; on a CUDA device its "
+        "kernels are launched as a CUDA graph. Without a C++ compiler the training warns and runs uncompiled. Noise "
+        "and rounding differ from those of an uncompiled training.",
+    )
 
     def __post_init__(self) -> None:
-        for names, allowed, what in RANGES:
-            for name in names:
-                value = getattr(self, name)
-                if value is not None and not allowed(value):
-                    raise SettingError(f"{name}={value} {what}")
-        for name, known in CHOICES.items():
-            value = getattr(self, name)
-            if not isinstance(value, str) or value not in known:
-                raise UnknownNameError(name, str(value), known)
+        self._check_numbers()
+        self._check_choices()
+        self._check_together()
+
+    def _check_numbers(self) -> None:
+        for name in ("steps", "batch_size", "patience", "validate_every"):
+            if (value := getattr(self, name)) is not None:
+                require_integer(name, value)
+        for name in ("minutes", "lr", "clip"):
+            if (value := getattr(self, name)) is not None:
+                require_number(name, value, above=0)
+        for name in ("warmup", "ema", "dropout"):
+            if (value := getattr(self, name)) is not None:
+                require_number(name, value, at_least=0, below=1)
+        for name in ("weight_decay", "scale_penalty"):
+            require_number(name, getattr(self, name), at_least=0)
+        require_integer("seed", self.seed, at_least=0)
+
+    def _check_choices(self) -> None:
+        for name in ("flip", "compile"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise SettingError(f"{name}={value!r} must be True or False")
+        require_choice("precision", self.precision, PRECISIONS)
+        require_choice("memory", self.memory, MEMORIES)
+        if not callable(self.schedule):
+            require_choice("schedule", self.schedule, SCHEDULES)
+        if not callable(self.optimizer):
+            require_choice("optimizer", self.optimizer, OPTIMIZERS)
+
+    def _check_together(self) -> None:
         if self.steps is None and self.minutes is None:
             raise SettingError("steps=None needs minutes: something must end the training")
         if self.compile and self.memory == "recompute":
             raise SettingError("compile=True and memory='recompute' do not go together: choose one")
         if self.weight_decay and self.optimizer != "adamw":
-            raise SettingError(f"weight_decay={self.weight_decay} is for optimizer='adamw', not {self.optimizer!r}")
+            raise SettingError(
+                f"weight_decay={self.weight_decay} is for optimizer='adamw', not {_written(self.optimizer)}"
+            )
         if self.scale_penalty and self.optimizer == "adamw":
-            raise SettingError("scale_penalty is part of the loss for adam and adamax; adamw has weight_decay")
+            raise SettingError("scale_penalty is a part of the loss, which adamw has none of: it has weight_decay")
+
+    def override(self, overrides: Mapping[str, Any]) -> "Settings":
+        """These settings with others for the given names.
+
+        Raises:
+            UnknownNameError: a name is that of no option; the message holds the nearest one.
+        """
+        known = [field.name for field in fields(self)]
+        for name in overrides:
+            if name not in known:
+                raise UnknownNameError("training setting", name, known)
+        return replace(self, **overrides)
+
+    def for_data(self, event_shape: Sequence[int], rows: float) -> "ResolvedSettings":
+        """These settings with a value in each option that depends on the data.
+
+        Args:
+            event_shape: shape of one x.
+            rows: number of rows to train on; infinity where each step draws new ones.
+
+        >>> Settings(lr=1e-3).for_data((2,), rows=500).validate_every
+        20
+        """
+        values = OF_IMAGES if len(event_shape) == 3 else OF_VECTORS
+        if rows < SMALL_SET and values is OF_VECTORS:
+            values = values | {"validate_every": SMALL_SET_VALIDATE_EVERY}
+        if rows < TINY_SET:
+            values = values | {"dropout": TINY_SET_DROPOUT}
+        given: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        given |= {name: value for name, value in values.items() if given[name] is None}
+        return ResolvedSettings(**given)
+
+    def as_record(self) -> dict[str, Any]:
+        """All options as a record that JSON can hold; ``Settings(**record)`` makes them again.
+
+        Raises:
+            SettingError: the optimizer or the schedule is a function, which a record cannot hold.
+        """
+        record = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name in ("optimizer", "schedule"):
+            if not isinstance(record[name], str):
+                raise SettingError(f"{name}={_written(record[name])} cannot be recorded: a record holds only names")
+        return record
 
     def progress(self, step: int, seconds: float) -> float:
-        """How much of the run is over, 0 … 1, by steps or by the clock, whichever is further."""
+        """The fraction of the run that is over, by steps or by the clock, whichever is further; 1 and above: all."""
         by_steps = step / self.steps if self.steps else 0.0
         return by_steps if self.minutes is None else max(by_steps, seconds / (60 * self.minutes))
 
+
+class ResolvedSettings(Settings):
+    """Settings that leave nothing to the data: what ``Settings.for_data`` returns."""
+
+    if TYPE_CHECKING:
+        batch_size: int
+        lr: float
+        warmup: float
+        clip: float
+        ema: float
+        dropout: float
+        validate_every: int
+
     def learning_rate(self, progress: float) -> float:
-        """Linear warm-up over the fraction ``warmup``, then a cosine down to 0 (or the same rate to the end)."""
+        """The learning rate when this fraction of the run is over: a linear warm-up, then ``schedule`` times ``lr``."""
+        schedule = self.schedule if callable(self.schedule) else SCHEDULES[self.schedule]
+        factor = schedule(min(1.0, progress))
+        require_number("the schedule's factor", factor, at_least=0)
         if progress < self.warmup:
-            return self.lr * (progress + 1e-3) / (self.warmup + 1e-3)
-        if self.schedule == "constant":
-            return self.lr
-        return self.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+            factor = min(factor, (progress + 1e-3) / (self.warmup + 1e-3))
+        return self.lr * float(factor)
 
 
-def settings_for(event_shape: Sequence[int], rows: float, **given: Any) -> Settings:
-    """What measured best per second on data of that shape and so many rows; what is ``given``, and not None, counts."""
-    chosen: dict[str, Any] = {}
-    if len(event_shape) == 3:
-        chosen |= OF_IMAGES
-    elif rows < SMALL_SET:
-        chosen["validate_every"] = SMALL_EVERY
-    if rows < TINY_SET:
-        chosen["dropout"] = TINY_DROPOUT
-    return Settings(**chosen | {name: value for name, value in given.items() if value is not None})
+def _written(value: Any) -> str:
+    """A name in quotes; of a function its name or, of a ``functools.partial``, that of what it calls."""
+    if isinstance(value, str):
+        return repr(value)
+    inner = getattr(value, "func", value)
+    return getattr(inner, "__qualname__", type(value).__name__)
+
+
+Settings.__doc__ = f"{Settings.__doc__}\n{describe_options(Settings, indent='    ')}"

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -21,11 +22,10 @@ class TrainingState:
 
     step: int = 0
     seconds: float = 0.0
-    sums: list[float] = field(
-        default_factory=lambda: [0.0, 0.0, 0.0]
-    )  # loss, gradient norm, count since the last record
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # loss, gradient norm, count since last record
     tensors: dict[str, list[Tensor]] = field(default_factory=dict)
     history: History = field(default_factory=History)
+    optimizer: dict[str, Any] = field(default_factory=dict)  # of one that a factory made: what of it is no tensor
 
     def add(self, loss: float, norm: float) -> None:
         """Count one step into the means."""
@@ -48,6 +48,7 @@ def save_state(folder: Path, state: TrainingState) -> None:
         "seconds": state.seconds,
         "sums": state.sums,
         "history": state.history.as_dicts(),
+        "optimizer": state.optimizer,
     }
     write_atomically(folder / "state.safetensors", tensors_to_bytes(tensors, json.dumps(record)))
 
@@ -61,9 +62,10 @@ def load_state(folder: Path) -> TrainingState | None:
     groups: dict[str, list[Tensor]] = {}
     try:
         record = json.loads(text)
-        for key in sorted(tensors, key=lambda key: (key.partition(".")[0], int(key.partition(".")[2]))):
-            groups.setdefault(key.partition(".")[0], []).append(tensors[key])
+        for name, index in sorted((name, int(index)) for name, _, index in (key.rpartition(".") for key in tensors)):
+            groups.setdefault(name, []).append(tensors[f"{name}.{index}"])
         history = History([Record(**row) for row in record["history"]])
-        return TrainingState(record["step"], record["seconds"], record["sums"], groups, history)
+        step, seconds, sums = record["step"], record["seconds"], record["sums"]
+        return TrainingState(step, seconds, sums, groups, history, record.get("optimizer", {}))
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: not a training state that Flowstone wrote ({error})") from error

@@ -1,0 +1,159 @@
+"""One step of a training after the other: loss, gradient, clipping, optimizer."""
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
+
+import torch
+from torch import Tensor, nn
+
+from flowstone.data import Rows
+from flowstone.density import Density
+from flowstone.errors import NonFiniteError, SettingError
+from flowstone.execution import bf16_conditioners, checkpointed, compiled
+from flowstone.train.batches import FLIP, NOISE, Batches, generator, mirrored
+from flowstone.train.forensics import OVERFLOW, first_bad_gradient, first_bad_output
+from flowstone.train.optimizer import FactoryOptimizer, Optimizer
+from flowstone.train.processes import Processes
+from flowstone.train.settings import ResolvedSettings
+from flowstone.train.weights import Weights
+
+__all__ = ["Stepper"]
+
+READ_EVERY = {"cpu": 1, "cuda": 20}  # steps between two readings of the loss: reading it waits for an accelerator
+
+
+class Stepper:
+    """The steps of a training.
+
+    A step's loss stays on the device until ``read`` fetches it, together with those of other steps. A step whose loss
+    or gradient is not finite changes nothing; when it is read it raises.
+
+    Attributes:
+        last_loss: the loss that was read last, NaN before.
+        read_every: steps between two readings.
+    """
+
+    def __init__(
+        self,
+        density: Density,
+        settings: ResolvedSettings,
+        weights: Weights,
+        optimizer: Optimizer | FactoryOptimizer,
+        batches: Batches,
+        processes: Processes,
+    ) -> None:
+        self.density, self.settings, self.weights, self.optimizer = density, settings, weights, optimizer
+        self.batches, self.processes = batches, processes
+        self.device = density.device
+        self.stochastic = density.stochastic or any(isinstance(m, nn.Dropout) and m.p > 0 for m in density.modules())
+        graphs = self.device.type == "cuda"  # a step is done with loss and gradients before the next one begins
+        self._loss = compiled(self._mean_nll, graphs=graphs) if settings.compile else self._mean_nll
+        self._contexts = _execution_contexts(density, settings)
+        self.pending_losses: list[tuple[int, Tensor]] = []  # step; loss and norm of the gradient
+        self.last_loss = math.nan
+        self.read_every = READ_EVERY.get(self.device.type, 1) if optimizer.skips_nonfinite else 1
+
+    def take(self, step: int, rate: float) -> list[tuple[float, float]]:
+        """Take the step with this learning rate. Returns what was read after it: see ``read``."""
+        loss = self._gradient(step)
+        norm = nn.utils.get_total_norm([flat.gradient for flat in self.weights.flats])
+        values = torch.stack((loss.detach(), norm.to(loss.dtype)))
+        self.pending_losses.append((step, values))
+        found_inf, figures = None, []
+        if len(self.pending_losses) >= self.read_every:
+            figures = self.read(step)  # before clipping, which would spread a NaN over all of the gradient
+        else:
+            found_inf = (~values.isfinite().all()).float()
+        nn.utils.clip_grads_with_norm_(self.weights.arrays, self.settings.clip, norm)
+        self.optimizer.step(rate, found_inf)
+        self.weights.average(self.settings.ema, step)
+        return figures
+
+    def read(self, now: int) -> list[tuple[float, float]]:
+        """Loss and norm of the gradient of each step that was not read yet; ``now`` is the step reached.
+
+        Raises:
+            NonFiniteError: one of them is not finite; the message names the step and where it went bad.
+        """
+        if not self.pending_losses:
+            return []
+        steps, values = zip(*self.pending_losses, strict=True)
+        self.pending_losses.clear()
+        figures = [(loss, norm) for loss, norm in torch.stack(values).tolist()]
+        for step, (loss, norm) in zip(steps, figures, strict=True):
+            if not math.isfinite(loss + norm):
+                raise NonFiniteError(self._diagnose(step, loss, now))
+            self.last_loss = loss
+        return figures
+
+    @torch.no_grad()
+    def loss_of(self, step: int) -> float:
+        """The loss of a step's batch as things stand, without gradient or noise of its own."""
+        rows, share = self._rows(step)
+        loss = self._mean_nll(rows.x, rows.context) * share
+        self.processes.add([loss])
+        return loss.item()
+
+    def _mean_nll(self, x: Tensor, context: Tensor | None) -> Tensor:
+        return -self.density(x, context).mean()
+
+    def _gradient(self, step: int) -> Tensor:
+        """The loss of a step, over all processes; its gradient is left with the parameters."""
+        rows, share = self._rows(step)
+        self._seed_noise(step)
+        for flat in self.weights.flats:
+            flat.zero_grad()
+        with ExitStack() as stack:
+            for context in self._contexts:
+                stack.enter_context(context)
+            loss = self._loss(rows.x, rows.context)
+            if share != 1:
+                loss = loss * share
+            loss.backward()
+        for flat in self.weights.flats:
+            flat.sync_gradients()
+        loss = loss.detach()
+        self.processes.add([loss, *(flat.gradient for flat in self.weights.flats)])
+        return loss
+
+    def _rows(self, step: int) -> tuple[Rows, float]:
+        """The part of a step's batch that this process takes, and its share of the batch."""
+        rows = self.batches(step)
+        if self.settings.flip:
+            rows = mirrored(rows, generator(self.settings.seed, FLIP, step))
+        total = len(rows)
+        if self.processes.size > 1:
+            if total < self.processes.size:
+                raise SettingError(f"a batch of {total} row(s) cannot be shared by {self.processes.size} processes")
+            rows = rows.take(self.processes.part(total))
+        return rows.to(self.device), len(rows) / total
+
+    def _seed_noise(self, step: int) -> None:
+        """Noise follows from seed and step, so that a resumed training repeats it; each process has its own."""
+        if self.stochastic:
+            rank = [self.processes.rank] if self.processes.rank else []
+            torch.manual_seed(generator(self.settings.seed, NOISE, step, *rank).initial_seed())
+
+    def _diagnose(self, step: int, loss: float, now: int) -> str:
+        again = math.nan
+        if late := step < now:  # other steps were taken since: compute it again, with the weights as they are now
+            again = self._gradient(step).item()
+        where = first_bad_gradient(self.density)
+        if not math.isfinite(loss):
+            self._seed_noise(step)
+            where = first_bad_output(self.density, self._rows(step)[0])
+        if late and (where == OVERFLOW if math.isfinite(loss) else math.isfinite(again)):
+            where = f"seen {now - step} steps later, when it did not come again"
+        what = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
+        return f"step {step}: {what} ({where})"
+
+
+def _execution_contexts(density: Density, settings: ResolvedSettings) -> Sequence[AbstractContextManager]:
+    """Contexts for the forward and backward pass of a step, made once and entered for each."""
+    contexts: list[AbstractContextManager] = []
+    if settings.precision == "bf16":
+        contexts.append(bf16_conditioners(density))
+    if settings.memory == "recompute":
+        contexts.append(checkpointed(density))
+    return contexts

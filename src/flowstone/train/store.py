@@ -1,0 +1,92 @@
+"""Where the state of a training is stored, and how it goes back."""
+
+import time
+from pathlib import Path
+
+from torch import Tensor
+
+from flowstone.errors import CheckpointError
+from flowstone.train.held_out import HeldOut
+from flowstone.train.optimizer import FactoryOptimizer, Optimizer
+from flowstone.train.processes import Processes
+from flowstone.train.state import TrainingState, load_state, save_state
+from flowstone.train.weights import Weights, copy_into
+
+__all__ = ["Store"]
+
+
+class Store:
+    """The folder in which a training keeps its state; with None for a folder nothing is kept.
+
+    Of several processes the first one reads and writes.
+
+    Attributes:
+        saved: when the state was last written, in seconds of ``time.monotonic``.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str | None,
+        weights: Weights,
+        optimizer: Optimizer | FactoryOptimizer,
+        held_out: HeldOut,
+        processes: Processes,
+    ) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self.weights, self.optimizer, self.held_out, self.processes = weights, optimizer, held_out, processes
+        self.saved = time.monotonic()
+
+    def load(self) -> TrainingState:
+        """The stored state, with the weights set to it; a new one where none is stored.
+
+        Raises:
+            CheckpointError: it is damaged, or of another density or optimizer.
+        """
+        state = self._read()
+        if state is None:
+            return TrainingState()
+        tensors = {name: list(group) for name, group in state.tensors.items()}
+        try:
+            for name, into in self.weights.tensors().items():
+                copy_into(into, _matching(tensors[name], into) if "buffer" in name else tensors[name])
+            self.optimizer.restore(self.weights, tensors, state.optimizer)
+        except (CheckpointError, KeyError, IndexError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{self.folder}: the training state there is of another flow or optimizer ({error})"
+            ) from error
+        self.held_out.restore(tensors)
+        self.weights.module.load_state_dict(self.weights.module.state_dict())  # what follows from buffers is set anew
+        return state
+
+    def save(self, state: TrainingState) -> None:
+        """Write the state."""
+        self.saved = time.monotonic()
+        if self.folder is None or self.processes.rank:
+            return
+        tensors, state.optimizer = self.optimizer.state(self.weights)
+        state.tensors = self.weights.tensors() | self.held_out.tensors() | tensors
+        save_state(self.folder, state)
+
+    def _read(self) -> TrainingState | None:
+        if self.folder is None:
+            return None
+        state, problem = None, None
+        if self.processes.rank == 0:
+            try:
+                state = load_state(self.folder)
+            except CheckpointError as error:
+                problem = error
+        state, problem = self.processes.first((state, problem))
+        if problem is not None:
+            raise problem
+        return state
+
+
+def _matching(saved: list[Tensor], wanted: list[Tensor]) -> list[Tensor]:
+    """Saved buffers without the numbers that carried the precision of a prior or layer, which old states hold, too."""
+    kept: list[Tensor] = []
+    for tensor in saved:
+        is_marker = tensor.ndim == 0 and tensor.is_floating_point()
+        if not (is_marker and (len(kept) == len(wanted) or wanted[len(kept)].shape != tensor.shape)):
+            kept.append(tensor)
+    return kept
