@@ -174,7 +174,8 @@ class Chain(Bijection):
     def __init__(self, *bijections: Bijection) -> None:
         if not bijections:
             raise SettingError("Chain needs at least one bijection")
-        super().__init__(*_widths(bijections))
+        super().__init__()
+        self.features, self.latent_features = _widths(bijections)
         self.links = nn.ModuleList(bijections)
         self.accepts_any_dtype = bijections[0].accepts_any_dtype
 
@@ -258,7 +259,8 @@ class Inverse(Bijection):
     keeps_autocast = True
 
     def __init__(self, bijection: Bijection) -> None:
-        super().__init__(bijection.latent_features, bijection.features)
+        super().__init__()
+        self.features, self.latent_features = bijection.latent_features, bijection.features
         self.bijection = bijection
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
