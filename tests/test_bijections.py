@@ -13,6 +13,7 @@ import flowstone
 from cases import CASES
 from flowstone import bijections
 from flowstone.bijections import (
+    ActNorm,
     Affine,
     Autoregressive,
     BatchNorm,
@@ -34,10 +35,11 @@ from flowstone.bijections import (
     Standardize,
     Whiten,
 )
-from flowstone.errors import DataError, FlowstoneError, SettingError, ShapeError
+from flowstone.errors import DataError, FlowstoneError, SettingError, ShapeError, UnknownNameError
 from flowstone.nets import MADE, ResNet
 from flowstone.testing import LAWS, Case, LawBrokenError, check, traces_whole
-from properties import MORE_CASES, MORE_LAWS, PROPERTIES
+from mutation.formulas import MORE_CASES, MORE_LAWS
+from mutation.properties import PROPERTIES
 
 everywhere = pytest.mark.parametrize("name", CASES)
 
@@ -159,7 +161,7 @@ def test_wrong_settings_are_named():
         Autoregressive(2, flowstone.bijections.Affine(2), MADE(2, 2))
     with pytest.raises(SettingError, match="reflections=3"):
         Householder(3, reflections=3)
-    with pytest.raises(SettingError, match="statistics='both'"):
+    with pytest.raises(UnknownNameError, match="unknown statistics 'both': did you mean 'batch'"):
         BatchNorm(2, statistics="both")
     with pytest.raises(SettingError, match="momentum=0"):
         BatchNorm(2, momentum=0)
@@ -178,7 +180,7 @@ def test_wrong_settings_are_named():
     with pytest.raises(ShapeError, match=r"cannot squeeze shape \(1, 3, 4\)"):
         Squeeze()(torch.zeros(1, 1, 3, 4))
     with pytest.raises(SettingError, match="scale 1 ends with 1 channels"):
-        MultiScale((1, 4, 4), [LULinear(1), LULinear(1)])
+        MultiScale((1, 4, 4), [ActNorm(1), ActNorm(1)])
     with pytest.raises(SettingError, match="either features"):
         flowstone.glow()
     with pytest.raises(SettingError, match=r"event_shape=\(28, 28\): wanted"):

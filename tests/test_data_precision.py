@@ -19,25 +19,6 @@ def set_by_data(layer):
     return layer
 
 
-LAYERS = {
-    "Standardize": lambda: set_by_data(Standardize(2)),
-    "Whiten": lambda: set_by_data(Whiten(2)),
-    "Interval": lambda: Interval([1.7e9, -9.1], [1.7e9 + 99.1, 9.7]),
-    "in a flow": lambda: set_by_data(flowstone.spline(2, couplings=1, hidden=(4,))),
-    "of a context": standardized_context,
-}
-MOVES = {
-    "float": lambda module: module.float(),
-    "half": lambda module: module.half(),
-    "bfloat16": lambda module: module.to(torch.bfloat16),
-    "to float32": lambda module: module.to(torch.float32),
-    "double and back": lambda module: module.double().float(),
-    "deepcopy": copy.deepcopy,
-    "meta and back": refilled,
-    "state": lambda module: reloaded(module, lambda value: value),
-}
-
-
 def standardized_context():
     flow = flowstone.nice(1, context_features=2, couplings=1, hidden=(4,))
     flow.initialize(torch.randn(4, 1), FAR)
@@ -59,6 +40,25 @@ def reloaded(module, change):
             value.zero_()
     other.load_state_dict({name: change(value) for name, value in module.state_dict().items()})
     return other
+
+
+LAYERS = {
+    "Standardize": lambda: set_by_data(Standardize(2)),
+    "Whiten": lambda: set_by_data(Whiten(2)),
+    "Interval": lambda: Interval([1.7e9, -9.1], [1.7e9 + 99.1, 9.7]),
+    "in a flow": lambda: set_by_data(flowstone.spline(2, couplings=1, hidden=(4,))),
+    "of a context": standardized_context,
+}
+MOVES = {
+    "float": lambda module: module.float(),
+    "half": lambda module: module.half(),
+    "bfloat16": lambda module: module.to(torch.bfloat16),
+    "to float32": lambda module: module.to(torch.float32),
+    "double and back": lambda module: module.double().float(),
+    "deepcopy": copy.deepcopy,
+    "meta and back": refilled,
+    "state": lambda module: reloaded(module, lambda value: value),
+}
 
 
 def statistics(module) -> dict[str, torch.Tensor]:

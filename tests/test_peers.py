@@ -19,11 +19,10 @@ from nflows.transforms.splines.rational_quadratic import (
 from torch import Tensor, nn
 from torch import distributions as td
 
-from cases import disturb, image, vector
+from cases import disturb, image, same, vector
 from flowstone import Flow, priors
 from flowstone import bijections as b
 from flowstone.nets import MADE
-from properties import same
 
 with pytest.MonkeyPatch.context() as patch:  # importing zuko switches torch's checks off for the whole process
     patch.setattr(td.Distribution, "_validate_args", td.Distribution._validate_args)
