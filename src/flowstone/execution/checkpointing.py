@@ -17,13 +17,13 @@ __all__ = ["checkpointed"]
 
 RUNNING = (BatchNorm, _NormBase, _SpectralNorm)  # a run changes their buffers
 STATE = ("training", "_parameters", "_buffers")  # of a module
-NETS_PER_SEGMENT = {2: 4, 4: 1}  # of vectors and of images, by the dimensions of x
+NETS_PER_SEGMENT = {2: 6, 4: 1}  # of vectors and of images, by the dimensions of x
 
 
 def checkpointed(density: nn.Module) -> ForwardOverride:
     """A context in which the gradient of a deep flow takes memory that hardly grows with its depth.
 
-    Each chain is cut into segments of four layers with nets (of images: one). Only what goes into a segment is kept; in
+    Each chain is cut into segments of six layers with nets (of images: one). Only what goes into a segment is kept; in
     the backward pass it runs once more (Chen et al. 2016, https://arxiv.org/abs/1604.06174), but for the last segment,
     with which that pass begins. Random numbers are the same again and running averages take a batch in once, so that
     gradients are those of a flow that keeps everything, bit for bit (of the context, which all segments share, but for
