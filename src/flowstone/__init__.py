@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flowstone import bijections, data, errors, nets, plot, priors, recipes, testing
-    from flowstone.distribution import BijectionTransform
     from flowstone.evaluation.metrics import bits_per_dim, evaluate, grid_integral
     from flowstone.flow import Flow
     from flowstone.recipes import glow, iaf, maf, maf_spline, nice, nice_image, realnvp, realnvp_image, recipe, spline
     from flowstone.runs.checkpoint import load, save
     from flowstone.train import fit, fit_to_density, importance_sample
     from flowstone.train.history import History
+    from flowstone.transform import BijectionTransform
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "BijectionTransform": "distribution",
+    "BijectionTransform": "transform",
     "Flow": "flow",
     "History": "train.history",
     "bits_per_dim": "evaluation.metrics",

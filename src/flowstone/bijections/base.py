@@ -1,14 +1,17 @@
 """The contract of every bijection, and the two ways to build one from others."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import reduce, wraps
 from textwrap import indent
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
 
+from flowstone.bijections.constraints import compose_domain
 from flowstone.errors import SettingError, ShapeError
 
 __all__ = ["Bijection", "Chain", "Inverse", "State", "walk"]
@@ -46,6 +49,8 @@ class Bijection(nn.Module, ABC):
     Attributes:
         features: the number of features of x (of images: channels) where the bijection knows it, else None.
         latent_features: the same of z; a subclass sets it where it differs from ``features``.
+        event_dims: the number of dimensions of one x where the bijection knows it (1 vectors, 3 images), else None.
+        latent_dims: the same of one z.
         stochastic: whether it draws noise from torch's global random state (``Dequantize``).
         accepts_any_dtype: whether ``forward`` reads x in any precision, integers too, and z has that of the flow.
         keeps_autocast: whether ``torch.autocast`` stays on inside, for it runs a net or other bijections.
@@ -53,6 +58,8 @@ class Bijection(nn.Module, ABC):
 
     features: int | None = None
     latent_features: int | None = None
+    event_dims: int | None = None
+    latent_dims: int | None = None
     stochastic = False
     accepts_any_dtype = False
     keeps_autocast = False
@@ -75,6 +82,19 @@ class Bijection(nn.Module, ABC):
     @abstractmethod
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Latent → data: ``(x, log|det dx/dz|)``."""
+
+    @property
+    def domain(self) -> Constraint:
+        """What each feature of x may be: where it is not, the log-det is minus infinity.
+
+        ``constraints.dependent(is_discrete=…)`` where that cannot be said of single features.
+        """
+        return constraints.real
+
+    @property
+    def codomain(self) -> Constraint:
+        """What each feature of z may be."""
+        return constraints.real
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Set what depends on data (means, scales) from one large batch. Most bijections have nothing to set."""
@@ -176,7 +196,17 @@ class Chain(Bijection):
             raise SettingError("Chain needs at least one bijection")
         super().__init__(*_widths(bijections))
         self.links = nn.ModuleList(bijections)
+        self.event_dims = _first_known(link.event_dims for link in bijections)
+        self.latent_dims = _first_known(link.latent_dims for link in reversed(bijections))
         self.accepts_any_dtype = bijections[0].accepts_any_dtype
+
+    @property
+    def domain(self) -> Constraint:
+        return compose_domain((link.domain, link.codomain) for link in self.sublayers())
+
+    @property
+    def codomain(self) -> Constraint:
+        return compose_domain((link.codomain, link.domain) for link in reversed(self.sublayers()))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         z, log_dets = x, []
@@ -225,6 +255,10 @@ class Chain(Bijection):
         return reduce(lambda shape, link: link.event_shape(shape), reversed(self.sublayers()), latent_shape)
 
 
+def _first_known(values: Iterable[int | None]) -> int | None:
+    return next((value for value in values if value is not None), None)
+
+
 def _widths(links: tuple[Bijection, ...]) -> tuple[int | None, int | None]:
     """The widths of x and z of a chain, as far as its links know them."""
     first = width = None
@@ -259,7 +293,16 @@ class Inverse(Bijection):
 
     def __init__(self, bijection: Bijection) -> None:
         super().__init__(bijection.latent_features, bijection.features)
+        self.event_dims, self.latent_dims = bijection.latent_dims, bijection.event_dims
         self.bijection = bijection
+
+    @property
+    def domain(self) -> Constraint:
+        return self.bijection.codomain
+
+    @property
+    def codomain(self) -> Constraint:
+        return self.bijection.domain
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.bijection.inverse(x, context)

@@ -122,6 +122,7 @@ class InvertibleConv1x1(Bijection):
     [0.0]
     """
 
+    event_dims = latent_dims = 3
     order: Tensor
 
     def __init__(self, channels: int, *, rotate: bool = True) -> None:
