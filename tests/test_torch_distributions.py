@@ -7,10 +7,14 @@ import pytest
 import torch
 from torch import distributions as td
 
-from cases import disturb
+from cases import disturb, vector
 from flowstone import Flow, priors
 from flowstone import bijections as b
-from flowstone.recipes import maf
+from flowstone.density import Density
+from flowstone.distribution import FlowDistribution
+from flowstone.errors import DataError, SettingError, ShapeError
+from flowstone.nets import MADE
+from flowstone.recipes import iaf, maf
 from gaussian import gaussian_flow, normal_of, some_distribution
 from properties import same
 
@@ -162,3 +166,318 @@ def test_the_gradient_reaches_a_prior_made_by_torch():
     flow.distribution().rsample(torch.Size((4,))).sum().backward()
     assert mean.grad is not None
     assert mean.grad.tolist() == [4.0, 4.0]
+
+
+# --- samples and their density ----------------------------------------------------------------------------------------
+
+
+@batches
+@pytest.mark.parametrize("shape", [(), (7,), (3, 2)])
+def test_samples_come_with_their_density(float64, batch, shape):
+    _, density, batch_shape = some_distribution(batch)
+    x, log_prob = density.sample_and_log_prob(shape)
+    assert x.shape == (*shape, *batch_shape, 3)
+    assert not x.requires_grad
+    assert not log_prob.requires_grad
+    same(log_prob, density.log_prob(x).detach())
+    x, log_prob = density.rsample_and_log_prob(shape)
+    assert x.requires_grad
+    same(log_prob, density.log_prob(x))
+
+
+def test_samples_of_iaf_and_their_density_take_one_pass():
+    flow = iaf(5, hidden=(8,), layers=1)
+    density, calls = flow.distribution(), []
+    for module in flow.modules():
+        if isinstance(module, MADE):
+            module.register_forward_hook(lambda *_: calls.append(1))
+    density.rsample_and_log_prob((4,))
+    assert len(calls) == 1
+
+
+# --- support and validation -------------------------------------------------------------------------------------------
+
+
+def spread(low: float, high: float) -> td.Distribution:
+    return td.Uniform(torch.full((2,), low), torch.full((2,), high))
+
+
+FLOWS = {
+    "Logit": lambda: Flow(b.Logit(), priors.StandardNormal(2)),
+    "Logit alpha": lambda: Flow(b.Logit(alpha=0.05), priors.StandardNormal(2)),
+    "Interval": lambda: Flow(b.Interval(-1.0, 4.0), priors.Logistic(2)),
+    "Interval alpha": lambda: Flow(b.Interval(-1.0, 4.0, alpha=0.1), priors.StandardNormal(2)),
+    "Interval each": lambda: Flow(b.Interval([0.1, -1.0], [0.3, 3.0]), priors.StandardNormal(2)),
+    "Positive": lambda: Flow(b.Chain(b.Positive(low=1.0), b.LULinear(2)), priors.StandardNormal(2)),
+    "real": lambda: Flow(vector(2, b.Affine), priors.StandardNormal(2)),
+    "Uniform": lambda: Flow(vector(2, b.Affine), priors.Uniform(2, low=-1.0, high=2.0)),
+    "Uniform, Interval": lambda: Flow(b.Interval(-1.0, 4.0), priors.Uniform(2)),
+    "of torch": lambda: Flow(b.LULinear(2), spread(-1.0, 1.0)),
+    "Beta": lambda: Flow(vector(2, b.Affine), td.Beta(torch.full((2,), 2.0), torch.full((2,), 3.0))),
+    "Chain": lambda: Flow(b.Chain(b.LULinear(2), b.Logit()), priors.StandardNormal(2)),
+    "Half": lambda: Flow(b.Half(2, b.Logit()), priors.StandardNormal(2)),
+    "conditional": lambda: Flow(vector(2, b.Affine, context=1), priors.Uniform(2), context_features=1),
+}
+
+
+def bounded_distribution(name: str, **settings: Any) -> Any:
+    flow = FLOWS[name]()
+    disturb(flow)
+    return flow.distribution(torch.randn(300, 1) if flow.context_features else None, **settings)
+
+
+every_flow = pytest.mark.parametrize("name", list(FLOWS))
+
+
+@every_flow
+def test_the_support_is_where_there_is_density(float64, name):
+    density = bounded_distribution(name, validate_args=False)
+    x = 3 * torch.randn(300, 2)
+    finite = density.log_prob(x).isfinite()
+    assert density.support.check(x).tolist() == finite.tolist()
+    assert finite.any()
+    assert finite.all() == (name == "real")
+    assert not density.support.check(torch.full((300, 2), torch.nan)).any()
+    assert density.support.event_dim == 1
+    assert not density.support.is_discrete
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@every_flow
+def test_what_is_bijected_to_the_support_has_density(name, dtype):
+    density = bounded_distribution(name)
+    density.density.to(dtype)
+    if density.context is not None:
+        density.context = density.context.to(dtype)
+    free = 2 * torch.randn(300, 2, dtype=dtype)
+    for registry in (td.biject_to, td.transform_to):
+        way = registry(density.support)
+        assert density.log_prob(way(free)).isfinite().all()
+    torch.testing.assert_close(way.inv(way(free)).to(dtype), free, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["Logit", "Logit alpha", "Interval", "Interval alpha", "Interval each"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_borders_belong_to_the_support_in_every_precision(name, dtype):
+    density = bounded_distribution(name).density.to(dtype).distribution()
+    domain = density.support.base_constraint
+    for given in (torch.float32, torch.float64):
+        borders = [torch.as_tensor(border).expand(2).to(given) for border in (domain.lower_bound, domain.upper_bound)]
+        assert density.log_prob(torch.stack(borders)).isfinite().all()
+    assert density.log_prob(td.biject_to(density.support)(torch.tensor([[-200.0, 200.0]]))).isfinite().all()
+
+
+def test_the_support_of_the_class_is_a_dependent_property():
+    assert td.constraints.is_dependent(FlowDistribution.support)
+
+
+def test_the_support_of_integers_is_discrete():
+    flow = Flow(b.Chain(b.Dequantize(levels=8), b.Interval(0.0, 8.0)), priors.StandardNormal(2))
+    density = flow.distribution()
+    assert density.support.is_discrete
+    assert density.log_prob(density.sample((20,))).isfinite().all()
+    with pytest.raises(DataError, match=r"outside of the support .* the first is 2\.5, 3"):
+        density.log_prob(torch.tensor([2.5, 3.0]))
+
+
+def test_values_without_density_are_refused_where_arguments_are_validated():
+    flow = Flow(b.Interval(-1.0, 4.0), priors.StandardNormal(2))
+    x = torch.tensor([[0.0, 0.0], [5.0, 0.0], [torch.nan, 0.0]])
+    for density in (flow.distribution(), flow.distribution(validate_args=True), flow.distribution().expand((3,))):
+        with pytest.raises(ValueError, match=r"2 of 3 values lie outside .*Between\(.*the first is 5, 0$") as error:
+            density.log_prob(x)
+        assert "\n" not in str(error.value)
+        with pytest.raises(DataError):
+            density._validate_sample(x)
+        assert density.log_prob(x[:0, None].expand(0, 3, 2)).shape == (0, 3)
+    for density in (flow.distribution(validate_args=False), flow.distribution(validate_args=False).expand((3,))):
+        assert density.log_prob(x)[1] == -torch.inf
+    td.Distribution.set_default_validate_args(False)
+    try:
+        assert flow.distribution().log_prob(x)[1] == -torch.inf
+    finally:
+        td.Distribution.set_default_validate_args(True)
+
+
+def test_validating_runs_the_flow_once():
+    density = bounded_distribution("Uniform")
+    calls = []
+    density.density.bijection.register_forward_hook(lambda *_: calls.append(1))
+    density.log_prob(density.sample((5,)))
+    assert len(calls) == 1
+
+
+# --- subclasses, other densities --------------------------------------------------------------------------------------
+
+
+class Mine(FlowDistribution):
+    pass
+
+
+class MineWithMore(FlowDistribution):
+    def __init__(self, density: Density, name: str) -> None:
+        self.name = name
+        super().__init__(density)
+
+
+def test_expanding_keeps_a_subclass():
+    flow = Flow(b.Scaling(2), priors.StandardNormal(2))
+    assert type(Mine(flow).expand((3,))) is Mine
+    with pytest.raises(NotImplementedError, match=r"custom \.expand"):
+        MineWithMore(flow, "it").expand((3,))
+
+
+@pytest.mark.parametrize(("batch", "shape"), [((5,), ()), ((5,), (3,)), ((5,), (5, 2)), ((2, 4), (4, 4))])
+def test_batches_are_not_shrunk(batch, shape):
+    _, density, _ = some_distribution(batch)
+    with pytest.raises(ShapeError, match="cannot expand batch shape"):
+        density.expand(shape)
+    flow = Flow(b.Scaling(2), priors.StandardNormal(2))
+    with pytest.raises(ShapeError, match="cannot expand batch shape"):
+        FlowDistribution(flow, batch_shape=batch).expand(shape)
+
+
+class Gaussian(Density):
+    """A density that is no flow."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.Size((2,)), 1)
+
+    device, dtype = torch.device("cpu"), torch.float32
+
+    def initialize(self, x, context=None):
+        pass
+
+    def _log_prob(self, x, context):
+        return td.Normal(context, 1.0).log_prob(x).sum(-1)
+
+    def _sample(self, n, context, generator, temperature):
+        return context + temperature * torch.randn(n, 2, generator=generator)
+
+    def _sample_and_log_prob(self, n, context, generator):
+        x = self._sample(n, context, generator, 1.0)
+        return x, self._log_prob(x, context)
+
+
+def test_any_density_is_a_distribution():
+    context = torch.randn(4, 1)
+    density = FlowDistribution(Gaussian(), context)
+    theirs = td.Independent(td.Normal(context.expand(4, 2), 1.0), 1)
+    x, log_prob = density.sample_and_log_prob((3,))
+    assert x.shape == (3, 4, 2)
+    same(log_prob, theirs.log_prob(x), 1e-5)
+    same(density.log_prob(x), theirs.log_prob(x), 1e-5)
+    assert density.support.check(x).all()
+    assert not density.has_rsample
+    with pytest.raises(NotImplementedError, match="no samples with gradients"):
+        density.rsample()
+    with pytest.raises(NotImplementedError, match="cdf is of flows: Gaussian has no prior"):
+        density.cdf(x)
+
+
+# --- one feature ------------------------------------------------------------------------------------------------------
+
+
+def falling() -> b.LULinear:
+    layer = b.LULinear(1)
+    layer.triangles.sign.fill_(-1.0)
+    return layer
+
+
+ONE_FEATURE = {
+    "normal": lambda: (Flow(b.Scaling(1), priors.StandardNormal(1)), None),
+    "logistic": lambda: (Flow(vector(1, lambda _: b.RQSpline(bins=5)), priors.Logistic(1)), None),
+    "uniform": lambda: (Flow(b.Scaling(1), priors.Uniform(1, low=-1.0, high=2.0)), None),
+    "of torch": lambda: (Flow(b.LogTails(), td.Laplace(torch.zeros(1), 2.0)), None),
+    "positive": lambda: (Flow(b.Chain(b.Positive(low=-3.0), b.ActNorm(1)), priors.StandardNormal(1)), None),
+    "falling": lambda: (Flow(b.Chain(b.Scaling(1), falling()), priors.StandardNormal(1)), None),
+    "conditional": lambda: (
+        Flow(b.Chain(vector(1, b.Affine, context=2), falling()), priors.StandardNormal(1), context_features=2),
+        torch.randn(4, 2),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(ONE_FEATURE))
+def test_cdf_is_the_integral_of_the_density(float64, name):
+    flow, context = ONE_FEATURE[name]()
+    disturb(flow)
+    density = flow.distribution(context)
+    levels = torch.linspace(0.01, 0.99, 9).reshape(9, *(1 for _ in density.batch_shape)).expand(9, *density.batch_shape)
+    x = density.icdf(levels)
+    assert x.shape == (*levels.shape, 1)
+    same(density.cdf(x), levels)
+    assert (x.diff(dim=0) > 0).all()
+    steps = torch.linspace(0, 1, 20_001).reshape(-1, *(1 for _ in x[0].shape))
+    grid = torch.lerp(x[0], x[-1], steps)
+    mass = torch.trapezoid(density.log_prob(grid).exp(), grid[..., 0], dim=0)
+    same(mass, levels[-1] - levels[0], 1e-4)
+    wider = density.expand((3, *density.batch_shape))
+    assert wider.cdf(x[0]).shape == (3, *density.batch_shape)
+    assert wider.icdf(levels[0]).shape == (3, *density.batch_shape, 1)
+
+
+def test_cdf_that_does_not_exist_says_why():
+    wide, student = Flow(b.Scaling(2), priors.StandardNormal(2)), Flow(b.Scaling(1), priors.StudentT(1))
+    noisy = Flow(b.Dequantize(), priors.StandardNormal(1))
+    foreign = Flow(b.Scaling(1), td.StudentT(torch.full((1,), 3.0)))
+    refused = [
+        (wide, r"cdf is of one feature; the events here are of \(2,\)"),
+        (student, "StudentT has no (cdf|quantiles) in closed form"),
+        (noisy, "no i?cdf of a flow that draws noise"),
+        (foreign, "StudentT has no i?cdf in closed form"),
+    ]
+    for flow, message in refused:
+        density: Any = flow.distribution()
+        for call in (density.cdf, density.icdf):
+            with pytest.raises(NotImplementedError, match=message):
+                call(torch.full((2,) if flow is wide else (1,), 0.5))
+    with pytest.raises(DataError, match=r"between 0 and 1, got 1\.5"):
+        Flow(b.Scaling(1), priors.StandardNormal(1)).distribution().icdf(torch.tensor([0.5, 1.5]))
+    with pytest.raises(DataError, match="outside of the support"):
+        Flow(b.Positive(), priors.StandardNormal(1)).distribution().cdf(torch.tensor([-1.0]))
+
+
+def test_what_has_no_closed_form_says_so_in_one_sentence():
+    density: Any = Flow(b.Scaling(2), priors.StandardNormal(2)).distribution()
+    for name in ("mean", "mode", "variance", "stddev"):
+        with pytest.raises(NotImplementedError, match=r"a flow has no .* in closed form"):
+            getattr(density, name)
+    for name in ("entropy", "perplexity"):
+        with pytest.raises(NotImplementedError, match="a flow has no entropy"):
+            getattr(density, name)()
+    with pytest.raises(NotImplementedError, match="cannot be listed"):
+        density.enumerate_support()
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = density.nothing
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_wrong_arguments_are_refused_in_one_line():
+    flow = Flow(vector(3, b.Affine, context=2), priors.StandardNormal(3), context_features=2)
+    density: Any = flow.distribution(torch.zeros(4, 2))
+    one = Flow(b.Scaling(1), priors.StandardNormal(1)).distribution()
+    refused: list[tuple[Any, str]] = [
+        (lambda: density.log_prob(torch.zeros(4, 3).numpy()), "expected a torch.Tensor, got ndarray"),
+        (lambda: one.icdf(torch.zeros(2).numpy()), "expected a torch.Tensor, got ndarray"),
+        (lambda: density.log_prob(torch.zeros(4, 2)), r"expected values of shape \(…, 3\), got \(4, 2\)"),
+        (lambda: density.log_prob(torch.tensor(0.0)), r"expected values of shape \(…, 3\), got \(\)"),
+        (lambda: density.log_prob(torch.zeros(5, 3)), r"\(5, 3\) do not broadcast with batch shape \(4,\)"),
+        (lambda: density.sample(3), r"sample_shape=3 must be a tuple of sizes, such as \(100,\)"),
+        (lambda: flow.distribution(torch.zeros(4, 2).numpy()), "the context as a torch.Tensor, got ndarray"),
+        (lambda: flow.distribution(torch.tensor(1.0)), r"expected a context of shape \(batch, 2\), got \(\)"),
+        (lambda: flow.distribution(torch.zeros(4, 3)), r"expected a context of shape \(batch, 2\), got"),
+        (flow.distribution, "the density is conditional"),
+        (lambda: flow.transform(torch.zeros(4, 3)), r"expected a context of shape \(batch, 2\), got"),
+        (lambda: flow.sample((3,), torch.zeros(4, 2)), r"n=\(3,\): the number of samples is a whole number"),
+        (
+            lambda: Flow(b.Scaling(1), td.Normal(0.0, 1.0)),
+            "one z needs a dimension at least",
+        ),
+    ]
+    for call, message in refused:
+        with pytest.raises((ShapeError, SettingError), match=message) as error:
+            call()
+        assert "\n" not in str(error.value)

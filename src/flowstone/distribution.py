@@ -66,6 +66,8 @@ class FlowDistribution(Distribution):
         validate_args: bool | None = None,
     ) -> None:
         density.context_rows(context)
+        if (mixin := _pyro_mixin()) is not None:
+            mixin.register(FlowDistribution)  # isinstance then says that it has what __getattr__ finds
         self.density, self.context = density, context
         self.has_rsample = density.reparameterized and not density.stochastic
         shape = torch.Size(batch_shape) if context is None else context.shape[:-1]
@@ -142,7 +144,7 @@ class FlowDistribution(Distribution):
         True
         """
         prior, transform = self._of_one_feature("cdf")
-        self._batch_of(value)
+        value = value.expand(*self._batch_of(value), 1)
         if self._validate_args:
             self._validate_sample(value)
         below = prior.cdf(transform(value))[..., 0]
@@ -151,6 +153,8 @@ class FlowDistribution(Distribution):
     def icdf(self, value: Tensor) -> Tensor:
         """The quantiles: x with ``cdf(x) == value``, of the shape of value and one feature."""
         prior, transform = self._of_one_feature("icdf")
+        _require_tensor(value)
+        value = value.expand(self._broadcast(value, value.shape))
         if self._validate_args and (outside := ~((value >= 0) & (value <= 1))).any():
             raise DataError(f"icdf takes probabilities, between 0 and 1, got {_first_of(value, outside)}")
         below = torch.where(self._increases(prior, transform), value, 1 - value)
@@ -201,8 +205,7 @@ class FlowDistribution(Distribution):
 
     def __getattr__(self, name: str) -> Any:
         """What Pyro adds to torch's distributions (``to_event``, ``mask``, ``expand_by``…), once it is imported."""
-        pyro = sys.modules.get("pyro.distributions.torch_distribution")
-        added = None if pyro is None or name.startswith("_") else getattr(pyro.TorchDistributionMixin, name, None)
+        added = None if name.startswith("_") else getattr(_pyro_mixin(), name, None)
         if added is None:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return added.__get__(self, type(self))
@@ -243,14 +246,16 @@ class FlowDistribution(Distribution):
 
     def _batch_of(self, value: Tensor) -> torch.Size:
         """The shape that the value's leading dimensions and the batch shape broadcast to."""
-        if not isinstance(value, Tensor):
-            raise ShapeError(f"expected a torch.Tensor, got {type(value).__name__}")
+        _require_tensor(value)
         start = value.ndim - len(self.event_shape)
         wanted = ", ".join(map(str, self.event_shape))
         if start < 0 or value.shape[start:] != self.event_shape:
             raise ShapeError(f"expected values of shape (…, {wanted}), got {tuple(value.shape)}")
+        return self._broadcast(value, value.shape[:start])
+
+    def _broadcast(self, value: Tensor, shape: torch.Size) -> torch.Size:
         try:
-            return torch.broadcast_shapes(value.shape[:start], self.batch_shape)
+            return torch.broadcast_shapes(shape, self.batch_shape)
         except RuntimeError:
             raise ShapeError(
                 f"values of shape {tuple(value.shape)} do not broadcast with batch shape {tuple(self.batch_shape)}"
@@ -267,6 +272,16 @@ class FlowDistribution(Distribution):
                 f"{int((~valid).sum())} of {valid.numel()} values lie outside of the support {self.support}, "
                 f"the first is {_first_of(value.expand(*valid.shape, *self.event_shape), ~valid)}"
             )
+
+
+def _pyro_mixin() -> Any:
+    """What Pyro adds to torch's distributions, where Pyro is imported."""
+    return getattr(sys.modules.get("pyro.distributions.torch_distribution"), "TorchDistributionMixin", None)
+
+
+def _require_tensor(value: Any) -> None:
+    if not isinstance(value, Tensor):
+        raise ShapeError(f"expected a torch.Tensor, got {type(value).__name__}")
 
 
 def _first_of(value: Tensor, wrong: Tensor) -> str:

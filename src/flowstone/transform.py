@@ -144,6 +144,9 @@ class BijectionTransform(Transform, nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_kept": None}
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.bijection!r})"
+
     def _inv_call(self, y: Tensor) -> Tensor:
         return (self._find(None, y) or self._run_back(y)).x
 
