@@ -5,6 +5,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
 
 from flowstone.bijections.base import Bijection
 from flowstone.bijections.noise import normal_like, uniform_like
@@ -52,6 +54,16 @@ class Dequantize(DataLayer):
             )
         self.noise = noise
         self.levels = levels
+
+    @property
+    def domain(self) -> Constraint:
+        if self.levels is None:
+            return constraints.integer_interval(-math.inf, math.inf)
+        return constraints.integer_interval(0, self.levels - 1)
+
+    @property
+    def codomain(self) -> Constraint:
+        return constraints.real if self.levels is None else constraints.interval(0.0, float(self.levels))
 
     def extra_repr(self) -> str:
         return "" if self.levels is None else f"levels={self.levels}"

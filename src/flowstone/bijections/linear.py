@@ -90,7 +90,7 @@ class LULinear(Bijection):
     ([[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]], [0.0, 0.0])
     """
 
-    takes_images = False
+    event_dims = latent_dims = 1
 
     def __init__(self, features: int) -> None:
         super().__init__(features)
@@ -124,6 +124,7 @@ class InvertibleConv1x1(Bijection):
     [0.0]
     """
 
+    event_dims = latent_dims = 3
     order: Tensor
 
     def __init__(self, channels: int, *, rotate: bool = True) -> None:
@@ -171,7 +172,7 @@ class Householder(Bijection):
     True
     """
 
-    takes_images = False
+    event_dims = latent_dims = 1
 
     def __init__(self, features: int, *, reflections: int | None = None) -> None:
         super().__init__(features)
