@@ -1,4 +1,4 @@
-"""DistributedDataParallel and FSDP2 around a flow: two processes with half of the rows train as one with all of them."""
+"""DistributedDataParallel and FSDP2 around a flow: two processes with half of the rows each train as one with all."""
 
 import os
 import socket

@@ -1,6 +1,5 @@
-"""Flows through torch.export and ONNX with a batch of any size: the numbers of the flow itself, on other batch sizes."""
+"""Flows through torch.export and ONNX with a batch of any size give the flow's own numbers on other batch sizes."""
 
-import io
 from collections.abc import Callable
 
 import pytest
@@ -77,7 +76,7 @@ def a_vector_flow(name: str, context_features: int) -> flowstone.Flow:
 
 def an_image_flow(name: str, context_features: int = 0) -> tuple[flowstone.Flow, Tensor, Tensor | None]:
     settings = {"event_shape": (1, 4, 4), **(IMAGES | NOISY)[name]}
-    flow = build(name.split()[0], settings | {"context_features": context_features})
+    flow = build(name.split(maxsplit=1)[0], settings | {"context_features": context_features})
     x = torch.randint(256, (20, *settings["event_shape"]))
     context = torch.randn(20, context_features) if context_features else None
     return trained(flow, x, context, 0.1), x, context
@@ -108,9 +107,8 @@ def in_onnx(module: nn.Module, values: tuple[Tensor, ...]) -> Callable[..., Tens
     pytest.importorskip("onnxscript")
     program = torch.onnx.export(module, values, dynamo=True, dynamic_shapes=any_batch(values), verbose=False)
     assert program is not None
-    model = io.BytesIO()
-    program.save(model)
-    session = onnxruntime.InferenceSession(model.getvalue(), providers=["CPUExecutionProvider"])
+    model = program.model_proto.SerializeToString()
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     names = [given.name for given in session.get_inputs()]
 
     def run(*values: Tensor) -> Tensor:
@@ -132,7 +130,9 @@ def check_equal(found: Callable[..., Tensor], module: nn.Module, values: tuple[T
 
 
 @pytest.mark.parametrize(
-    ("method", "grad"), [("log_prob", True), ("log_prob", False), ("sampler", False)], ids=["grad", "no_grad", "sampler"]
+    ("method", "grad"),
+    [("log_prob", True), ("log_prob", False), ("sampler", False)],
+    ids=["grad", "no_grad", "sampler"],
 )
 @pytest.mark.parametrize("context_features", [0, 2])
 @pytest.mark.parametrize("name", VECTORS)

@@ -1,7 +1,7 @@
-"""Fused kernels: the numbers of the plain arithmetic, in one pass over memory.
+"""Fused kernels: they compute the numbers of the plain arithmetic in one pass over memory.
 
-Chosen where they apply and where what they need is installed (``pip install flowstone[fast]``); the plain arithmetic
-is what they are tested against and what runs everywhere else. ``FLOWSTONE_KERNELS=off`` in the environment, or
+They run where they apply and where their compiler is installed (``pip install flowstone[fast]``). The plain arithmetic
+runs everywhere else, and the kernels are tested against it. ``FLOWSTONE_KERNELS=off`` in the environment, or
 ``with kernels(False)``, switches them off.
 """
 
