@@ -312,7 +312,7 @@ def test_a_second_backward_pass_is_the_first_again():
 def test_gradients_by_other_ways_than_backward_are_refused():
     flow, x, context = made("given a context", torch.float64)
     x.requires_grad_()
-    with checkpointed(flow), pytest.raises(RuntimeError, match="incompatible with .grad"):
+    with checkpointed(flow), pytest.raises(RuntimeError, match=r"incompatible with \.grad"):
         torch.autograd.grad(flow.log_prob(x, context).sum(), x)
 
 

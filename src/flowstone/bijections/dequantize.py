@@ -82,7 +82,7 @@ class Dequantize(DataLayer):
             outside = ((x < 0) | (x > self.levels - 1)).flatten(1).any(-1)
             log_density = torch.where(outside, math.inf, log_density)
         # Rounding may carry x + u up to the next integer; the last number below it is as good.
-        return torch.minimum(x + u, torch.nextafter(x + 1, x)), -log_density
+        return torch.minimum(x + u, _next_below(x + 1)), -log_density
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x = z.floor() if self.levels is None else z.floor().clamp(0, self.levels - 1)
@@ -105,3 +105,12 @@ class Dequantize(DataLayer):
             return centred
         everywhere = context.reshape(*context.shape, *(1 for _ in x.shape[2:])).expand(-1, -1, *x.shape[2:])
         return torch.cat((centred, everywhere), 1)
+
+
+def _next_below(integer: Tensor) -> Tensor:
+    """The nearest number below a positive integer, and a number nearly as near below another one.
+
+    In arithmetic that ONNX has, unlike ``torch.nextafter``.
+    """
+    eps = torch.finfo(integer.dtype).eps
+    return integer - torch.where(integer > 0, eps / 2, eps) * integer.abs().clamp_min(1)

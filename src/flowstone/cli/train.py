@@ -211,7 +211,7 @@ class _Job:
         history.save(self.run.folder / "history.csv")
 
     def _introduce(self, flow, say, *, quiet: bool) -> None:
-        from flowstone.execution import threads_wanted
+        from flowstone.execution import thread_count
         from flowstone.recipes import DEFAULT, IMAGE_DEFAULT
         from flowstone.train.settings import Settings
 
@@ -220,7 +220,7 @@ class _Job:
         say(f"{self.record['data']['source']}: {_extent(self.dataset)} → {self.run.folder}")
         rows = math.inf if callable(self.dataset.train) else len(self.dataset.train)
         batch = Settings(**self.record["training"]).for_data(self.dataset.event_shape, rows).batch_size
-        threads = threads_wanted(flow, batch) if flow.device.type == "cpu" else 0
+        threads = thread_count(flow, batch) if flow.device.type == "cpu" else 0
         place = f", {batch} rows a step on {threads} thread{'s' * (threads > 1)}" if threads else f" on {flow.device}"
         say(f"flow: {recipe}{by_choice}, {count} parameters{place}")
         if not quiet:
