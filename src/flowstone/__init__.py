@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flowstone import bijections, data, errors, nets, plot, priors, recipes, testing
+    from flowstone.density import Density
     from flowstone.distribution import BijectionTransform
+    from flowstone.evaluation.check import check
     from flowstone.evaluation.metrics import bits_per_dim, evaluate, grid_integral
     from flowstone.flow import Flow
     from flowstone.recipes import glow, iaf, maf, maf_spline, nice, nice_image, realnvp, realnvp_image, recipe, spline
@@ -24,9 +26,11 @@ __version__ = "0.1.0"
 
 _HOME = {
     "BijectionTransform": "distribution",
+    "Density": "density",
     "Flow": "flow",
     "History": "train.history",
     "bits_per_dim": "evaluation.metrics",
+    "check": "evaluation.check",
     "evaluate": "evaluation.metrics",
     "fit": "train",
     "fit_to_density": "train",
@@ -49,10 +53,12 @@ _ROOMS = ("bijections", "data", "errors", "nets", "plot", "priors", "recipes", "
 
 __all__ = [
     "BijectionTransform",
+    "Density",
     "Flow",
     "History",
     "bijections",
     "bits_per_dim",
+    "check",
     "data",
     "errors",
     "evaluate",

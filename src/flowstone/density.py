@@ -10,15 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from flowstone.errors import SettingError, ShapeError
+from flowstone.kernels import chunks
 
 __all__ = ["Density"]
 
 T = TypeVar("T")
-
-# Rows at a time when no gradient is asked for: with fewer the small steps between matrix products count, with more the
-# activations leave the caches; a GPU wants more to do. Of long rows (images) as many as make so many numbers.
-CHUNK, GPU_CHUNK = 8192, 65_536
-NUMBERS, GPU_NUMBERS = 2**17, 2**23
 
 
 class Density(nn.Module, ABC):
@@ -97,11 +93,11 @@ class Density(nn.Module, ABC):
         self._check(x, context, self.event_shape)
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self._log_prob(x, context)
-        chunks = [
+        found = [
             self._log_prob(x[rows], None if context is None else context[rows])
-            for rows in _chunks(x.shape[0], self.event_shape, x.device)
+            for rows in chunks(x.shape[0], self.event_shape, x.device)
         ]
-        return chunks[0] if len(chunks) == 1 else torch.cat(chunks)
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def sample(
         self, n: int, context: Tensor | None = None, *, temperature: float = 1.0, seed: int | None = None
@@ -141,8 +137,8 @@ class Density(nn.Module, ABC):
         >>> x.shape, log_prob.shape
         (torch.Size([5, 2]), torch.Size([5]))
         """
-        chunks = list(self._draw(self._sample_and_log_prob, n, context, seed))
-        return self._gather(n, context, (x for x, _ in chunks)), self._gather(n, context, (p for _, p in chunks))
+        drawn = list(self._draw(self._sample_and_log_prob, n, context, seed))
+        return self._gather(n, context, (x for x, _ in drawn)), self._gather(n, context, (p for _, p in drawn))
 
     def rsample_and_log_prob(
         self, n: int, context: Tensor | None = None, *, seed: int | None = None
@@ -167,7 +163,7 @@ class Density(nn.Module, ABC):
     def _draw_chunks(
         self, sampler: Callable[..., T], n: int, context: Tensor | None, generator: torch.Generator | None
     ) -> Iterator[T]:
-        for rows in _chunks(n * _batch(context), self.event_shape, self.device):
+        for rows in chunks(n * _batch(context), self.event_shape, self.device):
             yield sampler(*self._rows(n, context, rows), generator)
 
     def _rows(self, n: int, context: Tensor | None, rows: slice) -> tuple[int, Tensor | None]:
@@ -177,10 +173,10 @@ class Density(nn.Module, ABC):
             return count, None
         return count, context[torch.arange(rows.start, rows.stop, device=context.device) % len(context)]
 
-    def _gather(self, n: int, context: Tensor | None, chunks: Iterator[Tensor]) -> Tensor:
+    def _gather(self, n: int, context: Tensor | None, parts: Iterator[Tensor]) -> Tensor:
         """One array, filled chunk by chunk."""
         result, done = None, 0
-        for chunk in chunks:
+        for chunk in parts:
             if result is None:
                 result = chunk.new_empty(n * _batch(context), *chunk.shape[1:])
             result[done : (done := done + len(chunk))] = chunk
@@ -234,10 +230,3 @@ class Density(nn.Module, ABC):
 
 def _batch(context: Tensor | None) -> int:
     return 1 if context is None else len(context)
-
-
-def _chunks(n: int, event_shape: torch.Size, device: torch.device) -> Iterator[slice]:
-    """Slices of n rows; of no rows an empty one."""
-    rows, numbers = (CHUNK, NUMBERS) if device.type == "cpu" else (GPU_CHUNK, GPU_NUMBERS)
-    size = max(1, min(rows, numbers // event_shape.numel()))
-    return (slice(start, min(start + size, n)) for start in range(0, max(n, 1), size))

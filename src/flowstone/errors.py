@@ -1,4 +1,4 @@
-"""The tree of errors. A message is one line that repeats what was passed: name, shape, value, nearest valid choice."""
+"""The tree of errors. A message is one line that repeats what was wrong: name, shape, value, nearest valid choice."""
 
 import difflib
 from collections.abc import Iterable

@@ -60,7 +60,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def to_json(content: Mapping[str, Any]) -> str:
-    """Readable JSON; a NaN or infinity, for which JSON has no word, becomes null."""
+    """Readable JSON; a NaN or infinity, which JSON cannot express, becomes null."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, float) and not math.isfinite(value):

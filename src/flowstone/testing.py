@@ -6,18 +6,17 @@ Sign, inverse and persistence bugs recur in every library of flows: these laws a
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
-from torch.func import jacrev, vmap
 
-from flowstone.bijections import Bijection
+from flowstone.bijections import Bijection, noise_from
 from flowstone.errors import FlowstoneError
+from flowstone.evaluation.jacobian import jacobian
 
 __all__ = [
     "LAWS",
@@ -130,16 +129,6 @@ def check(case: Case, *, seeds: int = 5, spreads: Sequence[float] = (0.1, 1.0, 3
         for seed in range(seeds):
             for spread in spreads:
                 law(case, seed, spread)
-
-
-def jacobian(function: Callable[..., tuple[Tensor, Tensor]], value: Tensor, context: Tensor | None) -> Tensor:
-    """Of one direction of a bijection at each row, by automatic differentiation: ``(batch, D, D)``."""
-
-    def one(row: Tensor, given: Tensor | None) -> Tensor:
-        return function(row[None], None if given is None else given[None])[0][0].flatten()
-
-    found = vmap(jacrev(one), in_dims=(0, None if context is None else 0), randomness="different")(value, context)
-    return found.flatten(2)
 
 
 # --- the laws ---------------------------------------------------------------------------------------------------------
@@ -269,9 +258,9 @@ def precision_follows(case: Case, seed: int, spread: float) -> None:
     for name, value in (("forward", x), ("inverse", z)):
         # Both see the float32 numbers: what rounding does to the input is not the bijection's doing.
         given, narrow = None if context is None else context.float(), value.float()
-        with _same_noise(case.stochastic):
+        with noise_from(torch.Generator().manual_seed(0)):
             exact = getattr(double, name)(narrow.double(), None if given is None else given.double())
-        with _same_noise(case.stochastic):
+        with noise_from(torch.Generator().manual_seed(0)):
             rounded = getattr(single, name)(narrow, given)
         _require(
             exact[0].dtype == exact[1].dtype == torch.float64, "precision", f"{name} in float64 is {exact[0].dtype}"
@@ -420,19 +409,10 @@ def _same(one: Bijection, two: Bijection, values: tuple[Tensor, Tensor], context
     """Both directions, to the last bit."""
     results: list[list[Tensor]] = []
     for bijection in (one, two):
-        with _same_noise(True):
+        with noise_from(torch.Generator().manual_seed(0)):
             results.append([*bijection(values[0], context), *bijection.inverse(values[1], context)])
     for got, wanted in zip(results[1], results[0], strict=True):
         _require(torch.equal(got, wanted), law, "the numbers are not the same")
-
-
-@contextmanager
-def _same_noise(wanted: bool) -> Iterator[None]:
-    """Noise that starts over, for layers that draw some."""
-    with torch.random.fork_rng(devices=[], enabled=wanted):
-        if wanted:
-            torch.manual_seed(0)
-        yield
 
 
 def _largest(*values: Tensor) -> float:

@@ -9,11 +9,13 @@ from flowstone.bijections.domain import Interval, Logit, Positive, Rescale
 from flowstone.bijections.linear import Householder, InvertibleConv1x1, LULinear, Permutation
 from flowstone.bijections.mixture_cdf import LogisticMixtureCDF
 from flowstone.bijections.multiscale import Flatten, MultiScale, Squeeze, checkerboard
+from flowstone.bijections.noise import noise_from
 from flowstone.bijections.normalization import ActNorm, BatchNorm
 from flowstone.bijections.pad import Pad
 from flowstone.bijections.pointwise import LeakyReLU, LogTails, Scaling
 from flowstone.bijections.preprocess import Standardize, Whiten
 from flowstone.bijections.spline import RQSpline
+from flowstone.bijections.statistics import DataLayer
 from flowstone.bijections.univariate import Additive, Affine, Univariate
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "Chain",
     "Conditioned",
     "Coupling",
+    "DataLayer",
     "Dequantize",
     "Flatten",
     "Half",
@@ -51,5 +54,6 @@ __all__ = [
     "Univariate",
     "Whiten",
     "checkerboard",
+    "noise_from",
     "walk",
 ]

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flowstone.bijections.base import Bijection
+from flowstone.bijections.noise import normal_like, uniform_like
 from flowstone.bijections.statistics import DataLayer
 from flowstone.errors import DataError, SettingError
 
@@ -58,9 +59,9 @@ class Dequantize(DataLayer):
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x = self._exact(x)
         if self.noise is None:
-            u, log_density = torch.rand_like(x), x.new_zeros(x.shape[0])
+            u, log_density = uniform_like(x), x.new_zeros(x.shape[0])
         else:
-            epsilon = torch.randn_like(x)
+            epsilon = normal_like(x)
             raw, log_det = self.noise.inverse(epsilon, self._noise_context(x, context))
             u = raw.sigmoid()
             log_normal = -0.5 * (epsilon.square() + math.log(2 * math.pi))

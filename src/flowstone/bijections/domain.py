@@ -1,4 +1,4 @@
-"""From a bounded domain to the whole line: what preprocessing bounded data takes, its log-det counted."""
+"""From a bounded domain to the real line, the log-det counted: preprocessing of bounded data."""
 
 import math
 from collections.abc import Sequence

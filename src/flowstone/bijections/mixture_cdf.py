@@ -13,7 +13,7 @@ BISECTIONS = 60
 
 
 class LogisticMixtureCDF(Univariate):
-    r"""The distribution function of a mixture of logistics, back on the whole line by a logit (Ho et al. 2019, 3.2).
+    r"""The distribution function of a mixture of logistics, mapped to the real line by a logit (Ho et al. 2019, 3.2).
 
     $$ z = \operatorname{logit} F(x), \qquad F(x) = \sum_{k=1}^K \pi_k\, \sigma\!\left((x - \mu_k) e^{-s_k}\right),
        \qquad \log \tfrac{dz}{dx} = \log F'(x) - \log F(x) - \log(1 - F(x)) $$
@@ -65,13 +65,21 @@ class LogisticMixtureCDF(Univariate):
 
     @staticmethod
     def _logit(x: Tensor, log_weights: Tensor, means: Tensor, log_scales: Tensor) -> tuple[Tensor, Tensor]:
-        """Logit of F and its log-slope, all in logarithms: exact far out in both tails."""
+        r"""Logit of F and its log-slope, all in logarithms.
+
+        Far out log F' and log(1 - F) are both of the size of x, and their difference is of size 1. It is computed from
+        the responsibilities $r_k = \pi_k (1 - \sigma_k) / (1 - F)$ of the components for the smaller of F and 1 - F:
+        $F' / (1 - F) = \sum_k r_k\, \sigma_k\, e^{-s_k}$, and likewise with F.
+        """
         white = (x[..., None] - means) * (-log_scales).exp()
         below, above = F.logsigmoid(white), F.logsigmoid(-white)
         log_cdf = (log_weights + below).logsumexp(-1)
         log_rest = (log_weights + above).logsumexp(-1)
-        log_density = (log_weights + below + above - log_scales).logsumexp(-1)
-        return log_cdf - log_rest, log_density - log_cdf - log_rest
+        in_upper_half = (log_rest < log_cdf)[..., None]
+        smaller, larger = torch.where(in_upper_half, above, below), torch.where(in_upper_half, below, above)
+        responsibilities = (log_weights + smaller).log_softmax(-1)
+        log_hazard = (responsibilities + larger - log_scales).logsumexp(-1)
+        return log_cdf - log_rest, log_hazard - torch.maximum(log_cdf, log_rest)
 
     def _bisect(self, z: Tensor, log_weights: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
         quantiles = means + log_scales.exp() * z[..., None]

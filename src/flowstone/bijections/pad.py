@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from flowstone.bijections.base import Bijection
+from flowstone.bijections.noise import normal_like
 from flowstone.errors import ShapeError
 
 __all__ = ["Pad"]
@@ -47,7 +48,7 @@ class Pad(Bijection):
         return f"{tuple(self.image)} to {tuple(self.padded)}"
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z = torch.randn(x.shape[0], *self.padded, dtype=x.dtype, device=x.device)
+        z = normal_like(x.new_empty(x.shape[0], *self.padded))
         log_density = -0.5 * (z.square() + math.log(2 * math.pi))
         _, height, width = self.image
         added = log_density.flatten(1).sum(-1) - log_density[:, :, :height, :width].flatten(1).sum(-1)

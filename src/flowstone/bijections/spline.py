@@ -23,7 +23,9 @@ class RQSpline(Univariate):
     $$ z = y_k + h_k \frac{m_k \xi^2 + \delta_k \xi(1-\xi)}{m_k + (\delta_{k+1} + \delta_k - 2 m_k)\,\xi(1-\xi)}. $$
 
     Parameters per feature: K raw widths, K raw heights, K - 1 raw inner slopes, K = ``bins``; zeros give the identity.
-    No bin is narrower than ``min_size`` of the interval and no slope below ``min_slope``, so the inverse stays exact.
+    No bin is narrower or lower than ``min_size`` of the interval, and no slope at a knot is below ``min_slope``. Inside
+    a bin that is far flatter than its ends the slope falls below both, to about $2 m_k^2 / \delta$ in its middle:
+    a wild net (raw parameters beyond 3) then costs digits in float32, which ``flowstone.check`` reports.
 
     ``circular=True`` is for angles: -B and B are the same point, what lies outside is wrapped, the slope at the seam is
     free and the same from both sides, and one more parameter turns the circle (Rezende et al. 2020): 3K + 1 parameters.

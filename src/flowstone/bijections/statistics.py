@@ -53,16 +53,15 @@ class DataLayer(Bijection):
         for name, value in before.items():
             device = self._reference.device
             assert value is not None
-            moved = torch.empty_like(value, device=device) if value.is_meta else value.to(device)
-            self._buffers[name] = moved
+            self._buffers[name] = torch.empty_like(value, device=device) if value.is_meta else value.to(device)
         return self
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         wide = dict(state_dict)
         for name in self._statistics:
             if prefix + name in wide:
                 wide[prefix + name] = wide[prefix + name].double()
-        super()._load_from_state_dict(wide, prefix, *args)
+        super()._load_from_state_dict(wide, prefix, *args, **kwargs)
         self.statistics_changed()
 
 

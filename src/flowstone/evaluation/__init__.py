@@ -1,6 +1,8 @@
 """What is measured of a density: likelihood on held-out rows, round trips, a check layer by layer."""
 
-from flowstone.evaluation.check import Diagnosis, LayerReport, WholeReport, diagnose
+from flowstone.evaluation.check import check
+from flowstone.evaluation.diagnosis import Diagnosis, LayerReport, WholeReport
+from flowstone.evaluation.jacobian import jacobian
 from flowstone.evaluation.metrics import bits_per_dim, evaluate, grid_integral, log_prob, round_trip
 
 __all__ = [
@@ -8,9 +10,10 @@ __all__ = [
     "LayerReport",
     "WholeReport",
     "bits_per_dim",
-    "diagnose",
+    "check",
     "evaluate",
     "grid_integral",
+    "jacobian",
     "log_prob",
     "round_trip",
 ]

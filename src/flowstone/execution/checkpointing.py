@@ -1,6 +1,6 @@
 """Activation checkpointing: deep flows in little memory, by torch's own ``checkpoint``."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -92,7 +92,7 @@ class Segment:
 
 
 @contextmanager
-def _restored(before: list[tuple[nn.Module, bool, dict[str, Tensor | None]]]) -> Iterator[None]:
+def _restored(before: Sequence[tuple[nn.Module, bool, dict[str, Tensor | None]]]) -> Iterator[None]:
     """Modules in the mode and with the buffers of before; afterwards as they were."""
     now = [(module, module.training, dict(module._buffers)) for module, _, _ in before]
     for module, training, buffers in before:

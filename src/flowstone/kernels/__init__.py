@@ -1,11 +1,14 @@
-"""Fused kernels: the numbers of the plain arithmetic, in one pass over memory.
+"""What makes a model fast without changing it: fused kernels, and chunks that fit the caches.
 
-Chosen where they apply and where what they need is installed (``pip install flowstone[fast]``); the plain arithmetic
-is what they are tested against and what runs everywhere else. ``FLOWSTONE_KERNELS=off`` in the environment, or
-``with kernels(False)``, switches them off.
+Fused kernels compute the numbers of the plain arithmetic in one pass over memory.
+
+They are chosen where they apply and where what they need is installed (``pip install flowstone[fast]``); the plain
+arithmetic is what they are tested against and what runs everywhere else. ``FLOWSTONE_KERNELS=off`` in the environment,
+or ``with kernels(False)``, switches them off.
 """
 
 from flowstone.kernels.choice import applicable, kernels
+from flowstone.kernels.chunks import CHUNK, chunks
 from flowstone.kernels.spline import fused_spline
 
-__all__ = ["applicable", "fused_spline", "kernels"]
+__all__ = ["CHUNK", "applicable", "chunks", "fused_spline", "kernels"]

@@ -23,7 +23,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 def activation_of(name: str, *, inplace: bool = True) -> Callable[[], nn.Module]:
     """The activation of that name, to be made anew for each place.
 
-    ReLU works in place, which saves an array a layer; a layer whose input is used elsewhere asks for ``inplace=False``.
+    ReLU works in place, which saves an array a layer; where its input is used elsewhere, ``inplace=False``.
     """
     require_choice("activation", name, ACTIVATIONS)
     return partial(nn.ReLU, inplace=inplace) if name == "relu" else ACTIVATIONS[name]

@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from flowstone.bijections import MultiScale
+from flowstone.bijections import MultiScale, walk
 from flowstone.evaluation.metrics import bits_per_dim, log_prob
 from flowstone.files import atomic_path
 from flowstone.flow import Flow
@@ -113,7 +113,7 @@ def scale_figure(flow: Flow, x: Tensor, *, context: Tensor | None = None, seed: 
 
     None where the flow has one scale.
     """
-    scales = next((module for module in flow.bijection.modules() if isinstance(module, MultiScale)), None)
+    scales = next((layer for layer in walk(flow.bijection) if isinstance(layer, MultiScale)), None)
     if scales is None or len(scales.leaving) < 2:
         return None
     z, _ = flow.to_latent(x, context)

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from flowstone.bijections import Bijection, Chain, LogTails, Permutation, Standardize, Whiten
+from flowstone.bijections import DataLayer, LogTails, Permutation, State
+from flowstone.density import Density
 from flowstone.evaluation.metrics import log_prob
 from flowstone.flow import Flow
 from flowstone.plot.figures import DATA, SAMPLES, new_figure
@@ -55,7 +56,7 @@ def points(
 
 
 def density(
-    log_density: Flow | Callable[[Tensor], Tensor],
+    log_density: Density | Callable[[Tensor], Tensor],
     ax: Axes,
     *,
     limits: Limits,
@@ -66,13 +67,13 @@ def density(
     """A density on the plane as a filled contour, with some samples on it.
 
     Args:
-        log_density: a flow on the plane, or any function ``(n, 2) -> (n,)`` in nats.
+        log_density: a density on the plane, or any function ``(n, 2) -> (n,)`` in nats.
         peak: the density at the top of the colours, so that panels compare; the colour bar is left out then.
     """
     (left, right), (bottom, top) = limits
     across, up = torch.linspace(left, right, grid), torch.linspace(bottom, top, grid)
     where = torch.stack(torch.meshgrid(across, up, indexing="xy"), -1).reshape(-1, 2)
-    values = log_prob(log_density, where) if isinstance(log_density, Flow) else log_density(where)
+    values = log_prob(log_density, where) if isinstance(log_density, Density) else log_density(where)
     values = values.exp().reshape(grid, grid)
     # Bright edges of a density would hide the rest: levels follow the values themselves, not their range.
     highest = peak or max(values.flatten().sort().values[int(0.998 * values.numel())].item(), 1e-30)
@@ -99,13 +100,13 @@ def marginal(x: Tensor | None, samples: Tensor, ax: Axes, *, limits: tuple[float
     return ax
 
 
-def density_curve(flow: Flow, ax: Axes, x: Tensor, *, column: str = "x1") -> Axes:
-    """The density of a flow of one feature as a curve, over a histogram of the data."""
+def density_curve(density: Density, ax: Axes, x: Tensor, *, column: str = "x1") -> Axes:
+    """A density of one feature as a curve, over a histogram of the data."""
     low, high = _range(x[:, 0], margin=0.15)
     grid = torch.linspace(low, high, 600)[:, None]
     bins = torch.linspace(low, high, 61).tolist()
     ax.hist(x[:, 0].cpu().numpy(), bins=bins, density=True, color=DATA, alpha=0.45, label="data")
-    ax.plot(grid[:, 0], log_prob(flow, grid).exp(), color=SAMPLES, linewidth=1.5, label="learned density")
+    ax.plot(grid[:, 0], log_prob(density, grid).exp(), color=SAMPLES, linewidth=1.5, label="learned density")
     ax.set(xlabel=column, ylabel="density")
     ax.legend(frameon=False)
     return ax
@@ -131,27 +132,35 @@ def data_latent_samples(flow: Flow, x: Tensor, *, columns: Sequence[str] = ("x1"
 @torch.no_grad()
 def layers(flow: Flow, x: Tensor, *, seed: int = 0, most: int = 8) -> Figure:
     """The state after every layer: above, data → latent; below, latent → data, read right to left."""
-    steps = _visible_steps(flow.bijection)
     x = x[:SHOWN]
-    z = _latents(flow, seed)[: len(x)]
-    there, back = [("data", x)], [z]
-    for name, group in steps:
-        there.append((name, group(there[-1][1])[0]))
-    for _, group in reversed(steps):
-        back.append(group.inverse(back[-1])[0])
-    back.reverse()
-    chosen = sorted({round(i * len(steps) / min(most, len(steps))) for i in range(min(most, len(steps)) + 1)})
-    figure, axes = new_figure(2, len(chosen), (2.3 * len(chosen), 5.2))
-    for column, index in enumerate(chosen):
-        name = there[index][0] if index else "data"
-        limits = limits_of(torch.cat((there[index][1], back[index])))
-        points(there[index][1], axes[0, column], color=x[:, 0], title=name, limits=limits)
-        points(back[index], axes[1, column], color=SAMPLES, limits=limits)
+    there = flow.states(x)
+    back = flow.inverse_states(_latents(flow, seed)[: len(x)])[::-1]
+    shown = _visible(there)
+    chosen = sorted({round(i * (len(shown) - 1) / most) for i in range(most + 1)}) if len(shown) > most else None
+    steps = [shown[i] for i in chosen] if chosen else shown
+    figure, axes = new_figure(2, len(steps), (2.3 * len(steps), 5.2))
+    for column, (title, index) in enumerate(steps):
+        forward, inverse = there[index].value, back[index].value
+        limits = limits_of(torch.cat((forward, inverse)))
+        points(forward, axes[0, column], color=x[:, 0], title=title, limits=limits)
+        points(inverse, axes[1, column], color=SAMPLES, limits=limits)
         for ax in axes[:, column]:
             ax.tick_params(labelsize=7)
     axes[0, 0].set_ylabel("data → latent", fontsize=12)
     axes[1, 0].set_ylabel("samples ← latent", fontsize=12)
     return figure
+
+
+def _visible(states: Sequence[State]) -> list[tuple[str, int]]:
+    """Title and index of the data and of each state that looks different from the one before.
+
+    Scaling of the data and permutations are shown with the layer that follows them.
+    """
+    steps = [("data", 0)]
+    for index, state in enumerate(states[1:], 1):
+        if not isinstance(state.layer, DataLayer | LogTails | Permutation) or index + 1 == len(states):
+            steps.append((f"{len(steps)} {type(state.layer).__name__}", index))
+    return steps
 
 
 def pair_plot(x: Tensor | None, samples: Tensor, columns: Sequence[str]) -> Figure:
@@ -224,18 +233,3 @@ def _aspect(limits: Limits) -> Literal["equal", "auto"]:
 
 def _latents(flow: Flow, seed: int) -> Tensor:
     return flow.prior.sample(SHOWN, generator=torch.Generator(flow.device).manual_seed(seed))
-
-
-def _visible_steps(bijection: Bijection) -> list[tuple[str, Bijection]]:
-    """The links one can see moving points; a permutation or the standardising is shown with the next one."""
-    links = list(bijection.links) if isinstance(bijection, Chain) else [bijection]
-    steps: list[tuple[str, Bijection]] = []
-    waiting: list[Bijection] = []
-    for link in links:
-        waiting.append(link)  # pyright: ignore[reportArgumentType]
-        if not isinstance(link, Permutation | Standardize | Whiten | LogTails):
-            steps.append((f"{len(steps) + 1} {type(link).__name__}", Chain(*waiting)))
-            waiting = []
-    if waiting:
-        steps.append((f"{len(steps) + 1} {type(waiting[-1]).__name__}", Chain(*waiting)))
-    return steps

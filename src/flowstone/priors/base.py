@@ -12,7 +12,7 @@ __all__ = ["Prior"]
 class Prior(nn.Module, ABC):
     """A distribution over z of shape ``event_shape``; ``log_prob`` in nats, shape ``(batch,)``.
 
-    The context is as the user handed it in, ``(batch, context_features)`` or None; most priors do not look at it.
+    The context is the user's own, not standardised, ``(batch, context_features)`` or None; most priors ignore it.
     """
 
     _reference: Tensor

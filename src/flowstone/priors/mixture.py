@@ -12,7 +12,7 @@ from flowstone.priors.em import Mixture, best_mixture
 
 __all__ = ["GaussianMixture"]
 
-ROWS = 10_000  # that expectation-maximization looks at, at most
+ROWS = 10_000  # the most rows that expectation-maximization uses
 
 
 class GaussianMixture(Prior):

@@ -16,7 +16,7 @@ class FromTorch(Prior):
     """A ``torch.distributions`` object standing in for a prior; its batch and event shape together are one z.
 
     ``Flow`` wraps one that it is given by itself. It stays on the device and in the precision that it was made in; z is
-    brought there and the result back. What it holds is not saved with the flow; it is trained by nobody but its owner.
+    brought there and the result back. Its parameters are not saved with the flow and not trained.
 
     >>> import torch
     >>> prior = FromTorch(torch.distributions.Laplace(torch.zeros(3), torch.ones(3)))

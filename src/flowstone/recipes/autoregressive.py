@@ -1,4 +1,4 @@
-"""What the autoregressive recipes share: standardise, then layers that take turns in the order of the features."""
+"""What the autoregressive recipes share: standardise, then layers between which the order of the features reverses."""
 
 from collections.abc import Sequence
 
@@ -35,7 +35,7 @@ def autoregressive_flow(
 ) -> Flow:
     """Standardize, then ``layers`` layers with a MADE each, and between them the features in reversed order.
 
-    The order is put right at the end. With ``inverse`` every layer is turned round.
+    A last reversal restores the order. With ``inverse`` every layer runs in the other direction.
     """
     if features < 1 or layers < 1:
         raise SettingError(f"features={features} and layers={layers} must be at least 1")

@@ -1,4 +1,4 @@
-"""What the coupling recipes share: couplings with their nets, and the chain in which they take turns."""
+"""What the coupling recipes share: couplings with their nets, and the chain in which they alternate."""
 
 from collections.abc import Callable, Sequence
 
@@ -61,7 +61,7 @@ def coupling_chain(
     leaky_relu: bool = False,
     last: Sequence[Bijection] = (),
 ) -> Chain:
-    """``first`` (Standardize), then ``couplings`` layers from ``coupling(swap)``, swap taking turns, then ``last``.
+    """``first`` (Standardize), then ``couplings`` layers from ``coupling(swap)``, ``swap`` alternating, then ``last``.
 
     ``mixing`` of the features, where there are more than two, comes after every second coupling: ``"permutation"`` is a
     random one, and all are undone at the end, so that the flow begins as the identity; ``"lu"`` adds a learned

@@ -43,9 +43,10 @@ def glow(
     For vectors (``features``) the mixing is an ``LULinear`` and the net an MLP of widths ``hidden`` (128, 128). For
     images (``event_shape=(channels, height, width)``, integers 0 … 255) there are ``scales`` (3, or as often as both
     sides can be halved) of a squeeze and ``couplings`` steps each with 1x1 convolutions, and half of the channels
-    leaves after every scale, moved by a last coupling that what stays tells (the learned split prior); the nets are
-    three convolutions of ``channels`` (64) channels. Images are dequantized and carried to the line by a logit
-    (``alpha``, 0.05), where the paper scales them alone; the scale is softly bounded where the paper takes a sigmoid.
+    leaves after every scale, transformed by a last coupling whose net sees what stays (the learned split prior); the
+    nets are three convolutions of ``channels`` (64) channels. Images are dequantized and mapped to the real line by a
+    logit (``alpha``, 0.05), where the paper only scales them; the scale is softly bounded, where the paper takes a
+    sigmoid.
     The paper reports 3.35 bits/dim on CIFAR-10 with 3 scales of 32 steps and 512 channels.
 
     >>> import flowstone
@@ -77,7 +78,7 @@ def glow(
 
 
 def _refuse(kind: str, **arguments: object) -> None:
-    """What is not asked of this kind must not be given."""
+    """Refuse arguments that are for the other kind."""
     for name, value in arguments.items():
         if value is not None:
             raise SettingError(f"{name}={value}: glow for {kind} has no such setting")
@@ -88,7 +89,7 @@ def _vectors(features: int, couplings: int, hidden: Sequence[int], context_featu
     for index in range(couplings):
         coupling = vector_coupling(
             features,
-            lambda moved: Affine(moved, scale="soft"),
+            lambda features: Affine(features, scale="soft"),
             swap=features > 1 and index % 2 == 1,
             context_features=context_features,
             hidden=hidden,
@@ -108,6 +109,6 @@ def _image_step(width: int, index: int, hidden: int, context_features: int, acti
 
 
 def _image_coupling(width: int, hidden: int, context_features: int, activation: str, *, swap: bool) -> Coupling:
-    kept, moved = Coupling.sizes(width, swap=swap)
-    net = ConvNet(kept, 2 * moved, hidden=hidden, context_features=context_features, activation=activation)
-    return Coupling(width, Affine((moved, 1, 1), scale="soft"), net, swap=swap)
+    kept, changed = Coupling.sizes(width, swap=swap)
+    net = ConvNet(kept, 2 * changed, hidden=hidden, context_features=context_features, activation=activation)
+    return Coupling(width, Affine((changed, 1, 1), scale="soft"), net, swap=swap)

@@ -23,7 +23,7 @@ def iaf(
 ) -> Flow:
     """Inverse autoregressive flow: MAF's layers the other way round (Kingma et al. 2016).
 
-    One pass samples and tells the density of what it sampled; D passes score a given point. So it is for
+    One pass samples and gives the density of its samples; scoring a given point takes D passes. So it is for
     ``fit_to_density`` (variational inference) rather than for ``fit``. The paper gives it a place in a variational
     autoencoder (3.11 bits/dim on CIFAR-10) and no number by itself.
 

@@ -22,7 +22,7 @@ def maf(
     batch_norm: bool = False,
     prior: str = "normal",
 ) -> Flow:
-    """Masked autoregressive flow: affine transforms told by MADEs (Papamakarios, Pavlakou, Murray 2017).
+    """Masked autoregressive flow: affine transforms with parameters from MADEs (Papamakarios, Pavlakou, Murray 2017).
 
     The paper's choices: 5 (or 10) layers, the order of the features reversed from one to the next; ``batch_norm``
     between them as there, ``residual`` for ResMADEs (Durkan and Nash 2019). The log-scale is softly kept within ±3,

@@ -25,8 +25,8 @@ def maf_spline(
 ) -> Flow:
     """Neural spline flow, autoregressive form: RQ-NSF (AR) (Durkan, Bekasov, Murray, Papamakarios 2019).
 
-    The paper's choices: rational-quadratic splines told by ResMADEs; the order of the features is reversed between
-    layers where the paper learns an LU mixing. One pass scores, D passes sample. The paper reports a
+    The paper's choices: rational-quadratic splines with parameters from ResMADEs; the order of the features is reversed
+    between layers, where the paper learns an LU mixing. One pass scores, D passes sample. The paper reports a
     log-likelihood of 0.66 nats on POWER.
 
     >>> import flowstone

@@ -25,7 +25,7 @@ def nice(
 
     The paper's choices: couplings that keep volume, one learned diagonal scaling at the end, a factorised logistic (or
     ``"normal"``) prior, ReLU nets. In place of the paper's odd/even split and reversed order, the
-    halves take turns. On MNIST it reports 1980.50 nats with 4 couplings of 5 hidden layers of 1000.
+    halves alternate. On MNIST it reports 1980.50 nats with 4 couplings of 5 hidden layers of 1000.
 
     >>> import flowstone
     >>> flowstone.nice(2).sample(3, seed=0).shape

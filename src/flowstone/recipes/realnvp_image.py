@@ -98,10 +98,10 @@ def realnvp_image(
         net: ``"residual"`` or ``"gated"``.
         masked: whether the nets of checkerboard couplings see the whole image, half of it masked.
         norm, weight_norm: of residual nets (``ResConvNet``).
-        flow_norm: ``"batch"`` (with ``momentum``), ``"actnorm"`` or ``"none"``, on what each coupling moved.
+        flow_norm: ``"batch"`` (with ``momentum``), ``"actnorm"`` or ``"none"``, of what each coupling changed.
         transform: ``"affine"``, ``"spline"`` (rational-quadratic, ``bins`` on ±``bound``) or ``"mixture"`` (of ``bins``
             logistics).
-        split_prior: whether what leaves is first moved by a coupling that what stays tells: a learned prior.
+        split_prior: whether what leaves is first transformed by a coupling whose net sees what stays: a learned prior.
         widening: whether nets are twice as wide in channel couplings, and again from scale to scale.
 
     >>> import flowstone
@@ -127,12 +127,12 @@ def realnvp_image(
         # Splines and nets want numbers of size 1, which a logit's are not.
         first = [ActNorm(width)] if index == 0 and style.flow_norm == "actnorm" else []
         if index + 1 == scales:
-            return Chain(*first, checkerboard(style.turns(4, width, hidden, board=True)))
+            return Chain(*first, checkerboard(style.alternating(4, width, hidden, board=True)))
         wide = 2 * hidden if style.widening else hidden
         links = [
             *first,
-            checkerboard(style.turns(couplings, width, hidden, board=True)),
-            Chain(Squeeze(), style.turns(couplings, width, wide, board=False), Inverse(Squeeze())),
+            checkerboard(style.alternating(couplings, width, hidden, board=True)),
+            Chain(Squeeze(), style.alternating(couplings, width, wide, board=False), Inverse(Squeeze())),
             Squeeze(order="checkerboard"),
         ]
         if style.split_prior:
@@ -168,8 +168,8 @@ class _Style:
     split_prior: bool
     widening: bool
 
-    def turns(self, count: int, width: int, hidden: int, *, board: bool) -> Chain:
-        """``count`` couplings, the halves taking turns, each with its normalization."""
+    def alternating(self, count: int, width: int, hidden: int, *, board: bool) -> Chain:
+        """``count`` couplings that change the halves alternately, each with its normalization."""
         links: list[Bijection] = []
         for index in range(count):
             swap = index % 2 == 0  # the first keeps the second half
@@ -185,9 +185,9 @@ class _Style:
         image, *sides = event_shape
         if any(side % 2 for side in sides):
             raise SettingError(f"event_shape={tuple(event_shape)}: noise='variational' wants an even height and width")
-        told = 4 * (image + self.context_features)
-        seeing = replace(self, context_features=told, masked=False, flow_norm="none", transform="affine")
-        return checkerboard(seeing.turns(4, image, hidden, board=True))
+        seen = 4 * (image + self.context_features)
+        noisy = replace(self, context_features=seen, masked=False, flow_norm="none", transform="affine")
+        return checkerboard(noisy.alternating(4, image, hidden, board=True))
 
     def coupling(self, width: int, hidden: int, *, swap: bool, board: bool, transform: str) -> Coupling:
         """Of an image of ``width`` channels, which squeezed has four times as many."""
@@ -200,12 +200,12 @@ class _Style:
             net = self._net(2 * width, 2 * width * each, hidden)
         return Coupling(4 * width, univariate, net, swap=swap)
 
-    def _univariate(self, name: str, moved: int) -> Univariate:
+    def _univariate(self, name: str, changed: int) -> Univariate:
         if name == "spline":
             return RQSpline(bins=self.bins, bound=self.bound)
         if name == "mixture":
             return LogisticMixtureCDF(components=self.bins)
-        return Affine((moved, 1, 1))
+        return Affine((changed, 1, 1))
 
     def _net(self, inputs: int, outputs: int, hidden: int, *, normed_input: bool = True) -> nn.Module:
         if self.net == "gated":

@@ -60,7 +60,7 @@ def all_recipes() -> Mapping[str, Callable[..., Flow]]:
 
 
 def shape_arguments(name: str, event_shape: Sequence[int]) -> dict[str, Any]:
-    """How recipe ``name`` is told the shape of its data: ``features`` of vectors, ``event_shape`` of images.
+    """The argument by which recipe ``name`` takes the shape of its data: ``features`` or, of images, ``event_shape``.
 
     >>> shape_arguments("glow", (3, 32, 32))
     {'event_shape': [3, 32, 32]}
