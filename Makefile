@@ -19,7 +19,7 @@ laws: .venv/.dev  ## the laws of bijections on many inputs, and compiled (half a
 	$(BIN)/python -m pytest -q -n 2 --hypothesis-profile=long -m "long or not long" tests/test_bijections.py
 
 mutants: .venv/.dev  ## break every bijection on purpose, measure every one: docs/reliability.md (ten minutes)
-	$(BIN)/python tests/mutants.py --out .venv/mutants.json
+	PYTHONPATH=tests $(BIN)/python -m mutation --out .venv/mutants.json
 	$(BIN)/python benchmarks/reliability.py --mutants .venv/mutants.json
 
 lint: .venv/.dev  ## ruff (rules and format) and pyright

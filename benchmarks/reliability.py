@@ -1,6 +1,6 @@
 """How exact every bijection of tests/cases.py is, in float64 and float32, untrained and trained: docs/reliability.md.
 
-    python tests/mutants.py --out FILE
+    PYTHONPATH=tests python -m mutation --out FILE
     python benchmarks/reliability.py --mutants FILE
 
 Without ``--mutants`` the page has no table of mutants. Both run on one thread.
@@ -157,7 +157,7 @@ MUTANTS = """
 `make mutants` breaks the code on purpose, one small change at a time: a sign, a factor, a term, a comparison, an
 axis, a bound of a slice, a clamp, a buffer that is not saved; what `forward` and `inverse` return is shifted by 1e-4,
 their log-dets are scaled by 1.01, dropped and turned round. Each mutant is run by the quick laws over the cases that
-execute the changed line, and by checks of what docstrings promise (`tests/properties.py`: formulas, bounds, starts,
+execute the changed line, and by checks of what docstrings promise (in `tests/mutation/`: formulas, bounds, starts,
 and a few more cases), until one fails. Left out are `traces_whole` and `measure_is_kept`, which are slow. A mutant
 counts for the first check that notices it, and the order is fixed: a law with a small count may notice many more.
 
@@ -168,11 +168,11 @@ counts for the first check that notices it, and the order is fixed: a law with a
 {classes}
 
 Of those noticed, {by_laws} broke a law, {raised} raised an error in one of the checks, and {added} were first noticed
-by what `tests/properties.py` adds: mostly changes that leave forward, inverse and log-det at one with each other, but
+by what `tests/mutation/` adds: mostly changes that leave forward, inverse and log-det at one with each other, but
 not with the docstring. In all: {laws}.
 
 Equivalent means that the mutated code computes the same map, or that the change is none to a user. Each one was looked
-at, and is listed in `tests/mutants.py` with its reason; another survivor makes that script fail.
+at, and is listed in `tests/mutation/equivalent.py` with its reason; another survivor makes that script fail.
 
 | where | original | mutated | why no check can tell |
 |---|---|---|---|
@@ -246,13 +246,13 @@ remedy. A round trip of noise (*Dequantize*) is exact in one direction and means
 {cases}
 
 `make mutants` made this page: `python benchmarks/reliability.py --mutants FILE`, with what
-`python tests/mutants.py --out FILE` wrote; seed {seed}; {seconds} s; {machine}; one thread.
+`python -m mutation --out FILE` wrote; seed {seed}; {seconds} s; {machine}; one thread.
 """  # noqa: E501 (a row of a table is one line)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--mutants", type=Path, metavar="FILE", help="what tests/mutants.py --out wrote")
+    parser.add_argument("--mutants", type=Path, metavar="FILE", help="what python -m mutation --out wrote")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")

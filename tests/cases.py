@@ -12,9 +12,17 @@ from flowstone.flow import Flow
 from flowstone.nets import MADE, MLP, ConvNet, Parallel
 from flowstone.testing import Case
 
-__all__ = ["CASES", "disturb"]
+__all__ = ["CASES", "disturb", "normal", "same"]
 
 Transform = Callable[[int], b.Univariate]
+
+
+def same(got: Any, wanted: Any, tolerance: float = 1e-9) -> None:
+    torch.testing.assert_close(got, wanted, rtol=tolerance, atol=tolerance)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def disturb(module: nn.Module, size: float = 0.6) -> None:

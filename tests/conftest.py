@@ -27,3 +27,10 @@ def float64():
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def empty_folder(tmp_path, monkeypatch):
+    """The working directory is empty, and no folder of data sets is known."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FLOWSTONE_DATA", raising=False)

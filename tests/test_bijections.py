@@ -1,6 +1,7 @@
-"""The laws: every bijection, both directions, in float64, on generated inputs; and what holds for single ones."""
+"""The laws: every bijection, both directions, in float64, on generated inputs; and what is refused."""
 
 import inspect
+import math
 import shutil
 
 import pytest
@@ -8,17 +9,47 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import flowstone
 from cases import CASES
 from flowstone import bijections
-from flowstone.bijections import Affine, Bijection, Chain, Permutation, RQSpline, Standardize, Univariate
-from flowstone.errors import DataError, FlowstoneError
-from flowstone.testing import LAWS, traces_whole
-from properties import MORE_CASES, MORE_LAWS, PROPERTIES
+from flowstone.bijections import (
+    ActNorm,
+    Affine,
+    Autoregressive,
+    BatchNorm,
+    Bijection,
+    Chain,
+    Dequantize,
+    Householder,
+    Interval,
+    Inverse,
+    Logit,
+    LogTails,
+    LULinear,
+    MultiScale,
+    Pad,
+    Permutation,
+    Rescale,
+    RQSpline,
+    Squeeze,
+    Standardize,
+    Whiten,
+)
+from flowstone.errors import DataError, FlowstoneError, SettingError, ShapeError, UnknownNameError
+from flowstone.nets import MADE, ResNet
+from flowstone.testing import LAWS, Case, LawBrokenError, check, traces_whole
+from mutation.formulas import MORE_CASES, MORE_LAWS
+from mutation.properties import PROPERTIES
 
 everywhere = pytest.mark.parametrize("name", CASES)
+
+
 seeds = st.integers(0, 2**32 - 1)
+
+
 spreads = st.floats(0.01, 30.0)  # inside, around and far outside every bound
-# Long, and about the code rather than about numbers: one input is as good as many.
+
+
 ONCE = (
     "traces_whole",
     "measure_is_kept",
@@ -78,76 +109,40 @@ def test_law_in_float32(law, name):
             LAWS[law](CASES[name], seed, spread)
 
 
-# --- single bijections ------------------------------------------------------------------------------------------------
+def test_users_bijections_are_held_to_the_laws():
+    class Doubling(Bijection):
+        def __init__(self, log_det: float) -> None:
+            super().__init__()
+            self.log_det = log_det
 
-UNIVARIATE = {
-    "Additive": bijections.Additive,
-    "Affine tanh": lambda: Affine(2),
-    "Affine soft": lambda: Affine(2, scale="soft"),
-    "RQSpline": lambda: RQSpline(bins=6),
-}
+        def forward(self, x, context=None):
+            return 2 * x, x.new_full((len(x),), self.log_det)
 
+        def inverse(self, z, context=None):
+            return z / 2, z.new_full((len(z),), -self.log_det)
 
-@pytest.mark.parametrize("name", UNIVARIATE)
-def test_univariate_is_increasing_and_zero_parameters_are_the_identity(float64, name):
-    transform: Univariate = UNIVARIATE[name]()
-    x = torch.linspace(-5, 5, 401)[:, None].expand(-1, 2)
-    zeros = torch.zeros(*x.shape, transform.parameters_per_feature)
-    z, log_slope = transform(x, zeros)
-    torch.testing.assert_close(z, x, atol=1e-12, rtol=0)
-    torch.testing.assert_close(log_slope, torch.zeros_like(x), atol=1e-12, rtol=0)
-    z, _ = transform(x, torch.randn(1, 2, transform.parameters_per_feature).expand(len(x), -1, -1))
-    assert (z.diff(dim=0) > 0).all()
-
-
-def test_spline_is_continuous_and_has_unit_slope_at_its_ends(float64):
-    spline = RQSpline(bins=7, bound=2.5)
-    parameters = 2 * torch.randn(1, 1, spline.parameters_per_feature)
-    for edge in (-2.5, 2.5):
-        x = torch.tensor([[edge - 1e-9], [edge], [edge + 1e-9]])
-        z, log_slope = spline(x, parameters.expand(3, -1, -1))
-        torch.testing.assert_close(z, x, atol=1e-8, rtol=0)
-        torch.testing.assert_close(log_slope, torch.zeros(3, 1), atol=1e-5, rtol=0)
+    torch.set_default_dtype(torch.float64)
+    try:
+        check(Case(lambda: Doubling(2 * math.log(2)), 2, triangular=True), seeds=1)
+        with pytest.raises(LawBrokenError, match=r"log-det of forward = log\|det Jacobian\|: row 0 has 2"):
+            check(Case(lambda: Doubling(2.0), 2), seeds=1)
+        with pytest.raises(LawBrokenError, match="lower triangular"):
+            check(Case(lambda: Inverse(CASES["LULinear"].bijection()), 4, triangular=True), seeds=1)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
-def test_spline_survives_parameters_of_any_size():
-    spline = RQSpline()
-    parameters = (1e4 * torch.randn(200, 1, spline.parameters_per_feature)).requires_grad_()
-    x = torch.linspace(-4, 4, 200)[:, None].requires_grad_()
-    for direction in (spline.forward, spline.inverse):
-        z, log_slope = direction(x, parameters)
-        assert z.isfinite().all()
-        assert log_slope.isfinite().all()
-        assert all(g.isfinite().all() for g in torch.autograd.grad(z.sum() + log_slope.sum(), (x, parameters)))
+def test_a_bijection_without_both_directions_cannot_be_made():
+    class Half(Bijection):
+        def forward(self, x, context=None):
+            return x, x.sum(-1)
 
-
-@pytest.mark.parametrize(("bound", "cap"), [("tanh", 1.0), ("soft", 3.0)])
-def test_log_scale_stays_within_its_bound(bound, cap):
-    huge = torch.tensor([[[1e6, 0.0]], [[-1e6, 0.0]]])
-    _, log_scale = Affine(1, bound=bound)(torch.zeros(2, 1), huge)
-    torch.testing.assert_close(log_scale.flatten(), torch.tensor([cap, -cap]), atol=1e-5, rtol=0)
-
-
-def test_standardize_uses_exact_moments_once():
-    layer = Standardize(2)
-    x = torch.tensor([[1.0, 10.0], [3.0, 30.0]])
-    layer.initialize(x)
-    torch.testing.assert_close(layer(x)[0], torch.tensor([[-1.0, -1.0], [1.0, 1.0]]))
-    layer.initialize(100 * x)
-    assert layer.mean.tolist() == [2.0, 20.0]
-
-
-def test_standardize_keeps_the_digits_of_a_float64_table():
-    layer = Standardize(1)
-    x = 1.7e9 + torch.arange(100, dtype=torch.float64)[:, None]  # seconds since 1970: float32 cannot tell them apart
-    layer.initialize(x)
-    z, _ = layer(x)
-    assert z.dtype == torch.float32
-    assert len(z.unique()) == 100
+    with pytest.raises(TypeError, match="inverse"):
+        Half()  # pyright: ignore[reportAbstractUsage]
 
 
 def test_bad_pieces_are_refused():
-    with pytest.raises(DataError, match="constant features .* feature 1 \\(5\\)"):
+    with pytest.raises(DataError, match=r"constant features .* feature 1 \(5\)"):
         Standardize(2).initialize(torch.tensor([[1.0, 5.0], [2.0, 5.0]]))
     with pytest.raises(FlowstoneError, match="not a permutation"):
         Permutation(torch.tensor([0, 2]))
@@ -161,10 +156,56 @@ def test_bad_pieces_are_refused():
         RQSpline(bound=0.0)
 
 
-def test_a_bijection_without_both_directions_cannot_be_made():
-    class Half(Bijection):
-        def forward(self, x, context=None):
-            return x, x.sum(-1)
+def test_wrong_settings_are_named():
+    with pytest.raises(SettingError, match="learns parameters of its own"):
+        Autoregressive(2, flowstone.bijections.Affine(2), MADE(2, 2))
+    with pytest.raises(SettingError, match="reflections=3"):
+        Householder(3, reflections=3)
+    with pytest.raises(UnknownNameError, match="unknown statistics 'both': did you mean 'batch'"):
+        BatchNorm(2, statistics="both")
+    with pytest.raises(SettingError, match="momentum=0"):
+        BatchNorm(2, momentum=0)
+    with pytest.raises(SettingError, match="low=1"):
+        Interval(1.0, 1.0)
+    with pytest.raises(SettingError, match="alpha="):
+        Logit(alpha=0.5)
+    with pytest.raises(SettingError, match="bound=0"):
+        LogTails(bound=0)
+    with pytest.raises(SettingError, match="narrow=2"):
+        Whiten(2, narrow=2)
+    with pytest.raises(SettingError, match=r"hidden=\(8, 9\)"):
+        ResNet(2, 2, hidden=(8, 9))
+    with pytest.raises(SettingError, match=r"hidden=\(8, 9\)"):
+        MADE(2, 2, hidden=(8, 9), residual=True)
+    with pytest.raises(ShapeError, match=r"cannot squeeze shape \(1, 3, 4\)"):
+        Squeeze()(torch.zeros(1, 1, 3, 4))
+    with pytest.raises(SettingError, match="scale 1 ends with 1 channels"):
+        MultiScale((1, 4, 4), [ActNorm(1), ActNorm(1)])
+    with pytest.raises(SettingError, match="either features"):
+        flowstone.glow()
+    with pytest.raises(SettingError, match=r"event_shape=\(28, 28\): wanted"):
+        flowstone.glow(event_shape=(28, 28))
+    with pytest.raises(ShapeError, match="cannot pad images of 5 x 4 to 4 x 4"):
+        Pad((1, 5, 4), (4, 4))
+    with pytest.raises(SettingError, match=r"low=1.0 must be below high=1.0"):
+        Rescale(1.0, 1.0)
+    with pytest.raises(SettingError, match="needs levels"):
+        Dequantize(LULinear(1))
 
-    with pytest.raises(TypeError, match="inverse"):
-        Half()  # pyright: ignore[reportAbstractUsage]
+
+def test_householder_is_a_rotation_that_starts_as_none(float64):
+    layer = Householder(4)
+    torch.testing.assert_close(layer(torch.eye(4))[0], torch.eye(4))
+    layer.vectors.data = torch.randn_like(layer.vectors)
+    matrix = layer(torch.eye(4))[0]
+    torch.testing.assert_close(matrix @ matrix.T, torch.eye(4))
+
+
+def test_the_ordered_squeeze_puts_one_colour_first():
+    x = torch.arange(2 * 4 * 4.0).reshape(1, 2, 4, 4)
+    z, _ = Squeeze(order="checkerboard")(x)
+    rows, columns = torch.meshgrid(torch.arange(4), torch.arange(4), indexing="ij")
+    even = (rows + columns) % 2 == 0
+    assert set(z[:, :4].flatten().tolist()) == set(x[:, :, even].flatten().tolist())
+    plain, _ = Squeeze()(x)
+    torch.testing.assert_close(plain, torch.nn.functional.pixel_unshuffle(x, 2))

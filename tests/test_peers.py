@@ -19,11 +19,10 @@ from nflows.transforms.splines.rational_quadratic import (
 from torch import Tensor, nn
 from torch import distributions as td
 
-from cases import disturb, image, vector
+from cases import disturb, image, same, vector
 from flowstone import Flow, priors
 from flowstone import bijections as b
 from flowstone.nets import MADE
-from properties import same
 
 with pytest.MonkeyPatch.context() as patch:  # importing zuko switches torch's checks off for the whole process
     patch.setattr(td.Distribution, "_validate_args", td.Distribution._validate_args)
@@ -196,13 +195,13 @@ def coupling_of_zuko(coupling: b.Coupling, features: int, told: Callable[[Tensor
     )
 
 
-@pytest.mark.parametrize("bound", ["tanh", "soft"])
+@pytest.mark.parametrize("scale", ["tanh", "soft"])
 @pytest.mark.parametrize("swap", [False, True])
 @pytest.mark.parametrize("context_features", [0, 2])
 @given(seed=seeds)
-def test_affine_coupling_is_that_of_nflows_and_of_zuko(float64, bound, swap, context_features, seed):
+def test_affine_coupling_is_that_of_nflows_and_of_zuko(float64, scale, swap, context_features, seed):
     torch.manual_seed(seed)
-    transform = b.Affine(b.Coupling.sizes(5, swap=swap)[1], bound=bound, limit=2.0)
+    transform = b.Affine(b.Coupling.sizes(5, swap=swap)[1], scale=scale, limit=2.0)
     coupling = vector(5, lambda _: transform, swap=swap, context=context_features)
     disturb(coupling, 2.0)
     value, context = 3 * torch.randn(8, 5), torch.randn(8, context_features) if context_features else None
@@ -211,11 +210,11 @@ def test_affine_coupling_is_that_of_nflows_and_of_zuko(float64, bound, swap, con
     agree(coupling, theirs, value, context)
 
 
-@pytest.mark.parametrize("bound", ["tanh", "soft"])
+@pytest.mark.parametrize("scale", ["tanh", "soft"])
 @given(seed=seeds)
-def test_affine_coupling_of_images_is_that_of_nflows(float64, bound, seed):
+def test_affine_coupling_of_images_is_that_of_nflows(float64, scale, seed):
     torch.manual_seed(seed)
-    coupling = image(5, lambda moved: b.Affine((moved, 1, 1), bound=bound))
+    coupling = image(5, lambda moved: b.Affine((moved, 1, 1), scale=scale))
     disturb(coupling)
     agree(coupling, coupling_of_nflows(coupling, 5), torch.randn(3, 5, 4, 2))
 

@@ -135,6 +135,13 @@ def test_any_torch_distribution_stands_in():
     assert flow.double().log_prob(x.double()).dtype == torch.float64
 
 
+def test_a_prior_of_torch_is_minus_infinity_outside_its_support():
+    prior = FromTorch(torch.distributions.Uniform(torch.zeros(2), torch.ones(2)))
+    z = torch.tensor([[0.5, 0.5], [0.5, 1.5], [math.nan, 0.5]])
+    assert prior.log_prob(z)[:2].tolist() == [0.0, -math.inf]
+    assert prior.log_prob(z)[2].isnan()
+
+
 def test_wrong_settings_are_named():
     with pytest.raises(UnknownNameError, match="did you mean 'normal'"):
         make_prior("norml", 2)

@@ -1,5 +1,9 @@
+import importlib
 import inspect
 import json
+import math
+import sys
+import textwrap
 
 import pytest
 import torch
@@ -8,9 +12,11 @@ from torch.func import jacrev, vmap
 import flowstone
 from cases import disturb
 from flowstone.errors import SettingError, UnknownNameError
+from flowstone.evaluation import check
 from flowstone.recipes import DEFAULT, RECIPES, build, recipe
 from flowstone.recipes import __all__ as names
 from flowstone.recipes.registry import RECIPES as REGISTRY
+from flowstone.recipes.registry import all_recipes
 
 TAKES = {name: list(inspect.signature(function).parameters) for name, function in RECIPES.items()}
 every_recipe = pytest.mark.parametrize("name", [name for name in RECIPES if "features" in TAKES[name]])
@@ -115,8 +121,8 @@ def test_spec_of_images_is_plain_and_builds_the_same_flow(name):
 )
 def test_what_realnvp_image_offers_can_be_chosen(settings):
     torch.manual_seed(0)
-    flow = of_images("realnvp_image", (2, 8, 8), **settings)
-    x = torch.randint(256, (20, 2, 8, 8), dtype=torch.uint8)
+    flow = of_images("realnvp_image", (2, 4, 4), **settings)
+    x = torch.randint(256, (20, 2, 4, 4), dtype=torch.uint8)
     flow.initialize(x)
     optimizer = torch.optim.Adam(flow.parameters(), lr=1e-3)
     losses = []
@@ -127,7 +133,7 @@ def test_what_realnvp_image_offers_can_be_chosen(settings):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
-    diagnosis = flow.check(x)
+    diagnosis = check(flow, x)
     assert diagnosis.ok, diagnosis.findings
 
 
@@ -190,3 +196,71 @@ def test_a_recipe_of_ones_own_is_known_by_name(tmp_path):
         assert flowstone.load(tmp_path).spec == flow.spec
     finally:
         del REGISTRY["my_recipe"]
+
+
+def test_a_recipe_of_an_installed_package_is_found(tmp_path, monkeypatch):
+    package = tmp_path / "other_flows"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        textwrap.dedent("""
+        import flowstone
+
+        def tiny(features: int, *, context_features: int = 0) -> flowstone.Flow:
+            return flowstone.nice(features, context_features=context_features, couplings=2, hidden=(4,))
+
+        def nice(features: int, *, needed: int) -> flowstone.Flow:
+            return flowstone.realnvp(features)
+        """)
+    )
+    info = tmp_path / "other_flows-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other-flows\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(
+        "[flowstone.recipes]\nsmall-one = other_flows:tiny\nnice = other_flows:nice\nbroken = other_flows:missing\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+    all_recipes.cache_clear()
+    try:
+        ours = RECIPES["nice"]
+        with pytest.warns(UserWarning, match="recipe") as warned:
+            flow = build("small-one", {"features": 3})
+        said = sorted(str(warning.message) for warning in warned)
+        assert said[0].startswith("recipe 'broken' of other_flows:missing cannot be loaded")
+        assert "recipe 'nice' is there already" in said[1]
+        assert RECIPES["nice"] is ours
+        assert flow.spec == {"recipe": "small-one", "arguments": {"features": 3, "context_features": 0}}
+        flowstone.save(flow, tmp_path / "run")
+        assert flowstone.load(tmp_path / "run").spec == flow.spec
+    finally:
+        RECIPES.pop("small-one", None)
+        sys.modules.pop("other_flows", None)
+        all_recipes.cache_clear()
+
+
+def test_glow_learns_images_and_gives_integers_back():
+    torch.manual_seed(0)
+    base = torch.randint(40, 200, (1, 1, 4, 4)).float()
+    x = (base + 10 * torch.randn(600, 1, 4, 4)).round().clamp(0, 255)
+    flow = flowstone.glow(event_shape=(1, 4, 4), scales=2, couplings=2, channels=16)
+    history = flowstone.fit(flow, x, steps=100, batch_size=128, lr=0.01, progress=False)
+    entropy = 16 * (math.log(10) + 0.5 * math.log(2 * math.pi * math.e))  # rounding hardly adds to it
+    assert history.best.val_nll == pytest.approx(entropy, abs=1.5)
+    back = flow.from_latent(flow.to_latent(x)[0])[0]
+    assert (back == x).float().mean() > 0.999
+    samples = flow.sample(50, seed=0)
+    assert samples.shape == (50, 1, 4, 4)
+    assert torch.equal(samples, samples.round())
+    again = flowstone.glow(event_shape=(1, 4, 4), scales=2, couplings=2, channels=16)
+    flowstone.fit(again, x, steps=5, batch_size=128, progress=False)
+
+
+def test_a_flow_that_draws_noise_trains_the_same_way_twice():
+    results = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        flow = flowstone.glow(event_shape=(1, 2, 2), scales=1, couplings=1, channels=4)
+        torch.manual_seed(len(results))  # whatever the global state is by then
+        flowstone.fit(flow, torch.arange(400.0).reshape(100, 1, 2, 2) % 256, steps=8, progress=False)
+        results.append(flow.state_dict())
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])

@@ -9,13 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import distributions as td
 
-from cases import disturb, set_from_data, vector
+from cases import disturb, same, set_from_data, vector
 from flowstone import Flow, priors
 from flowstone import bijections as b
 from flowstone.distribution import BijectionTransform
 from flowstone.nets import MADE, MLP
 from flowstone.recipes import maf
-from properties import same
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -32,6 +32,8 @@ class Autoregressive(Conditioned):
     torch.Size([2, 3])
     """
 
+    takes_images = False
+
     def __init__(self, features: int, transform: Univariate, net: nn.Module) -> None:
         super().__init__(features, features, transform, net)
         if any(True for _ in transform.parameters()):

@@ -46,6 +46,7 @@ class Bijection(nn.Module, ABC):
     Attributes:
         features: the number of features of x (of images: channels) where the bijection knows it, else None.
         latent_features: the same of z; a subclass sets it where it differs from ``features``.
+        takes_images: whether x may be ``(batch, channels, height, width)``, too; else it is ``(batch, features)``.
         stochastic: whether it draws noise from torch's global random state (``Dequantize``).
         accepts_any_dtype: whether ``forward`` reads x in any precision, integers too, and z has that of the flow.
         keeps_autocast: whether ``torch.autocast`` stays on inside, for it runs a net or other bijections.
@@ -53,6 +54,7 @@ class Bijection(nn.Module, ABC):
 
     features: int | None = None
     latent_features: int | None = None
+    takes_images = True
     stochastic = False
     accepts_any_dtype = False
     keeps_autocast = False
@@ -114,6 +116,8 @@ class Bijection(nn.Module, ABC):
         return f"{type(self).__name__}({own}\n{indent(chr(10).join(inner), '  ')}\n)"
 
     def _check_features(self, features: int | None, shape: torch.Size) -> None:
+        if len(shape) > 1 and not self.takes_images:
+            raise ShapeError(f"{type(self).__name__} takes vectors, not shape {tuple(shape)}")
         if features is not None and (len(shape) == 0 or shape[0] != features):
             raise ShapeError(f"{type(self).__name__} of {features} features cannot take shape {tuple(shape)}")
 
@@ -125,9 +129,10 @@ def _checked(direction: Direction) -> Direction:
     @wraps(direction)
     def call(self: Bijection, value: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         features = self.latent_features if runs_back else self.features
-        if value.ndim < 2 or (features is not None and value.shape[1] != features):
-            wanted = "features" if features is None else features
-            raise ShapeError(f"{type(self).__name__}: expected shape (batch, {wanted}, …), got {tuple(value.shape)}")
+        other_width = value.ndim < 2 or (features is not None and value.shape[1] != features)
+        if other_width or (value.ndim > 2 and not self.takes_images):
+            wanted = f"{'features' if features is None else features}{', …' if self.takes_images else ''}"
+            raise ShapeError(f"{type(self).__name__}: expected shape (batch, {wanted}), got {tuple(value.shape)}")
         device = value.device.type
         if not self.keeps_autocast and device != "meta" and torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
@@ -174,7 +179,8 @@ class Chain(Bijection):
     def __init__(self, *bijections: Bijection) -> None:
         if not bijections:
             raise SettingError("Chain needs at least one bijection")
-        super().__init__(*_widths(bijections))
+        super().__init__()
+        self.features, self.latent_features = _widths(bijections)
         self.links = nn.ModuleList(bijections)
         self.accepts_any_dtype = bijections[0].accepts_any_dtype
 
@@ -258,7 +264,8 @@ class Inverse(Bijection):
     keeps_autocast = True
 
     def __init__(self, bijection: Bijection) -> None:
-        super().__init__(bijection.latent_features, bijection.features)
+        super().__init__()
+        self.features, self.latent_features = bijection.latent_features, bijection.features
         self.bijection = bijection
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

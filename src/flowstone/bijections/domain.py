@@ -82,6 +82,7 @@ class Interval(_Bounded):
     def __init__(self, low: float | Sequence[float], high: float | Sequence[float], *, alpha: float = 0.0) -> None:
         bottom, top = (torch.as_tensor(border, dtype=torch.float64) for border in (low, high))
         super().__init__(len(bottom) if bottom.ndim else None)
+        self.takes_images = bottom.ndim == 0
         if bottom.shape != top.shape or not (bottom < top).all():
             raise SettingError(f"low={low} must be below high={high}, one for all features or one for each")
         self.register_statistic("low", bottom)

@@ -90,6 +90,8 @@ class LULinear(Bijection):
     ([[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]], [0.0, 0.0])
     """
 
+    takes_images = False
+
     def __init__(self, features: int) -> None:
         super().__init__(features)
         self.triangles = _Triangles(features)
@@ -168,6 +170,8 @@ class Householder(Bijection):
     >>> torch.allclose(Householder(3)(torch.ones(1, 3))[0], torch.ones(1, 3))
     True
     """
+
+    takes_images = False
 
     def __init__(self, features: int, *, reflections: int | None = None) -> None:
         super().__init__(features)

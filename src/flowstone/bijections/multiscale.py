@@ -88,6 +88,7 @@ class Flatten(Bijection):
         self.image = torch.Size(event_shape)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.latent_shape(x.shape[1:])  # a ShapeError where x is of another shape
         return x.flatten(1), x.new_zeros(x.shape[0])
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -143,6 +144,7 @@ class MultiScale(Bijection):
         return tuple(cast(Bijection, scale) for scale in self.scales)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.latent_shape(x.shape[1:])  # a ShapeError where x is of another shape
         done, log_det = [], x.new_zeros(x.shape[0])
         for scale in self.scales:
             x, scale_log_det = scale(x, context)

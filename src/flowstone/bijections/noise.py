@@ -7,7 +7,7 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-__all__ = ["noise_from", "normal_like", "uniform_like"]
+__all__ = ["noise_from", "noise_generator", "normal_like", "uniform_like"]
 
 _generator: ContextVar[torch.Generator | None] = ContextVar("generator", default=None)
 
@@ -31,6 +31,11 @@ def noise_from(generator: torch.Generator) -> Iterator[None]:
         yield
     finally:
         _generator.reset(token)
+
+
+def noise_generator() -> torch.Generator | None:
+    """The generator that ``noise_from`` has set, None for torch's global random state."""
+    return _generator.get()
 
 
 def uniform_like(x: Tensor) -> Tensor:

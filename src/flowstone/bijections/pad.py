@@ -48,6 +48,7 @@ class Pad(Bijection):
         return f"{tuple(self.image)} to {tuple(self.padded)}"
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.latent_shape(x.shape[1:])  # a ShapeError where x is of another shape
         z = normal_like(x.new_empty(x.shape[0], *self.padded))
         log_density = -0.5 * (z.square() + math.log(2 * math.pi))
         _, height, width = self.image
@@ -56,6 +57,7 @@ class Pad(Bijection):
         return z, -added
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.event_shape(z.shape[1:])
         _, height, width = self.image
         return z[:, :, :height, :width], z.new_zeros(z.shape[0])
 
@@ -65,4 +67,6 @@ class Pad(Bijection):
         return self.padded
 
     def event_shape(self, latent_shape: torch.Size) -> torch.Size:
+        if latent_shape != self.padded:
+            raise ShapeError(f"this pads images to shape {tuple(self.padded)}, got {tuple(latent_shape)}")
         return self.image

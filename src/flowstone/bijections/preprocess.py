@@ -30,6 +30,7 @@ class Standardize(DataLayer):
     (tensor([[1.]]), tensor([-0.]))
     """
 
+    takes_images = False
     mean: Tensor
     std: Tensor
     initialized: Tensor
@@ -106,6 +107,7 @@ class Whiten(DataLayer):
     True
     """
 
+    takes_images = False
     order: Tensor
     below: Tensor
     above: Tensor

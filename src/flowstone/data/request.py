@@ -123,7 +123,9 @@ class DataRequest:
             value = getattr(self, each.name)
             if each.applies_to and kind not in each.applies_to and value != each.default:
                 others = " and ".join(WORDS[other][1] for other in each.applies_to)
-                value = "x".join(map(str, value)) if isinstance(value, tuple) else value
+                value = (
+                    ("x" if each.name == "size" else ",").join(map(str, value)) if isinstance(value, tuple) else value
+                )
                 raise SettingError(f"{each.name}={value} is for {others}; {self.source!r} is {WORDS[kind][0]}")
 
 

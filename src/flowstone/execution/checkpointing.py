@@ -1,7 +1,8 @@
 """Activation checkpointing: deep flows in little memory, by torch's own ``checkpoint``."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,12 +10,13 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.utils.checkpoint import checkpoint
 
-from flowstone.bijections import BatchNorm, Bijection, Chain, Conditioned, walk
+from flowstone.bijections import BatchNorm, Bijection, Chain, Conditioned, noise_from, noise_generator, walk
 from flowstone.execution.override import ForwardOverride
 
 __all__ = ["checkpointed"]
 
 RUNNING = (BatchNorm, _NormBase, _SpectralNorm)  # a run changes their buffers
+STATE = ("training", "_parameters", "_buffers")  # of a module
 NETS_PER_SEGMENT = {2: 4, 4: 1}  # of vectors and of images, by the dimensions of x
 
 
@@ -40,8 +42,7 @@ def _forward_of(chain: Chain, *, is_last: bool) -> Callable:
         own = segments.get(x.ndim, segments[2])
         for segment in own:
             keep = not segment.has_nets or segment.has_chains or (is_last and segment is own[-1])
-            z, part = segment(z, context) if keep else segment.checkpointed(z, context)
-            log_det = part if log_det is None else log_det + part
+            z, log_det = segment(z, log_det, context) if keep else segment.checkpointed(z, log_det, context)
         assert log_det is not None
         return z, log_det
 
@@ -72,39 +73,64 @@ class Segment:
         self.links = links
         self.has_nets = _count_nets(links) > 0
         self.has_chains = any(type(layer) is Chain for link in links for layer in walk(link))
-        self.running = [module for link in links for module in link.modules() if isinstance(module, RUNNING)]
+        self.modules = [module for link in links for module in link.modules()]
 
-    def __call__(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        z, log_det = self.links[0](x, context)
-        for link in self.links[1:]:
+    def __call__(self, x: Tensor, log_det: Tensor | None, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The links in turn; their log-dets are added to ``log_det`` one by one, in the order of ``Chain.forward``."""
+        z = x
+        for link in self.links:
             z, part = link(z, context)
-            log_det = log_det + part
+            log_det = part if log_det is None else log_det + part
+        assert log_det is not None
         return z, log_det
 
-    def checkpointed(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The same with nothing kept but x."""
-        return checkpoint(self, x, context, use_reentrant=False, context_fn=self._contexts)
+    def checkpointed(self, x: Tensor, log_det: Tensor | None, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The same with nothing kept but x and ``log_det``."""
+        return checkpoint(self, x, log_det, context, use_reentrant=False, context_fn=self._contexts)
 
     def _contexts(self) -> tuple[AbstractContextManager, AbstractContextManager]:
-        """What the two runs happen in: the second one finds running averages as the first one did."""
-        before = [(module, module.training, _clones(module._buffers)) for module in self.running]
-        return nullcontext(), _restored(before) if before else nullcontext()
+        """What the two runs happen in: the second one finds every module as the first one did."""
+        return nullcontext(), _Restored(self.modules)
 
 
-@contextmanager
-def _restored(before: Sequence[tuple[nn.Module, bool, dict[str, Tensor | None]]]) -> Iterator[None]:
-    """Modules in the mode and with the buffers of before; afterwards as they were."""
-    now = [(module, module.training, dict(module._buffers)) for module, _, _ in before]
-    for module, training, buffers in before:
-        module.training = training
-        module._buffers.update(_clones(buffers))
-    try:
-        yield
-    finally:
-        for module, training, buffers in now:
-            module.training = training
-            module._buffers.update(buffers)
+class _Restored(AbstractContextManager):
+    """Modules in the mode, with the weights and with the running averages that they had when this was made, and noise
+    from the same generator in the same state; afterwards all is as it was. It can be entered again: a graph that is
+    retained has several backward passes. (Torch restores its global random state itself.)
+    """
+
+    def __init__(self, modules: list[nn.Module]) -> None:
+        generator = noise_generator()
+        self.generator = None if generator is None else generator.clone_state()
+        self.before = [(module, _state(module)) for module in modules]
+        self.now: list[tuple[nn.Module, dict[str, Any]]] = []
+
+    def __enter__(self) -> None:
+        self.noise = nullcontext() if self.generator is None else noise_from(self.generator.clone_state())
+        self.noise.__enter__()
+        self.now = [(module, {name: vars(module)[name] for name in STATE}) for module, _ in self.before]
+        for (module, state), (_, now) in zip(self.before, self.now, strict=True):
+            vars(module).update(_copied(module, state))
+            if not (_is_plain(state) and _is_plain(now)):
+                module._parameters = now["_parameters"]  # sharded ones are gathered by FSDP itself
+
+    def __exit__(self, *_: object) -> None:
+        self.noise.__exit__(None, None, None)
+        for module, now in self.now:
+            vars(module).update(now)
 
 
-def _clones(buffers: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
-    return {name: None if value is None else value.clone() for name, value in buffers.items()}
+def _state(module: nn.Module) -> dict[str, Any]:
+    """What a run of a module depends on and what may be other when it runs again."""
+    return _copied(module, vars(module))
+
+
+def _copied(module: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
+    buffers = state["_buffers"]
+    if isinstance(module, RUNNING):
+        buffers = {name: None if value is None else value.clone() for name, value in buffers.items()}
+    return {"training": state["training"], "_parameters": dict(state["_parameters"]), "_buffers": dict(buffers)}
+
+
+def _is_plain(state: Mapping[str, Any]) -> bool:
+    return all(type(value) in (nn.Parameter, Tensor, type(None)) for value in state["_parameters"].values())

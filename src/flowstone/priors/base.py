@@ -1,12 +1,14 @@
 """The contract of every prior."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Prior"]
+__all__ = ["Prior", "without_autocast"]
 
 
 class Prior(nn.Module, ABC):
@@ -55,3 +57,17 @@ class Prior(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         return f"{tuple(self.event_shape)}"
+
+
+def without_autocast(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A method of a prior that computes with products: ``torch.autocast`` does not lower their precision."""
+
+    @wraps(method)
+    def call(self: Prior, *args: Any, **kwargs: Any) -> Tensor:
+        device = self.device.type
+        if device == "meta" or not torch.is_autocast_enabled(device):
+            return method(self, *args, **kwargs)
+        with torch.autocast(device, enabled=False):
+            return method(self, *args, **kwargs)
+
+    return call

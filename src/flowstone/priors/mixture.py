@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from flowstone.errors import SettingError
-from flowstone.priors.base import Prior
+from flowstone.priors.base import Prior, without_autocast
 from flowstone.priors.em import Mixture, best_mixture
 
 __all__ = ["GaussianMixture"]
@@ -57,6 +57,7 @@ class GaussianMixture(Prior):
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         return self.component_log_prob(z).logsumexp(-1)
 
+    @without_autocast
     def component_log_prob(self, z: Tensor) -> Tensor:
         """Log of weight times density of each component, ``(batch, K)``."""
         factor = self._factor()
@@ -66,6 +67,7 @@ class GaussianMixture(Prior):
         constant = self.logits.log_softmax(0) + self.log_diagonal.sum(-1) - 0.5 * features * math.log(2 * math.pi)
         return constant - 0.5 * white.square().sum(-1)
 
+    @without_autocast
     @torch.no_grad()
     def sample(self, n: int, context: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
         chosen = torch.multinomial(self.logits.softmax(0), n, replacement=True, generator=generator) if n else None

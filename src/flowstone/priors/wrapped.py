@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from flowstone.priors.base import Prior
+from flowstone.priors.base import Prior, without_autocast
 
 __all__ = ["FromTorch"]
 
@@ -33,6 +33,7 @@ class FromTorch(Prior):
             self.inside = distribution.sample()
         self.own = self.inside.flatten()[:0]  # its device and precision
 
+    @without_autocast
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         own = z.to(self.own)
         within = cast(Tensor, self.distribution.support.check(own)).reshape(len(own), -1).all(-1)  # pyright: ignore
@@ -41,6 +42,7 @@ class FromTorch(Prior):
         log_prob = torch.where(within, cast(Tensor, self.distribution.log_prob(safe)), -math.inf)
         return torch.where(own.reshape(len(own), -1).isnan().any(-1), math.nan, log_prob).to(z)
 
+    @without_autocast
     def sample(self, n: int, context: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
         # torch.distributions draw from the global state alone, so that is seeded from the generator for a moment.
         with torch.random.fork_rng(enabled=generator is not None):

@@ -1,0 +1,183 @@
+"""Properties of bounded domains, integers, padding and noise."""
+
+import math
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from cases import normal, same
+from flowstone import bijections as b
+from flowstone.testing import jacobian
+from mutation.initialization import is_standard
+
+__all__ = [
+    "borders_are_as_near_as_precision_tells",
+    "borders_hold_in_every_precision",
+    "dequantized_noise_has_the_density_it_says",
+    "dequantized_stays_within_its_integer",
+    "integers_and_tables_are_read",
+    "outside_its_domain_is_no_density",
+    "padding_counts_for_nothing",
+    "rescaled_is_between_zero_and_one",
+    "tails_have_slope_one_at_their_bound",
+    "the_half_that_moves_is_set",
+    "what_comes_first_says_what_a_chain_reads",
+    "what_is_sampled_is_among_the_levels",
+]
+
+
+def outside_its_domain_is_no_density() -> None:
+    for layer, rows in (
+        (b.Logit(), [[0.5, -0.1], [0.5, 1.1], [0.2, 0.5]]),
+        (b.Logit(alpha=0.05), [[0.5, -0.1], [0.5, 1.1], [0.0, 1.0]]),
+        (b.Interval(-2.0, 5.0), [[0.5, -2.1], [0.5, 5.1], [-1.9, 4.9]]),
+        (b.Positive(low=1.0), [[0.9, 2.0], [2.0, -5.0], [1.1, 9.0]]),
+    ):
+        x = torch.tensor(rows, requires_grad=True)
+        z, log_det = layer(x)
+        assert z.isfinite().all()
+        assert (log_det == -math.inf).tolist() == [True, True, False]
+        gradient = torch.autograd.grad(z.sum() + log_det[2], x)[0]
+        assert gradient.isfinite().all()
+
+
+def borders_are_as_near_as_precision_tells() -> None:
+    for dtype in (torch.float64, torch.float32):
+        eps = torch.finfo(dtype).eps
+        z, log_det = b.Logit().to(dtype)(torch.tensor([[0.0], [1.0]], dtype=dtype))
+        same(z[:, 0], torch.tensor([math.log(eps), -math.log(eps)], dtype=dtype), 1e-3)
+        assert log_det.isfinite().all()
+        z, log_det = b.Positive().to(dtype)(torch.tensor([[0.0]], dtype=dtype))
+        same(z[0], torch.tensor([math.log(torch.finfo(dtype).tiny)], dtype=dtype), 1e-3)
+        assert log_det.isfinite().all()
+
+
+def borders_hold_in_every_precision() -> None:
+    """0.1 and 0.7 are other numbers in float32 than in float64, one above, one below: their data are within."""
+    for low, high in ((0.1, 0.7), (0.7, 1.9), (-0.7, -0.1), (1000.1, 1e6 + 0.7), (-1e6 - 0.7, -1.1), (-1e6 - 0.1, 9.1)):
+        for written in (torch.float32, torch.float64):
+            x = torch.tensor([[low], [(low + high) / 2], [high]], dtype=written).double()
+            for flow in (torch.float32, torch.float64):
+                for layer in (b.Interval(low, high), b.Interval([low], [high]), b.Positive(low=low)):
+                    z, log_det = layer.to(flow)(x)
+                    assert z.dtype == log_det.dtype == flow
+                    assert log_det.isfinite().all()
+                    assert (z.diff(dim=0) > 0).all()
+                    assert (layer(x - 1e-3 * max(1.0, abs(low)))[1] == -math.inf).tolist()[0]
+
+
+def integers_and_tables_are_read() -> None:
+    bounded = (b.Logit(alpha=0.4), b.Interval(0, 5), b.Positive(), b.Rescale(0, 5))
+    for kind in (torch.uint8, torch.int64, torch.float32, torch.float64):
+        x = torch.tensor([[1, 2], [3, 4]]).to(kind)
+        for layer in (b.Dequantize(), b.Dequantize(levels=5), *bounded):
+            z, log_det = layer.float()(x)
+            assert z.dtype == log_det.dtype == layer.inverse(z)[0].dtype == torch.float32
+    x = torch.rand(5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+    for layer in bounded:  # in the flow's precision, where that is the higher one
+        same(layer.double()(x)[0], layer(x.double())[0], 0)
+
+
+def what_comes_first_says_what_a_chain_reads() -> None:
+    assert b.Chain(b.Standardize(2), b.LULinear(2)).accepts_any_dtype
+    assert not b.Chain(b.LULinear(2), b.Standardize(2)).accepts_any_dtype
+    assert b.Chain(b.Chain(b.Logit(), b.LULinear(2)), b.LULinear(2)).accepts_any_dtype
+
+
+def the_half_that_moves_is_set() -> None:
+    x = 3 * normal(100, 5) + 2
+    for swap, moving, kept in ((False, slice(2, 5), slice(0, 2)), (True, slice(0, 2), slice(2, 5))):
+        layer = b.Half(5, b.ActNorm(2 if swap else 3), swap=swap)
+        layer.initialize(x)
+        z = layer(x)[0]
+        is_standard(z[:, moving])
+        same(z[:, kept], x[:, kept], 0)
+
+
+def rescaled_is_between_zero_and_one() -> None:
+    x = torch.tensor([[-2.0, 5.0, 1.5]])
+    same(b.Rescale(-2.0, 5.0)(x)[0], torch.tensor([[0.0, 1.0, 0.5]]))
+
+
+def what_is_sampled_is_among_the_levels() -> None:
+    z = torch.tensor([[-3.2, 0.1, 6.9, 7.0, 99.0]])
+    same(b.Dequantize(levels=8).inverse(z)[0], torch.tensor([[0.0, 0.0, 6.0, 7.0, 7.0]]), 0)
+    same(b.Dequantize().inverse(z)[0], torch.tensor([[-4.0, 0.0, 6.0, 7.0, 99.0]]), 0)
+    x = torch.tensor([[0.0, 7.0], [-1.0, 3.0], [3.0, 8.0]])
+    for noise in (None, Recording(1.0)):
+        assert b.Dequantize(noise, levels=8)(x)[1].isfinite().tolist() == [True, False, False]
+    assert not b.Dequantize()(x)[1].any()
+
+
+def padding_counts_for_nothing() -> None:
+    """Under a normal latent: the log-probability is that of the image, whatever the noise."""
+    x = normal(4, 2, 3, 2)
+    z, log_det = b.Pad((2, 3, 2), (4, 6))(x)
+    assert z.shape == (4, 2, 4, 6)
+    same(z[:, :, :3, :2], x, 0)
+    log_normal = [-0.5 * (value.square() + math.log(2 * math.pi)).flatten(1).sum(-1) for value in (z, x)]
+    same(log_normal[0] + log_det, log_normal[1])
+    added = torch.cat((z[:, :, 3:].flatten(), z[:, :, :3, 2:].flatten()))
+    assert added.std() > 0.5
+    same(b.Pad((2, 3, 2), (4, 6)).inverse(z)[1], torch.zeros(4), 0)
+
+
+def tails_have_slope_one_at_their_bound() -> None:
+    x = torch.tensor([[-2.0], [2.0]], requires_grad=True)
+    for direction in (b.LogTails(bound=2.0).forward, b.LogTails(bound=2.0).inverse):
+        (slope,) = torch.autograd.grad(direction(x)[0].sum(), x)
+        same(slope, torch.ones(2, 1), 0)
+
+
+class Recording(b.Bijection):
+    """A noise that scales by a number and records its context."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale, self.context = scale, None
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return x / self.scale, x.new_full((len(x),), -x.shape[1] * math.log(self.scale))
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.context = context
+        return z * self.scale, z.new_full((len(z),), z.shape[1] * math.log(self.scale))
+
+
+def dequantized_stays_within_its_integer() -> None:
+    x = torch.tensor([[0.0, 1.0, 255.0]]).expand(100, 3)
+    for noise in (None, Recording(1.0), Recording(1e4)):  # the last one is at 0 or at 1, hardly ever between
+        layer = b.Dequantize(noise, levels=256)
+        z, log_det = layer(x)
+        assert (z >= x).all()
+        assert (z < x + 1).all()
+        assert log_det.isfinite().all()
+        same(layer.inverse(z)[0], x)
+        same(layer.inverse(z)[1], torch.zeros(100))
+    with patch.object(torch, "rand_like", torch.ones_like):
+        same(b.Dequantize().inverse(b.Dequantize()(x)[0])[0], x)
+
+
+def dequantized_noise_has_the_density_it_says() -> None:
+    """Minus the log-density of the noise: of a normal, and what becomes of it, by automatic differentiation."""
+    x, epsilon = torch.tensor([[3.0, 200.0], [0.0, 17.0]]), normal(2, 2)
+    layer = b.Dequantize(Recording(1.5), levels=256)
+    with patch.object(torch, "randn_like", lambda _: epsilon):
+        z, log_det = layer(x)
+    assert isinstance(layer.noise, Recording)
+    assert layer.noise.context is not None
+    same(layer.noise.context, x / 256 - 0.5)
+
+    def drawn(given: Tensor, _: Tensor | None) -> tuple[Tensor, Tensor]:
+        with patch.object(torch, "randn_like", lambda _: given):
+            return layer(torch.zeros_like(given))
+
+    stretched = torch.linalg.slogdet(jacobian(drawn, epsilon, None))[1]
+    log_normal = -0.5 * (epsilon.square() + math.log(2 * math.pi)).sum(-1)
+    same(log_det, -(log_normal - stretched))
+    same(z, x + (1.5 * epsilon).sigmoid())
+    context = normal(2, 3)
+    layer(x, context)
+    same(layer.noise.context, torch.cat((x / 256 - 0.5, context), 1))
+    same(b.Dequantize()(x)[1], torch.zeros(2))

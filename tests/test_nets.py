@@ -1,0 +1,61 @@
+"""Conditioner nets: what each output sees, and that layers run as modules do."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from cases import disturb
+from flowstone.bijections import (
+    Affine,
+    Coupling,
+    checkerboard,
+)
+from flowstone.bijections.univariate import soft_clamp
+from flowstone.nets import MADE, MLP, FullResolution, ResConvNet
+
+
+def test_inverse_autoregressive_begins_with_the_context_alone(float64):
+    net = MADE(3, 2, hidden=(12, 12), context_features=1)
+    for parameter in net.parameters():
+        parameter.data.normal_()
+    x, context = torch.randn(1, 3), torch.randn(2, 1)
+    one, two = net(x, context[:1]), net(x, context[1:])
+    assert (one != two).all()  # the first feature's parameters, too
+    moved = net(torch.tensor([[9.0, 0.0, 0.0]]) + x, context[:1])
+    assert torch.equal(moved[:, :2], one[:, :2])
+    assert (moved[:, 2:] != one[:, 2:]).all()
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_a_net_on_the_whole_board_is_the_papers_masked_coupling(float64, swap):
+    """z = m x + (1 - m) (x exp(s) + t), s and t of the masked image, its mask beside it."""
+    channels, size = 2, 6
+    net = ResConvNet(channels + 1, 2 * channels, hidden=8, blocks=1, normed_input=False)
+    half = FullResolution(net, channels, swap=swap, norm="none")
+    layer = checkerboard(Coupling(4 * channels, Affine((2 * channels, 1, 1), scale="soft"), half, swap=swap)).eval()
+    disturb(layer, 0.3)
+    x, colour = torch.randn(3, channels, size, size), torch.arange(size)[:, None] + torch.arange(size)
+    mask = ((colour % 2 == 0) != swap).to(x)
+    raw, shift = net(torch.cat((mask * x, mask.expand(3, 1, size, size)), 1)).unflatten(1, (channels, 2)).unbind(2)
+    scale = soft_clamp(raw, 3.0)
+    z, log_det = layer(x)
+    torch.testing.assert_close(z, mask * x + (1 - mask) * (x * scale.exp() + shift))
+    torch.testing.assert_close(log_det, ((1 - mask) * scale).sum((1, 2, 3)))
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_layer_that_runs_otherwise_is_called(part):
+    """By a hook, or because its forward was replaced; of a linear layer and of an activation."""
+    x, net = torch.ones(2, 2), MLP(2, 3, hidden=(8, 8))
+    torch.nn.init.ones_(net.output.weight)
+    plain = net(x)
+    layer: Any = net.layers[part]
+    handle = layer.register_forward_hook(lambda module, inputs, output: output + 1)
+    hooked = net(x)
+    handle.remove()
+    assert torch.equal(net(x), plain)
+    as_it_was = layer.forward
+    layer.forward = lambda input: as_it_was(input) + 1
+    assert torch.equal(net(x), hooked)
+    assert not torch.equal(plain, hooked)
