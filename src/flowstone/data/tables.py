@@ -61,8 +61,8 @@ class Table:
             row, column = np.argwhere(~np.isfinite(values))[0]
             what = "missing or NaN" if np.isnan(values[row, column]) else "infinite"
             raise DataError(
-                f"{self.path}: column {columns[column]!r}, row {row + 1} is {what}; {int((~good).sum())} of {len(self)} "
-                "rows hold such values; to leave them out",
+                f"{self.path}: column {columns[column]!r}, row {row + 1} is {what}; {int((~good).sum())} of "
+                f"{len(self)} rows hold such values; to leave them out",
                 remedy={"drop_missing": True},
             )
         return Table(self.path, self.arrow.filter(pa.array(good))), values[good]
