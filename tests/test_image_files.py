@@ -124,7 +124,9 @@ def test_size_crops_the_middle_and_takes_means(tmp_path):
 
 def test_images_of_several_sizes_need_one(tmp_path):
     make_folder(tmp_path / "pics", [*pixels(20, 4, 4), *pixels(20, 4, 5)])
-    with pytest.raises(DataError, match=r"images of 2 sizes: 00\d\d.png is 4x[45], 00\d\d.png is 4x[45]; --size"):
+    with pytest.raises(
+        DataError, match=r"images of 2 sizes: 00\d\d.png is 4x[45], 00\d\d.png is 4x[45]; to make them one.*: size=32"
+    ):
         open_source("pics")
     assert open_source("pics", size=4).event_shape == (1, 4, 4)
 
@@ -143,7 +145,11 @@ def test_bad_images_are_counted_and_named(tmp_path, content, reason):
     make_folder(tmp_path / "pics", pixels(40, 40, 40))
     for name in ("0003.png", "0011.png", "0030.png"):
         (tmp_path / "pics" / name).write_bytes(content)
-    message = r"3 of 40 images cannot be read, first 00(03|11|30)\.png \(.*(" + reason + r").*\); --skip-bad leaves"
+    message = (
+        r"3 of 40 images cannot be read, first 00(03|11|30)\.png \(.*("
+        + reason
+        + r").*\); to leave them out: skip_bad=True"
+    )
     if b"II" in content[:2]:
         (tmp_path / "pics").rename(tmp_path / "old")  # their size differs, which would be said first
         make_folder(tmp_path / "pics", pixels(40, 4, 4))
@@ -172,7 +178,7 @@ def test_more_than_the_memory_is_said_before_it_is_taken(tmp_path, monkeypatch):
 
     make_folder(tmp_path / "pics", pixels(20, 8, 8))
     monkeypatch.setattr(decode, "_memory", lambda: 1000.0)
-    with pytest.raises(DataError, match=r"20 images of 1x8x8 take 0 GB.*--size makes them smaller"):
+    with pytest.raises(DataError, match=r"20 images of 1x8x8 take 0 GB.*to make them smaller.*: size=32"):
         open_source("pics")
 
 
@@ -247,9 +253,9 @@ def test_what_is_for_others_is_refused(tmp_path):
     np.save("t.npy", RNG.normal(size=(40, 2)))
     for source, options, message in [
         ("moons", {"gray": True}, "gray=True is for images; 'moons' is a toy"),
-        ("t.npy", {"size": 4}, "size=4 is for images; 't.npy' is a table"),
+        ("t.npy", {"size": 4}, "size=4x4 is for images; 't.npy' is a table"),
         ("pics", {"drop_missing": True}, "drop_missing=True is for tables; 'pics' is images"),
-        ("pics", {"dequantize": False}, "no_dequantize=True is for tables"),
+        ("pics", {"dequantize": False}, "dequantize=False is for tables"),
         ("pics", {"points": 50}, "points=50 is for toys"),
     ]:
         with pytest.raises(SettingError) as caught:

@@ -133,7 +133,7 @@ def test_images_given_their_label(tmp_path, capsys, monkeypatch):
         (["train", "pics", "--set", "event_shape=3"], "--set event_shape: the data says that"),
         (["train", "pics", "--download"], "is no set that has a name"),
         (["train", "mnist"], "mnist: where is it?"),
-        (["train", "moons", "--size", "3"], "size=3 is for images"),
+        (["train", "moons", "--size", "3"], "size=3x3 is for images"),
     ]:
         assert message in refused(capsys, monkeypatch, *words)
 

@@ -126,7 +126,7 @@ def test_nobody_is_in_two_parts_of_faces32(tmp_path):
 
 
 def test_where_the_data_are_is_said_or_asked_for(tmp_path, monkeypatch):
-    with pytest.raises(DataError, match=r"mnist: where is it\? .*--data-dir.*FLOWSTONE_DATA; --download"):
+    with pytest.raises(DataError, match=r"mnist: where is it\? FLOWSTONE_DATA .*: data_dir='FOLDER', download=True"):
         open_source("mnist")
     with pytest.raises(DataError, match=rf"mnist: not in {tmp_path}/mnist: looked for train-images-idx3-ubyte\[.gz\]"):
         open_source("mnist", data_dir=tmp_path)
@@ -162,7 +162,7 @@ def test_a_set_is_fetched_where_it_is_missing(tmp_path, monkeypatch):
         dataset = open_source("mnist", data_dir=tmp_path / "data", download=True, context=["label"])
         assert dataset.event_shape == (1, 8, 8)
     assert asked == [("ylecun/mnist", "dataset", ["*.parquet"])]
-    with pytest.raises(SettingError, match="--download cannot fetch this set"):
+    with pytest.raises(SettingError, match="this set cannot be fetched"):
         open_source("faces32", data_dir=tmp_path / "data", download=True)
     with pytest.raises(SettingError, match="is no set that has a name"):
         open_source(str(tmp_path), download=True)

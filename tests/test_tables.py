@@ -126,7 +126,7 @@ def test_a_pickle_in_npy_is_not_opened(tmp_path):
 def test_drop_missing_leaves_out_those_rows_alone(tmp_path):
     text = good_csv(tmp_path / "t.csv").read_text() + "nan,1,2\n1,inf,2\n"
     path = write(tmp_path / "t.csv", text)
-    with pytest.raises(DataError, match="--drop-missing"):
+    with pytest.raises(DataError, match="to leave them out: drop_missing=True"):
         open_source(str(path))
     dataset = open_source(str(path), drop_missing=True)
     assert dataset.description["rows"] == 60
@@ -184,7 +184,7 @@ def test_toys_open_fresh_or_fixed():
     assert torch.equal(fresh.test.x, fixed.test.x)
     assert fresh.entropy == TOYS["banana"].entropy
     assert not torch.equal(fresh.test.x[: len(fresh.validation)], fresh.validation.x)
-    with pytest.raises(DataError, match="points=3"):
+    with pytest.raises(SettingError, match="points=3 must be a whole number, at least 20"):
         open_source("banana", points=3)
 
 

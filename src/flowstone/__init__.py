@@ -4,7 +4,7 @@
     flowstone.fit(flow, x)
     flow.log_prob(x), flow.sample(1000)
 
-Names are imported when they are first used, so that ``flowstone --help`` need not wait for torch.
+Names are imported when they are first used, so that the command's help need not wait for torch.
 """
 
 import importlib

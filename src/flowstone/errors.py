@@ -1,7 +1,7 @@
 """The tree of errors. A message is one line that repeats what was wrong: name, shape, value, nearest valid choice."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 __all__ = [
@@ -17,7 +17,27 @@ __all__ = [
 
 
 class FlowstoneError(Exception):
-    """The root of all that Flowstone raises for a user's mistake. The command line prints it and exits with 1."""
+    """The root of all that Flowstone raises for a user's mistake. The command line prints it and exits with 1.
+
+    Attributes:
+        remedy: options by name, with the values that would mend what is wrong. They end the message as keyword
+            arguments; the command line shows them as its flags instead.
+
+    >>> print(FlowstoneError("row 2 is missing; to leave it out", remedy={"drop_missing": True}))
+    row 2 is missing; to leave it out: drop_missing=True
+    """
+
+    def __init__(self, *args: object, remedy: Mapping[str, Any] | None = None) -> None:
+        super().__init__(*args)
+        self.remedy = dict(remedy or {})
+
+    @property
+    def problem(self) -> str:
+        """The message without the remedy."""
+        return super().__str__()
+
+    def __str__(self) -> str:
+        return self.problem + ": " * bool(self.remedy) + ", ".join(f"{k}={v!r}" for k, v in self.remedy.items())
 
 
 class UnknownNameError(FlowstoneError, LookupError):

@@ -1,7 +1,7 @@
 """Options: a field of a settings dataclass that carries its own help, from which flags and documents follow."""
 
 from collections.abc import Iterable
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from textwrap import fill
 from typing import Any
 
@@ -10,17 +10,28 @@ __all__ = ["Option", "describe_options", "option", "options_of"]
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a settings class: its name, default, help and, where only some values are allowed, these."""
+    """One option of a settings class.
+
+    Attributes:
+        default: ``dataclasses.MISSING`` where a value is required.
+        choices: the values that are allowed, where only some are.
+        applies_to: the kinds of data for which the option has a meaning; empty for all kinds.
+    """
 
     name: str
     default: Any
     help: str
     choices: tuple[str, ...] = ()
+    applies_to: tuple[str, ...] = ()
 
 
-def option(default: Any, help: str, *, choices: Iterable[str] = ()) -> Any:
-    """A dataclass field with its help in a sentence or two of plain English, which names no command-line flag."""
-    return field(default=default, metadata={"help": help, "choices": tuple(choices)})
+def option(default: Any, help: str, *, choices: Iterable[str] = (), applies_to: Iterable[str] = ()) -> Any:
+    """A dataclass field with its help in a sentence or two of plain English, which names no command-line flag.
+
+    With ``dataclasses.MISSING`` as its default the field is required.
+    """
+    metadata = {"help": help, "choices": tuple(choices), "applies_to": tuple(applies_to)}
+    return field(default=default, metadata=metadata)
 
 
 def options_of(settings: type) -> tuple[Option, ...]:
@@ -48,7 +59,7 @@ def describe_options(settings: type, *, indent: str = "") -> str:
     """
     lines = [
         fill(
-            f"{each.name}: {each.help} Default: {each.default!r}.",
+            f"{each.name}: {each.help}" + ("" if each.default is MISSING else f" Default: {each.default!r}."),
             width=120,
             initial_indent=indent + " " * 4,
             subsequent_indent=indent + " " * 8,
@@ -60,4 +71,5 @@ def describe_options(settings: type, *, indent: str = "") -> str:
 
 
 def _option_of(each: Field) -> Option:
-    return Option(each.name, each.default, each.metadata.get("help", ""), each.metadata.get("choices", ()))
+    said = each.metadata
+    return Option(each.name, each.default, said.get("help", ""), said.get("choices", ()), said.get("applies_to", ()))

@@ -7,7 +7,7 @@ from typing import Any
 
 from flowstone.errors import SettingError, UnknownNameError
 
-__all__ = ["require_choice", "require_integer", "require_number"]
+__all__ = ["require_bool", "require_choice", "require_integer", "require_number"]
 
 
 def require_choice(name: str, value: Any, choices: Iterable[str]) -> None:
@@ -19,6 +19,12 @@ def require_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     choices = tuple(choices)
     if not isinstance(value, str) or value not in choices:
         raise UnknownNameError(name, str(value), choices)
+
+
+def require_bool(name: str, value: Any) -> None:
+    """``value`` is True or False."""
+    if not isinstance(value, bool):
+        raise SettingError(f"{name}={value!r} must be True or False")
 
 
 def require_integer(name: str, value: Any, *, at_least: int = 1) -> None:

@@ -2,10 +2,13 @@
 
 import os
 import sys
+import warnings
+from typing import Any
 
 from cyclopts import App
 
 from flowstone import __version__
+from flowstone.cli.flags import message_of
 from flowstone.errors import FlowstoneError
 
 __all__ = ["app", "main"]
@@ -32,15 +35,22 @@ for _name, _help in COMMANDS.items():
 
 def main() -> None:
     """Entry point: an expected error is one line on stderr and exit status 1; a wrong flag exits with 2."""
-    try:
-        app(sys.argv[1:])
-        sys.stdout.flush()
-    except FlowstoneError as error:
-        print(f"flowstone: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(1)
-    except BrokenPipeError:  # whoever read the output, as `head` does, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("flowstone: interrupted", file=sys.stderr)
-        sys.exit(130)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            app(sys.argv[1:])
+            sys.stdout.flush()
+        except FlowstoneError as error:
+            print(f"flowstone: {message_of(error)}", file=sys.stderr)
+            sys.exit(1)
+        except BrokenPipeError:  # whoever read the output, as `head` does, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        except KeyboardInterrupt:
+            print("flowstone: interrupted", file=sys.stderr)
+            sys.exit(130)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning as one line without the place in the source that Python adds."""
+    print(f"flowstone: warning: {' '.join(str(message).split())}", file=sys.stderr)

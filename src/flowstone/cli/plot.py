@@ -23,10 +23,10 @@ def plot(run: Path, *, seed: int = 0, device: Device = "auto") -> None:
     from flowstone.runs import Run
 
     folder = Run(run)
-    flow, dataset = folder.flow(device_of(device)), folder.dataset()
+    density, dataset = folder.density(device_of(device)), folder.dataset()
     shown = dataset.rows_to_show
     written = save_plots(
-        flow, shown.x, dataset.columns, folder.history, folder.plots,
+        density, shown.x, dataset.columns, folder.history, folder.plots,
         context=shown.context, test=dataset.test.x, test_context=dataset.test.context,
         entropy=dataset.entropy, seed=seed,
     )  # fmt: skip

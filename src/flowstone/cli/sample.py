@@ -1,18 +1,28 @@
 """flowstone sample."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from flowstone.cli.values import Device, device_of, given_label, given_of, precision_of
+from flowstone.cli.flags import with_flags
+from flowstone.cli.values import Device, FiniteCheck, device_of, given_label, given_of, precision_of
 from flowstone.errors import SettingError
+from flowstone.train.settings import Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from flowstone.density import Density
+    from flowstone.runs import Run
 
 __all__ = ["sample"]
 
 PIECE = 1 << 17  # rows
 
 
+@with_flags(Settings, "precision")
 def sample(
     run: Path,
     *,
@@ -22,9 +32,11 @@ def sample(
     seed: int = 0,
     given: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
     device: Device = "auto",
-    precision: str = "fp32",
+    precision: str = Settings.precision,
 ) -> None:
-    """Draw N new rows from the flow of RUN.
+    """Draw N new rows from the density of RUN.
+
+    Where a value is NaN or infinite the file is written all the same, and the exit status is 1.
 
     Parameters
     ----------
@@ -40,46 +52,45 @@ def sample(
     seed
         The same seed gives the same rows.
     given
-        For a conditional flow: the context, as column=value; of images, label=NAME.
+        For a conditional density: the context, as column=value; of images, label=NAME.
     device
         Where to compute.
-    precision
-        fp32, or bf16 for the nets: quicker where the processor has it; `flowstone check` says what it costs.
     """
-    import torch
-
-    from flowstone.bijections import Standardize
     from flowstone.data.tables import check_writable
     from flowstone.runs import Run
 
     check_writable(out, tuple(_WRITERS))
     if n < 1:
         raise SettingError(f"-n {n}: at least one sample is needed")
-    folder = Run(run)
-    flow = folder.flow(device_of(device))
-    if folder.of_images:
-        with precision_of(precision, flow):
-            _sample_images(folder, flow, n, out, temperature, seed, given or [])
-        return
-    if any(isinstance(module, Standardize) and module.coarse for module in flow.modules()):
-        if precision != "fp32":
-            raise SettingError(f"--precision {precision}: a column of this table has more digits than that keeps")
-        flow = flow.double()
-    columns, context_columns = folder.columns()
-    values = given_of(given or [])
-    if set(values) != set(context_columns):
-        wanted = " ".join(f"{name}=VALUE" for name in context_columns)
+    folder, finite = Run(run), FiniteCheck()
+    density = folder.density(device_of(device))
+    how: dict[str, Any] = {"n": n, "temperature": temperature, "seed": seed}
+    with precision_of(precision, density):
+        if folder.of_images:
+            _sample_images(folder, density, out, how, given or [], finite)
+        else:
+            columns, context_columns = folder.columns()
+            values = given_of(given or [])
+            how["context"] = _context(context_columns, values, density)
+            _WRITERS[out.suffix.lower()](out, density, how, columns, values, finite)
+    finite.require(out, "a value")
+
+
+def _context(columns: list[str], values: dict[str, float], density: "Density") -> "Tensor | None":
+    """One row of context of the values that were given."""
+    import torch
+
+    if set(values) != set(columns):
+        wanted = " ".join(f"{name}=VALUE" for name in columns)
         raise SettingError(f"this flow is conditional: --given {wanted}" if wanted else "this flow takes no --given")
-    context = (
-        torch.tensor([[values[name] for name in context_columns]], dtype=torch.float64) if context_columns else None
-    )
-    context = None if context is None else context.to(flow.device)
-    how = {"n": n, "context": context, "temperature": temperature, "seed": seed}
-    with precision_of(precision, flow):
-        _WRITERS[out.suffix.lower()](out, flow, how, columns, values)
+    if not columns:
+        return None
+    return torch.tensor([[values[name] for name in columns]], dtype=torch.float64, device=density.device)
 
 
-def _sample_images(folder, flow, n: int, out: Path, temperature: float, seed: int, words: list[str]) -> None:
+def _sample_images(
+    folder: "Run", density: "Density", out: Path, how: dict[str, Any], words: list[str], finite: FiniteCheck
+) -> None:
     import numpy as np
 
     from flowstone.data import context_of
@@ -91,8 +102,8 @@ def _sample_images(folder, flow, n: int, out: Path, temperature: float, seed: in
     if bool(values) != bool(data["context"]):
         wanted = f"this flow is conditional: --given label=NAME, of {', '.join(data['classes'])}"
         raise SettingError("this flow takes no --given" if values else wanted)
-    context = context_of([values["label"]], data["classes"]).to(flow.device) if values else None
-    x = flow.sample(n, context, temperature=temperature, seed=seed).reshape(n, *flow.event_shape).cpu()
+    context = context_of([values["label"]], data["classes"]).to(density.device) if values else None
+    x = finite(density.sample(context=context, **how).reshape(-1, *density.event_shape).cpu())
     if out.suffix.lower() == ".png":
         save_mosaic(x, out)
     else:
@@ -100,21 +111,21 @@ def _sample_images(folder, flow, n: int, out: Path, temperature: float, seed: in
         write_arrays(out, x=pixels, **{f"given_{name}": np.array(value) for name, value in values.items()})
 
 
-def _write_table(out: Path, flow, how, columns, values) -> None:
+def _write_table(out: Path, density, how, columns, values, finite) -> None:
     """Each piece as it comes: more samples than memory holds."""
     import numpy as np
     import pyarrow as pa
 
     from flowstone.data.tables import write_pieces
 
-    def table(x) -> pa.Table:
+    def table(x: "Tensor") -> pa.Table:
         arrays = {name: x[:, index].numpy() for index, name in enumerate(columns)}
         return pa.table(arrays | {name: np.full(len(x), value) for name, value in values.items()})
 
-    write_pieces(out, map(table, _gathered(flow.stream(**how))))
+    write_pieces(out, (table(finite(piece)) for piece in _gathered(density.stream(**how))))
 
 
-def _gathered(parts):
+def _gathered(parts: "Iterable[Tensor]") -> "Iterator[Tensor]":
     """Fewer and larger pieces: what a file is written in."""
     import torch
 
@@ -128,19 +139,20 @@ def _gathered(parts):
         yield torch.cat(held).cpu()
 
 
-def _write_npz(out: Path, flow, how, columns, values) -> None:
+def _write_npz(out: Path, density, how, columns, values, finite) -> None:
     import numpy as np
 
     from flowstone.data.tables import write_arrays
 
-    x = flow.sample(**how).flatten(0, -2).cpu().numpy()
+    x = finite(density.sample(**how).flatten(0, -2).cpu()).numpy()
     write_arrays(out, x=x, columns=np.array(columns), **{f"given_{k}": np.array(v) for k, v in values.items()})
 
 
-def _write_png(out: Path, flow, how, columns, _) -> None:
+def _write_png(out: Path, density, how, columns, _, finite) -> None:
     from flowstone.plot import sample_figure, save_figure
 
-    save_figure(sample_figure(flow.sample(**how).flatten(0, -2).cpu(), columns), out)
+    x = finite(density.sample(**how).flatten(0, -2).cpu())
+    save_figure(sample_figure(x[x.isfinite().all(1)], columns), out)
 
 
 _WRITERS = {".csv": _write_table, ".parquet": _write_table, ".npz": _write_npz, ".png": _write_png}

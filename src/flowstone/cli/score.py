@@ -2,50 +2,38 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-from cyclopts import Parameter
-
-from flowstone.cli.values import Device, device_of, precision_of
-from flowstone.errors import OutputError
+from flowstone.cli.flags import select, with_flags
+from flowstone.cli.values import Device, FiniteCheck, device_of, precision_of
+from flowstone.data.request import DataRequest
+from flowstone.errors import DataError, OutputError
+from flowstone.train.settings import Settings
 
 __all__ = ["score"]
 
 
+@with_flags(Settings, "precision")
+@with_flags(DataRequest, "drop_missing", "skip_bad", "data_dir")
 def score(
-    run: Path,
-    data: str,
-    *,
-    out: Path,
-    drop_missing: Annotated[bool, Parameter(negative=())] = False,
-    skip_bad: Annotated[bool, Parameter(negative=())] = False,
-    data_dir: Path | None = None,
-    device: Device = "auto",
-    precision: str = "fp32",
+    run: Path, data: str, *, out: Path, device: Device = "auto", precision: str = Settings.precision, **options: Any
 ) -> None:
     """Write DATA with one more column: log_prob, the log-likelihood of each row in nats, in the units of the data.
 
-    Of images: a table of their names, log_prob and bits_per_dim.
+    Of images: a table of their names, log_prob and bits_per_dim. Where a log_prob is NaN or infinite the file is
+    written all the same, and the exit status is 1.
 
     Parameters
     ----------
     run
         A run folder.
     data
-        A table that holds the flow's columns; other columns are carried along. Or images: a folder, an array, or the
-        test part of a set by name.
+        A table that holds the density's columns; other columns are carried along. Or images: a folder, an array, or
+        the test part of a set by name.
     out
         Where to: .csv or .parquet.
-    drop_missing
-        Leave out rows with a missing, NaN or infinite value.
-    skip_bad
-        Leave out images that cannot be read.
-    data_dir
-        The folder that holds the image sets, if it is no longer where it was.
     device
         Where to compute.
-    precision
-        fp32, or bf16 for the nets: quicker where the processor has it; `flowstone check` says what it costs.
     """
     import pyarrow as pa
 
@@ -56,21 +44,22 @@ def score(
     check_writable(out)
     if out.exists() and Path(data).exists() and out.samefile(data):
         raise OutputError(f"cannot write {out}: it is the table to be scored")
-    folder = Run(run)
-    flow = folder.flow(device_of(device))
+    folder, finite = Run(run), FiniteCheck()
+    density, chosen = folder.density(device_of(device)), select(DataRequest, options)
     if folder.of_images:
-        images = folder.images(data, data_dir=data_dir, skip_bad=skip_bad)
-        with precision_of(precision, flow):
-            scores = log_prob(flow, images.rows.x, images.rows.context).double().numpy()
-        bits = [bits_per_dim(-score, flow.event_shape.numel()) for score in scores.tolist()]
+        chosen.pop("drop_missing", None)
+        images = folder.images(data, **chosen)
+        with precision_of(precision, density):
+            scores = finite(log_prob(density, images.rows.x, images.rows.context).double()).numpy()
+        bits = [bits_per_dim(-score, density.event_shape.numel()) for score in scores.tolist()]
         write_table(out, pa.table({"image": images.names, "log_prob": scores, "bits_per_dim": bits}))
-        return
-    table, rows = folder.table(data, drop_missing=drop_missing)
-    if left_out := len(read_table(data)) - len(table):
-        print(f"left out {left_out} rows with missing values", file=sys.stderr)
-    with precision_of(precision, flow):
-        scores = log_prob(flow, rows.x, rows.context).double().numpy()
-    arrow = table.arrow
-    if "log_prob" in arrow.column_names:
-        arrow = arrow.drop_columns(["log_prob"])
-    write_table(out, arrow.append_column("log_prob", pa.array(scores)))
+    else:
+        table, rows = folder.table(data, drop_missing=chosen.get("drop_missing", False))
+        if "log_prob" in table.columns:
+            raise DataError(f"{data}: it has a column 'log_prob' already: rename it or leave it out")
+        if left_out := len(read_table(data)) - len(table):
+            print(f"left out {left_out} rows with missing values", file=sys.stderr)
+        with precision_of(precision, density):
+            scores = finite(log_prob(density, rows.x, rows.context).double()).numpy()
+        write_table(out, table.arrow.append_column("log_prob", pa.array(scores)))
+    finite.require(out, "log_prob")

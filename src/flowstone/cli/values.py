@@ -1,16 +1,23 @@
-"""What several commands share: reading values from words, and showing figures."""
+"""What several commands share: reading values from words, checking what is written, and showing figures."""
 
 import ast
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from flowstone.errors import SettingError, UnknownNameError
+from flowstone.errors import NonFiniteError, SettingError
+from flowstone.validation import require_choice
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from flowstone.density import Density
 
 __all__ = [
     "Device",
-    "commas",
+    "FiniteCheck",
     "device_of",
     "given_label",
     "given_of",
@@ -18,55 +25,25 @@ __all__ = [
     "print_metrics",
     "say_noise",
     "settings_of",
-    "training_of",
 ]
 
 Device = str
-NUMBER, COUNT, WORD = ((int, float), "a number"), (int, "a whole number"), (str, "a word")
-TRAINING: dict[str, Any] = {  # of fit, what has no flag of its own
-    "warmup": NUMBER,
-    "clip": NUMBER,
-    "ema": NUMBER,
-    "dropout": NUMBER,
-    "validate_every": COUNT,
-    "schedule": WORD,
-    "optimizer": WORD,
-    "weight_decay": NUMBER,
-    "scale_penalty": NUMBER,
-}
-
-
-def commas(text: str | None) -> list[str]:
-    """``"a,b"`` → ``["a", "b"]``."""
-    return [part.strip() for part in text.split(",") if part.strip()] if text else []
 
 
 def settings_of(words: Sequence[str]) -> dict[str, Any]:
     """``["couplings=8", "hidden=64,64", "prior=logistic"]`` → a dictionary of plain values."""
-    settings = {key.replace("-", "_"): _value(text) for key, text in _pairs("--set", words)}
+    settings = {key.replace("-", "_"): _value(text) for key, text in _pairs("--set", words).items()}
     for key in ("features", "event_shape", "context_features"):
         if key in settings:
-            choice = "--columns and --context choose the columns, --size and --gray the shape of images"
+            choice = "--columns, --exclude and --context choose the columns, --size and --gray the shape of images"
             raise SettingError(f"--set {key}: the data says that ({choice})")
-    return settings
-
-
-def training_of(words: Sequence[str]) -> dict[str, Any]:
-    """``["optimizer=adamax", "ema=0.9"]`` → arguments of ``fit``."""
-    settings = {key.replace("-", "_"): _value(text) for key, text in _pairs("--fit", words)}
-    for name, value in settings.items():
-        if name not in TRAINING:
-            raise UnknownNameError("--fit setting", name, TRAINING)
-        wanted, what = TRAINING[name]
-        if isinstance(value, bool) or not isinstance(value, wanted):
-            raise SettingError(f"--fit {name}={value}: expected {what}")
     return settings
 
 
 def given_of(words: Sequence[str]) -> dict[str, float]:
     """``["a=1.5", "b=2"]`` → numbers by name."""
     values = {}
-    for name, text in _pairs("--given", words):
+    for name, text in _pairs("--given", words).items():
         try:
             values[name] = float(text)
         except ValueError as error:
@@ -76,7 +53,7 @@ def given_of(words: Sequence[str]) -> dict[str, float]:
 
 def given_label(words: Sequence[str]) -> dict[str, str]:
     """``["label=cat"]`` → the class of the images to be drawn."""
-    pairs = dict(_pairs("--given", words))
+    pairs = _pairs("--given", words)
     for name in pairs:
         if name != "label":
             raise SettingError(f"--given {name}: images are given a label")
@@ -95,14 +72,42 @@ def device_of(name: Device) -> str:
         raise SettingError(f"--device {name}: not to be had here ({str(error).splitlines()[0]})") from error
 
 
-def precision_of(name: str, flow) -> AbstractContextManager:
-    """What the flow runs in: ``fp32``, as it is; ``bf16``, its nets in bfloat16."""
+def precision_of(name: str, density: "Density") -> AbstractContextManager:
+    """What the density runs in: ``fp32``, as it is; ``bf16``, its nets in bfloat16."""
     from flowstone.execution import bf16_conditioners
     from flowstone.train.settings import PRECISIONS
 
-    if name not in PRECISIONS:
-        raise UnknownNameError("--precision", name, PRECISIONS)
-    return bf16_conditioners(flow) if name == "bf16" else nullcontext()
+    require_choice("precision", name, PRECISIONS)
+    return bf16_conditioners(density) if name == "bf16" else nullcontext()
+
+
+class FiniteCheck:
+    """Counts the rows that hold a NaN or an infinity among those that are about to be written."""
+
+    def __init__(self) -> None:
+        self.rows, self.bad, self.first = 0, 0, 0
+
+    def __call__(self, rows: "Tensor") -> "Tensor":
+        """The same rows, counted."""
+        bad = ~rows.flatten(1).isfinite().all(1) if rows.ndim > 1 else ~rows.isfinite()
+        if bad.any() and not self.bad:
+            self.first = self.rows + int(bad.int().argmax()) + 1
+        self.rows, self.bad = self.rows + len(rows), self.bad + int(bad.sum())
+        return rows
+
+    def require(self, out: Path, what: str) -> None:
+        """NonFiniteError where a row was not finite: the file is whole, and the exit status says that it is not sound.
+
+        Args:
+            out: the file that was written.
+            what: what is not finite, such as "log_prob".
+        """
+        if self.bad:
+            rows = "row" if self.bad == 1 else "rows"
+            raise NonFiniteError(
+                f"{out} is written, but {what} is NaN or infinite in {self.bad} {rows} of {self.rows}, first in row "
+                f"{self.first}"
+            )
 
 
 def say_noise(noise: Mapping[str, float], why: str) -> None:
@@ -132,13 +137,16 @@ def print_metrics(metrics: Mapping[str, Any], say: Callable[[str], None]) -> Non
         )
 
 
-def _pairs(flag: str, words: Sequence[str]) -> list[tuple[str, str]]:
-    pairs = []
+def _pairs(flag: str, words: Sequence[str]) -> dict[str, str]:
+    """``key=value`` words by their keys, each of which may be given once."""
+    pairs: dict[str, str] = {}
     for word in words:
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise SettingError(f"{flag} {word!r}: expected key=value")
-        pairs.append((key, text))
+        if key in pairs:
+            raise SettingError(f"{flag} {key}: given twice, as {pairs[key]} and as {text}")
+        pairs[key] = text
     return pairs
 
 

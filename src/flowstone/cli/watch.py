@@ -23,21 +23,21 @@ def watching(folder: Path, *, sheets: bool, tensorboard: bool, context: Any = No
     with ExitStack() as stack:
         writer = stack.enter_context(_event_files(folder / "tensorboard")) if tensorboard else None
 
-        def watch(flow: Any, history: Any) -> None:
+        def watch(density: Any, history: Any) -> None:
             history.save(folder / "history.csv")
             record = history.records[-1]
-            sheet = _sheet(flow, folder / "plots" / "training", record.step, context) if sheets else None
+            sheet = _sheet(density, folder / "plots" / "training", record.step, context) if sheets else None
             if writer is not None:
                 writer(record, sheet)
 
         yield watch
 
 
-def _sheet(flow: Any, folder: Path, step: int, context: Any) -> Any:
+def _sheet(density: Any, folder: Path, step: int, context: Any) -> Any:
     from flowstone.plot import mosaic, save_mosaic
 
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = flow.sample(SHEET, seed=0) if context is None else flow.sample(1, context[:SHEET], seed=0)[0]
+    drawn = density.sample(SHEET, seed=0) if context is None else density.sample(1, context[:SHEET], seed=0)[0]
     save_mosaic(drawn, folder / f"step-{step:06d}.png")
     return mosaic(drawn)
 

@@ -1,16 +1,45 @@
-"""Data: everything that turns a name or a path into arrays. Knows nothing of flows."""
+"""Data: everything that turns a name or a path into arrays. Knows nothing of flows.
 
-from flowstone.data.dataset import Dataset
-from flowstone.data.image_sets import IMAGE_SETS, ImageSet
-from flowstone.data.images import NamedRows, context_of, read_images
-from flowstone.data.rows import Rows
-from flowstone.data.source import add_noise, noise_widths, open_source, reopen
-from flowstone.data.tables import Table, read_table
-from flowstone.data.toy import TOYS, Toy
+Names are imported when they are first used, so that ``flowstone.data.request`` is read without waiting for torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flowstone.data.dataset import Dataset
+    from flowstone.data.image_sets import IMAGE_SETS, ImageSet
+    from flowstone.data.images import NamedRows, context_of, read_images
+    from flowstone.data.noise import add_noise, noise_widths
+    from flowstone.data.request import DataRequest
+    from flowstone.data.rows import Rows
+    from flowstone.data.source import open_source, reopen
+    from flowstone.data.tables import Table, read_table
+    from flowstone.data.toy import TOYS, Toy
+
+_HOME = {
+    "IMAGE_SETS": "image_sets",
+    "TOYS": "toy",
+    "DataRequest": "request",
+    "Dataset": "dataset",
+    "ImageSet": "image_sets",
+    "NamedRows": "images",
+    "Rows": "rows",
+    "Table": "tables",
+    "Toy": "toy",
+    "add_noise": "noise",
+    "context_of": "images",
+    "noise_widths": "noise",
+    "open_source": "source",
+    "read_images": "images",
+    "read_table": "tables",
+    "reopen": "source",
+}
 
 __all__ = [
     "IMAGE_SETS",
     "TOYS",
+    "DataRequest",
     "Dataset",
     "ImageSet",
     "NamedRows",
@@ -25,3 +54,11 @@ __all__ = [
     "read_table",
     "reopen",
 ]
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'flowstone.data' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"flowstone.data.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value

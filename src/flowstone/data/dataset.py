@@ -9,9 +9,7 @@ from torch import Tensor
 
 from flowstone.data.rows import Rows
 
-__all__ = ["MIN_ROWS", "Dataset"]
-
-MIN_ROWS = 20  # below, a tenth is no longer a test set
+__all__ = ["Dataset"]
 
 
 @dataclass(frozen=True)

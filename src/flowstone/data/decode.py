@@ -71,7 +71,8 @@ def decode(found: Found, rows: np.ndarray, look: Look, *, skip_bad: bool = False
         first = int(good.argmin())
         raise DataError(
             f"{found.where}: {int((~good).sum())} of {len(rows)} images cannot be read, first "
-            f"{found.name(rows[first])} ({shapes[first]}); --skip-bad leaves them out"
+            f"{found.name(rows[first])} ({shapes[first]}); to leave them out",
+            remedy={"skip_bad": True},
         )
     return Decoded(pixels if good.all() else pixels[good], rows[good], hashlib.sha256(b"".join(digests)).hexdigest())
 
@@ -110,13 +111,15 @@ def _common(found: Found, rows: np.ndarray, shapes: Sequence[tuple[int, int, int
     if len(sizes) > 1:
         (one, first), (other, second) = list(sizes.items())[:2]
         names = f"{found.name(rows[first])} is {times(one)}, {found.name(rows[second])} is {times(other)}"
-        raise DataError(f"{found.where}: images of {len(sizes)} sizes: {names}; --size makes them one")
+        message = f"{found.where}: images of {len(sizes)} sizes: {names}; to make them one, such as 32"
+        raise DataError(message, remedy={"size": 32})
     channels = max((shape[0] for shape in shapes if not isinstance(shape, str)), default=1)
     height, width = next(iter(sizes), (1, 1))
     wanted, memory = len(rows) * channels * height * width, _memory()
     if wanted > memory:
         what = f"{len(rows)} images of {times((channels, height, width))} take {wanted / 1e9:.0f} GB"
-        raise DataError(f"{found.where}: {what}, this machine has {memory / 1e9:.0f}; --size makes them smaller")
+        message = f"{found.where}: {what}, this machine has {memory / 1e9:.0f}; to make them smaller, such as 32"
+        raise DataError(message, remedy={"size": 32})
     return channels, height, width
 
 

@@ -57,7 +57,7 @@ def fetch(name: str, hub_name: str, folder: Path) -> None:
         library = importlib.import_module("huggingface_hub")
     except ImportError as error:
         raise SettingError(
-            f"{name}: --download needs huggingface_hub, which is not installed: pip install 'flowstone[hub]'"
+            f"{name}: to fetch it needs huggingface_hub, which is not installed: pip install 'flowstone[hub]'"
         ) from error
     try:
         library.snapshot_download(

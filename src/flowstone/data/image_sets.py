@@ -43,7 +43,7 @@ class ImageSet:
     hub_name: str | None
 
 
-def find_set(name: str, data_dir: Path | str | None, *, download: bool = False) -> tuple[Found, Path]:
+def find_set(name: str, data_dir: str | os.PathLike[str] | None, *, download: bool = False) -> tuple[Found, Path]:
     """The set in the data folder, and that folder: ``data_dir``, else what FLOWSTONE_DATA says.
 
     Raises:
@@ -52,19 +52,22 @@ def find_set(name: str, data_dir: Path | str | None, *, download: bool = False) 
     chosen, known = data_dir or os.environ.get(VARIABLE), IMAGE_SETS[name]
     if not chosen:
         raise DataError(
-            f"{name}: where is it? Give the folder that holds {name}/ by --data-dir, or in the environment as "
-            f"{VARIABLE}; --download fetches the set into it"
+            f"{name}: where is it? {VARIABLE} is not set in the environment; to name the folder that holds {name}/ "
+            "and, if it is missing there, to fetch it",
+            remedy={"data_dir": "FOLDER", "download": True},
         )
     folder = Path(chosen).expanduser().resolve()
     found = known.find(folder / name)
     if found is None and download:
         if known.hub_name is None:
-            raise SettingError(f"{name}: --download cannot fetch this set; put it into {folder / name}: {known.forms}")
+            raise SettingError(f"{name}: this set cannot be fetched; put it into {folder / name}: {known.forms}")
         fetch(name, known.hub_name, folder / name)
         found = known.find(folder / name)
     if found is None:
-        hint = "" if known.hub_name is None or download else "; --download fetches it"
-        raise DataError(f"{name}: not in {folder / name}: looked for {known.forms}{hint}")
+        message = f"{name}: not in {folder / name}: looked for {known.forms}"
+        if known.hub_name is None or download:
+            raise DataError(message)
+        raise DataError(f"{message}; to fetch it", remedy={"download": True})
     return found, folder
 
 
@@ -108,7 +111,7 @@ IMAGE_SETS: dict[str, ImageSet] = {
         ),
         ImageSet(
             "celeba",
-            "faces, cropped as in the RealNVP paper and resized to 64x64 or --size",
+            "faces, cropped as in the RealNVP paper and resized to 64x64 or the size that is chosen",
             "img_align_celeba/ with list_eval_partition.txt, or the hub's train-*.parquet",
             _celeba,
             "nielsr/CelebA-faces",

@@ -1,29 +1,29 @@
 """From a name, a folder or an array to images that a flow can learn: found, decoded, split."""
 
 import hashlib
-import re
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from flowstone.data.dataset import MIN_ROWS, Dataset
+from flowstone.data.dataset import Dataset
 from flowstone.data.decode import decode
 from flowstone.data.found import Found
 from flowstone.data.image_files import array_file, holds_images, image_folder
 from flowstone.data.image_sets import IMAGE_SETS, find_set
 from flowstone.data.look import RESIZED, Look, times
+from flowstone.data.request import IMAGES, MIN_ROWS, DataRequest
 from flowstone.data.rows import Rows
 from flowstone.errors import DataError, SettingError
 
-__all__ = ["NamedRows", "Size", "are_images", "context_of", "folder_of", "open_images", "read_images"]
+__all__ = ["NamedRows", "are_images", "context_of", "folder_of", "open_images", "read_images"]
 
-Size = int | str | Sequence[int] | None
 MOST_VALIDATION = 5000
 LABEL = "label"
 
@@ -33,43 +33,27 @@ def are_images(source: str) -> bool:
     return source in IMAGE_SETS or holds_images(Path(source))
 
 
-def open_images(
-    source: str,
-    *,
-    seed: int,
-    context: Sequence[str],
-    size: Size,
-    gray: bool,
-    skip_bad: bool,
-    data_dir: Path | str | None,
-    download: bool,
-    progress: bool,
-) -> Dataset:
+def open_images(request: DataRequest, *, progress: bool = False) -> Dataset:
     """``open_source`` for images: see there."""
-    asked = _size_of(size)
-    found, folder = _find(source, data_dir, download)
-    _check_context(found, context)
-    look = Look(asked or found.size, gray)
-    parts = _split(found, seed)
-    decoded = decode(found, np.concatenate(list(parts.values())), look, skip_bad=skip_bad, progress=progress)
+    found, folder = _find(request.source, request.data_dir, request.download)
+    _check_context(found, request.context)
+    look = Look(cast("tuple[int, int] | None", request.size) or found.size, request.gray)
+    parts = _split(found, request.seed)
+    decoded = decode(found, np.concatenate(list(parts.values())), look, skip_bad=request.skip_bad, progress=progress)
     kept = {name: int(np.isin(rows, decoded.kept).sum()) for name, rows in parts.items()}
     _check_counts(found, kept)
     ends = np.cumsum(list(kept.values())).tolist()
-    context_rows = _one_hot(found, decoded.kept) if context else None
+    context_rows = _one_hot(found, decoded.kept) if request.context else None
     whole = Rows(torch.from_numpy(decoded.pixels), context_rows)
     train, validation, test = (
         whole.take(slice(end - count, end)) for end, count in zip(ends, kept.values(), strict=True)
     )
     channels, height, width = decoded.pixels.shape[1:]
+    source = request.source if folder else str(Path(request.source).resolve())
+    resolved = replace(request, source=source, size=look.size, data_dir=folder)
     description = {
-        "source": source if folder else str(Path(source).resolve()),
-        "kind": "images",
-        "seed": seed,
-        "context": list(context),
-        "size": list(look.size) if look.size else None,
-        "gray": gray,
-        "skip_bad": skip_bad,
-        "data_dir": str(folder) if folder else None,
+        "kind": IMAGES,
+        **resolved.as_record(IMAGES),
         "channels": channels,
         "height": height,
         "width": width,
@@ -80,7 +64,7 @@ def open_images(
         "left_out": sum(map(len, parts.values())) - len(decoded.kept),
         "sha256": _digest(found, decoded.kept, decoded.sha256),
     }
-    columns = tuple(f"{LABEL}={name}" for name in found.classes) if context else ()
+    columns = tuple(f"{LABEL}={name}" for name in found.classes) if request.context else ()
     return Dataset((), columns, train, validation, test, description)
 
 
@@ -93,7 +77,11 @@ class NamedRows:
 
 
 def read_images(
-    source: str, description: Mapping[str, Any], *, data_dir: Path | str | None = None, skip_bad: bool = False
+    source: str,
+    description: Mapping[str, Any],
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    skip_bad: bool = False,
 ) -> NamedRows:
     """All images of a source, as those of ``description`` look; of a set with an official test part, that part.
 
@@ -118,7 +106,7 @@ def read_images(
     return NamedRows([found.name(row) for row in decoded.kept], Rows(torch.from_numpy(pixels), given))
 
 
-def folder_of(description: Mapping[str, Any], data_dir: Path | str | None) -> Path | str | None:
+def folder_of(description: Mapping[str, Any], data_dir: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
     """The data folder to look in: the one given, else where the set was, else None: the environment says."""
     before = description.get("data_dir")
     return data_dir or (before if before and Path(before).is_dir() else None)
@@ -136,27 +124,16 @@ def context_of(labels: Sequence[str], classes: Sequence[str]) -> Tensor:
     return one_hot(torch.tensor([classes.index(label) for label in labels]), len(classes)).float()
 
 
-def _find(source: str, data_dir: Path | str | None, download: bool) -> tuple[Found, Path | None]:
+def _find(source: str, data_dir: str | os.PathLike[str] | None, download: bool) -> tuple[Found, Path | None]:
     """The images, and the data folder where they are a set."""
     if source in IMAGE_SETS:
         return find_set(source, data_dir, download=download)
     if download:
-        raise SettingError(f"download: {source!r} is no set that has a name ({', '.join(IMAGE_SETS)})")
+        raise SettingError(f"download=True: {source!r} is no set that has a name ({', '.join(IMAGE_SETS)})")
     path = Path(source)
     if path.suffix.lower() in (".npy", ".npz") and not path.is_dir():
         return array_file(path), None
     return image_folder(path), None
-
-
-def _size_of(size: Size) -> tuple[int, int] | None:
-    """Height and width of ``32``, ``"32"``, ``"32x48"`` or ``(32, 48)``."""
-    if size is None:
-        return None
-    text = str(size) if isinstance(size, int | str) else "x".join(map(str, size))
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    if match is None or not int(match[1]) or not int(match[2] or 1):
-        raise SettingError(f"size={text}: expected a side or height x width in pixels, such as 32 or 48x64")
-    return int(match[1]), int(match[2] or match[1])
 
 
 def _check_context(found: Found, context: Sequence[str]) -> None:

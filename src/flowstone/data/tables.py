@@ -34,17 +34,21 @@ class Table:
     def __len__(self) -> int:
         return self.arrow.num_rows
 
+    def require(self, columns: Iterable[str]) -> None:
+        """DataError where one of these columns is missing."""
+        for name in columns:
+            if name not in self.columns:
+                near = difflib.get_close_matches(name, self.columns, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(self.columns)}"
+                raise DataError(f"{self.path}: no column {name!r}: {hint}")
+
     def numbers(self, columns: Sequence[str]) -> np.ndarray:
         """``(rows, len(columns))`` in float64; missing values become NaN.
 
         Raises:
             DataError: a column is missing or not numeric; the message names it, and the row of the first text.
         """
-        for name in columns:
-            if name not in self.columns:
-                near = difflib.get_close_matches(name, self.columns, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(self.columns)}"
-                raise DataError(f"{self.path}: no column {name!r}: {hint}")
+        self.require(columns)
         return np.stack([np.empty(len(self)), *map(self._number_column, columns)], 1)[:, 1:]
 
     def finite(self, columns: Sequence[str], *, drop_missing: bool = False) -> tuple["Table", np.ndarray]:
@@ -56,10 +60,10 @@ class Table:
         if not drop_missing:
             row, column = np.argwhere(~np.isfinite(values))[0]
             what = "missing or NaN" if np.isnan(values[row, column]) else "infinite"
-            count = int((~good).sum())
             raise DataError(
-                f"{self.path}: column {columns[column]!r}, row {row + 1} is {what}; {count} of {len(self)} rows do "
-                "(--drop-missing leaves them out)"
+                f"{self.path}: column {columns[column]!r}, row {row + 1} is {what}; {int((~good).sum())} of "
+                f"{len(self)} rows hold such values; to leave them out",
+                remedy={"drop_missing": True},
             )
         return Table(self.path, self.arrow.filter(pa.array(good))), values[good]
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from flowstone.bijections import Bijection, Conditioned, noise_from, walk
+from flowstone.density import Density
 from flowstone.errors import SettingError
 from flowstone.evaluation.diagnosis import FAR, Diagnosis, LayerReport, WholeReport, findings
 from flowstone.evaluation.jacobian import jacobian
@@ -21,7 +22,7 @@ Direction = Callable[..., tuple[Tensor, Tensor]]
 MANY = 256  # dimensions beyond which Jacobians are left out
 
 
-def check(flow: Flow, x: Tensor, context: Tensor | None = None) -> Diagnosis:
+def check(flow: Density, x: Tensor, context: Tensor | None = None) -> Diagnosis:
     """Whether the flow inverts and its log-dets are true, layer by layer; ``print`` the result.
 
     On up to 256 rows of the data, outside them and at the latent's edge: round-trip and log-det errors in float64,

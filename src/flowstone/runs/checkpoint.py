@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
+from flowstone.density import Density
 from flowstone.errors import CheckpointError, FlowstoneError, SettingError
 from flowstone.files import make_folder, read_tensors, tensors_to_bytes, to_json, write_atomically
 from flowstone.flow import Flow
 from flowstone.recipes import build
 
-__all__ = ["FORMAT_VERSION", "describe", "load", "read_record", "save"]
+__all__ = ["FORMAT_VERSION", "build_recorded", "describe", "load", "read_record", "save"]
 
 FORMAT_VERSION = 1
 # Arguments of recipes that older files have under another name.
@@ -20,15 +21,15 @@ RENAMED = {"realnvp": {"scale_bound": "scale"}}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-def save(flow: Flow, folder: Path | str, *, extra: Mapping[str, Any] | None = None) -> None:
+def save(density: Density, folder: Path | str, *, extra: Mapping[str, Any] | None = None) -> None:
     """Write ``flow.json`` and ``flow.safetensors`` into ``folder``, which is made if it is missing.
 
     Args:
-        flow: a flow that a recipe made (``flow.spec`` is set).
+        density: one that a recipe made (``density.spec`` is set).
         extra: more to record in ``flow.json``, such as the description of the data.
 
     Raises:
-        SettingError: the flow was put together by hand; give it a recipe (``@flowstone.recipes.recipe``).
+        SettingError: the density was put together by hand; give it a recipe (``@flowstone.recipes.recipe``).
         OutputError: the folder cannot be written.
 
     >>> import flowstone, tempfile
@@ -37,54 +38,56 @@ def save(flow: Flow, folder: Path | str, *, extra: Mapping[str, Any] | None = No
     ...     flowstone.load(folder).spec["recipe"]
     'nice'
     """
-    folder, record = Path(folder), describe(flow, extra)
+    folder, record = Path(folder), describe(density, extra)
     make_folder(folder)
     # Weights first: a folder with flow.json is whole.
-    write_atomically(folder / "flow.safetensors", tensors_to_bytes(flow.state_dict()))
+    write_atomically(folder / "flow.safetensors", tensors_to_bytes(density.state_dict()))
     write_atomically(folder / "flow.json", (to_json(record) + "\n").encode())
 
 
-def describe(flow: Flow, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What ``flow.json`` says of a flow; SettingError where it was put together by hand."""
-    if flow.spec is None:
+def describe(density: Density, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What ``flow.json`` says of a density; SettingError where it was put together by hand."""
+    if density.spec is None:
         raise SettingError(
-            "this flow has no spec: build it by a recipe, or make its builder one with @flowstone.recipes.recipe"
+            "this density has no spec: build it by a recipe, or make its builder one with @flowstone.recipes.recipe"
         )
     return {
         "format_version": FORMAT_VERSION,
-        **flow.spec,
-        "event_shape": list(flow.event_shape),
-        "dtype": str(flow.dtype).removeprefix("torch."),
+        **density.spec,
+        "event_shape": list(density.event_shape),
+        "dtype": str(density.dtype).removeprefix("torch."),
         **(extra or {}),
     }
 
 
 def load(folder: Path | str, *, device: torch.device | str = "cpu") -> Flow:
-    """The flow that ``save`` wrote, in evaluation mode.
+    """The density that ``save`` wrote, in evaluation mode.
 
     Raises:
         CheckpointError: the folder is missing, damaged, not a run folder, or of a newer format; the message says which.
     """
     folder = Path(folder)
     record = read_record(folder)
-    renamed = RENAMED.get(record["recipe"], {})
-    arguments = {renamed.get(name, name): value for name, value in record["arguments"].items()}
     try:
-        flow = build(record["recipe"], arguments)
+        density = build_recorded(record)
     except FlowstoneError as error:
         raise CheckpointError(f"{folder / 'flow.json'}: {error}") from error
-    flow.to(DTYPES[record["dtype"]])
     tensors, _ = read_tensors(folder / "flow.safetensors")
     try:
-        flow.load_state_dict(tensors)
+        density.load_state_dict(tensors)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{folder / 'flow.safetensors'}: does not fit flow.json ({reason})") from error
-    return flow.to(device).eval()
+    return density.to(device).eval()
+
+
+def build_recorded(record: Mapping[str, Any]) -> Flow:
+    """The density that ``flow.json`` describes, with new weights."""
+    return build(record["recipe"], record["arguments"]).to(DTYPES[record["dtype"]])
 
 
 def read_record(folder: Path | str) -> dict[str, Any]:
-    """``flow.json`` as a dictionary, its format checked."""
+    """``flow.json`` as a dictionary, its format checked, and arguments by the names that they have now."""
     path = Path(folder) / "flow.json"
     if not path.is_file():
         raise CheckpointError(f"{folder} is not a run folder: it holds no flow.json")
@@ -102,4 +105,6 @@ def read_record(folder: Path | str) -> dict[str, Any]:
             raise CheckpointError(f"{path}: {key} is {record.get(key)!r}, which Flowstone does not write")
     if record["dtype"] not in DTYPES:
         raise CheckpointError(f"{path}: dtype is {record['dtype']!r}; known: {', '.join(DTYPES)}")
+    renamed = RENAMED.get(record["recipe"], {})
+    record["arguments"] = {renamed.get(name, name): value for name, value in record["arguments"].items()}
     return record

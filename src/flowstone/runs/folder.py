@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from flowstone.data import Dataset, NamedRows, Rows, Table, add_noise, noise_widths, read_images, read_table, reopen
-from flowstone.errors import CheckpointError, OutputError, SettingError
+from flowstone.density import Density
+from flowstone.errors import CheckpointError, FlowstoneError, OutputError, SettingError
 from flowstone.files import make_folder, to_json, write_atomically
-from flowstone.flow import Flow
 from flowstone.runs.checkpoint import load, read_record
 from flowstone.train.history import History
+from flowstone.train.settings import Settings
 
 __all__ = ["Run"]
 
@@ -21,8 +22,8 @@ __all__ = ["Run"]
 class Run:
     """A folder written by ``flowstone train``.
 
-    ``flow.json`` what the flow and its data are · ``flow.safetensors`` weights · ``history.csv`` · ``metrics.json`` ·
-    ``plots/`` · ``resume/`` the training state.
+    ``flow.json`` what the density and its data are · ``flow.safetensors`` weights · ``history.csv`` ·
+    ``metrics.json`` · ``plots/`` · ``resume/`` the training state.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -35,7 +36,8 @@ class Run:
         if run.folder.is_dir() and not any(run.folder.iterdir()):
             return run
         if run.folder.exists():
-            raise OutputError(f"{folder} exists: choose another --out, or go on with its training by --resume")
+            resume = {"resume": str(run.folder / "resume")}
+            raise OutputError(f"{folder} exists: choose another folder; to go on with its training", remedy=resume)
         make_folder(run.folder, new=True)
         return run
 
@@ -68,28 +70,39 @@ class Run:
         """Whether the training ended and the test part has had its one look."""
         return (self.folder / "metrics.json").exists()
 
-    def flow(self, device: torch.device | str = "cpu") -> Flow:
-        """The trained flow."""
+    def density(self, device: torch.device | str = "cpu") -> Density:
+        """The trained density."""
         read_record(self.folder)  # a folder that is no run folder is said to be so first
         if not (self.folder / "flow.safetensors").exists():
-            raise CheckpointError(f"{self.folder} holds no weights: its training was cut off; go on with --resume")
+            resume = {"resume": str(self.folder / "resume")}
+            raise CheckpointError(
+                f"{self.folder} holds no weights: its training was cut off; to go on with it", remedy=resume
+            )
         return load(self.folder, device=device)
 
     def dataset(self, *, data_dir: Path | str | None = None, progress: bool = False) -> Dataset:
-        """The data that the flow was trained on, split as it was then; ``data_dir`` is where image sets are now."""
-        if "data" not in self.record:
-            raise CheckpointError(
-                f"{self.folder / 'flow.json'}: describes no data: it was not written by flowstone train"
-            )
-        return reopen(self.record["data"], data_dir=data_dir, progress=progress)
+        """The data that the density was trained on, split as it was then; ``data_dir`` is where image sets are now."""
+        return reopen(self._recorded("data"), data_dir=data_dir, progress=progress)
+
+    def settings(self) -> Settings:
+        """The settings of its training."""
+        try:
+            return Settings().override(self._recorded("training"))
+        except FlowstoneError as error:
+            raise CheckpointError(f"{self.folder / 'flow.json'}: {error}") from error
+
+    def _recorded(self, name: str) -> dict[str, Any]:
+        if not isinstance(recorded := self.record.get(name), dict):
+            raise CheckpointError(f"{self.folder / 'flow.json'}: it has no {name}: a training by the command writes it")
+        return recorded
 
     @property
     def of_images(self) -> bool:
-        """Whether the flow was trained on images."""
+        """Whether the density was trained on images."""
         return self.record.get("data", {}).get("kind") == "images"
 
     def images(self, source: str, *, data_dir: Path | str | None = None, skip_bad: bool = False) -> NamedRows:
-        """Images as the flow wants them: a folder, an array, or a set by its name, of which the test part is taken."""
+        """Images as the density takes them: a folder, an array, or the test part of a set by its name."""
         return read_images(source, self.record["data"], data_dir=data_dir, skip_bad=skip_bad)
 
     def metrics(self) -> dict[str, Any]:
@@ -101,7 +114,7 @@ class Run:
             raise CheckpointError(f"{path}: cannot be read ({error})") from error
 
     def table(self, path: Path | str, *, drop_missing: bool = False) -> tuple[Table, Rows]:
-        """A table and its rows as the flow wants them; its columns are found by name, others are ignored.
+        """A table and its rows as the density takes them; its columns are found by name, others are ignored.
 
         A .npy has no names: its columns are taken in order, features first, then context.
         """

@@ -1,0 +1,124 @@
+"""Options as flags: those of a settings class become flags of a command, those of a remedy flags in a message."""
+
+import csv
+import functools
+import inspect
+import io
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+from cyclopts import Parameter
+
+from flowstone.errors import FlowstoneError
+from flowstone.options import Option, options_of
+
+__all__ = ["flag_of", "message_of", "select", "with_flags"]
+
+Command = TypeVar("Command", bound=Callable[..., None])
+SWITCHES = ("resume",)  # options that take a value in the library and none in the command
+
+
+def with_flags(settings: type, *names: str, group: str | None = None) -> Callable[[Command], Command]:
+    """Give a command a flag for each option of a settings class.
+
+    The command receives those that the user gave as arguments of their names, or in ``**options``; the settings class
+    knows the defaults. An option that several classes have, such as a seed, is one flag, with the help of all of them.
+
+    Args:
+        settings: a dataclass whose fields are made by ``flowstone.options.option``.
+        names: the options to take, where not all.
+        group: the heading of the flags in the help.
+    """
+    hints = get_type_hints(settings)
+    chosen = {each.name: each for each in options_of(settings) if not names or each.name in names}
+
+    def decorate(command: Command) -> Command:
+        before = inspect.signature(command).parameters
+        after = {name: each for name, each in before.items() if each.kind is not each.VAR_KEYWORD}
+        made = vars(command).get("made_of_options", frozenset())
+        for name, each in chosen.items():
+            after[name] = _joined(after[name], each) if name in made else _parameter(each, hints[name], group)
+
+        @functools.wraps(command)
+        def run(*args: Any, **options: Any) -> None:
+            command(*args, **options)
+
+        vars(run)["made_of_options"] = made | chosen.keys()
+        vars(run)["__signature__"] = inspect.Signature(sorted(after.values(), key=lambda each: each.kind))
+        run.__annotations__ = {name: each.annotation for name, each in after.items()}
+        return run  # pyright: ignore[reportReturnType]
+
+    return decorate
+
+
+def select(settings: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the options given to a command that belong to a settings class, with lists of names taken apart."""
+    hints = get_type_hints(settings)
+    chosen = {each.name: options[each.name] for each in options_of(settings) if each.name in options}
+    return {name: _names(value) if _is_names(hints[name]) else value for name, value in chosen.items()}
+
+
+def flag_of(name: str, value: Any) -> str:
+    """The flag that gives an option a value, as one would type it in a shell.
+
+    >>> flag_of("drop_missing", True), flag_of("dequantize", False), flag_of("exclude", ["a", "b c"])
+    ('--drop-missing', '--no-dequantize', "--exclude 'a,b c'")
+    """
+    word = name.replace("_", "-")
+    if value is False:
+        return f"--no-{word}"
+    if value is True or name in SWITCHES:
+        return f"--{word}"
+    return f"--{word} {shlex.quote(_written(value))}"
+
+
+def message_of(error: FlowstoneError) -> str:
+    """The message of an error in one line, its remedy as flags."""
+    flags = " ".join(flag_of(name, value) for name, value in error.remedy.items())
+    return " ".join(f"{error.problem}{': ' if flags else ''}{flags}".split())
+
+
+def _parameter(each: Option, hint: Any, group: str | None) -> inspect.Parameter:
+    about, kind = each.help, _plain_type(hint)
+    if each.default not in (MISSING, None, (), True, False):
+        about += f" Default: {each.default}."
+    negative = () if each.default is False else None
+    if each.default is MISSING:
+        annotation = Annotated[kind, Parameter(help=about)]
+        return inspect.Parameter(each.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=annotation)
+    shown = Parameter(help=about, negative=negative, **({} if group is None else {"group": group}))
+    annotation = Annotated[kind | None, shown]
+    return inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _joined(before: inspect.Parameter, each: Option) -> inspect.Parameter:
+    """The same flag with the help of another option added."""
+    kind, *shown = get_args(before.annotation)
+    both = f"{shown[-1].help} {each.help}"
+    annotation = Annotated[kind, *shown, Parameter(help=both)]
+    return before.replace(annotation=annotation)
+
+
+def _plain_type(hint: Any) -> type:
+    """What a flag is read as: text where text may stand, or names of columns; else the number or switch it is."""
+    able = get_args(hint) or (hint,)
+    return str if str in able else next((kind for kind in (bool, float, int) if kind in able), str)
+
+
+def _is_names(hint: Any) -> bool:
+    return get_origin(hint) is not None and get_args(hint) == (str,)
+
+
+def _names(text: str) -> list[str]:
+    """``a,b`` as a list; a name that holds a comma is put between double quotes."""
+    return [name.strip() for name in next(csv.reader([text], skipinitialspace=True), []) if name.strip()]
+
+
+def _written(value: Any) -> str:
+    if not isinstance(value, list | tuple):
+        return str(value)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(value)
+    return text.getvalue()

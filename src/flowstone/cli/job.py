@@ -1,0 +1,230 @@
+"""A training by the command: from a request, or a run folder that was broken off, to a finished run folder."""
+
+import math
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flowstone.cli.flags import flag_of
+from flowstone.cli.values import print_metrics, say_noise
+from flowstone.cli.watch import watching
+from flowstone.data import DataRequest, Dataset, open_source
+from flowstone.density import Density
+from flowstone.errors import NonFiniteError, OutputError, SettingError, UnknownNameError
+from flowstone.evaluation.metrics import evaluate
+from flowstone.execution import thread_count
+from flowstone.recipes import DEFAULT, IMAGE_DEFAULT, all_recipes, build, shape_arguments
+from flowstone.runs import Run
+from flowstone.runs.checkpoint import build_recorded, describe, save
+from flowstone.train import Settings, fit
+from flowstone.train.history import History
+from flowstone.validation import require_integer
+
+__all__ = ["Job", "continued", "started"]
+
+Say = Callable[[str], None]
+EXTRA = ("columns", "context_columns", "data", "training", "request")  # of flow.json, what is not the density's
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training that is ready to run.
+
+    Attributes:
+        record: what ``flow.json`` holds.
+    """
+
+    run: Run
+    dataset: Dataset
+    density: Density
+    settings: Settings
+    record: Mapping[str, Any]
+
+    def work(self, device: str, *, quiet: bool, plots: bool, tensorboard: bool) -> None:
+        """Train, keep the weights, and write figures and pictures."""
+        dataset, density = self.dataset, self.density.to(device)
+        say: Say = (lambda _: None) if quiet else (lambda words: print(words, file=sys.stderr))
+        self._introduce(say, quiet=quiet)
+        fixed = None if callable(dataset.train) else dataset.train
+        beside = watching(
+            self.run.folder,
+            sheets=plots and dataset.images,
+            tensorboard=tensorboard,
+            context=None if dataset.validation.context is None else dataset.validation.context.to(device),
+        )
+        try:
+            with beside as watch:
+                history = fit(
+                    density,
+                    dataset.train if callable(dataset.train) else dataset.train.x,
+                    context=None if fixed is None else fixed.context,
+                    validation=dataset.validation.x,
+                    validation_context=dataset.validation.context,
+                    settings=self.settings,
+                    resume=self.run.folder / "resume",
+                    progress=not quiet,
+                    watch=watch,
+                )
+        except NonFiniteError as error:
+            self._keep(error.history)
+            raise NonFiniteError(f"{error}, in {self.run.folder}") from error
+        self._keep(history)
+        if history.stopped == "interrupted":
+            best = f"best weights so far (step {history.best.step})" if len(history) else "weights so far"
+            print(f"flowstone: interrupted; the {best} are in {self.run.folder}; --resume goes on", file=sys.stderr)
+            sys.exit(130)
+        density.eval()
+        self._finish(history, say, plots=plots)
+
+    def _keep(self, history: History) -> None:
+        save(self.density, self.run.folder, extra={key: self.record[key] for key in EXTRA})
+        history.save(self.run.folder / "history.csv")
+
+    def _introduce(self, say: Say, *, quiet: bool) -> None:
+        density, recipe, data = self.density, self.record["recipe"], self.record["data"]
+        by_choice = " (the default)" if recipe == (IMAGE_DEFAULT if self.dataset.images else DEFAULT) else ""
+        say(f"{data['source']}: {_extent(self.dataset)} → {self.run.folder}")
+        rows = math.inf if callable(self.dataset.train) else len(self.dataset.train)
+        batch = self.settings.for_data(self.dataset.event_shape, rows).batch_size
+        threads = thread_count(density, batch) if density.device.type == "cpu" else 0
+        place = f", {batch} rows a step on {threads} thread{'s' * (threads > 1)}"
+        say(f"flow: {recipe}{by_choice}, {_count(density)} parameters{place if threads else f' on {density.device}'}")
+        if not quiet:
+            say_noise(data.get("noise", {}), f"{flag_of('dequantize', False)} leaves them")
+        for name, value in data.get("atoms", {}).items():
+            say(f"column {name!r} is continuous but for {value:g}, in over 1% of the rows: its density has a spike")
+
+    def _finish(self, history: History, say: Say, *, plots: bool) -> None:
+        dataset, best = self.dataset, history.best
+        metrics = evaluate(self.density, dataset.test.x, dataset.test.context) | {
+            "seconds": history.records[-1].seconds,
+            "steps": history.records[-1].step,
+            "best_step": best.step,
+            "best_val_nll": best.val_nll,
+            "stopped": history.stopped,
+            "parameters": _count(self.density),
+        }
+        if dataset.entropy is not None:
+            metrics["entropy"] = dataset.entropy
+        self.run.write_json("metrics.json", metrics)
+        if plots:
+            self._draw(history)
+        print_metrics(metrics, say)
+        if plots:
+            say(f"pictures: {self.run.folder / 'plots'}")
+
+    def _draw(self, history: History) -> None:
+        from flowstone.plot import save_plots
+
+        dataset, shown = self.dataset, self.dataset.rows_to_show
+        save_plots(
+            self.density, shown.x, dataset.columns, history, self.run.plots, context=shown.context,
+            test=dataset.test.x, test_context=dataset.test.context, entropy=dataset.entropy,
+        )  # fmt: skip
+
+
+def started(out: Path | None, request: Mapping[str, Any], *, progress: bool) -> Job:
+    """A new training: the data are read, the density is built, the run folder made; what is wrong is said before it is.
+
+    Args:
+        out: the run folder; None chooses a name that is free.
+        request: what the user gave: source, flow, set, training, data.
+        progress: whether to show how far the reading is.
+    """
+    recipe, settings = request["flow"], _settings(request["training"])
+    if recipe is not None and recipe not in all_recipes():
+        raise UnknownNameError("recipe", recipe, all_recipes())
+    dataset = open_source(DataRequest.of(request["source"], request["data"]), progress=progress)
+    recipe = recipe or (IMAGE_DEFAULT if dataset.images else DEFAULT)
+    arguments = {**shape_arguments(recipe, dataset.event_shape), **request["set"]}
+    if dataset.context_columns:
+        arguments["context_features"] = len(dataset.context_columns)
+    settings = _with_epochs(settings, request["training"].get("epochs"), dataset)
+    torch.manual_seed(settings.seed)
+    density = build(recipe, arguments)
+    extra = {
+        "columns": list(dataset.columns),
+        "context_columns": list(dataset.context_columns),
+        "data": dict(dataset.description),
+        "training": settings.as_record(),
+        "request": dict(request),
+    }
+    record = describe(density, extra)
+    numbered = Path("runs") / f"{Path(request['source']).resolve().stem}-{recipe}"
+    run = Run.create(out) if out else Run.create_numbered(numbered)
+    run.write_json("flow.json", record)
+    return Job(run, dataset, density, settings, record)
+
+
+def continued(out: Path | None, request: Mapping[str, Any]) -> Job:
+    """The training in ``out``, to go on where it was broken off; options given again must be those it began with."""
+    if out is None:
+        raise SettingError("--resume needs --out RUN: the folder of the training to go on with")
+    run = Run(out)
+    record = run.record
+    if run.finished:
+        raise OutputError(f"{out}: this training has ended (metrics.json is there); choose another --out to train anew")
+    dataset = run.dataset(data_dir=request["data"].get("data_dir"))
+    settings = run.settings()
+    for name, before, now in _compared(record, settings, request):
+        if now != before:
+            raise SettingError(f"--resume goes on with the settings of {out}: {name} was {before!r}, not {now!r}")
+    torch.manual_seed(settings.seed)
+    return Job(run, dataset, build_recorded(record), settings, record)
+
+
+def _compared(record: Mapping[str, Any], settings: Settings, request: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """What was given now: its name, its value before, its value now."""
+    before = {"source": None, "set": {}, "training": {}, "data": {}} | record.get("request", {})
+    sources = (before["source"], record["data"]["source"])
+    same_source = request["source"] in sources or str(Path(request["source"]).resolve()) in sources
+    compared = [("source", sources[0] or sources[1], sources[0] or sources[1] if same_source else request["source"])]
+    if request["flow"] is not None:
+        compared.append(("flow", record["recipe"], request["flow"]))
+    arguments = record["arguments"] | before["set"]
+    compared += [(name, arguments.get(name), value) for name, value in request["set"].items()]
+    then, now = (DataRequest.of("any", {**part, "source": "any"}) for part in (before["data"], request["data"]))
+    compared += [(name, getattr(then, name), getattr(now, name)) for name in request["data"] if name != "data_dir"]
+    for name, value in request["training"].items():
+        compared.append((name, before["training"].get(name) if name == "epochs" else getattr(settings, name), value))
+    return compared
+
+
+def _settings(given: Mapping[str, Any]) -> Settings:
+    """The settings of the training; its steps are set when the data are there, where epochs are given."""
+    given = dict(given)
+    epochs = given.pop("epochs", None)
+    if epochs is not None:
+        require_integer("epochs", epochs)
+        if "steps" in given:
+            raise SettingError("--steps and --epochs say the same thing twice: give one of them")
+    elif "minutes" in given:
+        given.setdefault("steps", None)  # the clock alone decides
+    return Settings(**given)
+
+
+def _with_epochs(settings: Settings, epochs: int | None, dataset: Dataset) -> Settings:
+    if epochs is None:
+        return settings
+    if callable(dataset.train):
+        raise SettingError(f"--epochs {epochs}: fresh points have no epochs; use --steps, or --points for a fixed set")
+    batch = settings.for_data(dataset.event_shape, len(dataset.train)).batch_size
+    return replace(settings, steps=epochs * max(1, len(dataset.train) // batch))
+
+
+def _extent(dataset: Dataset) -> str:
+    if callable(dataset.train):
+        return f"fresh points every step, {len(dataset.columns)} columns"
+    if not dataset.images:
+        return f"{len(dataset.train)} rows, {len(dataset.columns)} columns"
+    left_out = dataset.description["left_out"]
+    bad = f", {left_out} that cannot be read left out" if left_out else ""
+    return f"{len(dataset.train)} images of {'x'.join(map(str, dataset.event_shape))}{bad}"
+
+
+def _count(density: Density) -> int:
+    return sum(parameter.numel() for parameter in density.parameters())

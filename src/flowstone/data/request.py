@@ -1,0 +1,154 @@
+"""DataRequest: the single list of data options, with their defaults, their help and their checks."""
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any
+
+from flowstone.errors import SettingError, UnknownNameError
+from flowstone.options import describe_options, option, options_of
+from flowstone.validation import require_bool, require_integer
+
+__all__ = ["IMAGES", "MIN_ROWS", "TABLE", "TOY", "DataRequest"]
+
+MIN_ROWS = 20  # of fewer rows a tenth is no test set
+TOY, TABLE, IMAGES = "toy", "table", "images"
+WORDS = {TOY: ("a toy", "toys"), TABLE: ("a table", "tables"), IMAGES: ("images", "images")}
+
+
+@dataclass(frozen=True)
+class DataRequest:
+    """Which data to open, and how to read and split them.
+
+    Raises:
+        SettingError: an option has a value that it cannot have.
+    """
+
+    source: str = option(
+        MISSING,
+        "A toy's name (moons, circles, ...), a table (.csv, .parquet, .npy), an image set by its name (mnist, "
+        "fashion-mnist, cifar10, celeba, faces32), a folder of images, or an array of them (.npy, .npz).",
+    )
+    seed: int = option(0, "Seed of the split and of the noise that is added to columns with repeated values.")
+    context: Sequence[str] = option(
+        (),
+        "Columns that the density of the others is conditioned on. Of images: label, which becomes one-hot; it is that "
+        "of a set, the subfolder's name in a folder, the array y in an .npz.",
+        applies_to=(TABLE, IMAGES),
+    )
+    columns: Sequence[str] = option(
+        (), "The columns to use, in this order; all where none is named.", applies_to=[TABLE]
+    )
+    exclude: Sequence[str] = option(
+        (), "Columns to leave out, also where columns or context name them.", applies_to=[TABLE]
+    )
+    points: int | None = option(
+        None, "A fixed training set of so many points of a toy instead of fresh points for each step.", applies_to=[TOY]
+    )
+    drop_missing: bool = option(
+        False, "Leave out rows of a table with a missing, NaN or infinite value.", applies_to=[TABLE]
+    )
+    dequantize: bool = option(
+        True,
+        "Add a little uniform noise to columns of a table with repeated values: the density of a column without it can "
+        "grow without bound at such a value.",
+        applies_to=[TABLE],
+    )
+    size: int | str | Sequence[int] | None = option(
+        None,
+        "The side of the images in pixels, or height x width as in 48x64: the shorter side is resized to it and the "
+        "longer one cropped.",
+        applies_to=[IMAGES],
+    )
+    gray: bool = option(False, "Make images grey, of one channel.", applies_to=[IMAGES])
+    skip_bad: bool = option(False, "Leave out images that cannot be read.", applies_to=[IMAGES])
+    data_dir: str | os.PathLike[str] | None = option(
+        None,
+        "The folder that holds the image sets that have a name; without it the environment's FLOWSTONE_DATA says.",
+        applies_to=[IMAGES],
+    )
+    download: bool = option(
+        False, "Fetch the image set into the data folder if it is missing; needs huggingface_hub.", applies_to=[IMAGES]
+    )
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.source, str | os.PathLike) or not str(self.source):
+            raise SettingError(f"source={self.source!r} must be a name or a path")
+        require_integer("seed", self.seed, at_least=0)
+        if self.points is not None:
+            require_integer("points", self.points, at_least=MIN_ROWS)
+        for name in ("drop_missing", "dequantize", "gray", "skip_bad", "download"):
+            require_bool(name, getattr(self, name))
+        plain = {"source": str(self.source), "size": _height_and_width(self.size)}
+        plain |= {name: _names(name, getattr(self, name)) for name in ("context", "columns", "exclude")}
+        plain["data_dir"] = None if self.data_dir is None else str(self.data_dir)
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def of(cls, source: "str | os.PathLike[str] | DataRequest", options: Mapping[str, Any]) -> "DataRequest":
+        """The request for ``source``, which may be one already, with other options by name.
+
+        Raises:
+            UnknownNameError: a name is that of no option; the message holds the nearest one.
+        """
+        known = [each.name for each in fields(cls)]
+        for name in options:
+            if name not in known:
+                raise UnknownNameError("data option", name, known)
+        return replace(source, **options) if isinstance(source, DataRequest) else cls(str(source), **options)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "DataRequest":
+        """The request that ``as_record`` wrote; what else the record holds is ignored.
+
+        >>> DataRequest.from_record(DataRequest("moons", points=100).as_record("toy")).points
+        100
+        """
+        return cls(**{each.name: record[each.name] for each in fields(cls) if each.name in record})
+
+    def as_record(self, kind: str) -> dict[str, Any]:
+        """The options that apply to this kind of data, for JSON. Fetching was done once and is not recorded."""
+        values = {
+            each.name: getattr(self, each.name)
+            for each in options_of(DataRequest)
+            if each.name != "download" and (not each.applies_to or kind in each.applies_to)
+        }
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    def require_kind(self, kind: str) -> None:
+        """Refuse options that have no meaning for this kind of data: ``"toy"``, ``"table"`` or ``"images"``."""
+        for each in options_of(DataRequest):
+            value = getattr(self, each.name)
+            if each.applies_to and kind not in each.applies_to and value != each.default:
+                others = " and ".join(WORDS[other][1] for other in each.applies_to)
+                value = (
+                    ("x" if each.name == "size" else ",").join(map(str, value)) if isinstance(value, tuple) else value
+                )
+                raise SettingError(f"{each.name}={value} is for {others}; {self.source!r} is {WORDS[kind][0]}")
+
+
+def _names(option: str, names: str | Iterable[str]) -> tuple[str, ...]:
+    """Names of columns; one alone need not be in a sequence."""
+    names = (names,) if isinstance(names, str) else tuple(names)
+    for name in names:
+        if not isinstance(name, str):
+            raise SettingError(f"{option}={names!r} must be names of columns")
+        if names.count(name) > 1:
+            raise SettingError(f"{option}: column {name!r} is named more than once")
+    return names
+
+
+def _height_and_width(size: int | str | Sequence[int] | None) -> tuple[int, int] | None:
+    """Height and width of ``32``, ``"32"``, ``"32x48"`` or ``(32, 48)``."""
+    if size is None:
+        return None
+    text = str(size) if isinstance(size, int | str) else "x".join(map(str, size))
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if match is None or not int(match[1]) or not int(match[2] or 1):
+        raise SettingError(f"size={text}: expected a side or height x width in pixels, such as 32 or 48x64")
+    return int(match[1]), int(match[2] or match[1])
+
+
+DataRequest.__doc__ = f"{DataRequest.__doc__}\n{describe_options(DataRequest, indent='    ')}"
