@@ -292,8 +292,7 @@ SECTIONS: dict[str, tuple[str, str]] = {
     ),
     "002": (
         "002: NICE and RealNVP on circles, moons and spirals",
-        "![Densities](images/002.png)\n\nNICE keeps volume but for one scaling, and starts from a logistic prior: on "
-        "circles it stays a blob in these steps, a little worse than a normal (2.838).",
+        "![Densities](images/002.png)\n\nNICE keeps volume but for one scaling, and its prior is logistic.",
     ),
     "001": ("001: RealNVP on moons, circles, blobs and a uniform square", "![Samples](images/001.png)"),
     "004": (

@@ -155,7 +155,7 @@ def importance_sample(
     """``n`` samples of ``density`` with importance weights for ``log_density`` (as for ``fit_to_density``).
 
     >>> import torch, flowstone
-    >>> flow = flowstone.realnvp(2)
+    >>> flow = flowstone.spline(2)
     >>> round(flowstone.importance_sample(flow, lambda x: -0.5 * x.square().sum(-1), 1000).effective_sample_size, 6)
     1.0
     """
