@@ -9,6 +9,7 @@ from pyro import distributions as dist
 from pyro import poutine
 from pyro.infer import MCMC, NUTS, SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormalizingFlow
+from pyro.optim import Adam  # pyright: ignore[reportAttributeAccessIssue] (made when it is imported)
 from torch import distributions as td
 
 from cases import disturb, ordered, same, soft, vector
@@ -30,7 +31,7 @@ def test_a_site_draws_from_it_and_scores_it(float64):
     _, density, _ = some_distribution(None)
     x = pyro.sample("x", density)
     assert x.shape == (3,)
-    trace = poutine.trace(lambda: pyro.sample("x", density)).get_trace()
+    trace: Any = poutine.trace(lambda: pyro.sample("x", density)).get_trace()
     trace.compute_log_prob()
     site = trace.nodes["x"]
     same(site["log_prob"], density.log_prob(site["value"]))
@@ -47,13 +48,13 @@ def test_plates_expand_it(float64):
             with pyro.plate("draws", 5):
                 return pyro.sample("y", free)
 
-    trace = poutine.trace(model).get_trace()
+    trace: Any = poutine.trace(model).get_trace()
     trace.compute_log_prob()
     assert trace.nodes["x"]["value"].shape == (4, 3)
     assert trace.nodes["y"]["value"].shape == (5, 4, 3)
     same(trace.nodes["y"]["log_prob"], free.log_prob(trace.nodes["y"]["value"]))
     seen = torch.randn(4, 3)
-    conditioned = poutine.trace(model).get_trace(seen)
+    conditioned: Any = poutine.trace(model).get_trace(seen)
     conditioned.compute_log_prob()
     same(conditioned.nodes["x"]["log_prob"], density.log_prob(seen))
 
@@ -75,8 +76,8 @@ def test_what_pyro_adds_to_distributions_is_there(float64):
 
 
 def test_a_prior_with_parameters_gives_samples_without_gradient():
-    density = Flow(b.Scaling(2), priors.StudentT(2)).distribution()
-    trace = poutine.trace(lambda: pyro.sample("x", density)).get_trace()
+    density: Any = Flow(b.Scaling(2), priors.StudentT(2)).distribution()
+    trace: Any = poutine.trace(lambda: pyro.sample("x", density)).get_trace()
     trace.compute_score_parts()
     assert not trace.nodes["x"]["value"].requires_grad
     assert trace.nodes["x"]["score_parts"].score_function is not 0  # noqa: F632
@@ -93,7 +94,7 @@ def normal_model():
 
 def losses_of(guide, steps: int = 150) -> list[float]:
     loss = Trace_ELBO(num_particles=32, vectorize_particles=True, max_plate_nesting=0)
-    svi = SVI(normal_model, guide, pyro.optim.Adam({"lr": 0.05}), loss)
+    svi: Any = SVI(normal_model, guide, Adam({"lr": 0.05}), loss)
     return [float(svi.step()) for _ in range(steps)]
 
 
@@ -116,7 +117,7 @@ def test_a_guide_is_made_of_a_bijection(back):
 
 
 def test_a_flow_is_a_guide():
-    flow = Flow(b.Inverse(ordered(2, soft)), priors.StandardNormal(2))
+    flow: Any = Flow(b.Inverse(ordered(2, soft)), priors.StandardNormal(2))
 
     def guide():
         pyro.module("flow", flow)
@@ -133,7 +134,7 @@ def test_nuts_over_a_model_whose_prior_is_a_flow(float64, prior):
     flow = Flow(b.Chain(b.Positive(low=0.5), vector(1, b.Affine)) if prior == "normal" else b.Scaling(1), latent)
     disturb(flow, 0.3)
     flow.requires_grad_(False)
-    density = flow.distribution()
+    density: Any = flow.distribution()
     seen = torch.tensor(0.7)
 
     def model():

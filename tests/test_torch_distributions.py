@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import distributions as td
+from torch.distributions import constraints
 
 from cases import disturb, same, vector
 from flowstone import Flow, priors
@@ -267,7 +268,7 @@ def test_borders_belong_to_the_support_in_every_precision(name, dtype):
 
 
 def test_the_support_of_the_class_is_a_dependent_property():
-    assert td.constraints.is_dependent(FlowDistribution.support)
+    assert constraints.is_dependent(FlowDistribution.support)
 
 
 def test_the_support_of_integers_is_discrete():
@@ -342,15 +343,23 @@ class Gaussian(Density):
     def __init__(self) -> None:
         super().__init__(torch.Size((2,)), 1)
 
-    device, dtype = torch.device("cpu"), torch.float32
+    @property
+    def device(self):
+        return torch.device("cpu")
+
+    @property
+    def dtype(self):
+        return torch.float32
 
     def initialize(self, x, context=None):
         pass
 
     def _log_prob(self, x, context):
+        assert context is not None
         return td.Normal(context, 1.0).log_prob(x).sum(-1)
 
     def _sample(self, n, context, generator, temperature):
+        assert context is not None
         return context + temperature * torch.randn(n, 2, generator=generator)
 
     def _sample_and_log_prob(self, n, context, generator):
@@ -455,9 +464,9 @@ def test_what_has_no_closed_form_says_so_in_one_sentence():
 
 
 def test_wrong_arguments_are_refused_in_one_line():
-    flow = Flow(vector(3, b.Affine, context=2), priors.StandardNormal(3), context_features=2)
+    flow: Any = Flow(vector(3, b.Affine, context=2), priors.StandardNormal(3), context_features=2)
     density: Any = flow.distribution(torch.zeros(4, 2))
-    one = Flow(b.Scaling(1), priors.StandardNormal(1)).distribution()
+    one: Any = Flow(b.Scaling(1), priors.StandardNormal(1)).distribution()
     refused: list[tuple[Any, str]] = [
         (lambda: density.log_prob(torch.zeros(4, 3).numpy()), "expected a torch.Tensor, got ndarray"),
         (lambda: one.icdf(torch.zeros(2).numpy()), "expected a torch.Tensor, got ndarray"),
