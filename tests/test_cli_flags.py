@@ -2,16 +2,19 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import flowstone as package
 from commands import flowstone
 from flowstone.cli import main
-from flowstone.cli.flags import flag_of, message_of
+from flowstone.cli.flags import flag_of, message_of, select
 from flowstone.data import DataRequest
 from flowstone.errors import DataError
 from flowstone.options import options_of
@@ -67,6 +70,13 @@ def test_a_remedy_is_a_keyword_in_the_library_and_a_flag_in_the_command():
     assert message_of(error) == "t.csv: row 2 is missing; to leave it out: --drop-missing --size 32"
     assert flag_of("resume", "R/resume") == "--resume"
     assert flag_of("exclude", ["a", "b,c"]) == "--exclude 'a,\"b,c\"'"
+
+
+@given(st.lists(st.text(min_size=1), min_size=1, unique=True))
+def test_names_of_columns_come_back_from_their_flag(names):
+    words = shlex.split(flag_of("columns", names))
+    text = words[1] if len(words) == 2 else words[0].removeprefix("--columns=")
+    assert select(DataRequest, {"columns": text}) == {"columns": names}
 
 
 @pytest.mark.parametrize(
