@@ -1,55 +1,58 @@
-# Every target sets up what it needs and does again nothing that is there already.
+# Every target sets up the environment that it needs, once.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet install -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test laws mutants lint format reproduce tables images results-gpu bench clean
+.PHONY: help demo test laws mutants lint format reproduce tables images results-gpu bench against clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: .venv/.demo  ## learn two moons three ways, and show them side by side (two minutes)
+demo: .venv/.demo  ## train three flows on two moons and draw them side by side (two minutes)
 	$(BIN)/python examples/demo.py
 
-test: .venv/.dev lint  ## lint, then every test (minutes)
+test: .venv/.dev lint  ## lint, then all tests but the long ones (minutes)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-laws: .venv/.dev  ## the laws of bijections on many inputs, and compiled (half an hour)
+laws: .venv/.dev  ## test the laws of bijections on many more inputs, and compiled (half an hour)
 	$(BIN)/python -m pytest -q -n 2 --hypothesis-profile=long -m "long or not long" tests/test_bijections.py
 
 mutants: .venv/.dev  ## break every bijection on purpose, measure every one: docs/reliability.md (ten minutes)
 	PYTHONPATH=tests $(BIN)/python -m mutation --out .venv/mutants.json
 	$(BIN)/python benchmarks/reliability.py --mutants .venv/mutants.json
 
-lint: .venv/.dev  ## ruff (rules and format) and pyright
+lint: .venv/.dev  ## check the code with ruff (rules and format) and pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-format: .venv/.dev  ## let ruff put the code in order
+format: .venv/.dev  ## let ruff format the code and mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-reproduce: .venv/.dev  ## the 2-D experiments of the field's tutorials again: docs/reproductions.md (15 minutes)
+reproduce: .venv/.dev  ## run the experiments of five tutorials and write docs/reproductions.md (15 minutes)
 	$(BIN)/python benchmarks/reproduce.py
 
-tables: .venv/.dev  ## real tables against nflows, zuko and mixtures: docs/results.md (an hour; wants FLOWSTONE_DATA)
+tables: .venv/.dev  ## compare with nflows, zuko and mixtures on real tables: docs/results.md (an hour; FLOWSTONE_DATA=folder)
 	$(BIN)/python benchmarks/tables.py
 
-images: .venv/.dev  ## image flows, trained and judged: docs/results.md (four hours; goes on where it was broken off)
+images: .venv/.dev  ## train and evaluate image flows: docs/results.md (four hours; continues if interrupted)
 	$(BIN)/python benchmarks/images.py
 
-results-gpu: .venv/.dev  ## CIFAR-10 on an accelerator, in pieces of nine minutes: call it until all is done
+results-gpu: .venv/.dev  ## train on CIFAR-10 on a GPU for nine minutes; repeat until it says that all is done
 	$(BIN)/python benchmarks/images.py cifar10-gpu --device cuda --piece 9
 
-bench: .venv/.dev .venv-peers/.done  ## speed and memory beside peers and plain designs: RESULTS.md and IMAGES.md in benchmarks/
+bench: .venv/.dev .venv-peers/.done  ## measure speed and memory beside other libraries: benchmarks/RESULTS.md, IMAGES.md (an hour)
 	.venv-peers/bin/python benchmarks/peers.py
 	.venv-peers/bin/python benchmarks/floor.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/image_speed.py
 
-clean:  ## forget the environments and the demo (runs/ is yours and stays)
+against: .venv/.dev  ## compare the speed with another checkout of Flowstone: make against TREE=path (ten minutes)
+	$(BIN)/python benchmarks/against.py $(TREE)
+
+clean:  ## delete the environments and the demo; runs/ stays
 	rm -rf .venv .venv-peers demo
 
 .venv/bin/python:

@@ -1,8 +1,8 @@
-"""What no step or density can do without: its matrix products, which nearly all libraries leave to the same routines.
+"""How much of a step or a density its matrix products take: they are a lower bound of its time in float32.
 
     .venv-peers/bin/python benchmarks/floor.py
 
-A section of RESULTS.md: ours beside its nets' products alone, interleaved.
+A section of RESULTS.md: Flowstone and the products of its nets alone, interleaved.
 """
 
 import math
@@ -14,20 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flowstone.flow import CHUNK
+from flowstone.kernels import CHUNK
 from libraries import OURS, flowstone, net_sizes
+from measure import SPEED, interleaved, machine, ratios, write_section
 from peers import ITEMS, Item
-from results import SPEED, machine, write_section
-from speed import interleaved
 
 RUNS = 60
 Product = Callable[[], Tensor]
 
 
 def products(item: Item) -> Callable[[], None]:
-    """Those of every layer's net, forward and, for a step, both of backward: no activations, no flow, no optimizer.
+    """The products of every layer's net, forward and, for a step, both of backward: no activations, no optimizer.
 
-    Densities go through in as many chunks as ``Flow.log_prob`` makes.
+    Densities are computed in as many chunks as ``Flow.log_prob`` makes.
     """
     task, chunks = item.task, 1 if item.what == "step" else math.ceil(item.rows / CHUNK)
     calls: list[Product] = []
@@ -36,7 +35,7 @@ def products(item: Item) -> Callable[[], None]:
             forward, by_weight, by_input = _layer(item.rows // chunks, inputs, outputs)
             calls.append(forward)
             if item.what == "step":
-                calls += [by_weight] if index == depth == 0 else [by_weight, by_input]  # nobody asks for the data's
+                calls += [by_weight] if index == depth == 0 else [by_weight, by_input]  # data need no gradient
 
     def run() -> None:
         for call in calls * chunks:
@@ -46,19 +45,19 @@ def products(item: Item) -> Callable[[], None]:
 
 
 def _layer(rows: int, inputs: int, outputs: int) -> tuple[Product, Product, Product]:
-    """Forward, gradient by weight, gradient by input, each in the quickest of the forms that it can be asked for in."""
+    """Forward, gradient by weight, gradient by input, each in the fastest of its equivalent forms."""
     x, weight, bias, g = map(torch.randn, ((rows, inputs), (outputs, inputs), (outputs,), (rows, outputs)))
-    turned = weight.t().contiguous()
+    transposed = weight.t().contiguous()
     return (
-        _quickest(lambda: F.linear(x, weight, bias), lambda: torch.addmm(bias, x, turned)),
-        _quickest(lambda: torch.mm(g.t(), x), lambda: torch.mm(x.t(), g)),
-        _quickest(lambda: torch.mm(g, weight), lambda: F.linear(g, turned), lambda: torch.mm(weight.t(), g.t())),
+        _fastest(lambda: F.linear(x, weight, bias), lambda: torch.addmm(bias, x, transposed)),
+        _fastest(lambda: torch.mm(g.t(), x), lambda: torch.mm(x.t(), g)),
+        _fastest(lambda: torch.mm(g, weight), lambda: F.linear(g, transposed), lambda: torch.mm(weight.t(), g.t())),
     )
 
 
-def _quickest(*ways: Product) -> Product:
-    times = interleaved(5, **{str(index): way for index, way in enumerate(ways)})
-    return ways[min(range(len(ways)), key=lambda index: statistics.median(times[str(index)]))]
+def _fastest(*forms: Product) -> Product:
+    times = interleaved(5, **{str(index): form for index, form in enumerate(forms)})
+    return forms[min(range(len(forms)), key=lambda index: statistics.median(times[str(index)]))]
 
 
 def line(item: Item) -> str:
@@ -67,7 +66,7 @@ def line(item: Item) -> str:
     function, runs = (ours.step, RUNS) if item.what == "step" else (ours.log_prob, RUNS // 6)
     times = interleaved(runs, ours=lambda: function(x), products=products(item))
     both, least = (statistics.median(spent) for spent in times.values())
-    most = statistics.median(a / b for a, b in zip(*times.values(), strict=True))
+    most = ratios(*times.values()).median
     return f"| {item} | {both:.1f} | {least:.1f} | {100 / most:.0f}% | {most:.2f} |"
 
 
@@ -75,20 +74,19 @@ PAGE = """## Matrix products alone
 
     .venv-peers/bin/python benchmarks/floor.py
 
-What float32 cannot do without: the matrix products of the nets, forward and, for a step, backward, which every library
-above but FlowJAX leaves to the same routines (oneMKL by torch), each in the quickest of its forms. Interleaved with
-all that {name} does, medians in milliseconds. The last column: how many times as fast it could be if nothing else
-took time. Machine: {machine}.
+The matrix products of the nets in float32, forward and, for a step, backward. Every library above but FlowJAX computes
+them by the same routines (oneMKL through torch); each is timed here in the fastest of its equivalent forms, interleaved
+with the whole step or density of {name}. Medians in milliseconds. The last column says how many times as fast {name}
+could be if nothing else took time. Machine: {machine}.
 
 | item | Flowstone, ms | products alone, ms | part | at most |
 |---|---|---|---|---|
 {lines}
 
-So scoring and wide nets in float32 leave little to win over a library with the same products. Narrow nets leave up to
-half of a step, and that is not arithmetic but the launching of small operations: with 32 rows, where the products take
-hardly any time, FlowJAX, which runs a step as one compiled program, needs about half of our time (*Growth of a training
-step*); `compile=True` takes part of that away (*compiled*), and nets in bfloat16 shorten the products, the more the
-wider they are (*bf16*).
+Scoring, and steps with wide nets, are therefore close to the speed of their products. Steps with narrow nets spend up
+to half of their time on launching small operations: with 32 rows, where the products take hardly any time, FlowJAX,
+which runs a step as one compiled program, needs about half of our time (*Growth of a training step*). `compile=True`
+saves a part of that time (*compiled*); nets in bfloat16 shorten the products, the more the wider they are (*bf16*).
 """
 
 

@@ -1,14 +1,13 @@
-"""Training steps of image flows: time beside masks at full resolution, and memory against depth.
+"""Training steps of image flows: their time, compared with masks at full resolution, and their memory by depth.
 
     python benchmarks/image_speed.py
 
 Writes benchmarks/IMAGES.md. Interleaved in one run: read the ratios.
 """
 
-import statistics
-import subprocess
+import json
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,8 @@ import torch
 import flowstone
 from flowstone.execution import bf16_conditioners, checkpointed
 from flowstone.kernels import kernels
+from measure import Spread, interleaved, machine, peak_growth, ratios, run_alone
 from plain import PlainImages
-from results import machine
-from speed import interleaved
 
 BATCH, SHAPES = 64, ((1, 28, 28), (3, 32, 32), (3, 64, 64))  # fit's own batch for images
 RUNS = 15
@@ -30,12 +28,14 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, bool]]] = {  # settings of r
     "modern, bf16 nets": ({}, {"bf16": True}),
     "modern": ({}, {}),
     "modern, bf16 nets, plain splines": ({}, {"bf16": True, "fused": False}),
-    "modern, bf16 nets, checkpointed": ({}, {"bf16": True, "recompute": True}),
+    "modern, bf16 nets, checkpointed": ({}, {"bf16": True, "checkpoint": True}),
     "modern, bf16 nets, affine": ({"transform": "affine"}, {"bf16": True}),
 }
 
 
-def stepper(flow: torch.nn.Module, x: torch.Tensor, *, bf16: bool = False, fused: bool = True, recompute: bool = False):
+def stepper(
+    flow: torch.nn.Module, x: torch.Tensor, *, bf16: bool = False, fused: bool = True, checkpoint: bool = False
+):
     """A function that takes one training step."""
     optimizer = torch.optim.Adam(flow.parameters(), lr=1e-4, fused=True)
 
@@ -45,7 +45,7 @@ def stepper(flow: torch.nn.Module, x: torch.Tensor, *, bf16: bool = False, fused
             stack.enter_context(kernels(fused))
             if bf16:
                 stack.enter_context(bf16_conditioners(flow))
-            if recompute:
+            if checkpoint:
                 stack.enter_context(checkpointed(flow))
             (-flow.log_prob(x).mean()).backward()  # pyright: ignore[reportCallIssue]
         optimizer.step()
@@ -66,44 +66,35 @@ def steps(shape: tuple[int, int, int]) -> list[str]:
     size = "x".join(map(str, shape))
     lines = []
     for name, spent in times.items():
-        median = statistics.median(spent)
-        ratios = [statistics.median(a / b for a, b in zip(times[of], spent, strict=True)) for of in (PAPER, MASKS)]
-        cells = [size, name, f"{median:.0f} ({min(spent):.0f} – {max(spent):.0f})", f"{1e3 * BATCH / median:.0f}"]
-        lines.append("| " + " | ".join([*cells, *(f"{ratio:.2f}" for ratio in ratios)]) + " |")
+        spread = Spread.of(spent)
+        cells = [size, name, f"{spread:.0f}", f"{1e3 * BATCH / spread.median:.0f}"]
+        cells += [f"{ratios(times[design], spent).median:.2f}" for design in (PAPER, MASKS)]
+        lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 
-MEASURE = """
-import sys, torch, flowstone
-from contextlib import nullcontext
-from pathlib import Path
-from flowstone.execution import checkpointed
+def gradient_growth(couplings: int, memory: str, shape: tuple[int, int, int]) -> None:
+    """Print by how many MiB one gradient raises the peak of the process, and how many parameters the flow has."""
+    torch.manual_seed(0)
+    batch = BATCH if shape[-1] < 64 else BATCH // 4
+    x = torch.randint(256, (batch, *shape), dtype=torch.uint8)
+    flow = flowstone.realnvp_image(shape, couplings=couplings // 2 - 2, channels=32)
+    flow.initialize(x[:8])
+    for parameter in flow.parameters():
+        parameter.grad = torch.zeros_like(parameter)
 
-def megabytes(field):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+    def gradient(rows: torch.Tensor) -> None:
+        with checkpointed(flow) if memory == "recompute" else nullcontext():
+            (-flow.log_prob(rows).mean()).backward()
 
-couplings, memory, shape = int(sys.argv[1]), sys.argv[2], tuple(map(int, sys.argv[3].split("x")))
-torch.manual_seed(0)
-x = torch.randint(256, (int(sys.argv[4]), *shape), dtype=torch.uint8)
-flow = flowstone.realnvp_image(shape, couplings=couplings // 2 - 2, channels=32)
-flow.initialize(x[:8])
-for parameter in flow.parameters():
-    parameter.grad = torch.zeros_like(parameter)
-Path("/proc/self/clear_refs").write_text("5")  # the peak so far was that of importing torch
-before = megabytes("VmRSS")
-with checkpointed(flow) if memory == "recompute" else nullcontext():
-    (-flow.log_prob(x).mean()).backward()
-print(round(megabytes("VmHWM") - before), sum(p.numel() for p in flow.parameters()))
-"""
+    gradient(x[:2])  # torch's checkpoint loads more of torch when it is first called
+    print(json.dumps([round(peak_growth(lambda: gradient(x))), sum(p.numel() for p in flow.parameters())]))
 
 
 def peak(couplings: int, memory: str, shape: tuple[int, int, int]) -> tuple[int, int]:
-    """MiB by which one gradient's peak is above what the process had before; parameters. In a process of its own."""
-    batch = BATCH if shape[-1] < 64 else BATCH // 4
-    command = [sys.executable, "-c", MEASURE, str(couplings), memory, "x".join(map(str, shape)), str(batch)]
-    growth, parameters = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    return int(growth), int(parameters)
+    """What ``gradient_growth`` prints in a process of its own."""
+    growth, parameters = run_alone(__file__, "memory", couplings, memory, *shape)
+    return growth, parameters
 
 
 def memories() -> list[str]:
@@ -123,7 +114,7 @@ PAGE = """# Speed and memory of image flows
     python benchmarks/image_speed.py
 
 One training step (forward, backward, Adam) on a batch of {batch}: 2 scales, 3 + 3 and 4 couplings, 32 channels, 2
-blocks. Beside the modern preset of `realnvp_image` stand two designs whose nets see the whole image with half of it
+blocks. Beside the modern preset of `realnvp_image` stand two designs whose nets get the full image with half of it
 masked, in float32: the faithful preset, which has the paper's residual nets, and the modern preset's own gated nets
 (`benchmarks/plain.py`), both with affine couplings. Medians (least – most) of interleaved runs in milliseconds, two
 threads; ratios are medians of ratios of neighbours. Machine: {machine}.
@@ -144,7 +135,11 @@ flow, gradients and batch (Linux): with everything kept, and with `memory="recom
 
 
 def main() -> None:
-    """Measure, then write the page; ``--memory`` measures that alone, and prints it."""
+    """Measure, then write the page; ``--memory`` measures the memory alone, and prints it."""
+    if sys.argv[1:2] == ["memory"]:
+        couplings, memory, channels, height, width = sys.argv[2:]
+        gradient_growth(int(couplings), memory, (int(channels), int(height), int(width)))
+        return
     if "--memory" in sys.argv:
         print("\n".join(memories()))
         return

@@ -1,10 +1,10 @@
-"""Image flows trained and judged: docs/results.md.
+"""Train image flows and evaluate them: docs/results.md.
 
     python benchmarks/images.py [NAME ...] [--data-dir FOLDER] [--runs FOLDER] [--piece MINUTES] [--device DEVICE]
 
-Each run is one ``flowstone train`` with the settings below, by the clock, and one look at the test part. What is
-finished is not done again; what was broken off goes on. ``--piece`` ends after so many minutes, for machines that are
-lent by the quarter of an hour: call again until it says that all is done.
+Each run is one ``flowstone train`` with the settings below for so many minutes, then one evaluation on the test part.
+A finished run is not repeated, and an interrupted one continues. ``--piece`` stops after so many minutes, for machines
+that are available for a short time only: repeat the command until it says that all is done.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from results import PAGE, data_folder, machine, write_section
+from measure import RESULTS, data_folder, machine, write_section
 
 SPLINES = ("--set", "couplings=6", "--precision", "bf16")
 COLOUR = ("--set", "scales=3", "couplings=4", "channels=48", "--precision", "bf16", "--flip")
@@ -43,7 +43,7 @@ JOBS = {
     "faces32": Job("faces32", "realnvp_image", COLOUR, 15, "split by person"),
     "nice-mnist": Job("mnist", "nice_image", ("--batch-size", "200", "--lr", "1e-3"), 20),
 }
-# For an accelerator: not among those that are run where no name is given.
+# For a GPU: run only if it is named.
 LARGER = "--set scales=3 couplings=6 channels=128 blocks=3 --precision bf16 --flip --batch-size 128 --lr 1e-3"
 LARGE = {"cifar10-gpu": Job("cifar10", "realnvp_image", tuple(LARGER.split()), 30, "59,813 of its 60,000 images")}
 ALL = JOBS | LARGE
@@ -55,7 +55,7 @@ def command(*words: str) -> list[str]:
 
 
 def train(job: Job, folder: Path, data: Path, device: str, until: float) -> bool:
-    """Begin or go on until it is done, or until ``until``; whether it is done."""
+    """Start or continue a training until it ends, or until the time ``until``; returns whether it has ended."""
     if (folder / "metrics.json").exists():
         return True
     arguments = [
@@ -75,13 +75,13 @@ def train(job: Job, folder: Path, data: Path, device: str, until: float) -> bool
     try:
         process.wait(max(1.0, until - time.monotonic()) if until else None)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)  # it keeps its state
+        process.send_signal(signal.SIGINT)  # it stores its state
         process.wait()
     return (folder / "metrics.json").exists()
 
 
-def judged(folder: Path, data: Path, device: str) -> dict[str, Any]:
-    """The figures of metrics.json, and the bound by more draws, computed once."""
+def evaluated(folder: Path, data: Path, device: str) -> dict[str, Any]:
+    """The figures of metrics.json, and under ``tighter`` those by more draws of the noise, computed once."""
     kept = folder / "bound.json"
     if not kept.exists():
         words = ("evaluate", str(folder), "--bound-samples", str(BOUND_SAMPLES), "--json")
@@ -108,8 +108,8 @@ def row(name: str, job: Job, figures: dict[str, Any]) -> str:
 
 
 def picture(name: str, folder: Path) -> str:
-    """The run's samples beside the page, and the line that shows them."""
-    file = PAGE.parent / "images" / f"{name}-samples.png"
+    """Copy the run's samples to the page's images; returns the lines of the page that show them."""
+    file = RESULTS.parent / "images" / f"{name}-samples.png"
     drawn = folder / "plots" / "temperatures.png"
     if drawn.exists():
         shutil.copyfile(drawn, file)
@@ -117,8 +117,8 @@ def picture(name: str, folder: Path) -> str:
 
 
 def written() -> dict[str, str]:
-    """The rows that the page has: runs whose folders are elsewhere stay."""
-    lines = [line for line in PAGE.read_text().splitlines() if "_image`" in line and line.startswith("| ")]
+    """The rows that the page has already: those of runs whose folders are not on this machine stay."""
+    lines = [line for line in RESULTS.read_text().splitlines() if "_image`" in line and line.startswith("| ")]
     return {name: line for line in lines if (name := line.split()[1]) in ALL}
 
 
@@ -126,7 +126,7 @@ HEAD = """## Images
 
     python benchmarks/images.py
 
-Bits/dim of the test part, which is looked at once, after the training: of the integers 0 … 255, dequantized by
+Bits/dim of the test part, which is used once, after the training: of the integers 0 … 255, dequantized by
 uniform noise, in the data's own size (padding counts for nothing), mean over the images ± its standard error. By one
 draw of the noise, and by {draws}, which is the tighter bound. Nats are the NLL of a whole image, of integers; the last
 column is its log-likelihood in the convention of NICE's paper, of pixels in [0, 1]: D ln 256 more. Seconds are of
@@ -142,7 +142,7 @@ Published: RealNVP 1.06 (MNIST) and 3.49 bits/dim (CIFAR-10), Glow 1.05 and 3.35
 
 
 def main() -> None:
-    """Train what is not trained, then write the section."""
+    """Run what is missing, then write the section."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("names", nargs="*", help=f"of {', '.join(ALL)}; without one, those for two cores")
     parser.add_argument("--data-dir", type=Path, default=None)
@@ -158,10 +158,10 @@ def main() -> None:
     arguments.runs.mkdir(parents=True, exist_ok=True)
     for name in arguments.names or JOBS:
         if not train(ALL[name], arguments.runs / name, data, arguments.device, until):
-            print(f"{name}: broken off; call again to go on")
+            print(f"{name}: interrupted; repeat the command to continue")
             return
         done = {name: arguments.runs / name for name in ALL if (arguments.runs / name / "metrics.json").exists()}
-        mine = {name: row(name, ALL[name], judged(folder, data, arguments.device)) for name, folder in done.items()}
+        mine = {name: row(name, ALL[name], evaluated(folder, data, arguments.device)) for name, folder in done.items()}
         rows = written() | mine
         names = [name for name in ALL if name in rows]
         table = "\n".join(rows[name] for name in names)

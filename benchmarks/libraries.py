@@ -1,11 +1,11 @@
 """The same flow, written with each library as its documentation does, for benchmarks/peers.py.
 
-Couplings whose halves take turns, each with one net of two hidden layers of ``width`` units (ReLU), in float32, on
-ordinary numbers: nothing is standardised. Every torch library gets torch's fused Adam (ours as ``fit`` has it, over one
-array of all parameters), FlowJAX its own loop's optax.
+Couplings that change either half of the features in turn, each with one net of two hidden layers of ``width`` units
+(ReLU), in float32; the data are standard normal, so nothing is standardised. Every torch library is trained with fused
+Adam (Flowstone's is that of ``fit``, over one array of all parameters), FlowJAX with optax as in its own loop.
 """
 
-# The peers are in an environment of their own.
+# The peers are installed in another environment than the one that pyright reads.
 # pyright: reportMissingImports=false, reportArgumentType=false
 
 from collections.abc import Callable
@@ -35,18 +35,18 @@ PER_FEATURE = {"affine": 2, "autoregressive": 2, "spline": 3 * BINS - 1}
 
 
 def net_sizes(task: Task) -> list[tuple[int, ...]]:
-    """Of each layer's net: how many numbers go in, through its hidden layers, and out."""
-    found = []
+    """The widths of each layer's net: inputs, hidden layers, outputs."""
+    sizes = []
     for index in range(task.layers):
         kept = task.features // 2 if index % 2 == 0 else task.features - task.features // 2
-        inputs, moved = (task.features,) * 2 if task.kind == "autoregressive" else (kept, task.features - kept)
-        found.append((inputs, task.width, task.width, moved * PER_FEATURE[task.kind]))
-    return found
+        inputs, changed = (task.features,) * 2 if task.kind == "autoregressive" else (kept, task.features - kept)
+        sizes.append((inputs, task.width, task.width, changed * PER_FEATURE[task.kind]))
+    return sizes
 
 
 @dataclass
 class Contender:
-    """One library's flow: a training step, densities, samples; and how many parameters it has."""
+    """One library's flow: its training step, densities and samples as functions, and its number of parameters."""
 
     step: Callable[[Tensor], object]
     log_prob: Callable[[Tensor], object]
@@ -61,7 +61,7 @@ def mlp(inputs: int, outputs: int, width: int) -> nn.Sequential:
 
 
 class WithContext(nn.Module):
-    """A net as nflows calls it."""
+    """A net that takes the context as nflows passes it, and ignores it."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -79,24 +79,30 @@ def by_torch(
     *,
     loss: Callable[[Tensor], Tensor] | None = None,
     context: AbstractContextManager | None = None,
+    step_context: AbstractContextManager | None = None,
     optimizer: Any = None,
 ) -> Contender:
-    """``loss``: what a step minimises, if it is not the mean of ``log_prob``; ``context``: what everything runs in;
-    ``optimizer``: what makes its steps, if it is not torch's Adam.
+    """A flow written with torch.
+
+    Args:
+        loss: what a step minimises; None: the mean of ``-log_prob``.
+        context: in which everything runs.
+        step_context: in which training steps run, besides.
+        optimizer: None: torch's fused Adam.
     """
     optimizer = optimizer or torch.optim.Adam(module.parameters(), lr=task.rate, fused=True)
     loss = loss or (lambda x: -log_prob(x).mean())
-    inside = context or nullcontext()
+    context, step_context = context or nullcontext(), step_context or nullcontext()
 
     def step(x: Tensor) -> None:
         optimizer.zero_grad()
-        with inside:
+        with step_context, context:
             loss(x).backward()
         optimizer.step()
 
     def without_gradients(function: Callable) -> Callable:
         def run(value: Any) -> Tensor:
-            with torch.inference_mode(), inside:
+            with torch.inference_mode(), context:
                 return function(value)
 
         return run
@@ -105,34 +111,44 @@ def by_torch(
     return Contender(step, without_gradients(log_prob), without_gradients(sample), count)
 
 
-def flowstone(task: Task, way: str = "") -> Contender:
-    """``way``: ``"compiled"``, ``"bf16"`` or ``"recomputed"``: what ``fit`` does with the settings of those names."""
+def flowstone_flow(task: Task) -> Any:
+    """The flow of the task, made of Flowstone's bijections."""
     from flowstone import Flow
     from flowstone.bijections import Affine, Autoregressive, Chain, Coupling, Permutation, RQSpline
-    from flowstone.execution import bf16_conditioners, checkpointed, compiled
     from flowstone.nets import MADE, MLP
     from flowstone.priors import StandardNormal
 
-    hidden, links = (task.width, task.width), []
+    hidden, layers = (task.width, task.width), []
     for index in range(task.layers):
         swap = index % 2 == 1
-        kept, moved = Coupling.sizes(task.features, swap=swap)
+        kept, changed = Coupling.sizes(task.features, swap=swap)
         if task.kind == "autoregressive":
-            links.append(Autoregressive(task.features, Affine(1, scale="soft"), MADE(task.features, 2, hidden=hidden)))
-            links.append(Permutation.reverse(task.features))
+            net = MADE(task.features, 2, hidden=hidden)
+            layers += [
+                Autoregressive(task.features, Affine(task.features, scale="soft"), net),
+                Permutation.reverse(task.features),
+            ]
             continue
-        transform = Affine(moved) if task.kind == "affine" else RQSpline(bins=BINS, bound=BOUND)
-        net = MLP(kept, moved * transform.parameters_per_feature, hidden=hidden)
-        links.append(Coupling(task.features, transform, net, swap=swap))
-    flow = Flow(Chain(*links), StandardNormal(task.features))
-    contexts = {"bf16": bf16_conditioners, "recomputed": recomputed}
+        transform = Affine(changed) if task.kind == "affine" else RQSpline(bins=BINS, bound=BOUND)
+        net = MLP(kept, changed * transform.parameters_per_feature, hidden=hidden)
+        layers.append(Coupling(task.features, transform, net, swap=swap))
+    return Flow(Chain(*layers), StandardNormal(task.features))
+
+
+def flowstone(task: Task, variant: str = "") -> Contender:
+    """``variant``: ``"compiled"``, ``"bf16"`` or ``"checkpointed"``: how ``fit`` runs it if its settings say so."""
+    from flowstone.execution import bf16_conditioners, checkpointed, compiled, fast_few_inputs
+
+    flow = flowstone_flow(task)
+    contexts = {"bf16": bf16_conditioners, CHECKPOINTED: checkpointed}
     return by_torch(
         task,
         flow,
         flow.log_prob,
         flow.sample,
-        loss=compiled(lambda x: -flow.log_prob(x).mean()) if way == "compiled" else None,
-        context=contexts[way](flow) if way in contexts else None,
+        loss=compiled(lambda x: -flow.log_prob(x).mean()) if variant == "compiled" else None,
+        context=contexts[variant](flow) if variant in contexts else None,
+        step_context=fast_few_inputs(flow),
         optimizer=AsInFit(flow, task.rate),
     )
 
@@ -241,7 +257,7 @@ def normflows(task: Task) -> Contender:
 
 
 class _Splines(nn.Module):
-    """As normflows' own wrapper has it: its splines run data → latent, its flows the other way."""
+    """Exchanges directions as normflows' own wrapper does: its splines run data → latent, its flows latent → data."""
 
     def __init__(self, coupling: nn.Module) -> None:
         super().__init__()
@@ -323,10 +339,10 @@ def flowjax(task: Task) -> Contender:
     )
 
 
-OURS, RECOMPUTED = ("Flowstone", "compiled", "bf16"), "recomputed"
+OURS, CHECKPOINTED = ("Flowstone", "compiled", "bf16"), "checkpointed"
 LIBRARIES: dict[str, Callable[[Task], Contender | None]] = {
     OURS[0]: flowstone,
-    **{way: partial(flowstone, way=way) for way in (*OURS[1:], RECOMPUTED)},
+    **{variant: partial(flowstone, variant=variant) for variant in (*OURS[1:], CHECKPOINTED)},
     "zuko": zuko,
     "nflows": nflows,
     "normflows": normflows,

@@ -1,17 +1,14 @@
-"""Flowstone beside its peers: one run, every library in a process of its own, in turn; a section of RESULTS.md.
+"""Flowstone beside its peers, interleaved in one run; a section of RESULTS.md.
 
     .venv-peers/bin/python benchmarks/peers.py [--only WORDS]
 
-Blocks of calls of each library follow each other, so that each has its own caches and threads, and the machine's
-drift meets all alike. Read the ratios.
+Every library runs in a process of its own, so that it has its own caches and threads. Read the ratios.
 """
 
 import argparse
 import json
 import math
 import os
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,25 +17,36 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NoReturn
 
-from libraries import LIBRARIES, OURS, RECOMPUTED, Contender, Task, net_sizes
+from libraries import CHECKPOINTED, LIBRARIES, OURS, Contender, Task, net_sizes
+from measure import (
+    SPEED,
+    Spread,
+    Worker,
+    answer,
+    interleaved_blocks,
+    machine,
+    peak_growth,
+    ratios,
+    run_alone,
+    timed,
+    write_section,
+)
 
-BLOCK = 0.3  # seconds that one library's turn takes, if a call is not longer
-PAUSE = 0.03  # before the next turn: threads of torch go on turning for a while
+BLOCK = 0.3  # seconds of a block of calls, if one call is not longer
 ROUNDS = 7
 
 
 @dataclass(frozen=True)
 class Item:
-    """What is timed: ``step``, ``log_prob`` or ``sample`` of a task, on so many rows."""
+    """What is timed: ``what`` is ``"step"``, ``"log_prob"`` or ``"sample"``, of a task's flow on so many rows."""
 
     what: str
     task: Task
     rows: int
     threads: int
-    wanted: str = ""  # the ratio to the fastest peer that this project wants
+    wanted: str = ""  # the ratio to the fastest peer that this project aims at
 
     def __str__(self) -> str:
         task = self.task
@@ -68,31 +76,24 @@ GROWTH = (  # with D, with depth, with the batch
     *(Item("step", Task("affine", 6, 10, 128), rows, 2) for rows in (32, 512, 8192)),
 )
 DEPTHS = tuple(Item("step", Task("affine", 43, layers, 128), 1000, 2) for layers in (6, 24, 96))
-PEERS = [name for name in LIBRARIES if name not in (*OURS, RECOMPUTED)]
+PEERS = [name for name in LIBRARIES if name not in (*OURS, CHECKPOINTED)]
 
 
 # --- in a process of its own ------------------------------------------------------------------------------------------
 
 
 def work(item: Item, name: str) -> None:
-    """Make the library's flow; for each number read, make so many calls and print the milliseconds of each."""
+    """Make the library's flow; print how many parameters it has, then times of calls whenever a number is read."""
     keep_to(item.threads)
     contender, x = _made(item, name)
-    print(json.dumps(None if contender is None else contender.parameters), flush=True)
     if contender is None:
-        return
-    call = _call(item, contender, x)
-    for line in sys.stdin:
-        times = []
-        for _ in range(int(line)):
-            started = time.perf_counter()
-            call()
-            times.append(1e3 * (time.perf_counter() - started))
-        print(json.dumps(times), flush=True)
+        answer(None, None)
+    else:
+        answer(contender.parameters, _call(item, contender, x))
 
 
 def keep_to(threads: int) -> None:
-    """On one processor, if it is to be one thread: flags alone do not hold JAX to that."""
+    """For one thread, keep the process on one processor: flags alone do not hold JAX to that."""
     if threads == 1 and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {0})
 
@@ -114,40 +115,35 @@ def _call(item: Item, contender: Contender, x: Any) -> Callable[[], object]:
 
 
 def grow(depth: int, name: str) -> None:
-    """Print MiB by which the second step of the flow of that depth raises the peak of the process."""
+    """Print by how many MiB a step raises the peak of the process, and how many MiB the parameters take."""
     contender, x = _made(DEPTHS[depth], name)
-    if contender is None or name == "FlowJAX":  # compiling takes far more, and cannot be told from it
+    if contender is None or name == "FlowJAX":  # it compiles, which takes far more memory than the step
         print(json.dumps(None))
         return
-    contender.step(x[:2])  # gradients and moments are there now
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
-    contender.step(x)
-    print(json.dumps([_status("VmHWM") - before, contender.parameters * 4 / 2**20]))
+    contender.step(x[:2])  # makes gradients and moments
+    print(json.dumps([peak_growth(lambda: contender.step(x)), contender.parameters * 4 / 2**20]))
 
 
-def learn_by_fit(moons: Any, held_out: Any, luck: float, began: float) -> NoReturn:
-    """As a user trains: the default recipe, ``fit``'s own settings."""
+def learn_by_fit(moons: Any, held_out: Any, chance: float, began: float) -> NoReturn:
+    """Train the default recipe with the default settings of ``fit``, and print what ``learn`` prints."""
     import flowstone
 
     def watch(_: object, history: Any) -> None:
-        if (best := history.best.val_nll + luck) <= 1.16:
+        if (best := history.best.val_nll - chance) <= 1.16:
             print(json.dumps([time.time() - began, best]), flush=True)
             os._exit(0)
 
     flow = flowstone.recipes.build(flowstone.recipes.DEFAULT, {"features": 2})
     history = flowstone.fit(flow, moons, validation=held_out, validate_every=20, progress=False, watch=watch)
-    print(json.dumps([None, history.best.val_nll + luck]), flush=True)
+    print(json.dumps([None, history.best.val_nll - chance]), flush=True)
     os._exit(0)
 
 
-def _status(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
-
-
 def learn(name: str, rate: float, began: float) -> None:
-    """Print seconds since the process began until held-out moons cost 1.16 nats, and what was reached in the end."""
+    """Print the seconds from the start of the process until the NLL of held-out moons is 1.16 nats, and the best NLL.
+
+    By how much the true density misses its entropy on the held-out points is subtracted.
+    """
     import numpy as np
     import torch
 
@@ -160,17 +156,17 @@ def learn(name: str, rate: float, began: float) -> None:
     moons = TOYS["moons"]
     held_out = moons(20_000, torch.Generator().manual_seed(1))
     started = time.time()
-    luck = moons.entropy + moons.log_prob(held_out).mean().item()
-    began += time.time() - started  # the true density is for the measurement alone
+    chance = -moons.log_prob(held_out).mean().item() - moons.entropy
+    began += time.time() - started  # only the measurement needs the true density
     if name == OURS[0]:
-        learn_by_fit(moons, held_out, luck, began)
+        learn_by_fit(moons, held_out, chance, began)
     contender = LIBRARIES[name](Task("spline", 2, 6, 64, rate=rate))
     assert contender is not None
     generator, best = torch.Generator().manual_seed(2), math.inf
     while best > 1.16 and time.time() - began < 100:
         for _ in range(20):
             contender.step(moons(512, generator))
-        best = min(best, -float(np.asarray(contender.log_prob(held_out)).mean()) + luck)
+        best = min(best, -float(np.asarray(contender.log_prob(held_out)).mean()) - chance)
     print(json.dumps([time.time() - began if best <= 1.16 else None, best]))
 
 
@@ -182,59 +178,21 @@ def environment(threads: int) -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": str(threads), "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 
-class Worker:
-    """One library's process."""
-
-    def __init__(self, number: int, items: str, item: Item, name: str) -> None:
-        command = [sys.executable, __file__, "work", items, str(number), name]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(item.threads)
-        )
-        self.parameters = self._read()
-
-    def run(self, calls: int) -> list[float]:
-        """The milliseconds of so many calls."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{calls}\n")
-        self.process.stdin.flush()
-        return self._read()
-
-    def end(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
-
-    def _read(self) -> Any:
-        """What the process answers; None where it failed, as if the library could not do it."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        return json.loads(line) if line else None
-
-
-def measure(items: str, number: int, names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Median, least and most milliseconds of each library, ratio to the first of them, parameters."""
+def measure(items: str, number: int, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Milliseconds of each library, ratio to the first of them, parameters."""
     item = TABLES[items][number]
-    workers, calls = {}, {}
-    for name in names:
-        worker = Worker(number, items, item, name)
-        if worker.parameters is not None and worker.run(2):  # compiles, where there is something to compile
-            workers[name] = worker
-            calls[name] = max(1, min(200, round(1e3 * BLOCK / statistics.median(worker.run(3)))))
-    times: dict[str, list[float]] = {name: [] for name in workers}
-    for _ in range(ROUNDS):
-        for name, worker in workers.items():
-            time.sleep(PAUSE)
-            times[name].append(statistics.median(worker.run(calls[name])))
-    for worker in workers.values():
-        worker.end()
-    ours = times[names[0]]
+    made = {
+        name: Worker(__file__, "work", items, number, name, environment=environment(item.threads)) for name in names
+    }
+    workers = {name: worker for name, worker in made.items() if worker.greeting is not None and worker(1)}
+    times = interleaved_blocks(ROUNDS, workers, seconds=BLOCK)
+    for worker in made.values():
+        worker.close()
     return {
         name: {
-            "median": statistics.median(spent),
-            "least": min(spent),
-            "most": max(spent),
-            "ratio": statistics.median(a / b for a, b in zip(spent, ours, strict=True)),
-            "parameters": workers[name].parameters,
+            "spread": Spread.of(spent),
+            "ratio": ratios(spent, times[names[0]]).median,
+            "parameters": workers[name].greeting,
         }
         for name, spent in times.items()
     }
@@ -243,17 +201,15 @@ def measure(items: str, number: int, names: Sequence[str]) -> dict[str, dict[str
 def alone(*words: object, threads: int = 2, kernels: str | None = None) -> Any:
     """What this script prints, in a process with that many threads; None where it fails.
 
-    ``kernels``: the folder that holds those that numba compiled; None: nothing is compiled beforehand.
+    ``kernels`` is the folder of the kernels that numba has compiled; None: nothing is compiled beforehand.
     """
-    command = [sys.executable, __file__, *map(str, words)]
     with tempfile.TemporaryDirectory() as empty:
         cold = environment(threads) | {"NUMBA_CACHE_DIR": kernels or empty}
-        run = subprocess.run(command, check=False, capture_output=True, text=True, env=cold)
-    return json.loads(run.stdout.splitlines()[-1]) if run.stdout else None
+        return run_alone(__file__, *words, environment=cold, check=False)
 
 
 def peaks(threads: int) -> None:
-    """Print what this machine can do: fp32 GFLOP/s of a large matrix product, GB/s of a copy (read and written)."""
+    """Print the speed of this machine: fp32 GFLOP/s of a large matrix product, GB/s of a copy (read and written)."""
     import torch
 
     torch.set_num_threads(threads)
@@ -261,29 +217,23 @@ def peaks(threads: int) -> None:
     other = torch.empty_like(big)
 
     def best(function: Callable[[], object]) -> float:
-        spent = []
-        for _ in range(6):
-            started = time.perf_counter()
-            function()
-            spent.append(time.perf_counter() - started)
-        return min(spent)
+        return min(timed(function, 6)) / 1e3
 
     copy = 2 * 4 * big.numel() / best(lambda: other.copy_(big)) / 1e9
     print(json.dumps({"gemm": 2 * 2048**3 / best(lambda: a @ a) / 1e9, "copy": copy}))
 
 
-def cells(found: dict[str, dict[str, float]]) -> list[str]:
-    """Our milliseconds, how many times as fast our other ways are, how many times as long each peer takes."""
-    ours = found[OURS[0]]
-    row = [f"{ours['median']:.1f} ({ours['least']:.1f} – {ours['most']:.1f})"]
+def cells(found: dict[str, dict[str, Any]]) -> list[str]:
+    """Our milliseconds, how many times as fast our variants are, how many times as long each peer takes."""
+    row = [f"{found[OURS[0]]['spread']:.1f}"]
     row += [f"{1 / found[name]['ratio']:.2f}" if name in found else "" for name in OURS[1:]]
     return row + [f"{found[name]['ratio']:.2f}" if name in found else "" for name in PEERS]
 
 
-def speed_line(item: Item, found: dict[str, dict[str, float]], peak: dict[int, dict[str, float]]) -> str:
+def speed_line(item: Item, found: dict[str, dict[str, Any]], peak: dict[int, dict[str, float]]) -> str:
     fastest = min(found[name]["ratio"] for name in PEERS if name in found)
     counts = "/".join(f"{found[name]['parameters'] / 1e3:.0f}" for name in (OURS[0], *PEERS) if name in found)
-    used = rates(item, found[OURS[0]]["parameters"], found[OURS[0]]["median"], peak[item.threads])
+    used = rates(item, found[OURS[0]]["parameters"], found[OURS[0]]["spread"].median, peak[item.threads])
     return f"| {item} | {' | '.join(cells(found))} | **{fastest:.2f}** | {item.wanted} | {used} | {counts} |"
 
 
@@ -307,12 +257,12 @@ The same flow in each library (`benchmarks/libraries.py`): the same couplings, w
 float32; each in a process of its own, blocks of {block} s in turn, {rounds} rounds. Milliseconds: median (least – most)
 of the blocks' medians. *compiled* and *bf16*: how many times as fast Flowstone is with `compile=True`, and with its
 nets in bfloat16. The peers: how many times as long as Flowstone each takes, the median over rounds; above 1 Flowstone
-is faster. *Fastest*: the fastest peer's, beside what was wanted. GFLOP/s: of the nets' matrix products (2 x parameters
-x rows, three times that for a training step), and as a part of a large product on as many threads ({gemm}). GB/s: of
-what these products read and write if each array is moved once, and as a part of copying memory ({copy}). Parameters in
-thousands, in the order of the columns. Machine: {machine}; {versions}.
+is faster. *Fastest*: the ratio of the fastest peer, and the one that was aimed at. GFLOP/s: of the nets' matrix
+products (2 x parameters x rows, three times that for a training step), and as a part of a large product on as many
+threads ({gemm}). GB/s: of what these products read and write if each array is read or written once, and as a part of
+copying memory ({copy}). Parameters in thousands, in the order of the columns. Machine: {machine}; {versions}.
 
-| item | Flowstone, ms | {names} | fastest | wanted | GFLOP/s (of peak) | GB/s (of peak) | parameters |
+| item | Flowstone, ms | {names} | fastest | aim | GFLOP/s (of peak) | GB/s (of peak) | parameters |
 |{rule}|
 {items}
 
@@ -328,7 +278,7 @@ With the number of features, the depth and the batch; affine couplings, width 12
 
 MiB by which one training step (affine, D=43, width 128, 1000 rows) raises the peak of the process above flow,
 gradients and moments (Linux); *checkpointed*: with `memory="recompute"`, and how many times as long a step then takes.
-FlowJAX compiles, which cannot be told from it.
+FlowJAX is left out: compiling takes more memory than the step.
 
 | couplings | parameters, MiB | Flowstone | checkpointed | its time | {peers} |
 |---|---|---|---|---|{peer_rule}|
@@ -336,11 +286,11 @@ FlowJAX compiles, which cannot be told from it.
 
 ### Seconds to learn two moons
 
-From the start of the process until 20,000 held-out points cost 1.16 nats (their luck taken out, in time not counted;
-the entropy is 1.1312): imports (torch for all: it draws the points), compilation and a validation every 20 steps
-included. One thread, 512 fresh points a step. Flowstone: the default recipe in `fit`; the first time numba compiles its
-kernels, and keeps them. The peers: the same spline couplings (6, width 64, 8 bins) with Adam, the better of the rates
-1e-3 and 5e-3; at most 100 seconds.
+From the start of the process until the NLL of 20,000 held-out points is 1.16 nats: imports (of torch for all, because
+it draws the points), compilation and a validation every 20 steps are included. The entropy is 1.1312; by how much the
+true density misses it on the held-out points is subtracted. One thread, 512 fresh points a step. Flowstone: the default
+recipe in `fit`; the first time numba compiles its kernels, and keeps them. The peers: the same spline couplings (6,
+width 64, 8 bins) with Adam, the better of the rates 1e-3 and 5e-3; at most 100 seconds.
 
 | library | seconds | NLL reached |
 |---|---|---|
@@ -371,9 +321,9 @@ def growths() -> str:
 def memories() -> str:
     lines = []
     for depth, item in enumerate(DEPTHS):
-        found = {name: alone("grow", depth, name) for name in (OURS[0], RECOMPUTED, *PEERS)}
+        found = {name: alone("grow", depth, name) for name in (OURS[0], CHECKPOINTED, *PEERS)}
         row = [f"{each[0]:.0f}" if each else "" for each in found.values()]
-        row.insert(2, f"{measure('depths', depth, (OURS[0], RECOMPUTED))[RECOMPUTED]['ratio']:.2f}")
+        row.insert(2, f"{measure('depths', depth, (OURS[0], CHECKPOINTED))[CHECKPOINTED]['ratio']:.2f}")
         lines.append(f"| {item.task.layers} | {found[OURS[0]][1]:.1f} | {' | '.join(row)} |")
         print(lines[-1], flush=True)
     return "\n".join(lines)
@@ -413,8 +363,6 @@ def main() -> None:
 
 
 def run() -> None:
-    from results import SPEED, machine, write_section
-
     parser = argparse.ArgumentParser(description="Flowstone beside its peers")
     parser.add_argument("--only", default="", metavar="WORDS")
     only = parser.parse_args().only

@@ -17,7 +17,7 @@ def net(features: int, hidden: int, *, tanh: bool) -> nn.Sequential:
 
 
 class PlainRealNVP(nn.Module):
-    """z = x·exp(s) + t on the features that a mask lets move; s and t see the masked x at full width."""
+    """z = x·exp(s) + t on the features where the mask is 0; the nets of s and t get the masked x at full width."""
 
     masks: Tensor
 
@@ -45,10 +45,10 @@ class PlainRealNVP(nn.Module):
 
 
 class PlainImages(nn.Module):
-    """Multi-scale RealNVP by masks: every net sees the whole masked image and answers for all of it, in float32.
+    """Multi-scale RealNVP by masks: every net gets the full masked image and returns s and t for all of it, in float32.
 
-    Per scale ``couplings`` checkerboard couplings, as many channel couplings after a squeeze, half of the channels
-    leaves; the last scale has four checkerboard couplings. The nets are those of the flow it is compared with.
+    Each scale has ``couplings`` checkerboard couplings and, after a squeeze, as many channel couplings; half of the
+    channels are then latents. The last scale has four checkerboard couplings. The nets are those of the recipe.
     """
 
     def __init__(
@@ -78,8 +78,8 @@ class PlainImages(nn.Module):
             if len(stacks):
                 x = F.pixel_unshuffle(x, 2)
                 x, total = masked(x, total, stacks, (torch.arange(x.shape[1]) % 2).to(x)[:, None, None])
-                x, gone = x.chunk(2, 1)
-                total = total + normal(gone)
+                x, latent = x.chunk(2, 1)
+                total = total + normal(latent)
         return total + normal(x)
 
 

@@ -1,4 +1,4 @@
-"""The 2-D experiments of five tutorials on normalizing flows, done again: docs/reproductions.md and its pictures.
+"""Run the 2-D experiments of five tutorials on normalizing flows again: docs/reproductions.md and its pictures.
 
 Every figure in that page comes from one run of this script, on one thread, seed 0:
 
@@ -6,7 +6,7 @@ Every figure in that page comes from one run of this script, on one thread, seed
 
 ``--data-dir`` (or FLOWSTONE_DATA) names a folder that holds ``tables/power-plant.parquet`` and
 ``tables/wine-quality-red.parquet`` (UCI); without it the two tables are left out and the page says so. ``--quick``
-takes a twentieth of the steps, to see that all of it runs; it writes to a temporary folder.
+takes a twentieth of the steps and writes to a temporary folder: it shows that everything runs.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from flowstone.data import TOYS, open_source
 from flowstone.flow import Flow
 from flowstone.recipes import DEFAULT, build
 from flowstone.train.history import History
-from results import machine
+from measure import machine
 
 TEST = 30_000
 DOCS = Path(__file__).parents[1] / "docs"
@@ -52,7 +52,7 @@ class Experiment:
 
 @dataclass
 class Outcome:
-    """What came of it."""
+    """The trained flow, how its training went, and its figures on the test points."""
 
     experiment: Experiment
     flow: Flow
@@ -68,7 +68,7 @@ class Outcome:
         return self.history.records[-1].step
 
 
-PLAIN = {"schedule": "constant", "warmup": 0.0, "ema": 0.0, "clip": 1e9, "patience": None}  # what tutorials train with
+PLAIN = {"schedule": "constant", "warmup": 0.0, "ema": 0.0, "clip": 1e9, "patience": None}  # as tutorials train
 
 
 def experiments() -> list[Experiment]:
@@ -120,12 +120,12 @@ def experiments() -> list[Experiment]:
 
 @cache
 def true_nll(toy: str) -> float:
-    """What the true density itself reaches on the test points."""
+    """The NLL of the true density on the test points."""
     return -TOYS[toy].log_prob(open_source(toy).test.x[:TEST]).mean().item()
 
 
 def run(experiment: Experiment, shrink: float) -> Outcome:
-    """Train it and look at the test points once."""
+    """Train the flow and evaluate it on the test points."""
     dataset = open_source(experiment.toy, points=experiment.points)
     torch.manual_seed(0)
     flow = build(experiment.recipe, {"features": 2, **experiment.arguments})
@@ -262,13 +262,13 @@ def compare(path: Path, images: Path, shrink: float) -> dict[str, Any]:
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 INTRODUCTION = """\
-Five tutorials train small flows on points in the plane. Here each is done again with the document's setting, and beside
-it with Flowstone's default. `make reproduce` makes this page: {minutes:.0f} minutes, {machine}; one thread; seed 0.
+Five tutorials train small flows on points in the plane. Here each is trained again with the document's settings, and
+with Flowstone's default. `make reproduce` makes this page: {minutes:.0f} minutes, {machine}; one thread; seed 0.
 
 Toys are standardised by their exact moments. NLL is the mean over {test:,} test points ± its standard error. All flows
-on a toy see the same points, and so does the *true density*: what it reaches on them, by the luck of the draw, is the
-floor to compare with. *Integral* is the density summed over a grid of 600 x 600 over where test points
-and samples lie. *Round trip* is the largest |x − f⁻¹(f(x))|, in float32."""
+on a toy are evaluated on the same points, and so is the *true density*: no flow can be expected to have a lower NLL
+than it has on them. *Integral* is the density summed over a grid of 600 x 600 points, which covers test points and
+samples. *Round trip* is the largest |x − f⁻¹(f(x))|, in float32."""
 
 TABLES_INTRODUCTION = """\
 ## Real tables: the default flow against the best Gaussian mixture
@@ -287,13 +287,12 @@ SECTIONS: dict[str, tuple[str, str]] = {
     ),
     "003": (
         "003: RealNVP on 3000 fixed points, with its round trip",
-        "![Samples](images/003.png)\n\nA fixed set is learned by heart in the end: the document trains on; the default "
-        "keeps the weights that were best on held-out points.",
+        "![Samples](images/003.png)\n\nA long training overfits a fixed set; the document trains to the end, the "
+        "default keeps the weights that were best on held-out points.",
     ),
     "002": (
         "002: NICE and RealNVP on circles, moons and spirals",
-        "![Densities](images/002.png)\n\nNICE keeps volume but for one scaling, and starts from a logistic prior: on "
-        "circles it stays a blob in these steps, a little worse than a normal (2.838).",
+        "![Densities](images/002.png)\n\nNICE keeps volume but for one scaling, and its prior is logistic.",
     ),
     "001": ("001: RealNVP on moons, circles, blobs and a uniform square", "![Samples](images/001.png)"),
     "004": (
@@ -328,7 +327,7 @@ def line_of(outcome: Outcome) -> str:
 
 def table_of_tables(rows: list[dict[str, Any]]) -> str:
     if not rows:
-        return "Left out in this run: the two tables were not found (`--data-dir`)."
+        return "Left out: the two tables were not found (`--data-dir`)."
     header = "| table | size | default flow, test NLL | s | best step | best mixture | components | s | gain |"
     lines = [header, "|---|---|---|---|---|---|---|---|---|", *map(line_of_table, rows)]
     for row in rows:

@@ -2,47 +2,33 @@
 
     python benchmarks/speed.py
 
-Read the ratios: absolute times depend on the machine and on its neighbours.
+Read the ratios: absolute times depend on the machine and on what else runs on it.
 """
 
-import statistics
+import json
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 import flowstone
 from flowstone.data import TOYS
+from flowstone.execution import fast_few_inputs
 from flowstone.train.settings import Settings
 from libraries import AsInFit
+from measure import SPEED, Spread, interleaved, machine, peak_growth, ratios, run_alone, timed, write_section
 from plain import PlainRealNVP
-from results import SPEED, machine, write_section
 
 BATCH, ROWS = 512, 100_000
 CLIP = Settings().for_data((2,), ROWS).clip
 
 
-def interleaved(runs: int, **things: Callable[[], object]) -> dict[str, list[float]]:
-    """Milliseconds of each thing, in turn, ``runs`` times after a tenth of that as warm-up."""
-    times: dict[str, list[float]] = {name: [] for name in things}
-    for index in range(runs + max(1, runs // 10)):
-        for name, thing in things.items():
-            started = time.perf_counter()
-            thing()
-            if index >= max(1, runs // 10):
-                times[name].append(1e3 * (time.perf_counter() - started))
-    return times
-
-
 def row(item: str, times: dict[str, list[float]]) -> str:
     ours, plain = times["ours"], times["plain"]
-    ratio = statistics.median(a / b for a, b in zip(ours, plain, strict=True))
-    cells = [f"{statistics.median(t):.1f} ({min(t):.1f} – {max(t):.1f})" for t in (ours, plain)]
-    return f"| {item} | {cells[0]} | {cells[1]} | **{ratio:.2f}** |"
+    ratio = ratios(ours, plain).median
+    return f"| {item} | {Spread.of(ours):.1f} | {Spread.of(plain):.1f} | **{ratio:.2f}** |"
 
 
 def training_steps() -> list[str]:
@@ -54,31 +40,37 @@ def training_steps() -> list[str]:
     array = adam.flat.array
     averages = array.detach().clone()
 
-    def step(flow, optimizer) -> None:
-        optimizer.zero_grad()
-        (-flow.log_prob(x).mean()).backward()
-        optimizer.step()
+    faster = fast_few_inputs(ours)
 
-    def whole_step() -> None:
-        """What ``fit`` does beyond that: clipping, the average of weights, a look at the loss."""
+    def step() -> None:
         adam.zero_grad()
-        loss = -ours.log_prob(x).mean()
-        loss.backward()
+        with faster:
+            (-ours.log_prob(x).mean()).backward()
+        adam.step()
+
+    def fit_step() -> None:
+        """The step of ``fit``: it also clips the gradient, averages the weights and reads the loss."""
+        adam.zero_grad()
+        with faster:
+            loss = -ours.log_prob(x).mean()
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(array, CLIP).item()
         adam.step()
         averages.lerp_(array.detach(), 0.01)
         loss.item()
 
     def plain_step() -> None:
-        step(plain, plain_adam)
+        plain_adam.zero_grad()
+        (-plain.log_prob(x).mean()).backward()
+        plain_adam.step()
 
     counts = [sum(p.numel() for p in flow.parameters()) for flow in (ours, plain)]
     label = f"train step, D=2, 6 couplings, width 128, batch {BATCH} ({counts[0]:,} / {counts[1]:,} parameters)"
     return [
-        row(label, interleaved(200, ours=lambda: step(ours, adam), plain=plain_step)),
+        row(label, interleaved(200, ours=step, plain=plain_step)),
         row(
             "the same with clipping and averaged weights, as in `fit`",
-            interleaved(200, ours=whole_step, plain=plain_step),
+            interleaved(200, ours=fit_step, plain=plain_step),
         ),
     ]
 
@@ -104,45 +96,33 @@ def on_two_threads() -> list[str]:
 
 
 def time_to_learn() -> list[str]:
-    """Default training on moons; the gap to the true density on the same points, so that their luck cancels."""
+    """Default training on moons, less what the true density misses its entropy by on the same held-out points."""
     moons = TOYS["moons"]
     validation = moons(20_000, torch.Generator().manual_seed(1))
-    floor = -moons.log_prob(validation).mean().item()
+    chance = -moons.log_prob(validation).mean().item() - moons.entropy
     lines = []
     for seed in (0, 1, 2):
         torch.manual_seed(seed)
         flow = flowstone.recipes.build(flowstone.recipes.DEFAULT, {"features": 2})
         history = flowstone.fit(flow, moons, validation=validation, seed=seed, validate_every=20, progress=False)
-        luck = moons.entropy - floor
-        reached = next((r.seconds for r in history if r.val_nll + luck <= 1.16), float("nan"))
+        reached = next((r.seconds for r in history if r.val_nll - chance <= 1.16), float("nan"))
         last = history.records[-1]
-        lines.append(f"| {seed} | {reached:.1f} | {last.seconds:.1f} | {history.best.val_nll + luck:.4f} |")
+        lines.append(f"| {seed} | {reached:.1f} | {last.seconds:.1f} | {history.best.val_nll - chance:.4f} |")
     return lines
 
 
-MEMORY = """
-import sys, flowstone
-from pathlib import Path
-
-def kilobytes(field):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(field)).split()[1])
-
-flow = flowstone.recipes.build(flowstone.recipes.DEFAULT, {"features": 2})
-flow.sample(5000, seed=0)
-Path("/proc/self/clear_refs").write_text("5")  # the peak so far was that of importing torch
-before, n = kilobytes("VmRSS"), int(sys.argv[1])
-flow.sample(n, seed=0)
-print((kilobytes("VmHWM") - before) / 1024, n * 8 / 2**20)
-"""
+def sampling_growth(n: int) -> None:
+    """Print by how many MiB drawing ``n`` points raises the peak of the process, and how many MiB they take."""
+    flow = flowstone.recipes.build(flowstone.recipes.DEFAULT, {"features": 2})
+    flow.sample(5000, seed=0)
+    print(json.dumps([peak_growth(lambda: flow.sample(n, seed=0)), n * 8 / 2**20]))
 
 
 def memory() -> list[str]:
     lines = []
     for n in (10_000, 100_000, 1_000_000, 4_000_000):
-        words = [sys.executable, "-c", MEMORY, str(n)]
-        grown, result = map(float, subprocess.run(words, check=True, capture_output=True, text=True).stdout.split())
-        lines.append(f"| {n:,} | {result:.1f} | {grown:.1f} |")
+        growth, result = run_alone(__file__, "memory", n)
+        lines.append(f"| {n:,} | {result:.1f} | {growth:.1f} |")
     return lines
 
 
@@ -163,13 +143,8 @@ def start_up() -> list[str]:
 
 
 def _seconds(command: list[str]) -> str:
-    times = []
-    for _ in range(12):
-        started = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True)
-        times.append(time.perf_counter() - started)
-    times = times[1:]  # what was read from the disk once is in memory
-    return f"{statistics.median(times):.2f} ({min(times):.2f} – {max(times):.2f})"
+    times = timed(lambda: subprocess.run(command, check=True, capture_output=True), 12)[1:]  # the first reads the disk
+    return f"{Spread.of([milliseconds / 1e3 for milliseconds in times]):.2f}"
 
 
 PAGE = """\
@@ -192,8 +167,8 @@ The same on two threads:
 ### Default training on moons
 
 Seconds of training until the held-out NLL is 1.16 nats, and the best NLL of the whole default run. The entropy is
-1.1312; the luck of the 20,000 held-out points is taken out with the true density. Seconds include a validation
-every 20 steps.
+1.1312; by how much the true density misses it on the 20,000 held-out points is subtracted from both figures. Seconds
+include a validation every 20 steps.
 
 | seed | seconds to 1.16 | seconds in all | best NLL |
 |---|---|---|---|
@@ -201,7 +176,7 @@ every 20 steps.
 
 ### Memory of sampling
 
-By how much the process's memory peaks above what it had before (Linux), against the size of the result.
+By how much the memory of the process peaks above what it had before (Linux), against the size of the result.
 
 | samples | result, MiB | growth, MiB |
 |---|---|---|
@@ -218,6 +193,9 @@ Seconds of a whole process, of 11 runs: median (least – most).
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["memory"]:
+        sampling_growth(int(sys.argv[2]))
+        return
     torch.set_num_threads(1)
     parts = {
         "machine": machine(),

@@ -4,9 +4,9 @@
 
 Every model gets the same rows (80/10/10 split by seed, the same dequantization, standardised by the training rows), the
 same seconds on one thread, set-up included, and ``flowstone.fit`` as its training loop; the best on validation counts,
-and the test part is looked at once. ``--data-dir`` (or FLOWSTONE_DATA) names a folder that holds ``tables/*.parquet``.
-Outcomes are kept in ``--results``, one line each, so that an interrupted run goes on where it was; the page is written
-when every outcome is there.
+and the test part is used once. ``--data-dir`` (or FLOWSTONE_DATA) names a folder that holds ``tables/*.parquet``.
+Outcomes are stored in ``--results``, one line each, so that an interrupted run continues where it stopped; the page is
+written when no outcome is missing.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,11 +25,12 @@ from torch import Tensor, nn
 
 import flowstone
 from flowstone.data import open_source, read_table
+from flowstone.density import Density
 from flowstone.recipes import DEFAULT, build
-from results import data_folder, machine, write_section
+from measure import data_folder, machine, write_section
 
 MODELS = ("flowstone", "nflows", "zuko", "mixture", "gaussian")
-LEARNING_RATE = 5e-3  # of 1e-3, 3e-3 and 5e-3 what suits all three best, on rows that are in none of the test parts
+LEARNING_RATE = 5e-3  # the best for all three of 1e-3, 3e-3 and 5e-3, on rows that are in no test part
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one model came to on one split: nats a row in standardised units."""
+    """The result of one model on one split: nats a row in standardised units."""
 
     table: str
     split: int
@@ -75,24 +77,36 @@ def read_split(path: Path, seed: int) -> Split:
 Result = tuple[Tensor, float, int, int]
 
 
-class Peer(nn.Module):
-    """Another library's flow with what ``fit`` asks of one: so that all are trained by the same loop."""
+class Peer(Density):
+    """Another library's flow as a ``Density``, so that ``fit`` trains it as it trains ours; it draws no samples."""
 
-    context_features = 0
+    def __init__(self, features: int, module: nn.Module, log_prob: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__(torch.Size((features,)))
+        self.module, self.log_prob_of = module, log_prob
 
-    def __init__(self, density: nn.Module, log_prob: Callable[[nn.Module, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.density, self.of = density, log_prob
-        self.device = torch.device("cpu")
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
 
-    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """In chunks where no gradient is recorded, as ours."""
-        if torch.is_grad_enabled():
-            return self.of(self.density, x.float())
-        return torch.cat([self.of(self.density, part) for part in x.float().split(2048)])
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
-        """Nothing to set."""
+        """Nothing in it depends on data."""
+
+    def _log_prob(self, x: Tensor, context: Tensor | None) -> Tensor:
+        rows = x.float()
+        parts = [rows] if torch.is_grad_enabled() else rows.split(2048)
+        return torch.cat([self.log_prob_of(self.module, part) for part in parts])
+
+    def _sample(self, n: int, context: Tensor | None, generator: torch.Generator | None, temperature: float) -> Tensor:
+        raise NotImplementedError
+
+    def _sample_and_log_prob(
+        self, n: int, context: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
 
 
 def nflows_rq(features: int) -> Peer:
@@ -115,25 +129,27 @@ def nflows_rq(features: int) -> Peer:
         mask = torch.tensor([(feature + index) % 2 for feature in range(features)])
         spline = PiecewiseRationalQuadraticCouplingTransform(mask, net, num_bins=8, tails="linear", tail_bound=3.0)
         layers += [RandomPermutation(features), LULinear(features, identity_init=True), spline]
-    return Peer(Flow(CompositeTransform(layers), StandardNormal([features])), lambda flow, x: flow.log_prob(x))  # pyright: ignore
+    return Peer(
+        features, Flow(CompositeTransform(layers), StandardNormal([features])), lambda flow, x: flow.log_prob(x)
+    )  # pyright: ignore
 
 
 def zuko_nsf(features: int) -> Peer:
     """NSF, autoregressive, as the library makes it: 3 transforms, hidden (64, 64), 8 bins."""
     import zuko
 
-    return Peer(zuko.flows.NSF(features), lambda flow, x: flow().log_prob(x))  # pyright: ignore
+    return Peer(features, zuko.flows.NSF(features), lambda flow, x: flow().log_prob(x))
 
 
-def trained(make: Callable[[int], nn.Module], split: Split, seconds: float, seed: int) -> Result:
-    """By ``fit``, by the clock."""
+def trained(make: Callable[[int], Density], split: Split, seconds: float, seed: int) -> Result:
+    """Trained by ``fit`` for so many seconds."""
     start = time.perf_counter()
     torch.manual_seed(seed)
     flow = make(split.train.shape[1])
-    flow.initialize(split.train)  # pyright: ignore[reportCallIssue] (fit would, before its clock begins)
+    flow.initialize(split.train)  # here, so that its time counts: fit starts its clock after that
     left = seconds - (time.perf_counter() - start)
     history = flowstone.fit(
-        flow,  # pyright: ignore[reportArgumentType] (a peer has what fit asks for)
+        flow,
         split.train,
         validation=split.validation,
         steps=None,
@@ -144,7 +160,7 @@ def trained(make: Callable[[int], nn.Module], split: Split, seconds: float, seed
         progress=False,
     )
     with torch.no_grad():
-        log_prob = flow.log_prob(split.test)  # pyright: ignore[reportCallIssue]
+        log_prob = flow.log_prob(split.test)
     return log_prob, history.best.val_nll, history.records[-1].step, sum(p.numel() for p in flow.parameters())
 
 
@@ -182,7 +198,7 @@ def run(model: str, split: Split, seconds: float, seed: int) -> Result:
         return mixture(split, seed)
     if model == "gaussian":
         return gaussian(split)
-    makers: dict[str, Callable[[int], nn.Module]] = {
+    makers: dict[str, Callable[[int], Density]] = {
         "flowstone": lambda features: build(DEFAULT, {"features": features}),
         "nflows": nflows_rq,
         "zuko": zuko_nsf,
@@ -191,7 +207,7 @@ def run(model: str, split: Split, seconds: float, seed: int) -> Result:
 
 
 def measure(path: Path, seed: int, model: str, seconds: float) -> Outcome:
-    """Train, look at the test part once."""
+    """Train the model and evaluate it on the test part."""
     split = read_split(path, seed)
     start = time.perf_counter()
     log_prob, validation, steps, parameters = run(model, split, seconds, seed)
@@ -214,7 +230,7 @@ def measure(path: Path, seed: int, model: str, seconds: float) -> Outcome:
 
 
 def settings(seconds: float) -> str:
-    """What an outcome depends on beside its model, table and split: outcomes of other settings are not taken over."""
+    """What an outcome depends on besides model, table and split; outcomes of other settings are measured again."""
     return f"flowstone {flowstone.__version__}, {seconds:g} s, learning rate {LEARNING_RATE:g}"
 
 
@@ -257,8 +273,8 @@ def page(outcomes: Sequence[Outcome], seconds: float) -> str:
     text += f"Of {len(tables)} sets, flowstone has the better mean than {won}.\n"
     text += f"Mean rank of {len(MODELS)}: {ranked}.\n"
     text += "\n### Mean\n\n" + _table(head, means)
-    text += "\n### Median\n\nOf the test rows of a split, then the mean over splits: what a row at 20,000 deviations "
-    text += "cannot move.\n\n" + _table(head, medians)
+    text += "\n### Median\n\nOf the test rows of a split, then the mean over splits: a row at 20,000 deviations has no "
+    text += "influence on it.\n\n" + _table(head, medians)
     text += "\n### Steps taken\n\n" + _table(["set", *MODELS[:3]], steps)
     return text
 
@@ -279,7 +295,7 @@ best on validation). Measured by two such processes at once, half of the sets ea
 - **mixture**: scikit-learn's, full covariances, 1 to 20 components chosen on validation (no limit of time).
 - **gaussian**: mean and covariance.
 
-The learning rate is {lr:g} for all: of 1e-3, 3e-3 and 5e-3 what suits all three best, on rows that are in no test part.
+The learning rate is {lr:g} for all: of 1e-3, 3e-3 and 5e-3 the best for all three, on rows that are in no test part.
 
 """
 

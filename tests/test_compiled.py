@@ -12,6 +12,7 @@ import pytest
 import torch
 from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.testing import CompileCounter
 from torch.autograd import forward_ad
 from torch.func import jacrev, vmap
 
@@ -44,7 +45,7 @@ def a_flow(name: str, shape: tuple[int, ...], **more) -> tuple[flowstone.Flow, t
     small = {key: value for key, value in small.items() if key in TAKES[name]}
     flow = build(name, of_shape | small | more)
     x = torch.randn(16, *shape) if len(shape) == 1 else torch.randint(256, (16, *shape))
-    flow.initialize(x)
+    flow.initialize(x, torch.randn(16, more["context_features"]) if "context_features" in more else None)
     disturb(flow, 0.1)
     return flow.train(), x
 
@@ -137,7 +138,7 @@ def test_compiled_transforms_of_functions_look_into_the_plain_spline():
     parameters = torch.randn(6, 2, spline.parameters_per_feature)
 
     def jacobians(x, parameters):
-        return vmap(jacrev(lambda row, told: spline(row[None], told[None])[0][0]))(x, parameters)
+        return vmap(jacrev(lambda row, raw: spline(row[None], raw[None])[0][0]))(x, parameters)
 
     torch.compiler.reset()
     quick = torch.compile(jacobians, fullgraph=True, backend="aot_eager")
@@ -158,19 +159,20 @@ def test_compiled_forward_derivatives_look_into_the_plain_spline():
     torch.testing.assert_close(torch.compile(slope, backend="aot_eager")(x), slope(x))
 
 
-def test_an_exported_flow_needs_nothing_of_this_library():
-    flow = flowstone.spline(2, couplings=2, hidden=(8,))
-
-    class Density(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.flow = flow
-
-        def forward(self, x):
-            return self.flow.log_prob(x)
-
-    exported = torch.export.export(Density().eval(), (torch.randn(5, 2),))
-    assert not any("flowstone" in str(node.target) for node in exported.graph.nodes if node.op == "call_function")
+@pytest.mark.parametrize("grad", [True, False], ids=["grad", "no_grad"])
+@pytest.mark.parametrize("context_features", [0, 2])
+@pytest.mark.parametrize("name", VECTORS)
+def test_one_graph_is_for_batches_of_every_size(name, context_features, grad):
+    flow, _ = a_flow(name, (3,), **({"context_features": context_features} if context_features else {}))
+    flow.eval()
+    counter = CompileCounter()
+    torch.compiler.reset()
+    quick = torch.compile(flow, dynamic=True, fullgraph=True, backend=counter)
+    with torch.set_grad_enabled(grad):
+        for rows in (7, 30, 4):
+            values = [torch.randn(rows, 3), *([torch.randn(rows, 2)] if context_features else [])]
+            torch.testing.assert_close(quick(*values), flow(*values), atol=1e-5, rtol=1e-5)
+    assert counter.frame_count == 1
 
 
 @needs_compiler

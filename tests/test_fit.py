@@ -5,10 +5,13 @@ import time
 from typing import Any
 
 import pytest
+import rich.progress
 import torch
+from torch import nn
 
 import flowstone
 from flowstone.data import TOYS
+from flowstone.density import Density
 from flowstone.errors import SettingError
 from flowstone.train.history import History
 from flowstone.train.optimizer import Optimizer
@@ -61,6 +64,7 @@ print("torch._dynamo" in sys.modules)
     assert run.stdout.strip() == "False"
 
 
+@pytest.mark.filterwarnings("ignore:the flow did not learn")
 def test_patience_stops_and_the_best_weights_come_back():
     torch.manual_seed(0)
     x, validation = torch.randn(60, 2), torch.randn(500, 2)
@@ -95,6 +99,7 @@ def test_even_a_training_of_no_time_is_validated():
     assert history.column("step") == [0]
 
 
+@pytest.mark.filterwarnings("ignore:the flow did not learn")
 def test_a_small_set_is_validated_more_often():
     settings: dict[str, Any] = {"steps": 100, "batch_size": 32, "progress": False}
     assert flowstone.fit(small(), torch.randn(200, 2), **settings).column("step") == [0, 20, 40, 60, 80, 100]
@@ -102,6 +107,7 @@ def test_a_small_set_is_validated_more_often():
     assert flowstone.fit(small(), TOYS["moons"], **settings).column("step") == [0, 100]
 
 
+@pytest.mark.filterwarnings("ignore:the flow did not learn")
 def test_where_training_only_harms_the_start_is_the_best():
     flow = small()
     history = flowstone.fit(flow, torch.randn(500, 2), validation=torch.randn(500, 2), steps=60, lr=1.0, **QUICK)
@@ -180,3 +186,67 @@ def test_what_a_watch_does_to_the_flow_is_of_no_effect(watch):
         flowstone.fit(flow, TOYS["moons"], steps=30, watch=watched, **QUICK)
         ends.append(weights(flow))
     assert same(*ends)
+
+
+def test_the_progress_bar_ends_with_the_last_validation(monkeypatch):
+    shown = []
+    original = rich.progress.Progress.update
+
+    def update(self, task, **fields):
+        shown.append((fields["step"], fields["val"]))
+        original(self, task, **fields)
+
+    monkeypatch.setattr(rich.progress.Progress, "update", update)
+    history = flowstone.fit(small(), TOYS["moons"], steps=25, batch_size=64, validate_every=10)
+    assert shown[-1] == (25, history.records[-1].val_nll)
+
+
+def test_any_density_is_trained():
+    """One that is no flow, and has no more than the contract."""
+
+    class Normal(Density):
+        def __init__(self):
+            super().__init__(torch.Size([2]))
+            self.mean, self.log_std = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
+
+        device, dtype = torch.device("cpu"), torch.float32  # pyright: ignore
+
+        def initialize(self, x, context=None):
+            pass
+
+        def _normal(self):
+            return torch.distributions.Independent(torch.distributions.Normal(self.mean, self.log_std.exp()), 1)
+
+        def _log_prob(self, x, context):
+            return self._normal().log_prob(x)
+
+        def _sample(self, n, context, generator, temperature):
+            return self.mean + temperature * self.log_std.exp() * torch.randn(n, 2, generator=generator)
+
+        def _sample_and_log_prob(self, n, context, generator):
+            x = self._sample(n, context, generator, 1.0)
+            return x, self._log_prob(x, context)
+
+        @property
+        def reparameterized(self):
+            return True
+
+    x = torch.tensor([1.0, -2.0]) + torch.tensor([0.5, 3.0]) * torch.randn(2000, 2)
+    density = Normal()
+    flowstone.fit(density, x, steps=600, lr=0.1, progress=False)
+    torch.testing.assert_close(density.mean.detach(), torch.tensor([1.0, -2.0]), atol=0.2, rtol=0)
+    torch.testing.assert_close(density.log_std.detach().exp(), torch.tensor([0.5, 3.0]), atol=0.2, rtol=0)
+    target = torch.distributions.Normal(torch.tensor([3.0, 0.0]), torch.tensor([1.0, 2.0]))
+    fitted = flowstone.fit_to_density(
+        density, lambda x: target.log_prob(x).sum(-1), steps=400, lr=0.05, progress=False
+    )  # fmt: skip
+    assert fitted.effective_sample_size > 0.95
+    torch.testing.assert_close(density.mean.detach(), target.mean, atol=0.1, rtol=0)
+
+
+def test_the_loss_is_computed_by_calling_the_density():
+    calls = []
+    flow = small()
+    flow.register_forward_pre_hook(lambda module, inputs: calls.append(module.training))
+    flowstone.fit(flow, TOYS["moons"], steps=5, **QUICK)
+    assert calls.count(True) == 5

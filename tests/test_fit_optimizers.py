@@ -1,3 +1,4 @@
+from functools import partial
 from typing import Any
 
 import pytest
@@ -6,10 +7,10 @@ from torch import nn
 
 import flowstone
 from flowstone.data import TOYS, Rows
-from flowstone.errors import SettingError, UnknownNameError
+from flowstone.errors import CheckpointError, SettingError, UnknownNameError
 from flowstone.train.batches import generator, mirrored
 from flowstone.train.optimizer import Optimizer
-from training import QUICK, small, weights
+from training import QUICK, same, small, weights
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "adamax"])
@@ -134,3 +135,106 @@ def test_flips_turn_half_of_the_images_and_repeat(tmp_path):
     assert any(not torch.equal(once[name], plain[name]) for name in once)
     with pytest.raises(SettingError, match="flip=True mirrors images"):
         flowstone.fit(flowstone.nice(2), torch.randn(50, 2), steps=1, flip=True, progress=False)
+
+
+class Sluggish(torch.optim.Optimizer):
+    """Keeps numbers and a double-precision mean beside the parameters, and a number for all of them."""
+
+    def __init__(self, parameters, lr=0.1, betas=(0.9, 0.5)):
+        super().__init__(parameters, {"lr": lr, "betas": betas, "norm": 1.0})
+
+    @torch.no_grad()
+    def step(self, closure=None):  # pyright: ignore[reportIncompatibleMethodOverride]
+        for group in self.param_groups:
+            assert isinstance(group["betas"], tuple)
+            group["norm"] = 0.5 * group["norm"] + 1e-3
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                state["count"] = state.get("count", 0) + 1
+                mean = state.setdefault("mean", torch.zeros_like(parameter, dtype=torch.float64))
+                assert mean.dtype == torch.float64
+                mean.lerp_(parameter.grad.double(), group["betas"][1])
+                parameter.sub_(group["lr"] * (mean * group["norm"] / state["count"]).float())
+
+
+class Secretive(torch.optim.SGD):
+    def state_dict(self):
+        return super().state_dict() | {"secret": object()}
+
+
+@pytest.mark.parametrize(
+    "factory",
+    [
+        partial(torch.optim.SGD, momentum=0.9),
+        torch.optim.SGD,
+        torch.optim.NAdam,
+        partial(torch.optim.AdamW, weight_decay=0.1, amsgrad=True),
+        torch.optim.Adafactor,
+        torch.optim.Rprop,
+        Sluggish,
+    ],
+)
+def test_a_factory_makes_the_optimizer_and_a_resume_is_exact(tmp_path, factory):
+    settings: dict[str, Any] = {**QUICK, "optimizer": factory, "schedule": "constant", "warmup": 0.0, "lr": 1e-3}
+    start, whole, resumed = small(), small(), small()
+    flowstone.fit(whole, TOYS["moons"], steps=40, **settings)
+    flowstone.fit(small(), TOYS["moons"], steps=20, resume=tmp_path, **settings)
+    flowstone.fit(resumed, TOYS["moons"], steps=40, resume=tmp_path, **settings)
+    assert same(weights(whole), weights(resumed))
+    assert not same(dict(start.named_parameters()), dict(whole.named_parameters()))
+
+
+def test_a_factory_optimizer_does_what_it_does_in_a_loop_by_hand():
+    x = TOYS["moons"](64, torch.Generator().manual_seed(0))
+    ours, theirs = small(), small()
+    history = flowstone.fit(
+        ours, x, validation=x, optimizer=partial(torch.optim.SGD, momentum=0.9), schedule="constant", warmup=0.0,
+        lr=0.01, steps=10, ema=0.0, dropout=0.0, clip=1e9, batch_size=64, validate_every=10, progress=False,
+    )  # fmt: skip
+    assert history.best.step == 10
+    theirs.initialize(x)
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=0.01, momentum=0.9)
+    for _ in range(10):
+        optimizer.zero_grad()
+        (-theirs(x).mean()).backward()
+        optimizer.step()
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_state_that_cannot_be_written_is_not_resumed(tmp_path):
+    flowstone.fit(small(), TOYS["moons"], steps=20, optimizer=Secretive, resume=tmp_path, **QUICK)
+    with pytest.raises(CheckpointError, match=r"the state of Secretive could not be written: .*not JSON serializable"):
+        flowstone.fit(small(), TOYS["moons"], steps=40, optimizer=Secretive, resume=tmp_path, **QUICK)
+
+
+def test_a_state_of_another_optimizer_is_refused(tmp_path):
+    sgd = torch.optim.SGD
+    flowstone.fit(small(), TOYS["moons"], steps=10, optimizer=sgd, resume=tmp_path / "sgd", **QUICK)
+    flowstone.fit(small(), TOYS["moons"], steps=10, resume=tmp_path / "adam", **QUICK)
+    for folder, optimizer, said in (
+        ("sgd", torch.optim.NAdam, "SGD instead of NAdam"),
+        ("sgd", "adam", "SGD instead of adam"),
+        ("adam", sgd, "a named one instead of SGD"),
+    ):
+        with pytest.raises(CheckpointError, match=f"of another optimizer: {said}"):
+            flowstone.fit(small(), TOYS["moons"], steps=20, optimizer=optimizer, resume=tmp_path / folder, **QUICK)
+
+
+def test_what_a_factory_may_not_make_is_refused():
+    with pytest.raises(SettingError, match=r"the factory returned a list, not a torch\.optim\.Optimizer"):
+        flowstone.fit(small(), TOYS["moons"], steps=5, optimizer=list, **QUICK)
+    with pytest.raises(SettingError, match="LBFGS evaluates the loss itself"):
+        flowstone.fit(small(), TOYS["moons"], steps=5, optimizer=torch.optim.LBFGS, **QUICK)
+    with pytest.raises(SettingError, match=r"weight_decay=0\.1 is for optimizer='adamw', not SGD"):
+        flowstone.fit(small(), TOYS["moons"], steps=5, optimizer=torch.optim.SGD, weight_decay=0.1, **QUICK)
+
+
+def test_the_penalty_works_with_a_factory_too():
+    def factors(penalty: float) -> float:
+        torch.manual_seed(0)
+        flow = flowstone.realnvp(2, couplings=2, hidden=(8,))
+        flowstone.fit(flow, TOYS["moons"], optimizer=torch.optim.SGD, scale_penalty=penalty, steps=40, lr=0.01, **QUICK)
+        return sum(p.abs().sum().item() for name, p in flow.named_parameters() if name.endswith("factor"))
+
+    assert factors(5.0) < 0.5 * factors(0.0)

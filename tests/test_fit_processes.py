@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 
 import flowstone
+import flowstone.train
 
 warnings.simplefilter("error", UserWarning)
 torch.set_num_threads(1)
@@ -52,8 +53,8 @@ def run_two(folder: Path, body: str) -> list[dict[str, torch.Tensor]]:
 
 def assert_identical(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
     assert one.keys() == other.keys()
-    for name in one:
-        assert torch.equal(one[name], other[name]), name
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
 
 
 @pytest.mark.parametrize("fixed", [True, False])
@@ -65,7 +66,8 @@ def test_two_processes_train_one_flow_as_a_single_one_does(tmp_path, fixed):
         torch.manual_seed(rank)  # each process builds a flow with other weights
         flow = flowstone.spline(2, couplings=2, hidden=(16,)).double()
         seen = []
-        history = flowstone.fit(flow, {data}, validation=x[:200].double(), watch=lambda *_: seen.append(1), **{SETTINGS})
+        watch = lambda *_: seen.append(1)
+        history = flowstone.fit(flow, {data}, validation=x[:200].double(), watch=watch, **{SETTINGS})
         assert len(seen) == (5 if rank == 0 else 0)
         result = flow.state_dict() | {{"val_nll": torch.tensor(history.column("val_nll"))}}
         """,
@@ -101,12 +103,14 @@ def test_a_training_of_two_processes_is_resumed(tmp_path):
     def fit(steps, folder=None):
         torch.manual_seed(0)
         flow = flowstone.nice(2, couplings=2, hidden=(8,))
-        flowstone.fit(flow, x, batch_size=64, resume=folder, progress=False, schedule="constant", warmup=0.0, steps=steps)
+        settings = flowstone.train.Settings(batch_size=64, schedule="constant", warmup=0.0)
+        flowstone.fit(flow, x, resume=folder, progress=False, settings=settings, steps=steps)
         return flow.state_dict()
 
     whole = fit(80)
     fit(40, f"{folder}/resume")
-    result = {f"{name}.{i}": t for i, state in enumerate((whole, fit(80, f"{folder}/resume"))) for name, t in state.items()}
+    resumed = fit(80, f"{folder}/resume")
+    result = {f"{name}.{i}": t for i, state in enumerate((whole, resumed)) for name, t in state.items()}
     """
     first, second = run_two(tmp_path, body)
     assert_identical(first, second)

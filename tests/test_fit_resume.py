@@ -1,5 +1,8 @@
+import json
 import os
+import shutil
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +12,7 @@ from torch import nn
 import flowstone
 from flowstone.data import TOYS
 from flowstone.errors import CheckpointError
+from flowstone.recipes import build
 from flowstone.train import step as stepping
 from flowstone.train.optimizer import Optimizer
 from training import QUICK, same, small, weights
@@ -135,3 +139,21 @@ def test_the_same_training_however_often_it_is_looked_at(monkeypatch, tmp_path):
         outcomes.append((weights(flow), history.column("train_nll"), history.column("grad_norm")))
     assert same(outcomes[0][0], outcomes[1][0])
     assert outcomes[0][1:] == outcomes[1][1:]
+
+
+def test_a_training_state_of_format_1_goes_on(tmp_path):
+    """It was written before buffers were kept in float64, and holds a number that told the prior's precision."""
+    fixture = Path(__file__).parent / "fixtures" / "format-1"
+    record = json.loads((fixture / "table" / "flow.json").read_text())
+    expected = json.loads((fixture / "expected.json").read_text())["table"]
+    shutil.copytree(fixture / "table" / "resume", tmp_path / "resume")
+    flow = build(record["recipe"], record["arguments"])
+    x, context = (torch.tensor(expected[name]) for name in ("x", "context"))
+    settings: dict[str, Any] = {"steps": 120, "validation": x, "validation_context": context, "progress": False}
+    history = flowstone.fit(flow, x, context=context, resume=tmp_path / "resume", **settings)
+    assert history.records[-1].step == 120
+    assert history.stopped == "finished"
+    scores = flow.log_prob(x, context)
+    torch.testing.assert_close(scores, torch.tensor(expected["log_prob"]), atol=1e-4, rtol=1e-4)
+    settings["steps"] = 130
+    flowstone.fit(flow, x, context=context, resume=tmp_path / "resume", **settings)

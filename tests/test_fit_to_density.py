@@ -50,12 +50,12 @@ def test_the_path_gradient_vanishes_where_the_flow_is_the_density(float64):
 
     flow = flowstone.realnvp(2, couplings=2, hidden=(8,))
     normal = MultivariateNormal(torch.zeros(2), torch.eye(2))
-    _path_loss(flow, normal.log_prob, None, 16, torch.Generator().manual_seed(0)).backward()
+    _path_loss(flow, normal.log_prob, None, 16, 0).backward()
     for parameter in flow.parameters():
         if parameter.grad is not None:
             assert parameter.grad.abs().max() < 1e-12
     wrong = MultivariateNormal(torch.ones(2), torch.eye(2))
-    _path_loss(flow, wrong.log_prob, None, 16, torch.Generator().manual_seed(0)).backward()
+    _path_loss(flow, wrong.log_prob, None, 16, 0).backward()
     assert max(p.grad.abs().max().item() for p in flow.parameters() if p.grad is not None) > 0.1
 
 
@@ -97,7 +97,7 @@ def test_what_goes_wrong_is_said():
         flowstone.fit_to_density(flow, lambda x: x, steps=1, progress=False)
     with pytest.raises(NonFiniteError, match="step 0: the loss is"):
         flowstone.fit_to_density(flow, lambda x: x.sum(-1) * float("nan"), steps=1, progress=False)
-    with pytest.raises(SettingError, match="StudentT has parameters of its own"):
+    with pytest.raises(SettingError, match="the prior may have no parameters of its own"):
         flowstone.fit_to_density(flowstone.realnvp(2, prior="student"), log_density, steps=1, progress=False)
 
 

@@ -1,4 +1,4 @@
-"""Fused kernels beside the plain arithmetic in float64: values, gradients, and when they step aside."""
+"""Fused kernels compared with the plain arithmetic in float64: values, gradients, and when the plain one runs."""
 
 import ctypes
 import os
@@ -152,10 +152,10 @@ def test_second_derivatives_are_those_of_the_plain_spline(direction):
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch, on its first forward-mode derivative
-def test_it_steps_aside_for_transforms_of_functions_and_forward_mode():
+def test_the_plain_spline_runs_under_transforms_of_functions_and_forward_mode():
     spline = RQSpline(bins=4)
     x, parameters = inputs(6, 2, "table", 4, seed=5)
-    jacobians = vmap(jacrev(lambda row, told: spline(row[None], told[None])[0][0]))(x, parameters)
+    jacobians = vmap(jacrev(lambda row, raw: spline(row[None], raw[None])[0][0]))(x, parameters)
     log_slope = spline(x, parameters)[1]
     torch.testing.assert_close(jacobians.diagonal(dim1=1, dim2=2).log(), log_slope, atol=1e-5, rtol=1e-5)
     slopes = torch.func.jvp(lambda row: spline(row, parameters)[0], (x,), (torch.ones_like(x),))[1]
@@ -231,10 +231,10 @@ def test_parameters_in_bfloat16_are_those_numbers(direction):
         x, parameters = inputs(70, 3, layout, 8, seed=7)
         low = parameters.bfloat16()
         found = []
-        for raw in (low, low.float()):
-            value, told = x.clone().requires_grad_(), raw.clone().requires_grad_()
-            outputs = getattr(spline, direction)(value, told)
-            gradients = torch.autograd.grad(outputs, (value, told), [torch.ones_like(x)] * 2)
+        for parameters in (low, low.float()):
+            value, raw = x.clone().requires_grad_(), parameters.clone().requires_grad_()
+            outputs = getattr(spline, direction)(value, raw)
+            gradients = torch.autograd.grad(outputs, (value, raw), [torch.ones_like(x)] * 2)
             found.append((*outputs, gradients[0], gradients[1]))
         (*low_values, low_gradient), (*values, gradient) = found
         assert all(torch.equal(a, b) for a, b in zip(low_values, values, strict=True))
@@ -257,9 +257,9 @@ def test_another_number_of_parameters_is_refused_as_by_the_plain_spline():
 def test_parameters_have_no_influence_beyond_the_bound(direction, scale):
     _, parameters = inputs(2000, 1, "table", 8, seed=8)
     for beyond in (3.5, -3.5):
-        told = (scale * parameters).requires_grad_()
-        value, log_slope = getattr(RQSpline(bins=8, bound=3.0), direction)(torch.full((2000, 1), beyond), told)
-        (gradient,) = torch.autograd.grad((value + log_slope).sum(), told)
+        raw = (scale * parameters).requires_grad_()
+        value, log_slope = getattr(RQSpline(bins=8, bound=3.0), direction)(torch.full((2000, 1), beyond), raw)
+        (gradient,) = torch.autograd.grad((value + log_slope).sum(), raw)
         sizes = gradient[..., :16]
         assert sizes.mean().abs() < 1e-6
         if direction == "forward":  # the inverse's own condition is not better
@@ -335,10 +335,10 @@ def test_a_numba_that_cannot_compile_is_said_once(monkeypatch):
 
 
 def test_a_kernel_that_has_stopped_half_way_is_an_error():
-    from flowstone.kernels.threads import shared
+    from flowstone.kernels.threads import run_on_threads
 
     class Call(ctypes.Structure):
         _fields_ = [("next", ctypes.c_uint64), ("total", ctypes.c_uint64)]
 
     with pytest.raises(MemoryError, match="no memory for a kernel's 1 threads"):
-        shared(lambda call: None, Call(0, 10))
+        run_on_threads(lambda call: None, Call(0, 10))

@@ -1,237 +1,21 @@
-"""torch.distributions says the same: densities in closed form, priors, and a flow as one of torch's own; in float64."""
+"""A density as one of torch's distributions, in float64."""
 
 import math
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import distributions as td
 
-from cases import disturb, same, set_from_data, vector
+from cases import disturb, same, vector
 from flowstone import Flow, priors
 from flowstone import bijections as b
-from flowstone.distribution import BijectionTransform
-from flowstone.nets import MADE, MLP
-from flowstone.recipes import maf
-
-seeds = st.integers(0, 2**32 - 1)
-
-
-# --- densities in closed form -----------------------------------------------------------------------------------------
-
-
-def gaussian_flow(*, kind: str = "zca") -> Flow:
-    """One of every layer that is affine in all features, couplings and autoregressive ones by nets that are linear."""
-    kept, moved = b.Coupling.sizes(4)
-    linear = MLP(kept, 2 * moved, hidden=())
-    masked = MADE(4, 2, hidden=())
-    lu, normalized = b.LULinear(4), b.ActNorm(4)
-    learned = [
-        lu,
-        normalized,
-        b.Permutation.random(4),
-        b.Coupling(4, b.Affine(moved), linear),
-        b.Householder(4),
-        b.Coupling(4, b.Affine(2, scale="soft"), MLP(2, 4, hidden=()), swap=True),
-        b.Autoregressive(4, b.Affine(4, scale="soft"), masked),
-        b.Scaling(4),
-    ]
-    for layer in learned:
-        disturb(layer, 0.5)
-    for net in (linear, learned[5].net, masked):
-        net.output.weight.data[0::2] = 0  # the log-scale is a constant, the shift is linear
-    batch_norm = b.BatchNorm(4)
-    batch_norm.initialize(3 * torch.randn(50, 4) + 1)
-    first = [set_from_data(b.Whiten(4, kind=kind), 4), set_from_data(b.Standardize(4), 4), batch_norm]
-    return Flow(b.Chain(*first, *learned, b.Inverse(b.Scaling(4))), priors.StandardNormal(4)).eval()
-
-
-def normal_of(flow: Flow) -> td.MultivariateNormal:
-    """Basis vectors through the way back: x = mean + M z."""
-    with torch.no_grad():
-        mean = flow.from_latent(torch.zeros(1, 4))[0][0]
-        transposed = flow.from_latent(torch.eye(4))[0] - mean
-    upper = torch.linalg.qr(transposed).R  # M Mᵀ = Rᵀ R without its squared condition number
-    return td.MultivariateNormal(mean, scale_tril=(upper.diagonal().sign()[:, None] * upper).T)
-
-
-@pytest.mark.parametrize("kind", ["zca", "pca"])
-@given(seed=seeds)
-def test_flow_of_affine_layers_is_a_multivariate_normal(float64, kind, seed):
-    torch.manual_seed(seed)
-    flow = gaussian_flow(kind=kind)
-    normal = normal_of(flow)
-    x = normal.mean + 2 * (normal.sample((20,)) - normal.mean)
-    same(flow.log_prob(x), normal.log_prob(x))
-    same(flow.from_latent(torch.randn(3, 4))[1], normal.scale_tril.diagonal().log().sum().expand(3))
-
-
-def bounded(name: str) -> tuple[b.Bijection, list[td.Transform]]:
-    """A bijection, and torch's way from the latent to the data."""
-    low, high = torch.tensor([-1.0, 0.0, 2.0]), torch.tensor([3.0, 0.5, 10.0])
-    squeezed = td.AffineTransform(-0.05 / 0.9, 1 / 0.9)
-    return {
-        "Positive": lambda: (b.Positive(low=2.0), [td.SoftplusTransform(), td.AffineTransform(2.0, 1.0)]),
-        "Interval": lambda: (
-            b.Interval(low.tolist(), high.tolist()),
-            [td.SigmoidTransform(), td.AffineTransform(low, high - low)],
-        ),
-        "Interval alpha": lambda: (
-            b.Interval(-2.0, 3.0, alpha=0.05),
-            [td.SigmoidTransform(), squeezed, td.AffineTransform(-2.0, 5.0)],
-        ),
-        "Logit": lambda: (b.Logit(), [td.SigmoidTransform()]),
-        "Logit alpha": lambda: (b.Logit(alpha=0.05), [td.SigmoidTransform(), squeezed]),
-    }[name]()
-
-
-def logistic() -> td.TransformedDistribution:
-    return td.TransformedDistribution(td.Uniform(torch.zeros(3), torch.ones(3)), [td.SigmoidTransform().inv])
-
-
-@pytest.mark.parametrize("name", ["Positive", "Interval", "Interval alpha", "Logit", "Logit alpha"])
-@pytest.mark.parametrize("prior", ["normal", "logistic"])
-@given(seed=seeds)
-def test_bounded_density_is_that_of_torch(float64, name, prior, seed):
-    torch.manual_seed(seed)
-    bijection, transforms = bounded(name)
-    flow = Flow(bijection, priors.make_prior(prior, 3))
-    base = td.Normal(torch.zeros(3), torch.ones(3)) if prior == "normal" else logistic()
-    theirs = td.Independent(td.TransformedDistribution(base, transforms), 1)
-    x = theirs.sample((20,))
-    same(flow.log_prob(x), theirs.log_prob(x))
-    z = 3 * torch.randn(20, 3)
-    way = td.ComposeTransform(transforms)
-    same(flow.from_latent(z), (way(z), way.log_abs_det_jacobian(z, way(z)).sum(-1)))
-
-
-def test_logistic_on_an_interval_is_uniform(float64):
-    low, high = torch.tensor([-1.0, 0.0]), torch.tensor([3.0, 0.5])
-    flow = Flow(b.Interval(low.tolist(), high.tolist()), priors.Logistic(2))
-    uniform = td.Uniform(low, high)
-    x = uniform.sample((20,))
-    same(flow.log_prob(x), uniform.log_prob(x).sum(-1))
-
-
-def test_logarithmic_tails_of_a_normal_are_log_normal(float64):
-    flow = Flow(b.LogTails(bound=3.0), priors.StandardNormal(1))
-    beyond = torch.logspace(math.log10(3.1), 6, 50)[:, None]
-    log_normal = td.LogNormal(torch.tensor(math.log(3.0) - 1), torch.tensor(1 / 3))  # x = 3 exp(z / 3 - 1)
-    for x in (beyond, -beyond):
-        same(flow.log_prob(x), log_normal.log_prob(x.abs()).sum(-1))
-    within = torch.linspace(-2.9, 2.9, 20)[:, None]
-    same(flow.log_prob(within), td.Normal(0.0, 1.0).log_prob(within).sum(-1))
-
-
-@given(seed=seeds)
-def test_mixture_cdf_is_the_distribution_function_of_torchs_mixture(float64, seed):
-    torch.manual_seed(seed)
-    transform = b.LogisticMixtureCDF(components=3, limit=2.0)
-    x, raw = torch.randn(20, 2), torch.randn(20, 2, 9)
-    logits, means, log_scales = raw.split(3, -1)
-    means = means * torch.tensor([0.5, 1.0, 1.5])
-    scales = (4 / math.pi * torch.atan(math.pi * log_scales / 4)).exp()
-    uniform = td.Uniform(torch.zeros(20, 2, 3), torch.ones(20, 2, 3))
-    component = td.TransformedDistribution(uniform, [td.SigmoidTransform().inv, td.AffineTransform(means, scales)])
-    mixture = td.MixtureSameFamily(td.Categorical(logits=logits), component)
-    below = mixture.cdf(x)
-    assert ((below > 1e-6) & (below < 1 - 1e-6)).all()  # where a logit of it has its digits
-    z, log_slope = below.logit(), mixture.log_prob(x) - below.log() - (-below).log1p()
-    same(transform(x, raw), (z, log_slope))
-    same(transform.inverse(z, raw), (x, -log_slope))
-
-
-# --- priors -----------------------------------------------------------------------------------------------------------
-
-
-@given(seed=seeds)
-def test_student_density_is_that_of_torch(float64, seed):
-    torch.manual_seed(seed)
-    prior = priors.StudentT(3, df=4.0)
-    same(prior.df, torch.full((3,), 4.0))
-    disturb(prior)
-    z = 5 * torch.randn(20, 3)
-    same(prior.log_prob(z), td.StudentT(prior.df).log_prob(z).sum(-1))
-
-
-def test_student_samples_have_the_quantiles_of_torchs(float64):
-    prior = priors.StudentT(1, df=2.5)
-    ours, theirs = prior.sample(40_000).flatten(), td.StudentT(torch.tensor(2.5)).sample((40_000,))
-    levels = torch.linspace(0.01, 0.99, 33)
-    at = theirs.quantile(levels)
-    share = (ours[:, None] < at).double().mean(0)
-    error = (2 * levels * (1 - levels) / 40_000).sqrt()
-    assert ((share - levels).abs() < 4.5 * error).all()
-
-
-def test_uniform_density_is_that_of_torch(float64):
-    prior = priors.Uniform(2, low=-1.0, high=3.0)
-    z = 4 * torch.randn(200, 2)
-    theirs = td.Uniform(torch.tensor(-1.0), torch.tensor(3.0), validate_args=False).log_prob(z).sum(-1)
-    assert theirs.isfinite().any()
-    assert theirs.isinf().any()
-    same(prior.log_prob(z), theirs)
-    drawn = prior.sample(1000)
-    assert td.Uniform(-1.0, 3.0).support.check(drawn).all()  # pyright: ignore
-    assert (drawn.mean(0) - 1).abs().max() < 5 * 4 / math.sqrt(12 * 1000)
-
-
-def mixture_of_torch(prior: priors.GaussianMixture) -> td.MixtureSameFamily:
-    factor = prior.below.tril(-1) + torch.diag_embed(prior.log_diagonal.exp())
-    components = td.MultivariateNormal(prior.means, precision_matrix=factor.mT @ factor)
-    return td.MixtureSameFamily(td.Categorical(logits=prior.logits), components)
-
-
-@given(seed=seeds)
-def test_mixture_density_is_that_of_torch(float64, seed):
-    torch.manual_seed(seed)
-    prior = priors.GaussianMixture(3, components=4)
-    disturb(prior)
-    z = 3 * torch.randn(20, 3)
-    same(prior.log_prob(z), mixture_of_torch(prior).log_prob(z))
-
-
-def test_mixture_samples_have_the_moments_of_torchs(float64):
-    prior = priors.GaussianMixture(3, components=4)
-    disturb(prior)
-    theirs = mixture_of_torch(prior)
-    z = prior.sample(40_000)
-    for sampled, exact in ((z, theirs.mean), ((z - theirs.mean).square(), theirs.variance)):
-        assert ((sampled.mean(0) - exact).abs() < 5 * sampled.std(0) / 200).all()
-    # The correlations, which the marginal moments do not see: mean log-density against torch's own samples.
-    drawn = theirs.sample((40_000,))
-    ours, other = theirs.log_prob(z), theirs.log_prob(drawn)
-    assert (ours.mean() - other.mean()).abs() < 5 * (ours.var() + other.var()).sqrt() / 200
-
-
-def test_class_conditional_density_is_that_of_torch(float64):
-    prior = priors.ClassConditional(3, classes=4, column=1)
-    disturb(prior)
-    label = torch.randint(4, (20,))
-    context = torch.stack((torch.randn(20), label.double()), -1)
-    z = 2 * torch.randn(20, 3)
-    theirs = td.Normal(prior.means[label], prior.log_scales[label].exp())
-    same(prior.log_prob(z, context), theirs.log_prob(z).sum(-1))
-
-
-# --- a flow as a torch distribution -----------------------------------------------------------------------------------
-
-
-def some_distribution(batch: tuple[int, ...] | None) -> tuple[Flow, Any, torch.Size]:
-    """A flow, its distribution given contexts of shape ``batch`` (of a flow without context: None), its batch shape."""
-    flow = Flow(
-        b.Chain(vector(3, b.Affine, context=0 if batch is None else 2), b.Permutation.random(3), b.Scaling(3)),
-        priors.StandardNormal(3),
-        context_features=0 if batch is None else 2,
-    )
-    disturb(flow)
-    if flow.standardize_context is None or batch is None:
-        return flow, flow.distribution(), torch.Size()
-    flow.standardize_context.initialize(3 * torch.randn(50, 2) + 1)
-    return flow, flow.distribution(torch.randn(*batch, 2)), torch.Size(batch)
-
+from flowstone.density import Density
+from flowstone.distribution import FlowDistribution
+from flowstone.errors import DataError, SettingError, ShapeError
+from flowstone.nets import MADE
+from flowstone.recipes import iaf, maf
+from gaussian import gaussian_flow, normal_of, some_distribution
 
 batches = pytest.mark.parametrize("batch", [None, (5,), (2, 4), (1, 4)])
 
@@ -288,45 +72,6 @@ def test_density_and_samples_are_those_of_the_flow_row_by_row(float64, batch):
     torch.manual_seed(1)
     latent = torch.randn(wanted.numel(), 3)
     same(drawn, flow.from_latent(latent, rows)[0].reshape(x.shape))
-
-
-@batches
-def test_transformed_distribution_has_the_density_of_the_flow(float64, batch):
-    flow, density, batch_shape = some_distribution(batch)
-    context = None
-    if flow.standardize_context is not None:
-        context = flow.standardize_context(density.context.reshape(-1, 2))[0].reshape(*batch_shape, 2)
-    base = td.MultivariateNormal(torch.zeros(*batch_shape, 3), torch.eye(3))
-    transform = BijectionTransform(flow.bijection, context)
-    theirs = td.TransformedDistribution(base, [transform.inv])
-    assert (theirs.batch_shape, theirs.event_shape) == (density.batch_shape, density.event_shape)
-    x = theirs.rsample((3, 4))
-    same(theirs.log_prob(x), density.log_prob(x))
-    torch.manual_seed(1)
-    drawn = theirs.sample()
-    torch.manual_seed(1)
-    same(drawn, density.sample())
-
-
-def test_transform_composes_with_those_of_torch(float64):
-    flow, density, _ = some_distribution(None)
-    unit: Any = td.AffineTransform(torch.tensor([1.0, 0.0, -2.0]), torch.tensor([2.0, 0.1, 30.0]), event_dim=1)
-    base = td.Independent(td.Normal(torch.zeros(3), 1.0), 1)
-    theirs = td.TransformedDistribution(base, [BijectionTransform(flow.bijection).inv, unit])
-    x: Any = theirs.sample((20,))
-    same(theirs.log_prob(x), density.log_prob((x - unit.loc) / unit.scale) - unit.scale.log().sum())
-
-
-def test_transform_has_the_log_determinant_of_its_jacobian(float64):
-    flow, _, _ = some_distribution(None)
-    transform = BijectionTransform(flow.bijection)
-    way: Any
-    for way in (transform, transform.inv):
-        x = torch.randn(3)
-        jacobian = torch.autograd.functional.jacobian(way, x)
-        same(way.log_abs_det_jacobian(x, way(x)), torch.linalg.slogdet(jacobian).logabsdet)
-        same(way.inv(way(x)), x)
-        assert way.forward_shape(torch.Size((5, 3))) == way.inverse_shape(torch.Size((5, 3))) == (5, 3)
 
 
 def test_batch_dimensions_can_be_reinterpreted(float64):
@@ -407,37 +152,6 @@ def test_samples_carry_no_gradient_where_the_prior_has_parameters(prior):
     assert density.sample((4,)).shape == (4, 3)
 
 
-# --- what the shapes and contexts of a transform may be --------------------------------------------------------------
-
-
-def test_a_transform_that_changes_shapes_makes_whole_distributions(float64):
-    shape = torch.Size((1, 4, 4))
-    for bijection, latent in ((b.Squeeze(), (4, 2, 2)), (b.MultiScale(shape, [b.Squeeze(), b.Squeeze()]), (16,))):
-        base = td.Independent(td.Normal(torch.zeros(latent), 1.0), len(latent))
-        transform = BijectionTransform(bijection, event_dim=3)
-        density = td.TransformedDistribution(base, [transform.inv])
-        assert density.event_shape == shape
-        x = density.sample(torch.Size((5,)))
-        assert x is not None
-        assert x.shape == (5, *shape)
-        z, log_det = bijection(x)
-        torch.testing.assert_close(density.log_prob(x), base.log_prob(z) + log_det)
-
-
-def test_a_transform_s_context_broadcasts(float64):
-    layer = maf(2, context_features=1, layers=1, hidden=(8,)).bijection
-    for parameter in layer.parameters():
-        parameter.data.normal_()
-    context = torch.randn(3, 1)
-    transform = BijectionTransform(layer, context)
-    x = torch.randn(2)
-    torch.testing.assert_close(transform(x), layer(x.expand(3, 2), context)[0])
-    base = td.MultivariateNormal(torch.zeros(2), torch.eye(2))
-    density = td.TransformedDistribution(base, [transform.inv])
-    assert density.batch_shape == (3,)
-    assert density.rsample(torch.Size((4,))).shape == (4, 3, 2)
-
-
 def test_one_row_of_context_is_a_distribution_without_batch():
     flow = maf(2, context_features=1, layers=1, hidden=(8,))
     density = flow.distribution(torch.tensor([0.5]))
@@ -451,3 +165,318 @@ def test_the_gradient_reaches_a_prior_made_by_torch():
     flow.distribution().rsample(torch.Size((4,))).sum().backward()
     assert mean.grad is not None
     assert mean.grad.tolist() == [4.0, 4.0]
+
+
+# --- samples and their density ----------------------------------------------------------------------------------------
+
+
+@batches
+@pytest.mark.parametrize("shape", [(), (7,), (3, 2)])
+def test_samples_come_with_their_density(float64, batch, shape):
+    _, density, batch_shape = some_distribution(batch)
+    x, log_prob = density.sample_and_log_prob(shape)
+    assert x.shape == (*shape, *batch_shape, 3)
+    assert not x.requires_grad
+    assert not log_prob.requires_grad
+    same(log_prob, density.log_prob(x).detach())
+    x, log_prob = density.rsample_and_log_prob(shape)
+    assert x.requires_grad
+    same(log_prob, density.log_prob(x))
+
+
+def test_samples_of_iaf_and_their_density_take_one_pass():
+    flow = iaf(5, hidden=(8,), layers=1)
+    density, calls = flow.distribution(), []
+    for module in flow.modules():
+        if isinstance(module, MADE):
+            module.register_forward_hook(lambda *_: calls.append(1))
+    density.rsample_and_log_prob((4,))
+    assert len(calls) == 1
+
+
+# --- support and validation -------------------------------------------------------------------------------------------
+
+
+def spread(low: float, high: float) -> td.Distribution:
+    return td.Uniform(torch.full((2,), low), torch.full((2,), high))
+
+
+FLOWS = {
+    "Logit": lambda: Flow(b.Logit(), priors.StandardNormal(2)),
+    "Logit alpha": lambda: Flow(b.Logit(alpha=0.05), priors.StandardNormal(2)),
+    "Interval": lambda: Flow(b.Interval(-1.0, 4.0), priors.Logistic(2)),
+    "Interval alpha": lambda: Flow(b.Interval(-1.0, 4.0, alpha=0.1), priors.StandardNormal(2)),
+    "Interval each": lambda: Flow(b.Interval([0.1, -1.0], [0.3, 3.0]), priors.StandardNormal(2)),
+    "Positive": lambda: Flow(b.Chain(b.Positive(low=1.0), b.LULinear(2)), priors.StandardNormal(2)),
+    "real": lambda: Flow(vector(2, b.Affine), priors.StandardNormal(2)),
+    "Uniform": lambda: Flow(vector(2, b.Affine), priors.Uniform(2, low=-1.0, high=2.0)),
+    "Uniform, Interval": lambda: Flow(b.Interval(-1.0, 4.0), priors.Uniform(2)),
+    "of torch": lambda: Flow(b.LULinear(2), spread(-1.0, 1.0)),
+    "Beta": lambda: Flow(vector(2, b.Affine), td.Beta(torch.full((2,), 2.0), torch.full((2,), 3.0))),
+    "Chain": lambda: Flow(b.Chain(b.LULinear(2), b.Logit()), priors.StandardNormal(2)),
+    "Half": lambda: Flow(b.Half(2, b.Logit()), priors.StandardNormal(2)),
+    "conditional": lambda: Flow(vector(2, b.Affine, context=1), priors.Uniform(2), context_features=1),
+}
+
+
+def bounded_distribution(name: str, **settings: Any) -> Any:
+    flow = FLOWS[name]()
+    disturb(flow)
+    return flow.distribution(torch.randn(300, 1) if flow.context_features else None, **settings)
+
+
+every_flow = pytest.mark.parametrize("name", list(FLOWS))
+
+
+@every_flow
+def test_the_support_is_where_there_is_density(float64, name):
+    density = bounded_distribution(name, validate_args=False)
+    x = 3 * torch.randn(300, 2)
+    finite = density.log_prob(x).isfinite()
+    assert density.support.check(x).tolist() == finite.tolist()
+    assert finite.any()
+    assert finite.all() == (name == "real")
+    assert not density.support.check(torch.full((300, 2), torch.nan)).any()
+    assert density.support.event_dim == 1
+    assert not density.support.is_discrete
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@every_flow
+def test_what_is_bijected_to_the_support_has_density(name, dtype):
+    density = bounded_distribution(name)
+    density.density.to(dtype)
+    if density.context is not None:
+        density.context = density.context.to(dtype)
+    free = 2 * torch.randn(300, 2, dtype=dtype)
+    for registry in (td.biject_to, td.transform_to):
+        way = registry(density.support)
+        assert density.log_prob(way(free)).isfinite().all()
+    torch.testing.assert_close(way.inv(way(free)).to(dtype), free, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["Logit", "Logit alpha", "Interval", "Interval alpha", "Interval each"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_borders_belong_to_the_support_in_every_precision(name, dtype):
+    density = bounded_distribution(name).density.to(dtype).distribution()
+    domain = density.support.base_constraint
+    for given in (torch.float32, torch.float64):
+        borders = [torch.as_tensor(border).expand(2).to(given) for border in (domain.lower_bound, domain.upper_bound)]
+        assert density.log_prob(torch.stack(borders)).isfinite().all()
+    assert density.log_prob(td.biject_to(density.support)(torch.tensor([[-200.0, 200.0]]))).isfinite().all()
+
+
+def test_the_support_of_the_class_is_a_dependent_property():
+    assert td.constraints.is_dependent(FlowDistribution.support)
+
+
+def test_the_support_of_integers_is_discrete():
+    flow = Flow(b.Chain(b.Dequantize(levels=8), b.Interval(0.0, 8.0)), priors.StandardNormal(2))
+    density = flow.distribution()
+    assert density.support.is_discrete
+    assert density.log_prob(density.sample((20,))).isfinite().all()
+    with pytest.raises(DataError, match=r"outside of the support .* the first is 2\.5, 3"):
+        density.log_prob(torch.tensor([2.5, 3.0]))
+
+
+def test_values_without_density_are_refused_where_arguments_are_validated():
+    flow = Flow(b.Interval(-1.0, 4.0), priors.StandardNormal(2))
+    x = torch.tensor([[0.0, 0.0], [5.0, 0.0], [torch.nan, 0.0]])
+    for density in (flow.distribution(), flow.distribution(validate_args=True), flow.distribution().expand((3,))):
+        with pytest.raises(ValueError, match=r"2 of 3 values lie outside .*Between\(.*the first is 5, 0$") as error:
+            density.log_prob(x)
+        assert "\n" not in str(error.value)
+        with pytest.raises(DataError):
+            density._validate_sample(x)
+        assert density.log_prob(x[:0, None].expand(0, 3, 2)).shape == (0, 3)
+    for density in (flow.distribution(validate_args=False), flow.distribution(validate_args=False).expand((3,))):
+        assert density.log_prob(x)[1] == -torch.inf
+    td.Distribution.set_default_validate_args(False)
+    try:
+        assert flow.distribution().log_prob(x)[1] == -torch.inf
+    finally:
+        td.Distribution.set_default_validate_args(True)
+
+
+def test_validating_runs_the_flow_once():
+    density = bounded_distribution("Uniform")
+    calls = []
+    density.density.bijection.register_forward_hook(lambda *_: calls.append(1))
+    density.log_prob(density.sample((5,)))
+    assert len(calls) == 1
+
+
+# --- subclasses, other densities --------------------------------------------------------------------------------------
+
+
+class Mine(FlowDistribution):
+    pass
+
+
+class MineWithMore(FlowDistribution):
+    def __init__(self, density: Density, name: str) -> None:
+        self.name = name
+        super().__init__(density)
+
+
+def test_expanding_keeps_a_subclass():
+    flow = Flow(b.Scaling(2), priors.StandardNormal(2))
+    assert type(Mine(flow).expand((3,))) is Mine
+    with pytest.raises(NotImplementedError, match=r"custom \.expand"):
+        MineWithMore(flow, "it").expand((3,))
+
+
+@pytest.mark.parametrize(("batch", "shape"), [((5,), ()), ((5,), (3,)), ((5,), (5, 2)), ((2, 4), (4, 4))])
+def test_batches_are_not_shrunk(batch, shape):
+    _, density, _ = some_distribution(batch)
+    with pytest.raises(ShapeError, match="cannot expand batch shape"):
+        density.expand(shape)
+    flow = Flow(b.Scaling(2), priors.StandardNormal(2))
+    with pytest.raises(ShapeError, match="cannot expand batch shape"):
+        FlowDistribution(flow, batch_shape=batch).expand(shape)
+
+
+class Gaussian(Density):
+    """A density that is no flow."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.Size((2,)), 1)
+
+    device, dtype = torch.device("cpu"), torch.float32
+
+    def initialize(self, x, context=None):
+        pass
+
+    def _log_prob(self, x, context):
+        return td.Normal(context, 1.0).log_prob(x).sum(-1)
+
+    def _sample(self, n, context, generator, temperature):
+        return context + temperature * torch.randn(n, 2, generator=generator)
+
+    def _sample_and_log_prob(self, n, context, generator):
+        x = self._sample(n, context, generator, 1.0)
+        return x, self._log_prob(x, context)
+
+
+def test_any_density_is_a_distribution():
+    context = torch.randn(4, 1)
+    density = FlowDistribution(Gaussian(), context)
+    theirs = td.Independent(td.Normal(context.expand(4, 2), 1.0), 1)
+    x, log_prob = density.sample_and_log_prob((3,))
+    assert x.shape == (3, 4, 2)
+    same(log_prob, theirs.log_prob(x), 1e-5)
+    same(density.log_prob(x), theirs.log_prob(x), 1e-5)
+    assert density.support.check(x).all()
+    assert not density.has_rsample
+    with pytest.raises(NotImplementedError, match="no samples with gradients"):
+        density.rsample()
+    with pytest.raises(NotImplementedError, match="cdf is of flows: Gaussian has no prior"):
+        density.cdf(x)
+
+
+# --- one feature ------------------------------------------------------------------------------------------------------
+
+
+def falling() -> b.LULinear:
+    layer = b.LULinear(1)
+    layer.triangles.sign.fill_(-1.0)
+    return layer
+
+
+ONE_FEATURE = {
+    "normal": lambda: (Flow(b.Scaling(1), priors.StandardNormal(1)), None),
+    "logistic": lambda: (Flow(vector(1, lambda _: b.RQSpline(bins=5)), priors.Logistic(1)), None),
+    "uniform": lambda: (Flow(b.Scaling(1), priors.Uniform(1, low=-1.0, high=2.0)), None),
+    "of torch": lambda: (Flow(b.LogTails(), td.Laplace(torch.zeros(1), 2.0)), None),
+    "positive": lambda: (Flow(b.Chain(b.Positive(low=-3.0), b.ActNorm(1)), priors.StandardNormal(1)), None),
+    "falling": lambda: (Flow(b.Chain(b.Scaling(1), falling()), priors.StandardNormal(1)), None),
+    "conditional": lambda: (
+        Flow(b.Chain(vector(1, b.Affine, context=2), falling()), priors.StandardNormal(1), context_features=2),
+        torch.randn(4, 2),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(ONE_FEATURE))
+def test_cdf_is_the_integral_of_the_density(float64, name):
+    flow, context = ONE_FEATURE[name]()
+    disturb(flow)
+    density = flow.distribution(context)
+    levels = torch.linspace(0.01, 0.99, 9).reshape(9, *(1 for _ in density.batch_shape)).expand(9, *density.batch_shape)
+    x = density.icdf(levels)
+    assert x.shape == (*levels.shape, 1)
+    same(density.cdf(x), levels)
+    assert (x.diff(dim=0) > 0).all()
+    steps = torch.linspace(0, 1, 20_001).reshape(-1, *(1 for _ in x[0].shape))
+    grid = torch.lerp(x[0], x[-1], steps)
+    mass = torch.trapezoid(density.log_prob(grid).exp(), grid[..., 0], dim=0)
+    same(mass, levels[-1] - levels[0], 1e-4)
+    wider = density.expand((3, *density.batch_shape))
+    assert wider.cdf(x[0]).shape == (3, *density.batch_shape)
+    assert wider.icdf(levels[0]).shape == (3, *density.batch_shape, 1)
+
+
+def test_cdf_that_does_not_exist_says_why():
+    wide, student = Flow(b.Scaling(2), priors.StandardNormal(2)), Flow(b.Scaling(1), priors.StudentT(1))
+    noisy = Flow(b.Dequantize(), priors.StandardNormal(1))
+    foreign = Flow(b.Scaling(1), td.StudentT(torch.full((1,), 3.0)))
+    refused = [
+        (wide, r"cdf is of one feature; the events here are of \(2,\)"),
+        (student, "StudentT has no (cdf|quantiles) in closed form"),
+        (noisy, "no i?cdf of a flow that draws noise"),
+        (foreign, "StudentT has no i?cdf in closed form"),
+    ]
+    for flow, message in refused:
+        density: Any = flow.distribution()
+        for call in (density.cdf, density.icdf):
+            with pytest.raises(NotImplementedError, match=message):
+                call(torch.full((2,) if flow is wide else (1,), 0.5))
+    with pytest.raises(DataError, match=r"between 0 and 1, got 1\.5"):
+        Flow(b.Scaling(1), priors.StandardNormal(1)).distribution().icdf(torch.tensor([0.5, 1.5]))
+    with pytest.raises(DataError, match="outside of the support"):
+        Flow(b.Positive(), priors.StandardNormal(1)).distribution().cdf(torch.tensor([-1.0]))
+
+
+def test_what_has_no_closed_form_says_so_in_one_sentence():
+    density: Any = Flow(b.Scaling(2), priors.StandardNormal(2)).distribution()
+    for name in ("mean", "mode", "variance", "stddev"):
+        with pytest.raises(NotImplementedError, match=r"a flow has no .* in closed form"):
+            getattr(density, name)
+    for name in ("entropy", "perplexity"):
+        with pytest.raises(NotImplementedError, match="a flow has no entropy"):
+            getattr(density, name)()
+    with pytest.raises(NotImplementedError, match="cannot be listed"):
+        density.enumerate_support()
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = density.nothing
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_wrong_arguments_are_refused_in_one_line():
+    flow = Flow(vector(3, b.Affine, context=2), priors.StandardNormal(3), context_features=2)
+    density: Any = flow.distribution(torch.zeros(4, 2))
+    one = Flow(b.Scaling(1), priors.StandardNormal(1)).distribution()
+    refused: list[tuple[Any, str]] = [
+        (lambda: density.log_prob(torch.zeros(4, 3).numpy()), "expected a torch.Tensor, got ndarray"),
+        (lambda: one.icdf(torch.zeros(2).numpy()), "expected a torch.Tensor, got ndarray"),
+        (lambda: density.log_prob(torch.zeros(4, 2)), r"expected values of shape \(…, 3\), got \(4, 2\)"),
+        (lambda: density.log_prob(torch.tensor(0.0)), r"expected values of shape \(…, 3\), got \(\)"),
+        (lambda: density.log_prob(torch.zeros(5, 3)), r"\(5, 3\) do not broadcast with batch shape \(4,\)"),
+        (lambda: density.sample(3), r"sample_shape=3 must be a tuple of sizes, such as \(100,\)"),
+        (lambda: flow.distribution(torch.zeros(4, 2).numpy()), "the context as a torch.Tensor, got ndarray"),
+        (lambda: flow.distribution(torch.tensor(1.0)), r"expected a context of shape \(batch, 2\), got \(\)"),
+        (lambda: flow.distribution(torch.zeros(4, 3)), r"expected a context of shape \(batch, 2\), got"),
+        (flow.distribution, "the density is conditional"),
+        (lambda: flow.transform(torch.zeros(4, 3)), r"expected a context of shape \(batch, 2\), got"),
+        (lambda: flow.sample((3,), torch.zeros(4, 2)), r"n=\(3,\): the number of samples is a whole number"),
+        (
+            lambda: Flow(b.Scaling(1), td.Normal(0.0, 1.0)),
+            "one z needs a dimension at least",
+        ),
+    ]
+    for call, message in refused:
+        with pytest.raises((ShapeError, SettingError), match=message) as error:
+            call()
+        assert "\n" not in str(error.value)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flowstone import bijections, data, errors, nets, plot, priors, recipes, testing
     from flowstone.density import Density
-    from flowstone.distribution import BijectionTransform
     from flowstone.evaluation.check import check
     from flowstone.evaluation.metrics import bits_per_dim, evaluate, grid_integral
     from flowstone.flow import Flow
@@ -21,11 +20,12 @@ if TYPE_CHECKING:
     from flowstone.runs.checkpoint import load, save
     from flowstone.train import fit, fit_to_density, importance_sample
     from flowstone.train.history import History
+    from flowstone.transform import BijectionTransform
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "BijectionTransform": "distribution",
+    "BijectionTransform": "transform",
     "Density": "density",
     "Flow": "flow",
     "History": "train.history",

@@ -155,6 +155,16 @@ class Density(nn.Module, ABC):
         x, log_prob = self._sample_and_log_prob(*rows, self._generator(seed))
         return self._unflatten(n, context, x), self._unflatten(n, context, log_prob)
 
+    def context_rows(self, context: Tensor | None) -> Tensor | None:
+        """A context ``(*batch, context_features)`` as rows.
+
+        Raises:
+            ShapeError: the density takes another one, or none.
+        """
+        rows = context[None].flatten(0, -2) if isinstance(context, Tensor) and context.ndim else context
+        self._check_context(rows, None)
+        return rows
+
     def _draw(self, sampler: Callable[..., T], n: int, context: Tensor | None, seed: int | None) -> Iterator[T]:
         self._check_sampling(n, context)
         return self._draw_chunks(sampler, n, context, self._generator(seed))

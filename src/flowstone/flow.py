@@ -9,6 +9,7 @@ from flowstone.density import Density
 from flowstone.distribution import FlowDistribution
 from flowstone.errors import ShapeError
 from flowstone.priors import FromTorch, Prior
+from flowstone.transform import BijectionTransform
 
 __all__ = ["Flow"]
 
@@ -103,10 +104,11 @@ class Flow(Density):
         self._check(z, context, self.prior.event_shape)
         return [State(None, z, z.new_zeros(z.shape[0])), *self.bijection.inverse_states(z, self._standardized(context))]
 
-    def distribution(self, context: Tensor | None = None) -> FlowDistribution:
+    def distribution(self, context: Tensor | None = None, *, validate_args: bool | None = None) -> FlowDistribution:
         """A ``torch.distributions.Distribution``: event shape ``event_shape``, batch shape that of the context rows.
 
         Without context the batch shape is ``()``; a context ``(*batch, context_features)`` gives batch shape ``batch``.
+        ``validate_args`` says whether values outside of its support raise an error; None: as torch's distributions do.
 
         >>> import flowstone
         >>> import torch
@@ -114,8 +116,21 @@ class Flow(Density):
         >>> density.log_prob(density.sample((3, 4))).shape
         torch.Size([3, 4])
         """
-        self._check_context(context if context is None else context.reshape(-1, *context.shape[-1:]), None)
-        return FlowDistribution(self, context)
+        return FlowDistribution(self, context, validate_args=validate_args)
+
+    def transform(self, context: Tensor | None = None) -> BijectionTransform:
+        """The way from data to latent as a ``torch.distributions.Transform``; its ``inv`` is the way back.
+
+        >>> import flowstone
+        >>> import torch
+        >>> transform = flowstone.nice(2).transform()
+        >>> transform(torch.zeros(3, 4, 2)).shape
+        torch.Size([3, 4, 2])
+        """
+        given = self._standardized(self.context_rows(context))
+        if given is not None and context is not None:
+            given = given.reshape(context.shape)
+        return BijectionTransform(self.bijection, given, event_dim=len(self.event_shape))
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:

@@ -39,13 +39,14 @@ def require_number(
     """``value`` is a finite number in the given range."""
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise SettingError(f"{name}={value!r} must be a finite number")
+    number = float(value)
     limits = []
     if above is not None:
-        limits.append((value > above, "must be positive" if above == 0 else f"must be above {above:g}"))
+        limits.append((number > above, "must be positive" if above == 0 else f"must be above {above:g}"))
     if at_least is not None:
-        limits.append((value >= at_least, "cannot be negative" if at_least == 0 else f"must be at least {at_least:g}"))
+        limits.append((number >= at_least, "cannot be negative" if at_least == 0 else f"must be at least {at_least:g}"))
     if below is not None:
-        limits.append((value < below, f"must be below {below:g}"))
+        limits.append((number < below, f"must be below {below:g}"))
     for holds, message in limits:
         if not holds:
             raise SettingError(f"{name}={value} {message}")

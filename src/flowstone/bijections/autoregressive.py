@@ -32,7 +32,7 @@ class Autoregressive(Conditioned):
     torch.Size([2, 3])
     """
 
-    takes_images = False
+    event_dims = latent_dims = 1
 
     def __init__(self, features: int, transform: Univariate, net: nn.Module) -> None:
         super().__init__(features, features, transform, net)

@@ -1,14 +1,17 @@
 """The contract of every bijection, and the two ways to build one from others."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import reduce, wraps
 from textwrap import indent
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
 
+from flowstone.bijections.constraints import compose_domain
 from flowstone.errors import SettingError, ShapeError
 
 __all__ = ["Bijection", "Chain", "Inverse", "State", "walk"]
@@ -46,7 +49,8 @@ class Bijection(nn.Module, ABC):
     Attributes:
         features: the number of features of x (of images: channels) where the bijection knows it, else None.
         latent_features: the same of z; a subclass sets it where it differs from ``features``.
-        takes_images: whether x may be ``(batch, channels, height, width)``, too; else it is ``(batch, features)``.
+        event_dims: the number of dimensions of one x where it is fixed (1 of vectors, 3 of images), else None.
+        latent_dims: the same of one z.
         stochastic: whether it draws noise from torch's global random state (``Dequantize``).
         accepts_any_dtype: whether ``forward`` reads x in any precision, integers too, and z has that of the flow.
         keeps_autocast: whether ``torch.autocast`` stays on inside, for it runs a net or other bijections.
@@ -54,7 +58,8 @@ class Bijection(nn.Module, ABC):
 
     features: int | None = None
     latent_features: int | None = None
-    takes_images = True
+    event_dims: int | None = None
+    latent_dims: int | None = None
     stochastic = False
     accepts_any_dtype = False
     keeps_autocast = False
@@ -78,6 +83,19 @@ class Bijection(nn.Module, ABC):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Latent → data: ``(x, log|det dx/dz|)``."""
 
+    @property
+    def domain(self) -> Constraint:
+        """What each feature of x may be: where it is not, the log-det is minus infinity.
+
+        ``constraints.dependent(is_discrete=…)`` where that cannot be said of single features.
+        """
+        return constraints.real
+
+    @property
+    def codomain(self) -> Constraint:
+        """What each feature of z may be."""
+        return constraints.real
+
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Set what depends on data (means, scales) from one large batch. Most bijections have nothing to set."""
         del x, context
@@ -100,12 +118,12 @@ class Bijection(nn.Module, ABC):
         Raises:
             ShapeError: the bijection is not for x of this shape.
         """
-        self._check_features(self.features, event_shape)
+        self._check_shape(event_shape, self.features, self.event_dims)
         return event_shape
 
     def event_shape(self, latent_shape: torch.Size) -> torch.Size:
         """Shape of one x, given that of one z."""
-        self._check_features(self.latent_features, latent_shape)
+        self._check_shape(latent_shape, self.latent_features, self.latent_dims)
         return latent_shape
 
     def __repr__(self) -> str:
@@ -115,11 +133,12 @@ class Bijection(nn.Module, ABC):
             return f"{type(self).__name__}({', '.join(filter(None, [own, *inner]))})"
         return f"{type(self).__name__}({own}\n{indent(chr(10).join(inner), '  ')}\n)"
 
-    def _check_features(self, features: int | None, shape: torch.Size) -> None:
-        if len(shape) > 1 and not self.takes_images:
-            raise ShapeError(f"{type(self).__name__} takes vectors, not shape {tuple(shape)}")
-        if features is not None and (len(shape) == 0 or shape[0] != features):
-            raise ShapeError(f"{type(self).__name__} of {features} features cannot take shape {tuple(shape)}")
+    def _check_shape(self, shape: torch.Size, features: int | None, dims: int | None) -> None:
+        """Refuse one x, or one z, of another width or number of dimensions."""
+        if not shape or (features is not None and shape[0] != features) or len(shape) != (dims or len(shape)):
+            width = "features" if features is None else str(features)
+            wanted = f"({width},)" if dims == 1 else f"({width}, height, width)" if dims == 3 else f"({width}, …)"
+            raise ShapeError(f"{type(self).__name__}: expected rows of shape {wanted}, got {tuple(shape)}")
 
 
 def _checked(direction: Direction) -> Direction:
@@ -128,11 +147,10 @@ def _checked(direction: Direction) -> Direction:
 
     @wraps(direction)
     def call(self: Bijection, value: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        features = self.latent_features if runs_back else self.features
-        other_width = value.ndim < 2 or (features is not None and value.shape[1] != features)
-        if other_width or (value.ndim > 2 and not self.takes_images):
-            wanted = f"{'features' if features is None else features}{', …' if self.takes_images else ''}"
-            raise ShapeError(f"{type(self).__name__}: expected shape (batch, {wanted}), got {tuple(value.shape)}")
+        if runs_back:
+            self._check_shape(value.shape[1:], self.latent_features, self.latent_dims)
+        else:
+            self._check_shape(value.shape[1:], self.features, self.event_dims)
         device = value.device.type
         if not self.keeps_autocast and device != "meta" and torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
@@ -182,7 +200,17 @@ class Chain(Bijection):
         super().__init__()
         self.features, self.latent_features = _widths(bijections)
         self.links = nn.ModuleList(bijections)
+        self.event_dims = _first_known(link.event_dims for link in bijections)
+        self.latent_dims = _first_known(link.latent_dims for link in reversed(bijections))
         self.accepts_any_dtype = bijections[0].accepts_any_dtype
+
+    @property
+    def domain(self) -> Constraint:
+        return compose_domain((link.domain, link.codomain) for link in self.sublayers())
+
+    @property
+    def codomain(self) -> Constraint:
+        return compose_domain((link.codomain, link.domain) for link in reversed(self.sublayers()))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         z, log_dets = x, []
@@ -231,6 +259,10 @@ class Chain(Bijection):
         return reduce(lambda shape, link: link.event_shape(shape), reversed(self.sublayers()), latent_shape)
 
 
+def _first_known(values: Iterable[int | None]) -> int | None:
+    return next((value for value in values if value is not None), None)
+
+
 def _widths(links: tuple[Bijection, ...]) -> tuple[int | None, int | None]:
     """The widths of x and z of a chain, as far as its links know them."""
     first = width = None
@@ -266,7 +298,16 @@ class Inverse(Bijection):
     def __init__(self, bijection: Bijection) -> None:
         super().__init__()
         self.features, self.latent_features = bijection.latent_features, bijection.features
+        self.event_dims, self.latent_dims = bijection.latent_dims, bijection.event_dims
         self.bijection = bijection
+
+    @property
+    def domain(self) -> Constraint:
+        return self.bijection.codomain
+
+    @property
+    def codomain(self) -> Constraint:
+        return self.bijection.domain
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.bijection.inverse(x, context)

@@ -4,9 +4,12 @@ bijection of one half alone, which needs no net.
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
 
 from flowstone.bijections.base import Bijection
 from flowstone.bijections.conditioned import Conditioned
+from flowstone.bijections.constraints import is_real
 from flowstone.bijections.univariate import Univariate
 
 __all__ = ["Coupling", "Half"]
@@ -82,8 +85,17 @@ class Half(Bijection):
     def __init__(self, features: int, bijection: Bijection, *, swap: bool = False) -> None:
         super().__init__(features)
         bijection.latent_shape(torch.Size((Coupling.sizes(features, swap=swap)[1],)))
+        self.event_dims, self.latent_dims = bijection.event_dims, bijection.latent_dims
         self.bijection = bijection
         self.swap = swap
+
+    @property
+    def domain(self) -> Constraint:
+        return _of_half(self.bijection.domain)
+
+    @property
+    def codomain(self) -> Constraint:
+        return _of_half(self.bijection.codomain)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         a, b = _split(x, self.swap)
@@ -103,6 +115,11 @@ class Half(Bijection):
 
     def extra_repr(self) -> str:
         return f"{self.features}, swap={self.swap}"
+
+
+def _of_half(constraint: Constraint) -> Constraint:
+    """What holds of all features where ``constraint`` holds of one half, and the other is free."""
+    return constraints.real if is_real(constraint) else constraints.dependent(is_discrete=False)
 
 
 def _split(value: Tensor, swap: bool) -> tuple[Tensor, Tensor]:

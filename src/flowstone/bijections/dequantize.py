@@ -5,6 +5,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
 
 from flowstone.bijections.base import Bijection
 from flowstone.bijections.noise import normal_like, uniform_like
@@ -53,6 +55,16 @@ class Dequantize(DataLayer):
         self.noise = noise
         self.levels = levels
 
+    @property
+    def domain(self) -> Constraint:
+        if self.levels is None:
+            return constraints.integer_interval(-math.inf, math.inf)
+        return constraints.integer_interval(0, self.levels - 1)
+
+    @property
+    def codomain(self) -> Constraint:
+        return constraints.real if self.levels is None else constraints.interval(0.0, float(self.levels))
+
     def extra_repr(self) -> str:
         return "" if self.levels is None else f"levels={self.levels}"
 
@@ -70,7 +82,7 @@ class Dequantize(DataLayer):
             outside = ((x < 0) | (x > self.levels - 1)).flatten(1).any(-1)
             log_density = torch.where(outside, math.inf, log_density)
         # Rounding may carry x + u up to the next integer; the last number below it is as good.
-        return torch.minimum(x + u, torch.nextafter(x + 1, x)), -log_density
+        return torch.minimum(x + u, _next_below(x + 1)), -log_density
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x = z.floor() if self.levels is None else z.floor().clamp(0, self.levels - 1)
@@ -93,3 +105,12 @@ class Dequantize(DataLayer):
             return centred
         everywhere = context.reshape(*context.shape, *(1 for _ in x.shape[2:])).expand(-1, -1, *x.shape[2:])
         return torch.cat((centred, everywhere), 1)
+
+
+def _next_below(integer: Tensor) -> Tensor:
+    """The nearest number below a positive integer, and a number nearly as near below another one.
+
+    In arithmetic that ONNX has, unlike ``torch.nextafter``.
+    """
+    eps = torch.finfo(integer.dtype).eps
+    return integer - torch.where(integer > 0, eps / 2, eps) * integer.abs().clamp_min(1)

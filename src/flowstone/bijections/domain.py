@@ -6,14 +6,14 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributions.constraints import Constraint
 
+from flowstone.bijections.constraints import Between, is_outside
 from flowstone.bijections.statistics import DataLayer, is_coarse
 from flowstone.errors import SettingError
 from flowstone.validation import require_number
 
 __all__ = ["Interval", "Logit", "Positive", "Rescale"]
-
-ROUNDING = torch.finfo(torch.float32).eps  # what a border may be off by where a table was once written in float32
 
 
 class _Bounded(DataLayer):
@@ -33,7 +33,8 @@ class Logit(_Bounded):
 
     Where y is 0 or 1 it is taken to be as near to them as the precision can tell (with α = 0: at the borders 0 and 1).
     Where y is below 0 or above 1 there is no density: log-det is $-\infty$, and the gradient zero. With α > 0 a little
-    of the density lies beyond [0, 1], down to $-\alpha / (1 - 2\alpha)$ and as far above 1.
+    of the density lies beyond [0, 1], down to $-\alpha / (1 - 2\alpha)$ and as far above 1. What is beyond a border by
+    no more than float32 can tell is at it.
 
     >>> import torch
     >>> z, log_det = Logit(alpha=0.05)(torch.tensor([[0.5, 1.0]]))
@@ -46,10 +47,23 @@ class Logit(_Bounded):
         require_number("alpha", alpha, at_least=0, below=0.5)
         self.alpha = alpha
 
+    @property
+    def domain(self) -> Constraint:
+        return Between(0 - self.margin, 1 + self.margin)
+
+    @property
+    def margin(self) -> float:
+        """How far below 0 and above 1 there is density."""
+        return self.alpha / (1 - 2 * self.alpha)
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        squeezed = self.alpha + (1 - 2 * self.alpha) * x.double()
+        return self._with_log_det(*self.bend(x.double()), is_outside(x, 0 - self.margin, 1 + self.margin))
+
+    def bend(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Z and log dz/dx of each number in float64, that of the border beyond it."""
+        squeezed = self.alpha + (1 - 2 * self.alpha) * x
         z = squeezed.logit(eps=torch.finfo(self.dtype).eps)
-        return self._with_log_det(z, -self._log_slope(z), (squeezed < 0) | (squeezed > 1))
+        return z, -self._log_slope(z)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         z = z.double()
@@ -82,7 +96,7 @@ class Interval(_Bounded):
     def __init__(self, low: float | Sequence[float], high: float | Sequence[float], *, alpha: float = 0.0) -> None:
         bottom, top = (torch.as_tensor(border, dtype=torch.float64) for border in (low, high))
         super().__init__(len(bottom) if bottom.ndim else None)
-        self.takes_images = bottom.ndim == 0
+        self.event_dims = self.latent_dims = 1 if bottom.ndim else None
         if bottom.shape != top.shape or not (bottom < top).all():
             raise SettingError(f"low={low} must be below high={high}, one for all features or one for each")
         self.register_statistic("low", bottom)
@@ -90,16 +104,21 @@ class Interval(_Bounded):
         self.logit = Logit(alpha=alpha)
         self.statistics_changed()
 
+    @property
+    def domain(self) -> Constraint:
+        low, high = (border.to(self.data_dtype) for border in self._borders())
+        return Between(low, high)
+
+    def _borders(self) -> tuple[Tensor, Tensor]:
+        margin = self.logit.margin * (self.high - self.low)
+        return self.low - margin, self.high + margin
+
     def statistics_changed(self) -> None:
         self.needs_float64 = not self.low.is_meta and is_coarse(self.low, self.high - self.low)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        x = x.double()
-        slack = ROUNDING * torch.maximum(self.low.abs(), self.high.abs())
-        at_border = ((x - self.low).abs() <= slack) | ((x - self.high).abs() <= slack)
-        unit = (x - self.low) / (self.high - self.low)
-        z, log_det = self.logit(torch.where(at_border, unit.clamp(0, 1), unit))
-        return z, log_det - self._log_width(x)
+        z, log_slope = self.logit.bend((x.double() - self.low) / (self.high - self.low))
+        return self._with_log_det(z, log_slope - (self.high - self.low).log(), is_outside(x, *self._borders()))
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         unit, log_det = self.logit.inverse(z)
@@ -167,11 +186,15 @@ class Positive(_Bounded):
         self.low = low
         self.needs_float64 = is_coarse(torch.tensor(low), torch.tensor(1.0))
 
+    @property
+    def domain(self) -> Constraint:
+        return Between(self.low)
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         distance = x.double() - self.low
         above = distance.clamp_min(torch.finfo(self.dtype).tiny)
         log_slope = -(-torch.expm1(-above)).log()
-        return self._with_log_det(above - log_slope, log_slope, distance < -ROUNDING * abs(self.low))
+        return self._with_log_det(above - log_slope, log_slope, is_outside(x, self.low, math.inf))
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         z = z.double()

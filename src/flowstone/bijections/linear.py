@@ -90,7 +90,7 @@ class LULinear(Bijection):
     ([[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]], [0.0, 0.0])
     """
 
-    takes_images = False
+    event_dims = latent_dims = 1
 
     def __init__(self, features: int) -> None:
         super().__init__(features)
@@ -124,6 +124,7 @@ class InvertibleConv1x1(Bijection):
     [0.0]
     """
 
+    event_dims = latent_dims = 3
     order: Tensor
 
     def __init__(self, channels: int, *, rotate: bool = True) -> None:
@@ -154,8 +155,28 @@ class InvertibleConv1x1(Bijection):
 
 def solve_lu(below: Tensor, above: Tensor, rows: Tensor) -> Tensor:
     """X with ``x @ (below @ above).T == rows``, for rows ``(n, features)``."""
+    if torch.compiler.is_exporting():  # ONNX has no triangular solve
+        inverse = _triangular_inverse(above) @ _triangular_inverse(below)
+        return (rows.double() @ inverse.T).to(rows.dtype)
     half = torch.linalg.solve_triangular(below.T, rows, upper=True, left=False, unitriangular=True)
     return torch.linalg.solve_triangular(above.T, half, upper=False, left=False)
+
+
+def _triangular_inverse(triangle: Tensor) -> Tensor:
+    r"""The inverse of a triangular matrix by matrix products alone, in float64.
+
+    With $T = D (I - M)$ for the diagonal D, M has zeros on its diagonal, so that its powers from the size of T on
+    vanish and $(I - M)^{-1} = I + M + M^2 + \dots = (I + M)(I + M^2)(I + M^4) \cdots$ is exact.
+    """
+    triangle = triangle.double()
+    eye = torch.eye(triangle.shape[0], dtype=triangle.dtype, device=triangle.device)
+    diagonal = triangle.diagonal()
+    power = eye - triangle / diagonal[:, None]
+    inverse = eye + power
+    for _ in range((triangle.shape[0] - 1).bit_length() - 1):
+        power = power @ power
+        inverse = inverse + inverse @ power
+    return inverse / diagonal
 
 
 class Householder(Bijection):
@@ -171,7 +192,7 @@ class Householder(Bijection):
     True
     """
 
-    takes_images = False
+    event_dims = latent_dims = 1
 
     def __init__(self, features: int, *, reflections: int | None = None) -> None:
         super().__init__(features)

@@ -5,8 +5,11 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
 
 from flowstone.bijections.base import Bijection, Chain, Inverse
+from flowstone.bijections.constraints import compose_domain, is_real
 from flowstone.errors import SettingError, ShapeError
 from flowstone.validation import require_choice
 
@@ -24,6 +27,8 @@ class Squeeze(Bijection):
     >>> Squeeze(order="checkerboard")(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]))[0].flatten().tolist()
     [1.0, 4.0, 2.0, 3.0]
     """
+
+    event_dims = latent_dims = 3
 
     def __init__(self, *, order: str = "channel") -> None:
         super().__init__()
@@ -83,6 +88,8 @@ class Flatten(Bijection):
     torch.Size([3, 4])
     """
 
+    event_dims, latent_dims = 3, 1
+
     def __init__(self, event_shape: Sequence[int]) -> None:
         super().__init__(event_shape[0], torch.Size(event_shape).numel())
         self.image = torch.Size(event_shape)
@@ -123,6 +130,7 @@ class MultiScale(Bijection):
     """
 
     keeps_autocast = True
+    event_dims, latent_dims = 3, 1
 
     def __init__(self, event_shape: Sequence[int], scales: Sequence[Bijection]) -> None:
         super().__init__(event_shape[0], torch.Size(event_shape).numel())
@@ -139,6 +147,15 @@ class MultiScale(Bijection):
                     raise SettingError(f"scale {index + 1} ends with {channels} channels, which cannot be halved")
                 shape = torch.Size((channels // 2, height, width))
             self.leaving.append(shape)
+
+    @property
+    def domain(self) -> Constraint:
+        return compose_domain((scale.domain, scale.codomain) for scale in self.sublayers())
+
+    @property
+    def codomain(self) -> Constraint:
+        real = all(is_real(scale.codomain) for scale in self.sublayers())
+        return constraints.real if real else constraints.dependent(is_discrete=False)
 
     def sublayers(self) -> tuple[Bijection, ...]:
         return tuple(cast(Bijection, scale) for scale in self.scales)

@@ -36,6 +36,7 @@ class Pad(Bijection):
     """
 
     stochastic = True
+    event_dims = latent_dims = 3
 
     def __init__(self, event_shape: Sequence[int], size: Sequence[int]) -> None:
         super().__init__(event_shape[0])

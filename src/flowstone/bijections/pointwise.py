@@ -22,7 +22,7 @@ class Scaling(Bijection):
     tensor([1.], grad_fn=<ExpandBackward0>)
     """
 
-    takes_images = False
+    event_dims = latent_dims = 1
     initialized: Tensor
 
     def __init__(self, features: int) -> None:

@@ -30,7 +30,7 @@ class Standardize(DataLayer):
     (tensor([[1.]]), tensor([-0.]))
     """
 
-    takes_images = False
+    event_dims = latent_dims = 1
     mean: Tensor
     std: Tensor
     initialized: Tensor
@@ -107,7 +107,7 @@ class Whiten(DataLayer):
     True
     """
 
-    takes_images = False
+    event_dims = latent_dims = 1
     order: Tensor
     below: Tensor
     above: Tensor

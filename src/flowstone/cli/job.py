@@ -16,7 +16,7 @@ from flowstone.data import DataRequest, Dataset, open_source
 from flowstone.density import Density
 from flowstone.errors import NonFiniteError, OutputError, SettingError, UnknownNameError
 from flowstone.evaluation.metrics import evaluate
-from flowstone.execution import threads_wanted
+from flowstone.execution import thread_count
 from flowstone.recipes import DEFAULT, IMAGE_DEFAULT, all_recipes, build, shape_arguments
 from flowstone.runs import Run
 from flowstone.runs.checkpoint import build_recorded, describe, save
@@ -90,7 +90,7 @@ class Job:
         say(f"{data['source']}: {_extent(self.dataset)} → {self.run.folder}")
         rows = math.inf if callable(self.dataset.train) else len(self.dataset.train)
         batch = self.settings.for_data(self.dataset.event_shape, rows).batch_size
-        threads = threads_wanted(density, batch) if density.device.type == "cpu" else 0
+        threads = thread_count(density, batch) if density.device.type == "cpu" else 0
         place = f", {batch} rows a step on {threads} thread{'s' * (threads > 1)}"
         say(f"flow: {recipe}{by_choice}, {_count(density)} parameters{place if threads else f' on {density.device}'}")
         if not quiet:

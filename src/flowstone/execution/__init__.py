@@ -4,6 +4,6 @@ from flowstone.execution.checkpointing import checkpointed
 from flowstone.execution.compile import compiled
 from flowstone.execution.few_inputs import fast_few_inputs
 from flowstone.execution.precision import bf16_conditioners
-from flowstone.execution.threads import threads_for, threads_wanted
+from flowstone.execution.threads import thread_count, threads_for
 
-__all__ = ["bf16_conditioners", "checkpointed", "compiled", "fast_few_inputs", "threads_for", "threads_wanted"]
+__all__ = ["bf16_conditioners", "checkpointed", "compiled", "fast_few_inputs", "thread_count", "threads_for"]

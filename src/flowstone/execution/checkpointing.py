@@ -17,16 +17,18 @@ __all__ = ["checkpointed"]
 
 RUNNING = (BatchNorm, _NormBase, _SpectralNorm)  # a run changes their buffers
 STATE = ("training", "_parameters", "_buffers")  # of a module
-NETS_PER_SEGMENT = {2: 4, 4: 1}  # of vectors and of images, by the dimensions of x
+NETS_PER_SEGMENT = {2: 6, 4: 1}  # of vectors and of images, by the dimensions of x
 
 
 def checkpointed(density: nn.Module) -> ForwardOverride:
     """A context in which the gradient of a deep flow takes memory that hardly grows with its depth.
 
-    Each chain is cut into segments of four layers with nets (of images: one). Only what goes into a segment is kept; in
+    Each chain is cut into segments of six layers with nets (of images: one). Only what goes into a segment is kept; in
     the backward pass it runs once more (Chen et al. 2016, https://arxiv.org/abs/1604.06174), but for the last segment,
     with which that pass begins. Random numbers are the same again and running averages take a batch in once, so that
-    gradients are those of a flow that keeps everything. The backward pass belongs into the context.
+    gradients are those of a flow that keeps everything, bit for bit (of the context, which all segments share, but for
+    the order of the sum). The backward pass belongs into the context, and is ``backward``: ``torch.autograd.grad`` and
+    gradients of gradients need a flow that keeps everything.
     """
     chains = [module for module in density.modules() if type(module) is Chain]
     return ForwardOverride({chain: _forward_of(chain, is_last=chain is chains[0]) for chain in chains})
@@ -85,12 +87,28 @@ class Segment:
         return z, log_det
 
     def checkpointed(self, x: Tensor, log_det: Tensor | None, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The same with nothing kept but x and ``log_det``."""
-        return checkpoint(self, x, log_det, context, use_reentrant=False, context_fn=self._contexts)
+        """The same with nothing kept but x and ``log_det``.
 
-    def _contexts(self) -> tuple[AbstractContextManager, AbstractContextManager]:
-        """What the two runs happen in: the second one finds every module as the first one did."""
-        return nullcontext(), _Restored(self.modules)
+        Torch's reentrant form records no graph in the first run, which takes a third less time than the other form, and
+        frees memory in an order in which the C library can use it again. It wants an input that requires a gradient.
+        """
+        wants_gradient = torch.empty(0, requires_grad=True)
+        return checkpoint(_Runs(self), x, log_det, context, wants_gradient, use_reentrant=True)
+
+
+class _Runs:
+    """The first run of a segment, and later ones that find every module as the first one did."""
+
+    def __init__(self, segment: Segment) -> None:
+        self.segment = segment
+        self.before: _Restored | None = None
+
+    def __call__(self, x: Tensor, log_det: Tensor | None, context: Tensor | None, _: Tensor) -> tuple[Tensor, Tensor]:
+        if self.before is None:
+            self.before = _Restored(self.segment.modules)
+            return self.segment(x, log_det, context)
+        with self.before:
+            return self.segment(x, log_det, context)
 
 
 class _Restored(AbstractContextManager):

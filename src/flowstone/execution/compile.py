@@ -1,4 +1,4 @@
-"""A function through torch.compile, where that works."""
+"""Compiles a function by ``torch.compile`` where that works."""
 
 import warnings
 from collections.abc import Callable
@@ -13,19 +13,21 @@ Result = TypeVar("Result")
 
 
 def compiled(function: Callable[..., Result], *, graphs: bool = False) -> Callable[..., Result]:
-    """``function`` in one graph, compiled when it is first called: seconds, of deep flows a minute.
+    """``function`` as one graph. Its first call compiles it, which takes seconds, for deep flows a minute.
 
-    ``graphs``: on a CUDA device its kernels are launched as one CUDA graph, too, and what a call returned, gradients
-    among it, is written over by the next one. Of no effect elsewhere.
+    Where it cannot be compiled (no C++ compiler, a bijection that breaks the graph), it warns once and runs
+    ``function`` itself.
 
-    Where it cannot be (no C++ compiler, a bijection that breaks the graph), one warning, and ``function`` as it is.
+    Args:
+        graphs: on a CUDA device, launch all kernels as one CUDA graph. Each call then overwrites what the call before
+            it returned, gradients included. Of no effect on other devices.
     """
     from torch._dynamo.exc import TorchDynamoException
 
     try:
         mode = "reduce-overhead" if graphs else None
         quick, works = torch.compile(function, fullgraph=True, dynamic=False, mode=mode), True
-    except RuntimeError as error:  # a Python or a system that it is not for
+    except RuntimeError as error:  # torch.compile does not support this Python or system
         warnings.warn(f"not compiled, goes on without: {error}", stacklevel=2)
         return function
 

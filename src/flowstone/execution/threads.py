@@ -1,4 +1,4 @@
-"""On how many threads."""
+"""The number of threads that a model runs on."""
 
 import math
 from collections.abc import Iterator
@@ -7,24 +7,24 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-__all__ = ["threads_for", "threads_wanted"]
+__all__ = ["thread_count", "threads_for"]
 
-SMALL_LAYER = 2e7  # multiply-adds in one layer's product below which a second thread costs more than it brings
+SMALL_LAYER = 2e7  # multiply-adds of a layer below which a second thread costs more time than it saves
 
 
-def threads_wanted(model: nn.Module, batch: int) -> int:
+def thread_count(model: nn.Module, batch: int) -> int:
     """One thread while the largest layer of ``model`` is small for this batch; otherwise torch's own number."""
     largest = max((parameter.numel() for parameter in model.parameters()), default=0)
-    # A convolution does its work at every pixel, of which the first squeeze leaves a quarter.
+    # A convolution multiplies at every pixel; the first squeeze leaves a quarter of the pixels.
     places = max(1, math.prod(getattr(model, "event_shape", ())[1:]) // 4)
     return 1 if batch * largest * places < SMALL_LAYER else torch.get_num_threads()
 
 
 @contextmanager
 def threads_for(model: nn.Module, batch: int) -> Iterator[None]:
-    """On as many as ``threads_wanted`` says; afterwards as before."""
+    """A context in which torch uses ``thread_count(model, batch)`` threads."""
     before = torch.get_num_threads()
-    torch.set_num_threads(threads_wanted(model, batch))
+    torch.set_num_threads(thread_count(model, batch))
     try:
         yield
     finally:

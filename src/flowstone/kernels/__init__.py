@@ -1,10 +1,9 @@
 """What makes a model fast without changing it: fused kernels, and chunks that fit the caches.
 
-Fused kernels compute the numbers of the plain arithmetic in one pass over memory.
-
-They are chosen where they apply and where what they need is installed (``pip install flowstone[fast]``); the plain
-arithmetic is what they are tested against and what runs everywhere else. ``FLOWSTONE_KERNELS=off`` in the environment,
-or ``with kernels(False)``, switches them off.
+Fused kernels compute the numbers of the plain arithmetic in one pass over memory. They run where they apply and where
+their compiler is installed (``pip install flowstone[fast]``). The plain arithmetic runs everywhere else, and the
+kernels are tested against it. ``FLOWSTONE_KERNELS=off`` in the environment, or ``with kernels(False)``, switches them
+off.
 """
 
 from flowstone.kernels.choice import applicable, kernels

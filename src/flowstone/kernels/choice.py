@@ -1,4 +1,4 @@
-"""Whether a fused kernel may stand in for the plain arithmetic."""
+"""Whether a fused kernel may replace the plain arithmetic."""
 
 import os
 from collections.abc import Iterator
@@ -11,26 +11,26 @@ from torch.autograd import forward_ad
 
 __all__ = ["applicable", "applicable_compiled", "kernels"]
 
-_wanted = os.environ.get("FLOWSTONE_KERNELS", "").lower() not in ("off", "0", "false", "no")
+_enabled = os.environ.get("FLOWSTONE_KERNELS", "").lower() not in ("off", "0", "false", "no")
 
 
 @contextmanager
-def kernels(wanted: bool) -> Iterator[None]:
-    """Fused kernels or, with False, the plain arithmetic alone; for the whole process."""
-    global _wanted  # noqa: PLW0603
-    before, _wanted = _wanted, wanted
+def kernels(enabled: bool) -> Iterator[None]:
+    """A context that switches the fused kernels on or, with False, off, for the whole process."""
+    global _enabled  # noqa: PLW0603
+    before, _enabled = _enabled, enabled
     try:
         yield
     finally:
-        _wanted = before
+        _enabled = before
 
 
 def applicable(*values: Tensor) -> bool:
-    """Whether these are ordinary tensors of one device, in float32 or bfloat16, and nobody is looking into the
+    """Whether these are ordinary tensors of one device, in float32 or bfloat16, and nothing traces or transforms the
     arithmetic: no ``torch.compile``, ``torch.func``, forward-mode derivative or batch of gradients.
     """
     return (
-        _unseen()
+        _allowed()
         and all(type(v) in _ORDINARY and v.dtype in _PRECISIONS and v.device.type in _DEVICES for v in values)
         and len({v.device for v in values}) == 1
         and not torch.compiler.is_compiling()
@@ -39,19 +39,19 @@ def applicable(*values: Tensor) -> bool:
 
 
 def applicable_compiled(*values: Tensor) -> bool:
-    """Whether ``torch.compile`` may take a kernel as an operator of its own: of vectors, on the CPU, as above; and not
-    in what is exported, which is for others.
+    """Whether ``torch.compile`` may call a kernel as an operator: under the conditions of ``applicable``, of vectors on
+    the CPU. Exported programs run without this library, so they never contain the operator.
     """
     return (
-        _unseen()
+        _allowed()
         and all(v.dtype in _PRECISIONS and v.device.type == "cpu" for v in values)
         and values[0].ndim == 2
         and not torch.compiler.is_exporting()
     )
 
 
-def _unseen() -> bool:
-    return _wanted and not torch._C._are_functorch_transforms_active() and forward_ad._current_level < 0
+def _allowed() -> bool:
+    return _enabled and not torch._C._are_functorch_transforms_active() and forward_ad._current_level < 0
 
 
 _ORDINARY = (Tensor, torch.nn.Parameter)

@@ -17,7 +17,7 @@ Method = TypeVar("Method", bound=Callable[..., tuple[Tensor, Tensor]])
 
 
 def fused_spline(plain: Method) -> Method:
-    """A method of ``RQSpline``, ``forward`` or ``inverse``, that runs the kernel of its name where that applies."""
+    """Decorates ``RQSpline.forward`` and ``inverse``: the kernel of that name runs instead where it applies."""
     function = {"forward": _Forward, "inverse": _Inverse}[plain.__name__]
     forward = plain.__name__ == "forward"
 
@@ -26,9 +26,9 @@ def fused_spline(plain: Method) -> Method:
         if _fits(spline, value, parameters):
             if torch.compiler.is_compiling():
                 if forward and applicable_compiled(value, parameters):
-                    from flowstone.kernels import spline_op  # loads torch's compiler, a second, unless it is there
+                    from flowstone.kernels import spline_op  # takes a second, for it loads torch's compiler
 
-                    if spline_op.there():
+                    if spline_op.is_available():
                         return spline_op.transform(spline, value, parameters)
             elif applicable(value, parameters) and _works(function, spline, plain, parameters):
                 return function.apply(value, parameters, spline, plain)
@@ -48,15 +48,15 @@ def _works(function: type[torch.autograd.Function], spline: Any, plain: Callable
 
 
 def _agrees(function: type[torch.autograd.Function], spline: Any, plain: Callable, parameters: Tensor) -> bool:
-    """Whether a kernel, before it is first used on a device, gives the numbers of the plain spline in float64 there:
-    not every kind of accelerator could be tried.
+    """Whether a kernel gives the numbers of the plain spline in float64 on this device. It is tried once, before the
+    kernel is first used there, for not every kind of accelerator could be tested.
     """
     device = parameters.device
     key = (str(device), plain.__name__, spline.bins, parameters.dtype)
     if key not in _AGREED:
         try:
-            off = _difference(function, spline, plain, device, parameters.dtype)
-            trouble = "" if off < AGREEMENT else f"they are off by {off:.1e}"
+            error_size = _difference(function, spline, plain, device, parameters.dtype)
+            trouble = "" if error_size < AGREEMENT else f"they are off by {error_size:.1e}"
         except Exception as error:
             trouble = str(error) or type(error).__name__
         if trouble:
@@ -72,7 +72,7 @@ _AGREED: dict[tuple[str, str, int, torch.dtype], bool] = {}
 def _difference(
     function: type[torch.autograd.Function], spline: Any, plain: Callable, device: torch.device, dtype: torch.dtype
 ) -> float:
-    """Of values and gradients, beside 1 and their size; gradients in bfloat16 are compared as such."""
+    """The largest error of values and gradients, relative to 1 plus their size (in bfloat16: to its resolution)."""
     found = []
     with torch.inference_mode(False), torch.enable_grad():
         generator = torch.Generator().manual_seed(0)
@@ -100,7 +100,7 @@ class _Forward(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor):
         x, parameters = ctx.saved_tensors
         if torch.is_grad_enabled() or not applicable(*gradients):
-            return *_plainly(ctx, (x, parameters), gradients), None, None
+            return *_plain_gradients(ctx, (x, parameters), gradients), None, None
         return *_gradients(ctx.spline, x, parameters, *gradients), None, None
 
 
@@ -120,7 +120,7 @@ class _Inverse(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor):
         z, parameters, log_slope = ctx.saved_tensors
         if torch.is_grad_enabled() or not applicable(*gradients):
-            return *_plainly(ctx, (z, parameters), gradients), None, None
+            return *_plain_gradients(ctx, (z, parameters), gradients), None, None
         g_x, g_log = gradients
         through_slope, _ = _gradients(ctx.spline, z, parameters, torch.zeros_like(g_x), -g_log, along_y=True)
         g_z = (g_x + through_slope) * log_slope.exp()
@@ -128,8 +128,8 @@ class _Inverse(torch.autograd.Function):
         return g_z, g_parameters, None, None
 
 
-def _plainly(ctx: Any, inputs: tuple[Tensor, Tensor], gradients: tuple[Tensor, ...]):
-    """Gradients by the plain arithmetic: they have gradients themselves, and may come in batches."""
+def _plain_gradients(ctx: Any, inputs: tuple[Tensor, Tensor], gradients: tuple[Tensor, ...]):
+    """Gradients by the plain arithmetic, which can be differentiated again and computed in batches."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         value, parameters = (v.view_as(v) if v.requires_grad else v.detach().requires_grad_() for v in inputs)
@@ -138,5 +138,5 @@ def _plainly(ctx: Any, inputs: tuple[Tensor, Tensor], gradients: tuple[Tensor, .
 
 
 def _gradients(spline: Any, value: Tensor, parameters: Tensor, g_z: Tensor, g_log: Tensor, *, along_y: bool = False):
-    """Those of data → latent by x and parameters; ``value`` is x or, ``along_y``, z."""
+    """The gradients of data → latent by x and parameters; ``value`` is x or, with ``along_y``, z."""
     return run("backward", spline, (value, g_z, g_log), parameters, along_y=along_y)

@@ -1,4 +1,4 @@
-"""How a kernel of the spline is called: whose, and with parameters as they lie in memory."""
+"""Calls a kernel of the spline: chooses it by device and hands it the parameters in their order in memory."""
 
 import math
 import warnings
@@ -18,14 +18,14 @@ BACKENDS = {"cpu": ("numba", "spline_cpu"), "cuda": ("triton", "spline_gpu")}
 
 @cache
 def backend(device: str) -> ModuleType | None:
-    """The kernels for such a device, or None where what compiles them is not installed or does not work."""
+    """The kernels for a kind of device, or None where their compiler is not installed or does not work."""
     compiler, module = BACKENDS[device]
     if find_spec(compiler) is None:
         return None
     try:
         kernels = import_module(f"flowstone.kernels.{module}")
         if module == "spline_cpu":
-            kernels.kernel("transform")  # compiled now, where it is noticed if it cannot be
+            kernels.kernel("transform")  # compiled now, so that a failure is noticed here
         return kernels
     except Exception as error:
         warnings.warn(f"{compiler} does not work here ({error}): splines run without fused kernels", stacklevel=4)
@@ -33,28 +33,27 @@ def backend(device: str) -> ModuleType | None:
 
 
 def run(name: str, spline: Any, values: tuple[Tensor, ...], parameters: Tensor, *, along_y: bool):
-    """Call a kernel: two results, of the shapes of the value and, of ``backward``, of the parameters."""
+    """Call a kernel; two results of the shape of the value, but the second one of ``backward`` is like parameters."""
     order = _order(parameters)
     if order:
         values, parameters = tuple(value.permute(order) for value in values), parameters.permute(*order, -1)
     values = tuple(value.contiguous() for value in values)
-    stored, inner, back = _stored(parameters)
+    stored, inner, restore = _stored(parameters)
     zero_slope = math.log(math.expm1(1 - spline.min_slope))
     kernels = cast(ModuleType, backend(stored.device.type))
     first, second = kernels.run(name, spline, values, stored, inner, zero_slope, along_y=along_y)
     if name == "backward":
-        second = back(second)
+        second = restore(second)
     if not order:
-        return first, second  # no views, which could not be written into
+        return first, second  # not views, so that the caller may write into them
     again = [order.index(axis) for axis in range(len(order))]
     return first.permute(again), second.permute(*again, *range(len(order), second.ndim))
 
 
 def _order(parameters: Tensor) -> list[int]:
-    """The axes before the last in the order of memory, where that is another one: of images with the channels of a
-    pixel side by side, those last.
+    """All axes but the last one in their order in memory, where channels come last (``torch.channels_last``), else [].
 
-    In that order the parameters are a table's: ``(batch, height, width, features, P)``.
+    In that order the parameters lie like a table's: ``(batch, height, width, features, P)``.
     """
     if parameters.ndim <= 3 or parameters.is_contiguous():
         return []
@@ -63,9 +62,9 @@ def _order(parameters: Tensor) -> list[int]:
 
 
 def _stored(parameters: Tensor) -> tuple[Tensor, int, Callable[[Tensor], Tensor]]:
-    """Parameters as they lie in memory, ``(outer, P, inner)`` or ``(outer, P)``; inner; the way back to their shape.
+    """Contiguous parameters, ``(outer, P, inner)`` or ``(outer, P)``; inner; a function that restores their shape.
 
-    A convolution's channels come before the pixels: ``(batch, features, P, height, width)`` seen with P last.
+    A convolution writes ``(batch, features, P, height, width)``, of which the parameters are a view with P last.
     """
     if parameters.ndim > 3 and not parameters.is_contiguous():
         pixels = parameters.movedim(-1, 2)

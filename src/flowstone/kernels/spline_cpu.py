@@ -2,7 +2,8 @@
 
 What is computed is ``RQSpline``'s, step by step; only the order in memory is another one. A block of elements at a time
 lies in ``a``, one row for each quantity below and then one for each parameter, so that every loop over a row becomes
-vector instructions and nothing leaves the cache. Rows and constants are plain numbers, which the compiler needs.
+vector instructions and nothing leaves the cache. Rows and constants are plain numbers, which the
+compiler treats as constants.
 
 The parameters of an element are ``inner`` numbers apart, those of the next element follow: ``(outer, P, inner)`` is an
 image's order (inner: its pixels) and a table's (inner = 1).
@@ -20,11 +21,11 @@ from numba.core.cgutils import voidptr_t
 from numba.extending import intrinsic as _intrinsic
 from torch import Tensor
 
-from flowstone.kernels.threads import shared
+from flowstone.kernels.threads import run_on_threads
 
 __all__ = ["kernel", "run"]
 
-# Unsigned, or every index would be asked whether it is negative, which costs the vector instructions.
+# Unsigned: a signed index is compared with 0 at every access, which prevents vector instructions.
 u64 = np.uint64
 ONE_ROW, BLOCK = u64(1), u64(256)
 (X, INSIDE, AT, LEFT, WIDTH, BOTTOM, HEIGHT, START, END, EDGE_X, EDGE_Y, RAW_START, RAW_END, G_Z, G_LOG, TOP, TOTAL) = (
@@ -34,9 +35,9 @@ FIRST = TOTAL + BLOCK  # the parameters' first row
 
 f32, i32 = np.float32, np.int32
 ZERO, ONE, TWO, FOUR, NAN = f32(0), f32(1), f32(2), f32(4), f32(np.nan)
-# NaN must stay NaN; and a division that Python would refuse must not cost the vector instructions.
+# NaN must stay NaN; and a check for division by zero, as Python makes it, would prevent vector instructions.
 MODE: dict[str, Any] = {"fastmath": {"contract", "nsz"}, "error_model": "numpy"}
-PART: dict[str, Any] = MODE | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # nobody but a kernel calls it
+PART: dict[str, Any] = MODE | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # only kernels call it
 compiled = njit(**PART)
 
 # exp and log to the last bit or two, after Cephes (Moshier 1989): what libm offers is not vectorised.
@@ -130,7 +131,7 @@ def read(full, low, a, begin, size, count, inner):
 
 @compiled
 def write(full, low, a, begin, size, count, inner):
-    """The rows back to their places."""
+    """Write the rows back into the arrays."""
     e = u64(0)
     while e < size:
         outer, at = divmod(begin + e, inner)
@@ -140,7 +141,7 @@ def write(full, low, a, begin, size, count, inner):
         stride, step = (count, ONE_ROW) if inner == ONE_ROW else (ONE_ROW, inner)
         target = outer * count * inner + at
         if low.size:
-            for k in range(count):  # by itself, in vector instructions; the order of a table would stop them
+            for k in range(count):  # a loop of its own, in vector instructions; the order of a table would prevent them
                 for j in range(run):
                     a[FIRST + k * BLOCK + e + j] = rounded(a[FIRST + k * BLOCK + e + j])
             for k in range(count):
@@ -257,7 +258,7 @@ def place(a, e, mean, along_y):
 
 
 class Call(ctypes.Structure):
-    """What a kernel is told: where arrays begin, and numbers. Its threads take block after block from ``next``."""
+    """The argument of a kernel: addresses of arrays, and numbers. Its threads take block after block from ``next``."""
 
     _fields_ = [
         *((name, ctypes.c_uint64) for name in ("next", "total", "inner", "bins", "along_y", "is_bf16")),
@@ -272,7 +273,7 @@ intrinsic: Any = _intrinsic  # such functions are called otherwise than they are
 
 @intrinsic
 def pointer(_context, address):
-    """A number as the place in memory that it is the address of."""
+    """An integer as a pointer to that address."""
 
     def generate(_context, builder, _signature, arguments):
         return builder.inttoptr(arguments[0], voidptr_t)
@@ -281,8 +282,8 @@ def pointer(_context, address):
 
 
 @intrinsic
-def claim(_context, _counter, _step):
-    """Of a counter, the uint64 in that place: where it was, and it moves on by a step. No two threads get the same."""
+def fetch_add(_context, _address, _step):
+    """Add a step to the uint64 at an address, atomically, and return its value before: no two threads get the same."""
 
     def generate(_context, builder, _signature, arguments):
         place = builder.bitcast(arguments[0], ir.IntType(64).as_pointer())
@@ -292,28 +293,32 @@ def claim(_context, _counter, _step):
 
 
 @compiled
-def numbers(call, address) -> Any:
-    """One for each element."""
+def float_array(call, address) -> Any:
+    """The array of float32 at an address, one number for each element."""
     return carray(pointer(address), (call.total,), np.float32)
 
 
 @compiled
-def given(call, address) -> Any:
-    """Parameters, or their gradients: ``(float32, nothing)``, or ``(nothing, the bits)`` of bfloat16."""
+def parameter_arrays(call, address) -> Any:
+    """Parameters, or their gradients, at an address: ``(float32, empty)`` or, of bfloat16, ``(empty, its bits)``."""
     size: Any = call.total * (u64(3) * call.bins - ONE_ROW)
     low: Any = size if call.is_bf16 else u64(0)
     return carray(pointer(address), (size - low,), np.float32), carray(pointer(address), (low,), np.int16)
 
 
-def transform(told):
+def transform(call_address):
     """Data → latent or, ``along_y``, back: results and log-slopes."""
-    call = carray(told, 1, CALL)[0]
+    call = carray(call_address, 1, CALL)[0]
     bins, bound, along_y = call.bins, call.bound, call.along_y != 0
-    value, result, log_slope = numbers(call, call.value), numbers(call, call.first), numbers(call, call.second)
-    full, low = given(call, call.parameters)
+    value, result, log_slope = (
+        float_array(call, call.value),
+        float_array(call, call.first),
+        float_array(call, call.second),
+    )
+    full, low = parameter_arrays(call, call.parameters)
     count = u64(3) * bins - ONE_ROW
     a = np.zeros(FIRST + count * BLOCK, np.float32)
-    first = claim(told, BLOCK)
+    first = fetch_add(call_address, BLOCK)
     while first < call.total:
         size = min(BLOCK, call.total - first)
         read(full, low, a, first, size, count, call.inner)
@@ -337,24 +342,24 @@ def transform(told):
         for e in range(size):
             result[first + e] = a[G_Z + e]
             log_slope[first + e] = a[G_LOG + e]
-        first = claim(told, BLOCK)
+        first = fetch_add(call_address, BLOCK)
 
 
-def backward(told):
+def backward(call_address):
     """Gradients of data → latent by x and parameters, from those by z and log-slope; what is needed is computed again,
     from x or, ``along_y``, from z.
     """
-    call = carray(told, 1, CALL)[0]
+    call = carray(call_address, 1, CALL)[0]
     bins, bound, along_y = call.bins, call.bound, call.along_y != 0
-    value, g_z, g_log = numbers(call, call.value), numbers(call, call.g_z), numbers(call, call.g_log)
-    g_x = numbers(call, call.first)
-    (full, low), (g_full, g_low) = given(call, call.parameters), given(call, call.second)
+    value, g_z, g_log = float_array(call, call.value), float_array(call, call.g_z), float_array(call, call.g_log)
+    g_x = float_array(call, call.first)
+    (full, low), (g_full, g_low) = parameter_arrays(call, call.parameters), parameter_arrays(call, call.second)
     count = u64(3) * bins - ONE_ROW
     a = np.zeros(FIRST + count * BLOCK, np.float32)
     heights, slopes = FIRST + bins * BLOCK, FIRST + bins * BLOCK + bins * BLOCK
     min_size, zero_slope = call.min_size, call.zero_slope
     scale = TWO * bound * (ONE - f32(bins) * min_size)
-    first = claim(told, BLOCK)
+    first = fetch_add(call_address, BLOCK)
     while first < call.total:
         size = min(BLOCK, call.total - first)
         read(full, low, a, first, size, count, call.inner)
@@ -419,7 +424,7 @@ def backward(told):
         write(g_full, g_low, a, first, size, count, call.inner)
         for e in range(size):
             g_x[first + e] = a[X + e]
-        first = claim(told, BLOCK)
+        first = fetch_add(call_address, BLOCK)
 
 
 @compiled
@@ -440,7 +445,7 @@ def shares(a, first, bins, corner, size, by_corner, by_size, bound, min_size, sc
 
 @cache
 def kernel(name: str) -> Any:
-    """A kernel as C calls it: compiled, or found where an earlier run kept it, when it is first wanted."""
+    """A kernel that C can call, compiled when it is first used, or read from the cache of an earlier run."""
     return cfunc(types.void(types.voidptr), cache=True, **MODE)({"transform": transform, "backward": backward}[name])
 
 
@@ -456,5 +461,5 @@ def run(
         value.data_ptr(), stored.data_ptr(), *(g.data_ptr() for g in gradients or (value, value)),
         first.data_ptr(), second.data_ptr(), spline.bound, spline.min_size, spline.min_slope, zero_slope,
     )  # fmt: skip
-    shared(kernel(name).ctypes, call)
+    run_on_threads(kernel(name).ctypes, call)
     return first, second

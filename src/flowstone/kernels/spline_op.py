@@ -1,4 +1,4 @@
-"""The fused spline as an operator that ``torch.compile`` takes as it is, where it could not look into the kernels."""
+"""The fused spline as a custom operator: ``torch.compile`` cannot trace the kernels, but it can call an operator."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,11 +9,11 @@ from torch.library import custom_op
 
 from flowstone.kernels.spline_call import backend, run
 
-__all__ = ["Shape", "there", "transform"]
+__all__ = ["Shape", "is_available", "transform"]
 
 
 class Shape(NamedTuple):
-    """What a kernel asks of a spline."""
+    """The numbers of a spline that a kernel needs."""
 
     bins: int
     bound: float
@@ -22,8 +22,8 @@ class Shape(NamedTuple):
 
 
 @torch.compiler.assume_constant_result
-def there() -> bool:
-    """Whether there are kernels for the CPU; asked once for each graph."""
+def is_available() -> bool:
+    """Whether there are kernels for the CPU; evaluated once for each graph."""
     return backend("cpu") is not None
 
 

@@ -1,4 +1,4 @@
-"""Compiled kernels, called as C calls a function, on torch's own threads: nothing of Python is in between."""
+"""Runs a compiled kernel on torch's own threads, called as C calls a function, without Python in between."""
 
 import ctypes
 import os
@@ -8,19 +8,19 @@ from typing import Any
 
 import torch
 
-__all__ = ["shared"]
+__all__ = ["run_on_threads"]
 
-ALONE = 1 << 9  # elements below which a second thread costs more than it brings
+SMALLEST_SHARE = 1 << 9  # elements below which a second thread costs more than it brings
 
 
-def shared(kernel: Callable[..., None], call: Any) -> None:
-    """``kernel(call)`` on as many threads as torch uses; they take their shares of ``call.total`` elements from
-    ``call.next`` on, and move that.
+def run_on_threads(kernel: Callable[..., None], call: Any) -> None:
+    """Run ``kernel(call)`` on as many threads as torch uses. Each thread takes block after block of the ``call.total``
+    elements and advances ``call.next``, which all of them share.
 
-    They are the threads of torch's own OpenMP, which go on turning for milliseconds after each operation: a pool beside
-    them would find the cores taken, and be twice as slow. Where there is no GNU OpenMP it is one thread.
+    They are the threads of torch's own OpenMP. Those stay active for milliseconds after each operation, so that a
+    second pool of threads would find the cores busy and be twice as slow. Without GNU OpenMP it is one thread.
     """
-    threads = min(torch.get_num_threads(), call.total // ALONE + 1)
+    threads = min(torch.get_num_threads(), call.total // SMALLEST_SHARE + 1)
     parallel = _parallel() if threads > 1 else None
     if parallel is None:
         kernel(ctypes.byref(call))
@@ -32,7 +32,9 @@ def shared(kernel: Callable[..., None], call: Any) -> None:
 
 @cache
 def _parallel() -> Callable | None:
-    """What compilers call for ``#pragma omp parallel``; None where there is none, and in a fork: it has no threads."""
+    """The function that compilers call for ``#pragma omp parallel``; None where there is none, and in a forked process,
+    which has not got its parent's threads.
+    """
     if os.getpid() != _PROCESS:
         return None
     try:

@@ -40,7 +40,7 @@ class ConvNet(nn.Module):
             phi(),
         )
         self.output = nn.Conv2d(hidden, out_channels, 3, padding=1)
-        initialize_output(self.output)
+        initialize_output(self.output, 0.0)
         self.description = f"{in_channels} → {out_channels}, hidden={hidden}, {activation}"
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:

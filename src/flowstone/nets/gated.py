@@ -37,7 +37,7 @@ class GatedConvNet(nn.Module):
             for _ in range(blocks)
         )
         self.output = nn.Conv2d(hidden, out_channels, 1)
-        initialize_output(self.output)
+        initialize_output(self.output, 0.0)
         self.description = f"{in_channels} → {out_channels}, hidden={hidden}, blocks={blocks}"
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:

@@ -1,15 +1,22 @@
 """How the last layer of a conditioner starts."""
 
+import torch
 from torch import nn
 
-__all__ = ["initialize_output"]
+__all__ = ["OUTPUT_SCALE", "initialize_output"]
+
+OUTPUT_SCALE = 0.5  # of torch's own start; with 0.1 RealNVP does not leave the identity on a uniform square
 
 
-def initialize_output(layer: nn.Module) -> None:
-    """Set a linear layer or convolution to zero, so that the flow around its net starts as the identity.
+@torch.no_grad()
+def initialize_output(layer: nn.Module, scale: float = OUTPUT_SCALE) -> None:
+    """Make the weights of a linear layer or convolution small and its bias zero: the flow starts near the identity.
 
-    Of a weight that is a direction and a magnitude (weight normalization) it is the magnitude that is zero.
+    The weights become ``scale`` times those that torch drew; of a weight that is a direction and a magnitude (weight
+    normalization) the magnitude does. Zero makes the flow exactly the identity. That is right for splines, whose many
+    parameters see every kind of dependence, and for images. Affine and additive couplings must start away from it: on
+    symmetric data, such as a uniform square, the gradient of their output weights at zero is zero, and they would stay.
     """
     name = "parametrizations.weight.original0" if hasattr(layer, "parametrizations") else "weight"
-    nn.init.zeros_(layer.get_parameter(name))
-    nn.init.zeros_(layer.get_parameter("bias"))
+    layer.get_parameter(name).mul_(scale)
+    layer.get_parameter("bias").zero_()

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowstone.errors import SettingError
-from flowstone.nets.initialization import initialize_output
+from flowstone.nets.initialization import OUTPUT_SCALE, initialize_output
 from flowstone.nets.mlp import activation_of, concat_inputs
 
 __all__ = ["MADE", "MaskedLinear"]
@@ -40,8 +40,8 @@ class MADE(nn.Module):
     ``(batch, features)`` → ``(batch, features * outputs)``, the outputs of one feature next to each other (Germain et
     al. 2015). Features have degrees 1 … D, hidden units 0 … D - 1, context 0: a unit of degree 0 sees the context
     alone, so that the first feature is conditioned, too. With ``residual`` every hidden layer but the first is added to
-    the one before it (ResMADE; Durkan and Nash 2019). The output starts at zero, so that the flow around it starts as
-    the identity.
+    the one before it (ResMADE; Durkan and Nash 2019). The output starts small, so that the flow around it starts near
+    the identity; ``output_scale`` says how small, as a part of torch's own start (``initialize_output``).
 
     >>> import torch
     >>> net = MADE(3, 2, hidden=(16, 16))
@@ -60,6 +60,7 @@ class MADE(nn.Module):
         context_features: int = 0,
         activation: str = "relu",
         residual: bool = False,
+        output_scale: float = OUTPUT_SCALE,
     ) -> None:
         super().__init__()
         if residual and len(set(hidden)) > 1:
@@ -71,7 +72,7 @@ class MADE(nn.Module):
         self.layers = nn.ModuleList(MaskedLinear(a, b) for a, b in pairwise([seen, *units]))
         self.activation = activation_of(activation)()
         self.output = MaskedLinear(units[-1] if units else seen, own.repeat_interleave(outputs), strict=True)
-        initialize_output(self.output)
+        initialize_output(self.output, output_scale)
         self.description = f"{features} → {features} x {outputs}, hidden={tuple(hidden)}, {activation}"
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:

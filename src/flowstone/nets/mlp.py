@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from flowstone.nets.initialization import initialize_output
+from flowstone.nets.initialization import OUTPUT_SCALE, initialize_output
 from flowstone.validation import require_choice
 
 __all__ = ["MLP", "Parallel"]
@@ -37,13 +37,14 @@ def concat_inputs(x: Tensor, context: Tensor | None) -> Tensor:
 
 
 class MLP(nn.Module):
-    """A multilayer perceptron whose output starts at zero, so that the flow around it starts as the identity.
+    """A multilayer perceptron whose output starts small, so that the flow around it starts near the identity.
 
     ``(batch, in_features)`` → ``(batch, out_features)``; a context ``(batch, context_features)`` is more input.
-    With no input at all it sees a 1 and learns a constant, as fast as other nets learn.
+    With no input at all it sees a 1 and learns a constant, as fast as other nets learn. ``output_scale`` says how small
+    the output's weights are, as a part of torch's own start (``initialize_output``).
 
     >>> import torch
-    >>> MLP(2, 3, hidden=(16, 16))(torch.randn(5, 2)).abs().max().item()
+    >>> MLP(2, 3, hidden=(16, 16), output_scale=0.0)(torch.randn(5, 2)).abs().max().item()
     0.0
     """
 
@@ -55,6 +56,7 @@ class MLP(nn.Module):
         hidden: Sequence[int] = (128, 128),
         context_features: int = 0,
         activation: str = "relu",
+        output_scale: float = OUTPUT_SCALE,
     ) -> None:
         super().__init__()
         phi = activation_of(activation)
@@ -64,7 +66,7 @@ class MLP(nn.Module):
             layers += [nn.Linear(wide, narrow), phi()]
         self.layers = nn.Sequential(*layers)
         self.output = nn.Linear(sizes[-1], out_features)
-        initialize_output(self.output)
+        initialize_output(self.output, output_scale)
         self.description = f"{in_features} → {out_features}, hidden={tuple(hidden)}, {activation}"
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:

@@ -83,7 +83,7 @@ class ResConvNet(nn.Module):
         self.skips = nn.ModuleList(conv(hidden, hidden, 1) for _ in range(blocks + 1))
         self.last = nn.Sequential(nu(hidden), phi())
         self.output = conv(hidden, out_channels, 1)
-        initialize_output(self.output)
+        initialize_output(self.output, 0.0)
         self.description = f"{in_channels} → {out_channels}, hidden={hidden}, blocks={blocks}, norm={norm}"
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:

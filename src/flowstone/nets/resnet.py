@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from flowstone.errors import SettingError
-from flowstone.nets.initialization import initialize_output
+from flowstone.nets.initialization import OUTPUT_SCALE, initialize_output
 from flowstone.nets.mlp import activation_of, concat_inputs
 
 __all__ = ["ResNet"]
@@ -16,17 +16,18 @@ class ResNet(nn.Module):
 
     $h \leftarrow h + W_2\, \phi(\text{dropout}(W_1\, \phi(h)))$ from block to block; ``(batch, in_features)`` →
     ``(batch, out_features)``; a context is more input; with no input at all it sees a 1. The blocks start near zero
-    and the output at zero, so that the flow around it starts as the identity. Dropout is off until ``fit`` sets it.
+    and the output small, so that the flow around it starts near the identity. Dropout is off until ``fit`` sets it.
 
     Args:
         in_features, out_features: widths of input and output.
         hidden: the width of each block, all the same.
         context_features: width of the context.
         activation: φ.
+        output_scale: how small the output's weights start, as a part of torch's own start (``initialize_output``).
 
     >>> import torch
-    >>> ResNet(2, 3, hidden=(16, 16))(torch.randn(5, 2)).abs().max().item()
-    0.0
+    >>> ResNet(2, 3, hidden=(16, 16))(torch.randn(5, 2)).shape
+    torch.Size([5, 3])
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class ResNet(nn.Module):
         hidden: Sequence[int] = (64, 64),
         context_features: int = 0,
         activation: str = "relu",
+        output_scale: float = OUTPUT_SCALE,
     ) -> None:
         super().__init__()
         if len(set(hidden)) != 1:
@@ -47,7 +49,7 @@ class ResNet(nn.Module):
         self.input = nn.Linear(max(1, in_features + context_features), width)
         self.blocks = nn.ModuleList(_block(width, activation) for _ in hidden)
         self.output = nn.Linear(width, out_features)
-        initialize_output(self.output)
+        initialize_output(self.output, output_scale)
         self.description = f"{in_features} → {out_features}, hidden={tuple(hidden)}, {activation}"
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:

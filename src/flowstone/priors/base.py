@@ -7,6 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
+
+from flowstone.errors import ShapeError
 
 __all__ = ["Prior", "without_autocast"]
 
@@ -23,6 +27,11 @@ class Prior(nn.Module, ABC):
     def __init__(self, event_shape: int | Sequence[int]) -> None:
         super().__init__()
         self.event_shape = torch.Size((event_shape,) if isinstance(event_shape, int) else event_shape)
+        if not self.event_shape:
+            raise ShapeError(
+                f"{type(self).__name__}: one z needs a dimension at least, event shape () has none; "
+                "of a torch distribution give its parameters one, such as loc=torch.zeros(1)"
+            )
         self.register_buffer("_reference", torch.zeros(()), persistent=False)  # carries device and dtype
 
     @property
@@ -42,6 +51,19 @@ class Prior(nn.Module, ABC):
     @abstractmethod
     def sample(self, n: int, context: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
         """``(n, *event_shape)``; with context, row i is drawn given context row i."""
+
+    @property
+    def support(self) -> Constraint:
+        """What z may be."""
+        return constraints.independent(constraints.real, len(self.event_shape))
+
+    def cdf(self, z: Tensor) -> Tensor:
+        r"""$P(Z_i \le z_i)$ of each feature by itself, of the shape of z."""
+        raise NotImplementedError(f"{type(self).__name__} has no cdf in closed form")
+
+    def icdf(self, probability: Tensor) -> Tensor:
+        """The quantiles of each feature by itself."""
+        raise NotImplementedError(f"{type(self).__name__} has no quantiles in closed form")
 
     def _uniform(self, n: int, generator: torch.Generator | None) -> Tensor:
         """Numbers in [0, 1), ``(n, *event_shape)``."""

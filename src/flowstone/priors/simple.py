@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
 
 from flowstone.errors import SettingError
 from flowstone.priors.base import Prior
@@ -29,6 +31,12 @@ class StandardNormal(Prior):
     def sample(self, n: int, context: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
         return self._normal(n, generator)
 
+    def cdf(self, z: Tensor) -> Tensor:
+        return torch.special.ndtr(z)
+
+    def icdf(self, probability: Tensor) -> Tensor:
+        return torch.special.ndtri(probability)
+
 
 class Logistic(Prior):
     r"""$\log p(z) = -\sum_i \left(\text{softplus}(z_i) + \text{softplus}(-z_i)\right)$: NICE's prior, heavy-tailed.
@@ -45,6 +53,12 @@ class Logistic(Prior):
 
     def sample(self, n: int, context: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
         return self._uniform(n, generator).logit(eps=torch.finfo(self.dtype).tiny)
+
+    def cdf(self, z: Tensor) -> Tensor:
+        return z.sigmoid()
+
+    def icdf(self, probability: Tensor) -> Tensor:
+        return probability.logit()
 
 
 class StudentT(Prior):
@@ -112,3 +126,13 @@ class Uniform(Prior):
 
     def sample(self, n: int, context: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
         return self.low + (self.high - self.low) * self._uniform(n, generator)
+
+    @property
+    def support(self) -> Constraint:
+        return constraints.independent(constraints.interval(self.low, self.high), len(self.event_shape))
+
+    def cdf(self, z: Tensor) -> Tensor:
+        return ((z - self.low) / (self.high - self.low)).clamp(0, 1)
+
+    def icdf(self, probability: Tensor) -> Tensor:
+        return self.low + (self.high - self.low) * probability

@@ -6,6 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
+from torch.distributions.constraints import Constraint
 
 from flowstone.priors.base import Prior, without_autocast
 
@@ -32,6 +33,25 @@ class FromTorch(Prior):
         with torch.random.fork_rng():
             self.inside = distribution.sample()
         self.own = self.inside.flatten()[:0]  # its device and precision
+
+    @property
+    def support(self) -> Constraint:
+        return cast(Constraint, self.distribution.support)
+
+    def cdf(self, z: Tensor) -> Tensor:
+        return self._by_feature("cdf", z)
+
+    def icdf(self, probability: Tensor) -> Tensor:
+        return self._by_feature("icdf", probability)
+
+    def _by_feature(self, name: str, value: Tensor) -> Tensor:
+        one = self.distribution
+        while isinstance(one, Independent):
+            one = one.base_dist
+        try:
+            return getattr(one, name)(value.to(self.own)).to(value)
+        except NotImplementedError:
+            raise NotImplementedError(f"{type(one).__name__} has no {name} in closed form") from None
 
     @without_autocast
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:

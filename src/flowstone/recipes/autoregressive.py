@@ -15,6 +15,7 @@ from flowstone.bijections import (
 from flowstone.errors import SettingError
 from flowstone.flow import Flow
 from flowstone.nets import MADE
+from flowstone.nets.initialization import OUTPUT_SCALE
 from flowstone.priors import make_prior
 
 __all__ = ["autoregressive_flow"]
@@ -32,6 +33,7 @@ def autoregressive_flow(
     prior: str,
     batch_norm: bool = False,
     inverse: bool = False,
+    output_scale: float = OUTPUT_SCALE,
 ) -> Flow:
     """Standardize, then ``layers`` layers with a MADE each, and between them the features in reversed order.
 
@@ -51,6 +53,7 @@ def autoregressive_flow(
             context_features=context_features,
             activation=activation,
             residual=residual,
+            output_scale=output_scale,
         )
         layer = Autoregressive(features, transform, net)
         links.append(Inverse(layer) if inverse else layer)

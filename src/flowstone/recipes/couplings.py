@@ -17,6 +17,7 @@ from flowstone.bijections import (
 )
 from flowstone.errors import SettingError
 from flowstone.nets import MLP, Parallel, ResNet
+from flowstone.nets.initialization import OUTPUT_SCALE
 from flowstone.validation import require_choice
 
 __all__ = ["coupling_chain", "vector_coupling"]
@@ -34,10 +35,12 @@ def vector_coupling(
     activation: str,
     residual: bool = False,
     separate: bool = False,
+    output_scale: float = OUTPUT_SCALE,
 ) -> Coupling:
     """A coupling whose net is an MLP or a ResNet; ``transform`` makes the transform of that many features.
 
     With ``separate`` each parameter of the transform comes from a net of its own (RealNVP's s and t nets).
+    ``output_scale`` says how near to the identity the coupling starts.
     """
     kept, changed = Coupling.sizes(features, swap=swap)
     univariate = transform(changed)
@@ -45,7 +48,14 @@ def vector_coupling(
     kind = ResNet if residual else MLP
 
     def net(outputs: int) -> nn.Module:
-        return kind(kept, outputs, hidden=hidden, context_features=context_features, activation=activation)
+        return kind(
+            kept,
+            outputs,
+            hidden=hidden,
+            context_features=context_features,
+            activation=activation,
+            output_scale=output_scale,
+        )
 
     nets = Parallel(*(net(changed) for _ in range(count))) if separate else net(changed * count)
     return Coupling(features, univariate, nets, swap=swap)
@@ -64,7 +74,7 @@ def coupling_chain(
     """``first`` (Standardize), then ``couplings`` layers from ``coupling(swap)``, ``swap`` alternating, then ``last``.
 
     ``mixing`` of the features, where there are more than two, comes after every second coupling: ``"permutation"`` is a
-    random one, and all are undone at the end, so that the flow begins as the identity; ``"lu"`` adds a learned
+    random one, and all are undone at the end, so that the flow begins near the identity; ``"lu"`` adds a learned
     ``LULinear`` to each. After every second and not after each: two couplings in turn move both halves, and four then
     let every feature depend on every other, however permuted. ``leaky_relu`` puts a learned kink between couplings.
     """

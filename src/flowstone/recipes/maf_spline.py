@@ -42,4 +42,5 @@ def maf_spline(
         activation=activation,
         residual=residual,
         prior=prior,
+        output_scale=0.0,
     )

@@ -45,6 +45,7 @@ def nice_image(
             context_features=context_features,
             hidden=hidden,
             activation=activation,
+            output_scale=0.0,
         )
 
     first = [

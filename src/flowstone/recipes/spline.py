@@ -59,6 +59,7 @@ def spline(
             hidden=hidden,
             activation=activation,
             residual=not small if residual is None else residual,
+            output_scale=0.0,
         )
 
     scaled = Standardize(features) if whiten is None else Whiten(features, narrow=whiten)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from flowstone.density import Density
 from flowstone.errors import DataError, NonFiniteError, SettingError, ShapeError
 from flowstone.execution import threads_for
 from flowstone.execution.flat import FlatParameters, group_by_dtype_and_device, trainable_parameters
-from flowstone.flow import Flow
+from flowstone.train.batches import generator
 from flowstone.train.history import History
 from flowstone.train.optimizer import Optimizer
 from flowstone.train.progress import training_bar
@@ -73,7 +74,7 @@ class DensityFit:
 
 
 def fit_to_density(
-    flow: Flow,
+    density: Density,
     log_density: LogDensity,
     *,
     context: Tensor | None = None,
@@ -86,7 +87,7 @@ def fit_to_density(
     seed: int = 0,
     progress: bool = True,
 ) -> DensityFit:
-    r"""Bring ``flow`` near a density known up to a constant, by reverse Kullback-Leibler divergence, in place.
+    r"""Fit ``density`` to another one that is known up to a constant, by reverse Kullback-Leibler divergence, in place.
 
     $$ \min_\theta\; \mathbb E_{z} \left[ \log q_\theta(x) - \log \tilde p(x) \right], \qquad x = f_\theta^{-1}(z) $$
 
@@ -94,8 +95,8 @@ def fit_to_density(
     for flows Vaitl et al. 2022), so the gradient's variance vanishes as q reaches the density.
 
     Args:
-        flow: its prior must have no parameters of its own. Recipes standardise; here there is no data, so they leave x
-            as it is: let the density be of order one, or put a ``Scaling`` or an ``ActNorm`` first.
+        density: its prior must have no parameters of its own. Recipes standardise data; here there is none, so they
+            leave x as it is: let ``log_density`` be of order one, or put a ``Scaling`` or an ``ActNorm`` first.
         log_density: ``(batch, *event_shape) -> (batch,)``, differentiable, in nats, up to a constant.
         context: one row ``(1, context_features)`` or ``(context_features,)`` for a conditional flow.
         steps, batch_size, lr, warmup, clip: of Adam with warm-up and cosine.
@@ -114,27 +115,26 @@ def fit_to_density(
     >>> fit.effective_sample_size > 0.9, abs(fit.sample.log_normalizer - math.log(torch.pi)) < 0.1
     (True, True)
     """
-    if not flow.prior.reparameterized:
-        raise SettingError(f"{type(flow.prior).__name__} has parameters of its own: reverse KL needs a fixed prior")
+    if not density.reparameterized:
+        raise SettingError("reverse KL needs samples with gradients: the prior may have no parameters of its own")
     if n_samples < 1:
         raise DataError(f"n_samples={n_samples}: at least one sample is needed")
     settings = Settings(steps=steps, batch_size=batch_size, lr=lr, warmup=warmup, clip=clip, seed=seed)
-    settings = settings.for_data(flow.event_shape, math.inf)
-    generator = torch.Generator(flow.device).manual_seed(seed)
+    settings = settings.for_data(density.event_shape, math.inf)
     losses: list[float] = []
     history, started = History(), time.monotonic()
-    flow.eval()  # running statistics must not move between a sample and its density
+    density.eval()  # running statistics must not move between a sample and its density
     with ExitStack() as stack:
-        stack.enter_context(threads_for(flow, batch_size))
+        stack.enter_context(threads_for(density, batch_size))
         update = stack.enter_context(training_bar(settings, enabled=progress))
-        groups = group_by_dtype_and_device(trainable_parameters(flow))
+        groups = group_by_dtype_and_device(trainable_parameters(density))
         flats = [stack.enter_context(FlatParameters(group)) for group in groups]
         arrays = [flat.array for flat in flats]
         optimizer = Optimizer("adam", arrays)
         for step in range(steps):
             for flat in flats:
                 flat.zero_grad()
-            loss = _path_loss(flow, log_density, _rows(context, batch_size), batch_size, generator)
+            loss = _path_loss(density, log_density, context, batch_size, generator(seed, step).initial_seed())
             loss.backward()
             for flat in flats:
                 flat.sync_gradients()
@@ -145,50 +145,34 @@ def fit_to_density(
             optimizer.step(settings.learning_rate(step / steps))
             losses.append(loss.item())
             update(step + 1, time.monotonic() - started, losses[-1], history)
-    return DensityFit(tuple(losses), importance_sample(flow, log_density, n_samples, context=context, seed=seed + 1))
+    return DensityFit(tuple(losses), importance_sample(density, log_density, n_samples, context=context, seed=seed + 1))
 
 
 @torch.no_grad()
 def importance_sample(
-    flow: Flow, log_density: LogDensity, n: int, *, context: Tensor | None = None, seed: int = 0
+    density: Density, log_density: LogDensity, n: int, *, context: Tensor | None = None, seed: int = 0
 ) -> Weighted:
-    """``n`` samples of ``flow`` with importance weights for ``log_density`` (as for ``fit_to_density``).
+    """``n`` samples of ``density`` with importance weights for ``log_density`` (as for ``fit_to_density``).
 
     >>> import torch, flowstone
-    >>> flow = flowstone.realnvp(2)
+    >>> flow = flowstone.spline(2)
     >>> round(flowstone.importance_sample(flow, lambda x: -0.5 * x.square().sum(-1), 1000).effective_sample_size, 6)
     1.0
     """
     if n < 1:
         raise DataError(f"n={n}: at least one sample is needed")
-    generator = torch.Generator(flow.device).manual_seed(seed)
-    given = _rows(context, n)
-    z = flow.prior.sample(n, given, generator)
-    x, log_det = flow.from_latent(z, given)
-    log_q = flow.prior.log_prob(z, given) - log_det
+    x, log_q = density.sample_and_log_prob(n, None if context is None else context.reshape(1, -1), seed=seed)
+    x, log_q = x.reshape(n, *density.event_shape), log_q.reshape(n)
     return Weighted(x, (_values(log_density, x) - log_q).double())
 
 
-def _path_loss(
-    flow: Flow, log_density: LogDensity, context: Tensor | None, n: int, generator: torch.Generator
-) -> Tensor:
-    """Mean of log q(x) - log p(x) whose gradient runs through x alone: q's own parameters are held still."""
-    z = flow.prior.sample(n, context, generator)
-    x, _ = flow.from_latent(z, context)
-    still = {name: tensor.detach() for name, tensor in flow.named_parameters()}
-    log_q = functional_call(_LogProb(flow), {f"flow.{name}": value for name, value in still.items()}, (x, context))
-    return (log_q - _values(log_density, x)).mean()
-
-
-class _LogProb(nn.Module):
-    """``log_prob`` as a call, which is what ``functional_call`` calls."""
-
-    def __init__(self, flow: Flow) -> None:
-        super().__init__()
-        self.flow = flow
-
-    def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
-        return self.flow.log_prob(x, context)
+def _path_loss(density: Density, log_density: LogDensity, context: Tensor | None, n: int, seed: int) -> Tensor:
+    """Mean of log q(x) - log p(x) whose gradient runs through x alone: q's own parameters are held constant."""
+    x, _ = density.rsample_and_log_prob(n, None if context is None else context.reshape(1, -1), seed=seed)
+    x = x.reshape(n, *density.event_shape)
+    constant = {name: tensor.detach() for name, tensor in density.named_parameters()}
+    given = None if context is None else context.reshape(1, -1).expand(n, -1)
+    return (functional_call(density, constant, (x, given)) - _values(log_density, x)).mean()
 
 
 def _values(log_density: LogDensity, x: Tensor) -> Tensor:
@@ -196,7 +180,3 @@ def _values(log_density: LogDensity, x: Tensor) -> Tensor:
     if values.shape != x.shape[:1]:
         raise ShapeError(f"log_density gave shape {tuple(values.shape)} for {len(x)} rows; wanted ({len(x)},)")
     return values
-
-
-def _rows(context: Tensor | None, n: int) -> Tensor | None:
-    return None if context is None else context.reshape(1, -1).expand(n, -1)

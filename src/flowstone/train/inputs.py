@@ -95,7 +95,7 @@ def _check_precision(x: Tensor, dtype: torch.dtype, what: str) -> None:
     if len(lost):
         column = x[(slice(None), *lost[0])]
         place, least, most = _place(lost[0], row=False), column.min().item(), column.max().item()
-        raise DataError(f"{what}: {place} varies between {least:g} and {most:g}, {way_out}")
+        raise DataError(f"{what}: {place} varies between {least:.13g} and {most:.13g}, {way_out}")
 
 
 def _place(index: Tensor, *, row: bool = True) -> str:

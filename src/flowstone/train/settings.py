@@ -116,7 +116,7 @@ class Settings:
     )
     memory: str = option(
         "keep",
-        "recompute keeps only the values between couplings (of vectors: of every fourth) and runs layers a second time "
+        "recompute keeps only the values between couplings (of vectors: of every sixth) and runs layers a second time "
         "for the gradient, which is the same: deep flows take far less memory and about a third more time.",
         choices=MEMORIES,
     )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from flowstone.data import Rows
 from flowstone.density import Density
 from flowstone.errors import NonFiniteError, SettingError
-from flowstone.execution import bf16_conditioners, checkpointed, compiled
+from flowstone.execution import bf16_conditioners, checkpointed, compiled, fast_few_inputs
 from flowstone.train.batches import FLIP, NOISE, Batches, generator, mirrored
 from flowstone.train.forensics import OVERFLOW, first_bad_gradient, first_bad_output
 from flowstone.train.optimizer import FactoryOptimizer, Optimizer
@@ -151,7 +151,7 @@ class Stepper:
 
 def _execution_contexts(density: Density, settings: ResolvedSettings) -> Sequence[AbstractContextManager]:
     """Contexts for the forward and backward pass of a step, made once and entered for each."""
-    contexts: list[AbstractContextManager] = []
+    contexts: list[AbstractContextManager] = [] if settings.compile else [fast_few_inputs(density)]
     if settings.precision == "bf16":
         contexts.append(bf16_conditioners(density))
     if settings.memory == "recompute":

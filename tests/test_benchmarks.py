@@ -1,0 +1,91 @@
+"""The parts of ``benchmarks/`` that decide what is measured."""
+
+import copy
+import importlib
+import os
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def benchmark_module(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
+
+
+def test_spread_and_ratios_of_neighbours(benchmark_module):
+    measure = benchmark_module("measure")
+    assert f"{measure.Spread.of([3.0, 1.0, 2.0]):.1f}" == "2.0 (1.0 – 3.0)"
+    assert measure.ratios([2.0, 9.0, 8.0], [1.0, 3.0, 2.0]) == measure.Spread(3.0, 2.0, 4.0)
+
+
+def test_functions_take_turns(benchmark_module):
+    called = []
+    times = benchmark_module("measure").interleaved(3, a=lambda: called.append("a"), b=lambda: called.append("b"))
+    assert called == ["a", "b"] + ["a", "b"] * 3  # the first of each warms it up
+    assert {name: len(spent) for name, spent in times.items()} == {"a": 3, "b": 3}
+
+
+def test_a_worker_answers_with_the_time_of_each_call(benchmark_module, tmp_path):
+    measure = benchmark_module("measure")
+    script = tmp_path / "script.py"
+    script.write_text("import sys, measure\nmeasure.answer(sys.argv[1], lambda: None)\n")
+    worker = measure.Worker(str(script), "hello", environment=os.environ | {"PYTHONPATH": str(BENCHMARKS)})
+    assert worker.greeting == "hello"
+    assert len(worker(4)) == 4
+    assert set(measure.interleaved_blocks(2, {"it": worker}, seconds=0.0, pause=0.0)) == {"it"}
+    worker.close()
+    script.write_text("import sys\nsys.exit(0)\n")
+    failed = measure.Worker(str(script), environment=os.environ)
+    assert failed.greeting is None
+    failed.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_growth_of_the_peak_is_what_a_call_needs(benchmark_module):
+    growth = benchmark_module("measure").peak_growth(lambda: torch.ones(16 << 20))  # 64 MiB
+    assert 60 < growth < 80
+
+
+def test_a_section_is_replaced_and_the_rest_stays(benchmark_module, tmp_path):
+    page, write_section = tmp_path / "page.md", benchmark_module("measure").write_section
+    page.write_text("before\n<!-- one -->\nold\n<!-- end of one -->\nafter\n")
+    write_section("one", "new", page)
+    assert page.read_text() == "before\n<!-- one -->\n\nnew\n\n<!-- end of one -->\nafter\n"
+    with pytest.raises(SystemExit, match="no section 'two'"):
+        write_section("two", "new", page)
+
+
+@pytest.mark.parametrize("kind", ["affine", "spline", "autoregressive"])
+def test_nets_have_the_sizes_that_the_page_counts(benchmark_module, kind):
+    libraries = benchmark_module("libraries")
+    task = libraries.Task(kind, 5, 3, 16)
+    flow = libraries.flowstone_flow(task)
+    weights = [p.numel() for p in flow.parameters() if p.ndim == 2]
+    assert weights == [a * b for sizes in libraries.net_sizes(task) for a, b in pairwise(sizes)]
+    assert flow.log_prob(torch.randn(7, 5)).isfinite().all()
+
+
+def test_the_step_against_another_checkout_is_adam_with_clipping(benchmark_module, monkeypatch):
+    against, libraries = benchmark_module("against"), benchmark_module("libraries")
+    monkeypatch.setattr(against, "RATE", 0.1)
+    torch.manual_seed(0)
+    flow: Any = libraries.flowstone_flow(libraries.Task("affine", 3, 2, 8))
+    plain, x = copy.deepcopy(flow), 100 * torch.randn(20, 3)
+    adam = torch.optim.Adam(plain.parameters(), lr=against.RATE)
+    step = against.Training(flow, x)
+    for _ in range(3):
+        step()
+        adam.zero_grad()
+        (-plain.log_prob(x).mean()).backward()
+        assert torch.nn.utils.clip_grad_norm_(plain.parameters(), against.CLIP) > against.CLIP
+        adam.step()
+    for one, other in zip(flow.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, other)

@@ -1,0 +1,155 @@
+"""DistributedDataParallel and FSDP2 around a flow: two processes with half of the rows each train as one with all."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import flowstone
+from flowstone.bijections import Standardize, Whiten
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+
+RECIPES = ("nice", "realnvp", "spline", "maf")
+
+
+def a_flow(name: str) -> flowstone.Flow:
+    torch.manual_seed(0)
+    settings = {"layers": 2, "batch_norm": True} if name == "maf" else {"couplings": 2}
+    flow = flowstone.recipes.build(name, {"features": 3, "context_features": 2, "hidden": (8,), **settings})
+    x, context = rows()
+    flow.initialize(x, context)
+    return flow.double()
+
+
+def rows() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x = 5 * torch.randn(24, 3, generator=generator, dtype=torch.float64) + 1.7e9
+    return x, torch.randn(24, 2, generator=generator, dtype=torch.float64) + 3
+
+
+def steps(density: nn.Module, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+    """Gradients of the first of three steps, which move the parameters."""
+    optimizer = torch.optim.SGD(density.parameters(), lr=0.01)
+    first = torch.empty(0)
+    for step in range(3):
+        optimizer.zero_grad()
+        density(x, context).mean().neg().backward()
+        if step == 0:
+            first = torch.cat([full(p.grad).flatten() for p in density.parameters() if p.grad is not None])
+        optimizer.step()
+    return first
+
+
+def full(value: torch.Tensor | None) -> torch.Tensor:
+    """All of a tensor of which each process may hold a part."""
+    assert value is not None
+    return value.full_tensor() if hasattr(value, "full_tensor") else value  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def process(rank: int, world: int, port: int, out: str) -> None:
+    """What each of the processes runs."""
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
+    from torch.distributed.fsdp import fully_shard
+    from torch.nn.parallel import DistributedDataParallel
+
+    x, context = (part.chunk(world)[rank] for part in rows())
+    found = {}
+    for name in RECIPES:
+        # Running averages are each process's own unless buffers are sent on: evaluation mode leaves them as they are.
+        flow = a_flow(name).train(name != "maf")
+        found[f"ddp {name}"] = steps(DistributedDataParallel(flow), x, context), flow.state_dict()
+        flow = a_flow(name).train(name != "maf")
+        fully_shard(flow)
+        gradients = steps(flow, x, context)
+        found[f"fsdp {name}"] = gradients, {key: full(value) for key, value in flow.state_dict().items()}
+    flow = a_flow("maf").train()
+    steps(DistributedDataParallel(flow), x, context)
+    found["ddp running"] = torch.empty(0), flow.state_dict()
+    torch.distributed.barrier()
+    torch.save(found, Path(out) / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> list[dict]:
+    """What both processes found."""
+    out = tmp_path_factory.mktemp("processes")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = "import sys, test_distributed_wrappers as t; t.process(int(sys.argv[1]), 2, int(sys.argv[2]), sys.argv[3])"
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = os.environ | {"PYTHONPATH": paths}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(rank), str(port), str(out)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for running in processes:
+        _, errors = running.communicate(timeout=300)
+        assert running.returncode == 0, errors
+    return [torch.load(out / f"{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+def test_two_processes_train_as_one(found, engine, name):
+    flow = a_flow(name).train(name != "maf")
+    gradients = steps(flow, *rows())
+    for of_process in found:
+        theirs, state = of_process[f"{engine} {name}"]
+        torch.testing.assert_close(theirs, gradients, atol=1e-6, rtol=1e-6)
+        for key, value in flow.state_dict().items():
+            torch.testing.assert_close(state[key], value, atol=1e-6, rtol=1e-6)
+
+
+def test_running_averages_stay_finite_and_parameters_the_same(found):
+    """DistributedDataParallel sends the buffers of the first process to the others before each forward pass."""
+    (_, one), (_, other) = (of_process["ddp running"] for of_process in found)
+    assert all(value.isfinite().all() for value in (*one.values(), *other.values()))
+    before = a_flow("maf")
+    assert all(torch.equal(one[name], other[name]) for name, _ in before.named_parameters())
+    before = before.state_dict()
+    moved = [key for key in one if key.endswith("variance") and not torch.equal(one[key], before[key])]
+    assert moved
+
+
+@pytest.mark.parametrize("make", [Standardize, Whiten])
+def test_layers_built_without_memory_get_their_numbers_later(make):
+    """On the meta device, then ``to_empty``, then a state: statistics stay in float64."""
+    layer = make(3)
+    layer.initialize(torch.randn(50, 3, dtype=torch.float64) + 1.7e9)
+    with torch.device("meta"):
+        empty = make(3)
+    empty.to_empty(device="cpu")
+    empty.load_state_dict(layer.state_dict())
+    x = torch.randn(4, 3, dtype=torch.float64) + 1.7e9
+    for one, other in zip(empty(x), layer(x), strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(empty.inverse(torch.ones(2, 3))[0], layer.inverse(torch.ones(2, 3))[0])
+
+
+def test_a_flow_built_without_memory_gets_its_numbers_later():
+    flow = a_flow("spline").float()
+    with torch.device("meta"):
+        empty = a_flow_like(flow)
+    empty.to_empty(device="cpu").load_state_dict(flow.state_dict())
+    x, context = rows()
+    assert torch.equal(empty(x, context), flow(x, context))
+
+
+def a_flow_like(flow: flowstone.Flow) -> flowstone.Flow:
+    assert flow.spec is not None
+    return flowstone.recipes.build(flow.spec["recipe"], flow.spec["arguments"])

@@ -1,0 +1,244 @@
+"""Flows through torch.export and ONNX with a batch of any size give the flow's own numbers on other batch sizes."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import flowstone
+from cases import disturb
+from flowstone.bijections import Chain, Dequantize, LULinear, Whiten
+from flowstone.bijections.dequantize import _next_below
+from flowstone.recipes import build
+
+# From torch, onnxscript and what they call.
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+
+VECTORS: dict[str, dict] = {
+    "nice": {"couplings": 2, "hidden": (4,)},
+    "realnvp": {"couplings": 2, "hidden": (4,)},
+    "glow": {"couplings": 1, "hidden": (4,)},
+    "spline": {"couplings": 1, "hidden": (4,)},
+    "maf": {"layers": 1, "hidden": (4,), "batch_norm": True},
+    "iaf": {"layers": 1, "hidden": (4,)},
+    "maf_spline": {"layers": 1, "hidden": (4,)},
+}
+IMAGES: dict[str, dict] = {
+    "nice_image": {"couplings": 1, "hidden": (4,)},
+    "glow": {"scales": 2, "couplings": 1, "channels": 2},
+    "realnvp_image": {"scales": 1, "channels": 2, "blocks": 1, "bins": 3},
+    "realnvp_image faithful": {"scales": 1, "channels": 2, "blocks": 1, "preset": "faithful"},
+}
+NOISY: dict[str, dict] = {  # noise in the middle of the chain, and noise that has layers of its own
+    "realnvp_image padded": {"scales": 1, "channels": 2, "blocks": 1, "event_shape": (1, 3, 3)},
+    "realnvp_image variational": {"scales": 1, "channels": 2, "blocks": 1, "noise": "variational"},
+}
+METHODS = ("log_prob", "sampler")
+
+
+class Sampler(nn.Module):
+    """From the latent to data."""
+
+    def __init__(self, flow: flowstone.Flow) -> None:
+        super().__init__()
+        self.flow = flow
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.flow.from_latent(z, context)[0]
+
+
+class Dequantized(nn.Module):
+    """The log-density of an image with its noise: all layers but the first."""
+
+    def __init__(self, flow: flowstone.Flow) -> None:
+        super().__init__()
+        self.flow = flow
+        self.layers = Chain(*flow.bijection.sublayers()[1:])
+
+    def forward(self, y: Tensor, context: Tensor | None = None) -> Tensor:
+        given = None if self.flow.standardize_context is None else self.flow.standardize_context(context)[0]
+        z, log_det = self.layers(y, given)
+        return self.flow.prior.log_prob(z, context) + log_det
+
+
+def trained(flow: flowstone.Flow, x: Tensor, context: Tensor | None, size: float) -> flowstone.Flow:
+    flow.initialize(x, context)
+    disturb(flow, size)
+    return flow.eval()
+
+
+def a_vector_flow(name: str, context_features: int) -> flowstone.Flow:
+    flow = build(name, {"features": 3, "context_features": context_features, **VECTORS[name]})
+    x = torch.randn(50, 3) * 5 + 100
+    return trained(flow, x, torch.randn(50, 2) + 9 if context_features else None, 0.3)
+
+
+def an_image_flow(name: str, context_features: int = 0) -> tuple[flowstone.Flow, Tensor, Tensor | None]:
+    settings = {"event_shape": (1, 4, 4), **(IMAGES | NOISY)[name]}
+    flow = build(name.split(maxsplit=1)[0], settings | {"context_features": context_features})
+    x = torch.randint(256, (20, *settings["event_shape"]))
+    context = torch.randn(20, context_features) if context_features else None
+    return trained(flow, x, context, 0.1), x, context
+
+
+def inputs(flow: flowstone.Flow, method: str, rows: int = 6) -> tuple[Tensor, ...]:
+    first = torch.randn(rows, 3) + (100 if method == "log_prob" else 0)
+    return (first, torch.randn(rows, 2) + 9) if flow.context_features else (first,)
+
+
+def of_method(flow: flowstone.Flow, method: str) -> nn.Module:
+    return flow if method == "log_prob" else Sampler(flow).eval()
+
+
+def any_batch(values: tuple[Tensor, ...]) -> tuple[dict, ...]:
+    batch = torch.export.Dim("batch", min=2, max=1024)
+    return tuple({0: batch} for _ in values)
+
+
+def exported(module: nn.Module, values: tuple[Tensor, ...], *, strict: bool = False) -> nn.Module:
+    program = torch.export.export(module, values, dynamic_shapes=any_batch(values), strict=strict)
+    assert not any("flowstone" in str(node.target) for node in program.graph.nodes if node.op == "call_function")
+    return program.module()
+
+
+def in_onnx(module: nn.Module, values: tuple[Tensor, ...]) -> Callable[..., Tensor]:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    program = torch.onnx.export(module, values, dynamo=True, dynamic_shapes=any_batch(values), verbose=False)
+    assert program is not None
+    model = program.model_proto.SerializeToString()
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    names = [given.name for given in session.get_inputs()]
+
+    def run(*values: Tensor) -> Tensor:
+        given = {name: value.numpy() for name, value in zip(names, values, strict=True)}
+        return torch.from_numpy(session.run(None, given)[0])
+
+    return run
+
+
+def check_equal(found: Callable[..., Tensor], module: nn.Module, values: tuple[Tensor, ...]) -> None:
+    """On two other batch sizes; with the same noise where noise is drawn."""
+    for rows in (2, 11):
+        others = tuple(value.repeat(2, *(1 for _ in value.shape[1:]))[:rows] for value in values)
+        torch.manual_seed(1)
+        with torch.no_grad():
+            expected = module(*others)
+        torch.manual_seed(1)
+        torch.testing.assert_close(found(*others).detach(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "grad"),
+    [("log_prob", True), ("log_prob", False), ("sampler", False)],
+    ids=["grad", "no_grad", "sampler"],
+)
+@pytest.mark.parametrize("context_features", [0, 2])
+@pytest.mark.parametrize("name", VECTORS)
+def test_torch_export_of_every_vector_recipe(name, method, context_features, grad):
+    flow = a_vector_flow(name, context_features)
+    module, values = of_method(flow, method), inputs(flow, method)
+    with torch.set_grad_enabled(grad):
+        check_equal(exported(module, values), module, values)
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_strict_torch_export(name):
+    flow = a_vector_flow(name, 2)
+    values = inputs(flow, "log_prob")
+    check_equal(exported(flow, values, strict=True), flow, values)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", VECTORS)
+def test_onnx_of_every_vector_recipe(name, method):
+    flow = a_vector_flow(name, 2)
+    module, values = of_method(flow, method), inputs(flow, method)
+    check_equal(in_onnx(module, values), module, values)
+
+
+@pytest.mark.parametrize("name", [*IMAGES, *NOISY])
+def test_torch_export_of_every_image_recipe_draws_the_same_noise(name):
+    flow, x, context = an_image_flow(name, 1)
+    assert context is not None
+    check_equal(exported(flow, (x, context)), flow, (x, context))
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_onnx_of_every_image_recipe(name):
+    """The log-density of images with their noise."""
+    flow, x, context = an_image_flow(name, 1)
+    assert context is not None
+    y = x + torch.rand(x.shape)
+    dequantized = Dequantized(flow).eval()
+    check_equal(in_onnx(dequantized, (y, context)), dequantized, (y, context))
+
+
+@pytest.mark.parametrize("name", ["nice_image", "glow"])
+def test_onnx_of_samplers_of_images(name):
+    flow, _, context = an_image_flow(name, 1)
+    assert context is not None
+    z, sampler = torch.randn(20, *flow.prior.event_shape), Sampler(flow).eval()
+    check_equal(in_onnx(sampler, (z, context)), sampler, (z, context))
+
+
+def test_the_layers_after_the_noise_give_the_log_prob_of_images():
+    flow, x, context = an_image_flow("realnvp_image", 1)
+    dequantize = flow.bijection.sublayers()[0]
+    torch.manual_seed(1)
+    y, log_det = dequantize(x)
+    torch.manual_seed(1)
+    assert torch.equal(Dequantized(flow)(y, context) + log_det, flow.log_prob(x, context))
+
+
+def test_an_image_flow_in_onnx_draws_its_noise_itself():
+    flow, x, _ = an_image_flow("nice_image")
+    many = x[:1].expand(4000, -1, -1, -1).contiguous()
+    found = in_onnx(flow, (many[:6],))(many)
+    expected = flow.log_prob(many).detach()
+    error = expected.std() / len(many) ** 0.5
+    assert error > 0
+    assert (found.mean() - expected.mean()).abs() < 6 * error
+    assert found.std() == pytest.approx(expected.std().item(), rel=0.2)
+    outside = torch.full((6, 1, 4, 4), 256)
+    assert in_onnx(flow, (many[:6],))(outside).isneginf().all()
+
+
+def test_whitening_keeps_float64_in_onnx():
+    """Columns that lie so far away that float32 would lose them."""
+    whiten = Whiten(3)
+    x = torch.randn(50, 3, dtype=torch.float64) @ torch.randn(3, 3, dtype=torch.float64) + 1.7e9
+    whiten.initialize(x)
+    flow = flowstone.Flow(whiten, flowstone.priors.StandardNormal(3)).eval()
+    check_equal(in_onnx(flow, (x[:6],)), flow, (x[:6],))
+    sampler, z = Sampler(flow).eval(), torch.randn(6, 3)
+    found = in_onnx(sampler, (z,))(z)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, sampler(z), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("features", [1, 2, 5, 9])
+def test_exported_triangular_systems_are_solved_as_exactly(features, monkeypatch):
+    layer = LULinear(features)
+    disturb(layer)
+    z = torch.randn(20, features)
+    expected, _ = layer.inverse(z)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    torch.testing.assert_close(layer.inverse(z)[0], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_next_number_below_an_integer(dtype):
+    positive = torch.arange(1, 2**16, dtype=dtype)
+    assert torch.equal(_next_below(positive), torch.nextafter(positive, positive - 1))
+    others = torch.arange(-(2**16), 1, dtype=dtype)
+    below = _next_below(others)
+    assert (below < others).all()
+    assert (below > others - 0.02).all()
+
+
+def test_dequantized_integers_come_back_where_rounding_is_coarse():
+    x = torch.cat((torch.arange(-(2**19), -(2**19) + 50), torch.arange(2**19, 2**19 + 50)))[:, None].expand(-1, 300)
+    dequantize = Dequantize()
+    assert torch.equal(dequantize.inverse(dequantize(x)[0])[0], x.float())
