@@ -66,14 +66,12 @@ def _of_images(model: Density, x: Tensor, context: Tensor | None, seed: int) -> 
     given = None if context is None else context[:SHEET]
     drawn = model.sample(len(few), seed=seed) if given is None else model.sample(1, given, seed=seed)[0]
     first = None if given is None else given[row]
-    figures: dict[str, Figure | None] = {
-        "samples": image_figure(few, drawn),
-        "nearest": nearest_figure(drawn[:BESIDE], x),
-    }
     if not isinstance(model, Flow):
-        return figures
-    return figures | {
+        return {"samples": image_figure(few, drawn), "nearest": nearest_figure(drawn[:BESIDE], x)}
+    return {
+        "samples": image_figure(few, drawn),
         "temperatures": temperature_figure(model, len(few), context=given, seed=seed),
+        "nearest": nearest_figure(drawn[:BESIDE], x),
         "reconstructions": reconstruction_figure(model, few[row], context=first),
         "interpolation": interpolation_figure(model, few, context=given) if len(few) >= 4 else None,
         "scales": scale_figure(model, few[row], context=first, seed=seed),
