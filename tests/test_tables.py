@@ -1,10 +1,14 @@
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from flowstone.data import TOYS, add_noise, noise_widths, open_source, read_table, reopen
+from flowstone.data import TOYS, DataRequest, add_noise, noise_widths, open_source, read_table, reopen
 from flowstone.errors import DataError, FlowstoneError, OutputError, SettingError, UnknownNameError
 
 
@@ -64,7 +68,7 @@ def test_integers_booleans_and_decimals_are_numbers(tmp_path):
         ("t.npy", "not npy", "cannot be read as .npy"),
         ("t.xlsx", "", "cannot read '.xlsx'; tables are .csv, .parquet, .npy"),
         ("t.csv", "a,b\n" + "1,2\n3,4\n" * 5, "10 rows; the 80/10/10 split needs at least 20"),
-        ("t.csv", "a,b\n" + "".join(f"{i},7\n" for i in range(40)), "column 'b' is constant (7) and has no density"),
+        ("t.csv", "a,b\n" + "".join(f"{i},7\n" for i in range(40)), "column 'b' (7) is constant and has no density"),
     ],
 )
 def test_bad_tables_are_named_in_one_line(tmp_path, name, text, message):
@@ -175,6 +179,78 @@ def test_the_same_data_can_be_opened_again_unless_it_changed(tmp_path):
     path.unlink()
     with pytest.raises(DataError, match="no such file"):
         reopen(dataset.description)
+
+
+def test_excluded_columns_are_left_out_of_columns_and_context(tmp_path):
+    path = good_csv(tmp_path / "t.csv")
+    dataset = open_source(path, columns=["c", "b", "a"], context=["a"], exclude=["b"])
+    assert (dataset.columns, dataset.context_columns) == (("c",), ("a",))
+    again = reopen(dataset.description)
+    assert (again.columns, again.context_columns) == (("c",), ("a",))
+    assert torch.equal(again.test.x, dataset.test.x)
+    dataset = open_source(path, context=["a", "b"], exclude="b")
+    assert (dataset.columns, dataset.context_columns) == (("c",), ("a",))
+    with pytest.raises(DataError, match="every column is context or left out"):
+        open_source(path, exclude=["a", "b", "c"])
+
+
+def test_all_constant_columns_are_named_and_the_remedy_works(tmp_path):
+    rows = [f"{a},5,{b},0,{c}" for a, b, c in np.random.default_rng(0).normal(size=(50, 3))]
+    path = write(tmp_path / "t.csv", "a,k,b,l,c\n" + "\n".join(rows))
+    request = DataRequest(path, context=["l", "c"])
+    with pytest.raises(DataError, match=r"columns 'k' \(5\), 'l' \(0\) are constant and have no density") as caught:
+        open_source(request)
+    dataset = open_source(request, **caught.value.remedy)
+    assert (dataset.columns, dataset.context_columns) == (("a", "b"), ("c",))
+
+
+def test_a_request_may_be_given_and_changed(tmp_path):
+    request = DataRequest(good_csv(tmp_path / "t.csv"), seed=3, context="b")
+    dataset = open_source(request, seed=1)
+    assert dataset.description["seed"] == 1
+    assert dataset.context_columns == ("b",)
+    with pytest.raises(UnknownNameError, match="unknown data option 'colums': did you mean 'columns'"):
+        open_source("moons", colums=["a"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": 1.5}, "seed=1.5 must be a whole number"),
+        ({"points": True}, "points=True must be a whole number"),
+        ({"drop_missing": "yes"}, "drop_missing='yes' must be True or False"),
+        ({"columns": [1]}, r"columns=\(1,\) must be names of columns"),
+        ({"context": ["a", "a"]}, "context: column 'a' is named more than once"),
+        ({"size": True}, "size=True: expected a side"),
+        ({"size": "0x3"}, "size=0x3: expected a side"),
+        ({"source": ""}, "source='' must be a name or a path"),
+    ],
+)
+def test_options_of_data_are_checked_where_they_enter(options, message):
+    with pytest.raises(SettingError, match=message):
+        DataRequest(**{"source": "t.csv"} | options)
+
+
+OPTIONS = st.fixed_dictionaries(
+    {"source": st.text(min_size=1)},
+    optional={
+        "seed": st.integers(0, 2**63),
+        "context": st.lists(st.text(), unique=True),
+        "columns": st.lists(st.text(), unique=True),
+        "exclude": st.lists(st.text(), unique=True),
+        "drop_missing": st.booleans(),
+        "dequantize": st.booleans(),
+    },
+)
+
+
+@given(OPTIONS)
+def test_a_recorded_request_comes_back(options):
+    request = DataRequest(**options)
+    record = json.loads(json.dumps({"kind": "table", "rows": 3, **request.as_record("table")}))
+    assert DataRequest.from_record(record) == request
+    assert "download" not in record
+    assert "points" not in record
 
 
 def test_toys_open_fresh_or_fixed():

@@ -1,9 +1,8 @@
 """Options as flags: those of a settings class become flags of a command, those of a remedy flags in a message."""
 
-import csv
 import functools
 import inspect
-import io
+import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING
@@ -17,6 +16,7 @@ from flowstone.options import Option, options_of
 __all__ = ["flag_of", "message_of", "select", "with_flags"]
 
 Command = TypeVar("Command", bound=Callable[..., None])
+NAME = re.compile(r'\s*(?:"((?:[^"]|"")*)"\s*|([^,]*))(?:,|$)')  # one in a list of names, quoted or plain
 SWITCHES = ("resume",)  # options that take a value in the library and none in the command
 
 
@@ -71,7 +71,8 @@ def flag_of(name: str, value: Any) -> str:
         return f"--no-{word}"
     if value is True or name in SWITCHES:
         return f"--{word}"
-    return f"--{word} {shlex.quote(_written(value))}"
+    written = _written(value)
+    return f"--{word}{'=' if written.startswith('-') else ' '}{shlex.quote(written)}"
 
 
 def message_of(error: FlowstoneError) -> str:
@@ -88,8 +89,8 @@ def _parameter(each: Option, hint: Any, group: str | None) -> inspect.Parameter:
     if each.default is MISSING:
         annotation = Annotated[kind, Parameter(help=about)]
         return inspect.Parameter(each.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=annotation)
-    shown = Parameter(help=about, negative=negative, **({} if group is None else {"group": group}))
-    annotation = Annotated[kind | None, shown]
+    shown = ([] if group is None else [Parameter(group=group)]) + [Parameter(help=about, negative=negative)]
+    annotation = Annotated[kind | None, *shown]
     return inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
@@ -112,13 +113,22 @@ def _is_names(hint: Any) -> bool:
 
 
 def _names(text: str) -> list[str]:
-    """``a,b`` as a list; a name that holds a comma is put between double quotes."""
-    return [name.strip() for name in next(csv.reader([text], skipinitialspace=True), []) if name.strip()]
+    """``a,b`` as a list; a name that holds a comma or ends in a space is put between double quotes.
+
+    >>> _names('a, "b,c"')
+    ['a', 'b,c']
+    """
+    found = ((match[1], match[2].strip() if match[2] else "") for match in NAME.finditer(text))
+    return [plain if quoted is None else quoted.replace('""', '"') for quoted, plain in found if quoted or plain]
 
 
 def _written(value: Any) -> str:
+    """A value as ``_names`` reads it."""
     if not isinstance(value, list | tuple):
         return str(value)
-    text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(value)
-    return text.getvalue()
+    return ",".join(map(_quoted, value))
+
+
+def _quoted(name: str) -> str:
+    is_plain = name == name.strip() and "," not in name and '"' not in name
+    return name if is_plain else '"' + name.replace('"', '""') + '"'

@@ -187,8 +187,9 @@ def _compared(record: Mapping[str, Any], settings: Settings, request: Mapping[st
         compared.append(("flow", record["recipe"], request["flow"]))
     arguments = record["arguments"] | before["set"]
     compared += [(name, arguments.get(name), value) for name, value in request["set"].items()]
-    then, now = (DataRequest.of("any", {**part, "source": "any"}) for part in (before["data"], request["data"]))
-    compared += [(name, getattr(then, name), getattr(now, name)) for name in request["data"] if name != "data_dir"]
+    then, now = (DataRequest.of("any", part) for part in (before["data"], request["data"]))
+    elsewhere = ("seed", "data_dir")  # the seed is one of the settings, too; image sets may have moved
+    compared += [(name, getattr(then, name), getattr(now, name)) for name in request["data"] if name not in elsewhere]
     for name, value in request["training"].items():
         compared.append((name, before["training"].get(name) if name == "epochs" else getattr(settings, name), value))
     return compared

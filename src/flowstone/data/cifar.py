@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from flowstone.data.found import Found
+from flowstone.data.image_collection import ImageCollection
 from flowstone.errors import DataError
 
 __all__ = ["CLASSES", "cifar_set"]
@@ -22,7 +22,7 @@ RECORD = 1 + math.prod(SHAPE)  # a label and an image
 BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
 
 
-def cifar_set(folder: Path) -> Found | None:
+def cifar_set(folder: Path) -> ImageCollection | None:
     """The batches in ``folder``, in whichever form is there; None where there is none."""
     forms = (
         ("cifar-10-batches-py", "cifar-10-python.tar.gz", "", _pickled),
@@ -40,12 +40,12 @@ def cifar_set(folder: Path) -> Found | None:
 Batch = tuple[np.ndarray, np.ndarray]
 
 
-def _together(where: Path, batches: Iterable[Batch]) -> Found:
+def _together(where: Path, batches: Iterable[Batch]) -> ImageCollection:
     images, labels = zip(*batches, strict=True)
     rows = np.arange(sum(map(len, images)))
     train, test = np.split(rows, [len(rows) - len(images[-1])])
     pixels = np.concatenate(images).reshape(-1, *SHAPE).transpose(0, 2, 3, 1)
-    return Found(where, pixels, np.concatenate(labels), CLASSES, parts={"train": train, "test": test})
+    return ImageCollection(where, pixels, np.concatenate(labels), CLASSES, parts={"train": train, "test": test})
 
 
 def _unpacked(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:

@@ -14,8 +14,8 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from flowstone.data.found import Encoded, Found
-from flowstone.data.look import Look, pixels_of, shape_of, times
+from flowstone.data.image_collection import EncodedImages, ImageCollection
+from flowstone.data.image_format import ImageFormat, pixels_of, shape_of, times
 from flowstone.errors import DataError
 
 __all__ = ["Decoded", "decode"]
@@ -32,26 +32,33 @@ class Decoded:
     sha256: str
 
 
-def decode(found: Found, rows: np.ndarray, look: Look, *, skip_bad: bool = False, progress: bool = False) -> Decoded:
+def decode(
+    collection: ImageCollection,
+    rows: np.ndarray,
+    image_format: ImageFormat,
+    *,
+    skip_bad: bool = False,
+    progress: bool = False,
+) -> Decoded:
     """The images of ``rows``, in this order.
 
     Raises:
         DataError: some cannot be read (with ``skip_bad`` they are left out), or they differ in size and none is asked.
     """
-    if isinstance(found.images, np.ndarray) and look == Look():
-        pixels = found.images[rows]
+    if isinstance(collection.images, np.ndarray) and image_format == ImageFormat():
+        pixels = collection.images[rows]
         planes = pixels[:, None] if pixels.ndim == 3 else np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
         return Decoded(planes, rows, hashlib.sha256(planes.data).hexdigest())
-    opened, content = _openers(found)
+    opened, content = _openers(collection)
     shapes: list[tuple[int, int, int] | str] = [""] * len(rows)
     digests: list[bytes] = [b""] * len(rows)
 
     def measure(place: int) -> None:
-        shapes[place] = _attempt(lambda: shape_of(opened(rows[place]), found, look))
+        shapes[place] = _attempt(lambda: shape_of(opened(rows[place]), collection, image_format))
 
     def fill(place: int) -> None:
         def work() -> tuple[bytes, np.ndarray]:
-            image = pixels_of(opened(rows[place]), found, look, len(pixels[place]))
+            image = pixels_of(opened(rows[place]), collection, image_format, len(pixels[place]))
             return hashlib.sha256(content(rows[place])).digest(), image
 
         if isinstance(shapes[place], str):
@@ -64,14 +71,14 @@ def decode(found: Found, rows: np.ndarray, look: Look, *, skip_bad: bool = False
 
     with _pillow(), ThreadPoolExecutor(THREADS) as pool, _bar(2 * len(rows), progress) as advance:
         _in_blocks(pool, measure, len(rows), advance)
-        pixels = np.empty((len(rows), *_common(found, rows, shapes)), np.uint8)
+        pixels = np.empty((len(rows), *_common(collection, rows, shapes)), np.uint8)
         _in_blocks(pool, fill, len(rows), advance)
     good = np.array([not isinstance(shape, str) for shape in shapes], bool)
     if not good.all() and not skip_bad:
         first = int(good.argmin())
         raise DataError(
-            f"{found.where}: {int((~good).sum())} of {len(rows)} images cannot be read, first "
-            f"{found.name(rows[first])} ({shapes[first]}); to leave them out",
+            f"{collection.where}: {int((~good).sum())} of {len(rows)} images cannot be read, first "
+            f"{collection.name(rows[first])} ({shapes[first]}); to leave them out",
             remedy={"skip_bad": True},
         )
     return Decoded(pixels if good.all() else pixels[good], rows[good], hashlib.sha256(b"".join(digests)).hexdigest())
@@ -93,16 +100,18 @@ def _attempt(work: Callable[[], T]) -> T | str:
         return " ".join(reason.split()) or type(error).__name__
 
 
-def _openers(found: Found) -> tuple[Callable[[int], Image.Image], Callable[[int], bytes]]:
+def _openers(collection: ImageCollection) -> tuple[Callable[[int], Image.Image], Callable[[int], bytes]]:
     """How to open one image, and how to read what its digest is of."""
-    images = found.images
-    if isinstance(images, Encoded):
+    images = collection.images
+    if isinstance(images, EncodedImages):
         return lambda row: Image.open(io.BytesIO(images.read(row))), images.read
     flat = images[..., 0] if images.ndim == 4 and images.shape[3] == 1 else images
     return lambda row: Image.fromarray(flat[row]), lambda row: images[row].tobytes()
 
 
-def _common(found: Found, rows: np.ndarray, shapes: Sequence[tuple[int, int, int] | str]) -> tuple[int, int, int]:
+def _common(
+    collection: ImageCollection, rows: np.ndarray, shapes: Sequence[tuple[int, int, int] | str]
+) -> tuple[int, int, int]:
     """The one shape that all images can have."""
     sizes: dict[tuple[int, int], int] = {}
     for place, shape in enumerate(shapes):
@@ -110,15 +119,15 @@ def _common(found: Found, rows: np.ndarray, shapes: Sequence[tuple[int, int, int
             sizes.setdefault(shape[1:], place)
     if len(sizes) > 1:
         (one, first), (other, second) = list(sizes.items())[:2]
-        names = f"{found.name(rows[first])} is {times(one)}, {found.name(rows[second])} is {times(other)}"
-        message = f"{found.where}: images of {len(sizes)} sizes: {names}; to make them one, such as 32"
+        names = f"{collection.name(rows[first])} is {times(one)}, {collection.name(rows[second])} is {times(other)}"
+        message = f"{collection.where}: images of {len(sizes)} sizes: {names}; to make them one, such as 32"
         raise DataError(message, remedy={"size": 32})
     channels = max((shape[0] for shape in shapes if not isinstance(shape, str)), default=1)
     height, width = next(iter(sizes), (1, 1))
     wanted, memory = len(rows) * channels * height * width, _memory()
     if wanted > memory:
         what = f"{len(rows)} images of {times((channels, height, width))} take {wanted / 1e9:.0f} GB"
-        message = f"{found.where}: {what}, this machine has {memory / 1e9:.0f}; to make them smaller, such as 32"
+        message = f"{collection.where}: {what}, this machine has {memory / 1e9:.0f}; to make them smaller, such as 32"
         raise DataError(message, remedy={"size": 32})
     return channels, height, width
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flowstone.data.found import Encoded, Found
+from flowstone.data.image_collection import EncodedImages, ImageCollection
 from flowstone.errors import DataError, SettingError
 
 __all__ = ["fetch", "hub_set"]
@@ -18,12 +18,12 @@ PARTS = {"train": "train", "valid": "validation", "validation": "validation", "v
 IMAGES = ("img", "image")
 
 
-def hub_set(folder: Path, classes: tuple[str, ...] = (), *, groups: str | None = None) -> Found | None:
+def hub_set(folder: Path, classes: tuple[str, ...] = (), *, groups: str | None = None) -> ImageCollection | None:
     """The shards anywhere in ``folder``; None where there is none.
 
     Args:
         classes: the names of the numbers in the column ``label``; without them labels are left alone.
-        groups: the column that says which images must not be parted.
+        groups: the column that says which images are kept in one part of the split.
     """
     shards = _shards(folder)
     if not shards:
@@ -41,9 +41,9 @@ def hub_set(folder: Path, classes: tuple[str, ...] = (), *, groups: str | None =
         return found
 
     names = [f"{part} image {row + 1}" for part, table in tables.items() for row in range(len(table))]
-    return Found(
+    return ImageCollection(
         folder,
-        Encoded(names, read),
+        EncodedImages(names, read),
         labels=whole.column("label").to_numpy().astype(np.int64) if classes else None,
         classes=classes,
         groups=None if groups is None else np.array(whole.column("group").to_pylist(), dtype=str),

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from flowstone.data.found import Found
-from flowstone.data.look import times
+from flowstone.data.image_collection import ImageCollection
+from flowstone.data.image_format import times
 from flowstone.errors import DataError
 
 __all__ = ["idx_set", "read_idx"]
@@ -18,7 +18,7 @@ FILES = {"train": "train", "test": "t10k"}
 BYTES = 0x08  # the type of the values; the magic number is this and the number of dimensions
 
 
-def idx_set(folder: Path, classes: tuple[str, ...]) -> Found | None:
+def idx_set(folder: Path, classes: tuple[str, ...]) -> ImageCollection | None:
     """The four files of a set in MNIST's form; None where the first of them is not there."""
     if _file(folder, "train-images-idx3-ubyte") is None:
         return None
@@ -39,7 +39,7 @@ def idx_set(folder: Path, classes: tuple[str, ...]) -> Found | None:
     rows = np.arange(sum(map(len, images)))
     train, test = np.split(rows, [len(images[0])])
     together = np.concatenate(labels).astype(np.int64)
-    return Found(folder, np.concatenate(images), together, classes, parts={"train": train, "test": test})
+    return ImageCollection(folder, np.concatenate(images), together, classes, parts={"train": train, "test": test})
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flowstone.data.found import Encoded, Found
+from flowstone.data.image_collection import EncodedImages, ImageCollection
 from flowstone.errors import DataError
 
 __all__ = ["IMAGE_ENDINGS", "array_file", "holds_images", "image_folder"]
@@ -24,7 +24,7 @@ def holds_images(path: Path) -> bool:
         return False  # and the reader of tables says what is wrong with it
 
 
-def image_folder(folder: Path) -> Found:
+def image_folder(folder: Path) -> ImageCollection:
     """The images anywhere in a folder, in the order of their paths; what is hidden or no image is passed over.
 
     Where every image is in a folder of the first level, the names of these folders are the labels.
@@ -40,14 +40,14 @@ def image_folder(folder: Path) -> Found:
     if not images:
         what = f"none of its {len(files)} files is an image" if files else "the folder is empty"
         raise DataError(f"{folder}: {what}; images are {', '.join(IMAGE_ENDINGS)}")
-    encoded = Encoded([str(path) for path in images], lambda row: (folder / images[row]).read_bytes())
+    encoded = EncodedImages([str(path) for path in images], lambda row: (folder / images[row]).read_bytes())
     if any(len(path.parts) != 2 for path in images):
-        return Found(folder, encoded)
+        return ImageCollection(folder, encoded)
     classes, labels = np.unique([path.parts[0] for path in images], return_inverse=True)
-    return Found(folder, encoded, labels, tuple(classes.tolist()))
+    return ImageCollection(folder, encoded, labels, tuple(classes.tolist()))
 
 
-def array_file(path: Path) -> Found:
+def array_file(path: Path) -> ImageCollection:
     """An .npy of images, or an .npz of ``x`` (or of one array alone) and, perhaps, labels ``y``: numbers from 0."""
     try:
         with np.load(path, allow_pickle=False) if path.suffix.lower() == ".npz" else path.open("rb") as file:
@@ -62,7 +62,7 @@ def array_file(path: Path) -> Found:
         raise DataError(f"{path}: expected images, {wanted}, got {x.dtype} {x.shape}")
     y = arrays.get("y")
     if y is None:
-        return Found(path, x)
+        return ImageCollection(path, x)
     if y.dtype.kind not in "iu" or y.ndim != 1:
         raise DataError(f"{path}: expected labels y as whole numbers (n,), got {y.dtype} {y.shape}")
-    return Found(path, x, y.astype(np.int64), tuple(map(str, range(int(y.max(initial=0)) + 1))))
+    return ImageCollection(path, x, y.astype(np.int64), tuple(map(str, range(int(y.max(initial=0)) + 1))))

@@ -9,9 +9,9 @@ import numpy as np
 
 from flowstone.data.cifar import CLASSES as CIFAR_CLASSES
 from flowstone.data.cifar import cifar_set
-from flowstone.data.found import Encoded, Found
 from flowstone.data.hub import fetch, hub_set
 from flowstone.data.idx import idx_set
+from flowstone.data.image_collection import EncodedImages, ImageCollection
 from flowstone.errors import DataError, SettingError
 
 __all__ = ["IMAGE_SETS", "ImageSet", "find_set"]
@@ -39,11 +39,13 @@ class ImageSet:
     name: str
     about: str
     forms: str
-    find: Callable[[Path], Found | None]
+    find: Callable[[Path], ImageCollection | None]
     hub_name: str | None
 
 
-def find_set(name: str, data_dir: str | os.PathLike[str] | None, *, download: bool = False) -> tuple[Found, Path]:
+def find_set(
+    name: str, data_dir: str | os.PathLike[str] | None, *, download: bool = False
+) -> tuple[ImageCollection, Path]:
     """The set in the data folder, and that folder: ``data_dir``, else what FLOWSTONE_DATA says.
 
     Raises:
@@ -57,25 +59,27 @@ def find_set(name: str, data_dir: str | os.PathLike[str] | None, *, download: bo
             remedy={"data_dir": "FOLDER", "download": True},
         )
     folder = Path(chosen).expanduser().resolve()
-    found = known.find(folder / name)
-    if found is None and download:
+    collection = known.find(folder / name)
+    if collection is None and download:
         if known.hub_name is None:
             raise SettingError(f"{name}: this set cannot be fetched; put it into {folder / name}: {known.forms}")
         fetch(name, known.hub_name, folder / name)
-        found = known.find(folder / name)
-    if found is None:
+        collection = known.find(folder / name)
+    if collection is None:
         message = f"{name}: not in {folder / name}: looked for {known.forms}"
         if known.hub_name is None or download:
             raise DataError(message)
         raise DataError(f"{message}; to fetch it", remedy={"download": True})
-    return found, folder
+    return collection, folder
 
 
-def _celeba(folder: Path) -> Found | None:
+def _celeba(folder: Path) -> ImageCollection | None:
     pictures, partition = folder / "img_align_celeba", folder / "list_eval_partition.txt"
     if not pictures.is_dir():
-        found = hub_set(folder)
-        return None if found is None else Found(folder, found.images, parts=found.parts, **CELEBA)
+        collection = hub_set(folder)
+        return (
+            None if collection is None else ImageCollection(folder, collection.images, parts=collection.parts, **CELEBA)
+        )
     if not partition.is_file():
         raise DataError(f"{folder}: {partition.name} is missing: it says which images are for training and which not")
     lines = [line.split() for line in partition.read_text(errors="replace").splitlines() if line.strip()]
@@ -84,12 +88,12 @@ def _celeba(folder: Path) -> Found | None:
             raise DataError(f"{partition}: line {number} is {' '.join(line)!r}, wanted a file's name and 0, 1 or 2")
     which = np.array([int(part) for _, part in lines])
     names = [name for name, _ in lines]
-    encoded = Encoded(names, lambda row: (pictures / names[row]).read_bytes())
+    encoded = EncodedImages(names, lambda row: (pictures / names[row]).read_bytes())
     parts = {part: np.flatnonzero(which == number) for number, part in enumerate(("train", "validation", "test"))}
-    return Found(folder, encoded, parts=parts, **CELEBA)
+    return ImageCollection(folder, encoded, parts=parts, **CELEBA)
 
 
-def _digits(classes: tuple[str, ...]) -> Callable[[Path], Found | None]:
+def _digits(classes: tuple[str, ...]) -> Callable[[Path], ImageCollection | None]:
     return lambda folder: idx_set(folder, classes) or hub_set(folder, classes)
 
 

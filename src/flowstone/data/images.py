@@ -14,10 +14,10 @@ from torch.nn.functional import one_hot
 
 from flowstone.data.dataset import Dataset
 from flowstone.data.decode import decode
-from flowstone.data.found import Found
+from flowstone.data.image_collection import ImageCollection
 from flowstone.data.image_files import array_file, holds_images, image_folder
+from flowstone.data.image_format import RESIZED, ImageFormat, times
 from flowstone.data.image_sets import IMAGE_SETS, find_set
-from flowstone.data.look import RESIZED, Look, times
 from flowstone.data.request import IMAGES, MIN_ROWS, DataRequest
 from flowstone.data.rows import Rows
 from flowstone.errors import DataError, SettingError
@@ -35,22 +35,24 @@ def are_images(source: str) -> bool:
 
 def open_images(request: DataRequest, *, progress: bool = False) -> Dataset:
     """``open_source`` for images: see there."""
-    found, folder = _find(request.source, request.data_dir, request.download)
-    _check_context(found, request.context)
-    look = Look(cast("tuple[int, int] | None", request.size) or found.size, request.gray)
-    parts = _split(found, request.seed)
-    decoded = decode(found, np.concatenate(list(parts.values())), look, skip_bad=request.skip_bad, progress=progress)
+    collection, folder = _find(request.source, request.data_dir, request.download)
+    _check_context(collection, request.context)
+    image_format = ImageFormat(cast("tuple[int, int] | None", request.size) or collection.size, request.gray)
+    parts = _split(collection, request.seed)
+    decoded = decode(
+        collection, np.concatenate(list(parts.values())), image_format, skip_bad=request.skip_bad, progress=progress
+    )
     kept = {name: int(np.isin(rows, decoded.kept).sum()) for name, rows in parts.items()}
-    _check_counts(found, kept)
+    _check_counts(collection, kept)
     ends = np.cumsum(list(kept.values())).tolist()
-    context_rows = _one_hot(found, decoded.kept) if request.context else None
+    context_rows = _one_hot(collection, decoded.kept) if request.context else None
     whole = Rows(torch.from_numpy(decoded.pixels), context_rows)
     train, validation, test = (
         whole.take(slice(end - count, end)) for end, count in zip(ends, kept.values(), strict=True)
     )
     channels, height, width = decoded.pixels.shape[1:]
     source = request.source if folder else str(Path(request.source).resolve())
-    resolved = replace(request, source=source, size=look.size, data_dir=folder)
+    resolved = replace(request, source=source, size=image_format.size, data_dir=folder)
     description = {
         "kind": IMAGES,
         **resolved.as_record(IMAGES),
@@ -58,13 +60,13 @@ def open_images(request: DataRequest, *, progress: bool = False) -> Dataset:
         "height": height,
         "width": width,
         "bits": 8,
-        "resized": RESIZED if look.size else None,
-        "classes": list(found.classes),
+        "resized": RESIZED if image_format.size else None,
+        "classes": list(collection.classes),
         "rows": kept,
         "left_out": sum(map(len, parts.values())) - len(decoded.kept),
-        "sha256": _digest(found, decoded.kept, decoded.sha256),
+        "sha256": _digest(collection, decoded.kept, decoded.sha256),
     }
-    columns = tuple(f"{LABEL}={name}" for name in found.classes) if request.context else ()
+    columns = tuple(f"{LABEL}={name}" for name in collection.classes) if request.context else ()
     return Dataset((), columns, train, validation, test, description)
 
 
@@ -89,21 +91,27 @@ def read_images(
         DataError: also where they have another shape, or a class that ``description`` does not know.
     """
     size = description["size"]
-    found, _ = _find(source, folder_of(description, data_dir), False)
-    rows = found.parts.get("test", np.arange(len(found.images)))
-    decoded = decode(found, rows, Look(tuple(size) if size else None, description["gray"]), skip_bad=skip_bad)
+    collection, _ = _find(source, folder_of(description, data_dir), False)
+    rows = collection.parts.get("test", np.arange(len(collection.images)))
+    decoded = decode(
+        collection, rows, ImageFormat(tuple(size) if size else None, description["gray"]), skip_bad=skip_bad
+    )
     if not len(decoded.kept):
-        raise DataError(f"{found.where}: none of its {len(rows)} images can be read")
+        raise DataError(f"{collection.where}: none of its {len(rows)} images can be read")
     pixels, wanted = decoded.pixels, tuple(description[side] for side in ("channels", "height", "width"))
     if pixels.shape[1] == 1 and wanted[0] == 3:
         pixels = pixels.repeat(3, 1)
     if pixels.shape[1:] != wanted:
-        raise DataError(f"{found.where}: images of {times(pixels.shape[1:])}; the flow has learned {times(wanted)}")
+        raise DataError(
+            f"{collection.where}: images of {times(pixels.shape[1:])}; the flow has learned {times(wanted)}"
+        )
     given = None
     if description["context"]:
-        _check_context(found, description["context"])
-        given = context_of([found.classes[label] for label in _labels(found)[decoded.kept]], description["classes"])
-    return NamedRows([found.name(row) for row in decoded.kept], Rows(torch.from_numpy(pixels), given))
+        _check_context(collection, description["context"])
+        given = context_of(
+            [collection.classes[label] for label in _labels(collection)[decoded.kept]], description["classes"]
+        )
+    return NamedRows([collection.name(row) for row in decoded.kept], Rows(torch.from_numpy(pixels), given))
 
 
 def folder_of(description: Mapping[str, Any], data_dir: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
@@ -124,7 +132,7 @@ def context_of(labels: Sequence[str], classes: Sequence[str]) -> Tensor:
     return one_hot(torch.tensor([classes.index(label) for label in labels]), len(classes)).float()
 
 
-def _find(source: str, data_dir: str | os.PathLike[str] | None, download: bool) -> tuple[Found, Path | None]:
+def _find(source: str, data_dir: str | os.PathLike[str] | None, download: bool) -> tuple[ImageCollection, Path | None]:
     """The images, and the data folder where they are a set."""
     if source in IMAGE_SETS:
         return find_set(source, data_dir, download=download)
@@ -136,34 +144,34 @@ def _find(source: str, data_dir: str | os.PathLike[str] | None, download: bool) 
     return image_folder(path), None
 
 
-def _check_context(found: Found, context: Sequence[str]) -> None:
+def _check_context(collection: ImageCollection, context: Sequence[str]) -> None:
     for name in context:
         if name != LABEL:
             raise SettingError(f"context {name!r}: images have one that can be given, {LABEL!r}")
-        if found.labels is None:
+        if collection.labels is None:
             raise DataError(
-                f"{found.where}: no labels: a set without them, or a folder whose images are not in subfolders"
+                f"{collection.where}: no labels: a set without them, or a folder whose images are not in subfolders"
             )
 
 
-def _check_counts(found: Found, kept: Mapping[str, int]) -> None:
+def _check_counts(collection: ImageCollection, kept: Mapping[str, int]) -> None:
     total = sum(kept.values())
     if total < MIN_ROWS or min(kept.values()) < 2:
         counts = ", ".join(f"{count} for {name}" for name, count in kept.items())
         needed = f"at least {MIN_ROWS} are needed, and 2 in each part ({counts})"
-        raise DataError(f"{found.where}: {total} image{'s' * (total != 1)}; {needed}")
+        raise DataError(f"{collection.where}: {total} image{'s' * (total != 1)}; {needed}")
 
 
-def _split(found: Found, seed: int) -> dict[str, np.ndarray]:
-    """Rows of each part: the official ones; of what has no test part, a tenth each, groups unparted."""
+def _split(collection: ImageCollection, seed: int) -> dict[str, np.ndarray]:
+    """Rows of each part: the official ones; of what has no test part, a tenth each, groups kept together."""
     generator = np.random.default_rng(seed)
-    if "test" in found.parts:
-        train, test = found.parts["train"], found.parts["test"]
-        validation = found.parts.get("validation")
+    if "test" in collection.parts:
+        train, test = collection.parts["train"], collection.parts["test"]
+        validation = collection.parts.get("validation")
         if validation is None:
             validation, train = np.split(generator.permutation(train), [min(len(train) // 10, MOST_VALIDATION)])
     else:
-        groups = np.arange(len(found.images)) if found.groups is None else found.groups
+        groups = np.arange(len(collection.images)) if collection.groups is None else collection.groups
         _, member, counts = np.unique(groups, return_inverse=True, return_counts=True)
         order = generator.permutation(len(counts))
         middle = np.empty(len(counts))  # of each group, where all stand in line
@@ -176,18 +184,18 @@ def _split(found: Found, seed: int) -> dict[str, np.ndarray]:
     return {"train": np.sort(train), "validation": np.sort(validation), "test": np.sort(test)}
 
 
-def _labels(found: Found) -> np.ndarray:
-    assert found.labels is not None
-    return found.labels
+def _labels(collection: ImageCollection) -> np.ndarray:
+    assert collection.labels is not None
+    return collection.labels
 
 
-def _one_hot(found: Found, rows: np.ndarray) -> Tensor:
-    return one_hot(torch.from_numpy(_labels(found)[rows]), len(found.classes)).float()
+def _one_hot(collection: ImageCollection, rows: np.ndarray) -> Tensor:
+    return one_hot(torch.from_numpy(_labels(collection)[rows]), len(collection.classes)).float()
 
 
-def _digest(found: Found, rows: np.ndarray, pixels: str) -> str:
+def _digest(collection: ImageCollection, rows: np.ndarray, pixels: str) -> str:
     """Of the images as they were read, and of their labels."""
     digest = hashlib.sha256(pixels.encode())
-    if found.labels is not None:
-        digest.update(found.labels[rows].astype(np.int64).tobytes())
+    if collection.labels is not None:
+        digest.update(collection.labels[rows].astype(np.int64).tobytes())
     return digest.hexdigest()

@@ -29,8 +29,8 @@ def open_source(source: str | os.PathLike[str] | DataRequest, *, progress: bool 
     """Open a toy by its name, a table by its path, or images: a set by its name, a folder, an array in .npy or .npz.
 
     Split 80/10/10 by ``seed``; an image set keeps its official parts, and where it has none for validation, a tenth of
-    its training part (at most 5,000 images) is that. Images are uint8, ``(n, C, H, W)``; ``flowstone.data.look`` says
-    what is done to palettes, 16 bits and the like.
+    its training part (at most 5,000 images) is that. Images are uint8, ``(n, C, H, W)``; what is done to
+    palettes, 16 bits and the like is said in ``flowstone.data.image_format``.
 
     Args:
         source: a name, a path, or a ``DataRequest``.

@@ -6,6 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from flowstone.density import Density
 from flowstone.flow import Flow
 from flowstone.plot.figures import loss_curve, new_figure, save_figure
 from flowstone.plot.images import (
@@ -27,7 +28,7 @@ SHEET, FEW, BESIDE, JUDGED = 64, 16, 10, 1000
 
 
 def save_plots(
-    flow: Flow,
+    model: Density,
     x: Tensor,
     columns: Sequence[str],
     history: History,
@@ -39,56 +40,60 @@ def save_plots(
     entropy: float | None = None,
     seed: int = 0,
 ) -> list[Path]:
-    """All pictures that suit the flow, into ``folder``: the loss curve always; one column without context: its
-    density; two: the three panels, the density, the layers; otherwise the pair plot. Of images: samples beside data and
-    beside the training images nearest to them, temperatures, reconstructions, interpolations, what each scale holds,
-    and the most and least likely of ``test``. ``x`` and ``context`` are rows of data.
+    """All pictures that suit the density ``model``, into ``folder``: the loss curve always; one column without context:
+    its density; two: the three panels, the density, the layers; otherwise the pair plot. Of images: samples beside data
+    and beside the training images nearest to them, temperatures, reconstructions, interpolations, what each scale
+    holds, and the most and least likely of ``test``. Pictures of latents and layers are drawn where ``model`` is a
+    Flow. ``x`` and ``context`` are rows of data.
     """
     figures: dict[str, Figure | None] = {}
     if len(history):
         figures["loss"], axes = new_figure(1, 1, (6.4, 4.2))
         loss_curve(history, axes[0, 0], entropy=entropy)
-    given = None if context is None else context.to(flow.device)
-    if len(flow.event_shape) == 3:
-        figures |= _of_images(flow, x, given, seed)
-        if test is not None and len(test) >= 2:
+    given = None if context is None else context.to(model.device)
+    if len(model.event_shape) == 3:
+        figures |= _of_images(model, x, given, seed)
+        if test is not None and len(test) >= 2 and isinstance(model, Flow):
             few = None if test_context is None else test_context[:JUDGED]
-            figures["likely"] = likelihood_figure(flow, test[:JUDGED], context=few)
+            figures["likely"] = likelihood_figure(model, test[:JUDGED], context=few)
     else:
-        figures |= _of_vectors(flow, x.to(flow.device, flow.dtype), given, columns, seed)
+        figures |= _of_vectors(model, x.to(model.device, model.dtype), given, columns, seed)
     return [save_figure(figure, folder / f"{name}.png") for name, figure in figures.items() if figure is not None]
 
 
-def _of_images(flow: Flow, x: Tensor, context: Tensor | None, seed: int) -> dict[str, Figure | None]:
-    few, row = x[:SHEET].to(flow.device), slice(0, FEW)
+def _of_images(model: Density, x: Tensor, context: Tensor | None, seed: int) -> dict[str, Figure | None]:
+    few, row = x[:SHEET].to(model.device), slice(0, FEW)
     given = None if context is None else context[:SHEET]
-    drawn = flow.sample(len(few), seed=seed) if given is None else flow.sample(1, given, seed=seed)[0]
+    drawn = model.sample(len(few), seed=seed) if given is None else model.sample(1, given, seed=seed)[0]
     first = None if given is None else given[row]
+    if not isinstance(model, Flow):
+        return {"samples": image_figure(few, drawn), "nearest": nearest_figure(drawn[:BESIDE], x)}
     return {
         "samples": image_figure(few, drawn),
-        "temperatures": temperature_figure(flow, len(few), context=given, seed=seed),
+        "temperatures": temperature_figure(model, len(few), context=given, seed=seed),
         "nearest": nearest_figure(drawn[:BESIDE], x),
-        "reconstructions": reconstruction_figure(flow, few[row], context=first),
-        "interpolation": interpolation_figure(flow, few, context=given) if len(few) >= 4 else None,
-        "scales": scale_figure(flow, few[row], context=first, seed=seed),
+        "reconstructions": reconstruction_figure(model, few[row], context=first),
+        "interpolation": interpolation_figure(model, few, context=given) if len(few) >= 4 else None,
+        "scales": scale_figure(model, few[row], context=first, seed=seed),
     }
 
 
 def _of_vectors(
-    flow: Flow, x: Tensor, context: Tensor | None, columns: Sequence[str], seed: int
+    model: Density, x: Tensor, context: Tensor | None, columns: Sequence[str], seed: int
 ) -> dict[str, Figure | None]:
     figures: dict[str, Figure | None] = {}
     if len(columns) == 2 and context is None:
-        figures["data-latent-samples"] = data_latent_samples(flow, x, columns=columns, seed=seed)
         figures["density"], axes = new_figure(1, 1, (6.2, 5.2))
-        density(flow, axes[0, 0], limits=limits_of(x), samples=flow.sample(400, seed=seed))
+        density(model, axes[0, 0], limits=limits_of(x), samples=model.sample(400, seed=seed))
         axes[0, 0].set(xlabel=columns[0], ylabel=columns[1])
-        figures["layers"] = layers(flow, x, seed=seed)
+        if isinstance(model, Flow):
+            figures["data-latent-samples"] = data_latent_samples(model, x, columns=columns, seed=seed)
+            figures["layers"] = layers(model, x, seed=seed)
     elif len(columns) == 1 and context is None:
         figures["density"], axes = new_figure(1, 1, (6.4, 4.2))
-        density_curve(flow, axes[0, 0], x, column=columns[0])
+        density_curve(model, axes[0, 0], x, column=columns[0])
     else:
         rows = min(len(x), SHOWN)
-        drawn = flow.sample(rows, seed=seed) if context is None else flow.sample(1, context[:rows], seed=seed)[0]
+        drawn = model.sample(rows, seed=seed) if context is None else model.sample(1, context[:rows], seed=seed)[0]
         figures["pairs"] = pair_plot(x, drawn, columns)
     return figures

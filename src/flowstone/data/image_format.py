@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 
-from flowstone.data.found import Found
+from flowstone.data.image_collection import ImageCollection
 
-__all__ = ["RESIZED", "Look", "pixels_of", "shape_of", "times"]
+__all__ = ["RESIZED", "ImageFormat", "pixels_of", "shape_of", "times"]
 
 RESIZED = "centre crop to the target's proportions, mean over areas (BOX)"
 GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
@@ -24,36 +24,38 @@ ORIENTATION, FIRST_SIDEWAYS = 0x0112, 5  # from 5 on, width and height change pl
 
 
 @dataclass(frozen=True)
-class Look:
+class ImageFormat:
     """What images are to look like: ``size (height, width)`` or as they are, ``gray`` or as they are."""
 
     size: tuple[int, int] | None = None
     gray: bool = False
 
 
-def shape_of(image: Image.Image, found: Found, look: Look) -> tuple[int, int, int]:
+def shape_of(image: Image.Image, collection: ImageCollection, image_format: ImageFormat) -> tuple[int, int, int]:
     """Channels, height and width as they will be, from the image's header alone."""
     sideways = image.getexif().get(ORIENTATION, 1) >= FIRST_SIDEWAYS
     if sideways and image.format == "TIFF":  # which Pillow turns by itself, at the latest when it is read
         image.load()
         sideways = False
     height, width = (image.width, image.height) if sideways else (image.height, image.width)
-    if found.crop is not None:
-        if (height, width) != found.crop_from:
-            raise ValueError(f"it is {height}x{width}; the crop of {found.where.name} is for {times(found.crop_from)}")
-        height, width = found.crop[3] - found.crop[1], found.crop[2] - found.crop[0]
-    channels = 1 if look.gray or image.mode in GREY else 3
-    return channels, *(look.size or (height, width))
+    if collection.crop is not None:
+        if (height, width) != collection.crop_from:
+            raise ValueError(
+                f"it is {height}x{width}; the crop of {collection.where.name} is for {times(collection.crop_from)}"
+            )
+        height, width = collection.crop[3] - collection.crop[1], collection.crop[2] - collection.crop[0]
+    channels = 1 if image_format.gray or image.mode in GREY else 3
+    return channels, *(image_format.size or (height, width))
 
 
-def pixels_of(image: Image.Image, found: Found, look: Look, channels: int) -> np.ndarray:
+def pixels_of(image: Image.Image, collection: ImageCollection, image_format: ImageFormat, channels: int) -> np.ndarray:
     """``(channels, height, width)``, uint8."""
     image = _plain(ImageOps.exif_transpose(image))
     image = image.convert("L" if channels == 1 else "RGB")
-    if found.crop is not None:
-        image = image.crop(found.crop)
-    if look.size is not None and (image.height, image.width) != look.size:
-        height, width = look.size
+    if collection.crop is not None:
+        image = image.crop(collection.crop)
+    if image_format.size is not None and (image.height, image.width) != image_format.size:
+        height, width = image_format.size
         image = ImageOps.fit(image, (width, height), Image.Resampling.BOX)
     pixels = np.asarray(image)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)

@@ -1,4 +1,4 @@
-"""Images as they are found: named, labelled and parted, none of them decoded yet."""
+"""Images before they are decoded: their names, labels and official parts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,11 +8,11 @@ import numpy as np
 
 from flowstone.errors import DataError
 
-__all__ = ["Encoded", "Found"]
+__all__ = ["EncodedImages", "ImageCollection"]
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedImages:
     """Images in the bytes of their files: a name for each, and how to read the bytes of one."""
 
     names: Sequence[str]
@@ -23,22 +23,22 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a loader found.
+class ImageCollection:
+    """The images of a set, a folder or an array.
 
     Attributes:
         where: the file or folder, for messages.
         images: encoded, or uint8 ``(n, H, W)`` or ``(n, H, W, C)``.
         labels: the number of each image's class, or None.
         classes: their names.
-        groups: images of one group, such as the pictures of one person, must not be parted; or None.
+        groups: images of one group, such as the pictures of one person, are kept in one part of the split; or None.
         parts: the rows of the official ``train``, ``validation`` and ``test`` part; empty where there are none.
         crop: the rectangle to cut out first: left, top, right, bottom, of an image of ``crop_from`` (height, width).
         size: the height and width to resize to where no other is asked for.
     """
 
     where: Path
-    images: Encoded | np.ndarray
+    images: EncodedImages | np.ndarray
     labels: np.ndarray | None = None
     classes: tuple[str, ...] = ()
     groups: np.ndarray | None = None
@@ -59,4 +59,4 @@ class Found:
 
     def name(self, row: int) -> str:
         """What to call one image."""
-        return self.images.names[row] if isinstance(self.images, Encoded) else f"image {row + 1}"
+        return self.images.names[row] if isinstance(self.images, EncodedImages) else f"image {row + 1}"

@@ -1,0 +1,60 @@
+"""flowstone check, plot and list."""
+
+import json
+
+import pytest
+
+from commands import QUICK, flowstone, make_run, make_table
+from flowstone.runs import Run
+from flowstone.runs.checkpoint import describe, save
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_plot_draws_again_what_was_deleted(tmp_path):
+    flowstone("train", "moons", "--out", "R", *QUICK[:-1])
+    before = {p.name for p in (tmp_path / "R" / "plots").iterdir()}
+    for path in (tmp_path / "R" / "plots").iterdir():
+        path.unlink()
+    flowstone("plot", "R")
+    assert {p.name for p in (tmp_path / "R" / "plots").iterdir()} == before
+
+
+@pytest.mark.filterwarnings("ignore:the flow did not learn")
+def test_a_conditional_table_gets_pair_plots(tmp_path):
+    make_table(tmp_path / "t.csv")
+    flowstone("train", "t.csv", "--context", "a", "--out", "R", *QUICK[:-1])
+    assert [p.name for p in (tmp_path / "R" / "plots").glob("p*")] == ["pairs.png"]
+
+
+def test_check_says_what_is_wrong_with_a_run(tmp_path, capsys):
+    make_table(tmp_path / "t.csv")
+    make_run("run", "t.csv", recipe="spline")
+    flowstone("check", "run")
+    said = capsys.readouterr().out
+    assert said.startswith("nothing wrong")
+    assert "at the latent's edge" in said
+    flowstone("check", "run", "t.csv", "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert found["ok"]
+    assert {layer["place"] for layer in found["layers"]} == {"data", "outside", "edge"}
+    # Weights of another size are saved all the same, and check sees what they do.
+    density = Run("run").density()
+    for parameter in density.parameters():
+        parameter.data.normal_().mul_(30)
+    extra = {key: value for key, value in Run("run").record.items() if key not in describe(density)}
+    save(density, "run", extra=extra)
+    flowstone("check", "run", "--json")
+    assert not json.loads(capsys.readouterr().out)["ok"]
+
+
+def test_list_shows_recipes_and_toys(capsys):
+    flowstone("list", "--json")
+    listed = json.loads(capsys.readouterr().out)
+    assert {"nice", "realnvp", "glow", "spline", "maf", "iaf", "maf_spline"} <= set(listed["recipes"])
+    assert listed["toys"]["moons"]["entropy"] == pytest.approx(1.1312)
+    flowstone("list")
+    assert "spline (default)" in capsys.readouterr().out

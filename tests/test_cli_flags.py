@@ -1,0 +1,103 @@
+"""Flags follow from the options of Settings and DataRequest, and live in the command alone."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import flowstone as package
+from commands import flowstone
+from flowstone.cli import main
+from flowstone.cli.flags import flag_of, message_of, select
+from flowstone.data import DataRequest
+from flowstone.errors import DataError
+from flowstone.options import options_of
+from flowstone.train import Settings
+
+SOURCE = Path(package.__file__).parent
+FIXED = """
+    --flow --set --steps --epochs --minutes --batch-size --lr --seed --device --precision --context --columns --out
+    --resume --quiet --patience --memory --compile --flip --points --drop-missing --no-dequantize --size --gray
+    --skip-bad --data-dir --download --no-plots --tensorboard --exclude
+"""
+
+
+def help_of(capsys, *words: str) -> str:
+    flowstone(*words, "--help")
+    return " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
+
+
+def test_every_option_is_a_flag_with_its_help(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    text = help_of(capsys, "train")
+    for flag in FIXED.split():
+        assert f"{flag} " in text
+    for each in (*options_of(DataRequest), *options_of(Settings)):
+        assert f"--{each.name.replace('_', '-')}" in text
+        assert " ".join(each.help.split()) in text
+    assert " ".join(next(o.help for o in options_of(DataRequest) if o.name == "skip_bad").split()) in help_of(
+        capsys, "score"
+    )
+
+
+def test_the_help_of_a_command_needs_no_torch():
+    code = (
+        "import sys\n"
+        "from flowstone.cli import app\n"
+        "app(['train', '--help'], result_action='return_value')\n"
+        "heavy = {'torch', 'numpy', 'pyarrow', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(f'train --help imports {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_the_library_names_no_flag():
+    for path in SOURCE.rglob("*.py"):
+        if "cli" not in path.relative_to(SOURCE).parts:
+            named = re.findall(r"(?<![\w-])--[a-z][a-z-]*", path.read_text())
+            assert not named, f"{path.relative_to(SOURCE)} names {named}"
+
+
+def test_a_remedy_is_a_keyword_in_the_library_and_a_flag_in_the_command():
+    error = DataError("t.csv: row 2 is missing;\nto leave it out", remedy={"drop_missing": True, "size": 32})
+    assert str(error).endswith("to leave it out: drop_missing=True, size=32")
+    assert message_of(error) == "t.csv: row 2 is missing; to leave it out: --drop-missing --size 32"
+    assert flag_of("resume", "R/resume") == "--resume"
+    assert flag_of("exclude", ["a", "b,c"]) == "--exclude 'a,\"b,c\"'"
+
+
+@given(st.lists(st.text(min_size=1), min_size=1, unique=True))
+def test_names_of_columns_come_back_from_their_flag(names):
+    words = shlex.split(flag_of("columns", names))
+    text = words[1] if len(words) == 2 else words[0].removeprefix("--columns=")
+    assert select(DataRequest, {"columns": text}) == {"columns": names}
+
+
+@pytest.mark.parametrize(
+    "words", [["train", "moons", "--stepz", "3"], ["trian"], ["sample", "R"], ["train", "moons", "--lr", "x"]]
+)
+def test_a_wrong_flag_exits_with_2(capsys, monkeypatch, words):
+    monkeypatch.setattr(sys, "argv", ["flowstone", *words])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+
+
+def test_version(capsys):
+    flowstone("--version")
+    assert capsys.readouterr().out.strip() == package.__version__
+
+
+def test_output_that_nobody_reads_on_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "flowstone", "list"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert done.stderr == ""

@@ -1,0 +1,117 @@
+"""flowstone score and evaluate: likelihoods of rows, and rows that have none."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from commands import flowstone, make_run, make_table, refused
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def scores_of(path: str) -> list[float]:
+    with open(path) as file:
+        return [float(row["log_prob"]) for row in csv.DictReader(file)]
+
+
+def test_samples_score_as_they_evaluate(capsys):
+    make_run("R", "moons")
+    flowstone("sample", "R", "-n", 5000, "--out", "s.csv")
+    flowstone("score", "R", "s.csv", "--out", "scored.csv")
+    assert Path("scored.csv").read_text().startswith('"x1","x2","log_prob"\n')
+    scores = scores_of("scored.csv")
+    assert len(scores) == 5000
+    flowstone("evaluate", "R", "s.csv", "--json")
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["n_test"] == 5000
+    assert figures["nll_nats"] == pytest.approx(-np.mean(scores), abs=1e-4)
+
+
+def test_other_columns_are_carried_along(tmp_path):
+    make_table(tmp_path / "t.csv")
+    make_run("R", "t.csv", columns=["c", "a"])
+    new = {"who": ["x", "y"], "a": [0.1, 0.2], "c": [1.0, 2.0]}
+    pyarrow.parquet.write_table(pyarrow.table(new), "new.parquet")
+    flowstone("score", "R", "new.parquet", "--out", "out.parquet")
+    scored = pyarrow.parquet.read_table("out.parquet")
+    assert scored.column_names == ["who", "a", "c", "log_prob"]
+    assert scored.drop_columns(["log_prob"]).to_pydict() == new
+
+
+def test_a_column_log_prob_is_not_replaced(tmp_path, capsys, monkeypatch):
+    make_table(tmp_path / "t.csv")
+    make_run("R", "t.csv")
+    flowstone("score", "R", "t.csv", "--out", "scored.csv")
+    line = refused(capsys, monkeypatch, "score", "R", "scored.csv", "--out", "again.csv")
+    assert "scored.csv: it has a column 'log_prob' already" in line
+    assert not (tmp_path / "again.csv").exists()
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_rows_without_a_finite_score_are_counted_and_the_status_is_1(tmp_path, capsys, monkeypatch, ending):
+    make_table(tmp_path / "t.csv")
+    make_run("R", "t.csv")
+    (tmp_path / "far.csv").write_text("a,b,c\n1,2,3\n1e60,2,3\n1,2,3\n-1e60,0,0\n")
+    line = refused(capsys, monkeypatch, "score", "R", "far.csv", "--out", f"o.{ending}")
+    assert f"o.{ending} is written, but log_prob is NaN or infinite in 2 rows of 4, first in row 2" in line
+    if ending == "csv":
+        assert np.isfinite(scores_of("o.csv")).tolist() == [True, False, True, False]
+
+
+def test_rows_with_gaps_are_left_out_where_that_is_wanted(tmp_path, capsys):
+    make_table(tmp_path / "t.csv")
+    make_run("R", "t.csv")
+    (tmp_path / "nan.csv").write_text("a,b,c\n1,2,3\n1,,3\n")
+    flowstone("score", "R", "nan.csv", "--out", "o.csv", "--drop-missing")
+    assert len(scores_of("o.csv")) == 1
+    assert "left out 1 rows" in capsys.readouterr().err
+
+
+def test_nets_in_bfloat16(capsys):
+    make_run("R", "moons")
+    flowstone("sample", "R", "-n", 50, "--out", "s.parquet")
+    found = {}
+    for precision in ("fp32", "bf16"):
+        flowstone("sample", "R", "-n", 50, "--out", "s.npz", "--precision", precision)
+        flowstone("score", "R", "s.parquet", "--out", "scored.parquet", "--precision", precision)
+        capsys.readouterr()
+        flowstone("evaluate", "R", "s.parquet", "--json", "--precision", precision)
+        with np.load("s.npz") as samples:
+            scores = pyarrow.parquet.read_table("scored.parquet").column("log_prob").to_numpy()
+            found[precision] = (samples["x"], scores, json.loads(capsys.readouterr().out)["nll_nats"])
+    for plain, low in zip(*found.values(), strict=True):
+        assert not np.array_equal(plain, low)
+        np.testing.assert_allclose(plain, low, atol=0.3)
+
+
+def test_what_is_wrong_is_said_in_one_line(tmp_path, capsys, monkeypatch):
+    make_table(tmp_path / "t.csv")
+    make_run("R", "t.csv")
+    (tmp_path / "two.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "nan.csv").write_text("a,b,c\n1,2,3\n1,,3\n")
+    (tmp_path / "text.csv").write_text("a,b,c\n1,2,red\n")
+    np.save(tmp_path / "two.npy", np.zeros((5, 2)))
+    said = [
+        (["evaluate", "nowhere"], "nowhere is not a run folder"),
+        (["evaluate", "R", "two.csv"], "no column 'c'"),
+        (["evaluate", "R", "nan.csv"], "column 'b', row 2 is missing"),
+        (["score", "R", "t.csv", "--out", "t.csv"], "it is the table to be scored"),
+        (["score", "R", "two.csv", "--out", "o.csv"], "no column 'c'"),
+        (["score", "R", "two.npy", "--out", "o.csv"], "2 columns, expected 3"),
+        (["score", "R", "text.csv", "--out", "o.csv"], "column 'c' is not numeric (row 1 holds 'red')"),
+        (["score", "R", "nan.csv", "--out", "o.csv"], "to leave them out: --drop-missing"),
+        (["score", "R", "t.csv", "--out", "o.txt"], "must end in .csv, .parquet"),
+        (["score", "R", "t.csv", "--out", "no/o.csv"], "no folder no"),
+    ]
+    before = sorted(str(p) for p in tmp_path.rglob("*"))
+    for words, message in said:
+        assert message in refused(capsys, monkeypatch, *words)
+    assert sorted(str(p) for p in tmp_path.rglob("*")) == before

@@ -1,0 +1,270 @@
+"""flowstone train: run folders, what is refused before one is made, and going on with a training."""
+
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+
+from commands import QUICK, flowstone, make_table, refused
+from flowstone.cli import main
+from flowstone.recipes import RECIPES
+from flowstone.runs import Run
+from flowstone.train import fit
+
+pytestmark = pytest.mark.filterwarnings("ignore:the flow did not learn")  # in so few steps
+
+FIXTURES = Path(__file__).parent / "fixtures" / "format-1"
+TABLE = Path(__file__).parents[1] / "examples" / "table.csv"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_run_folder_holds_what_it_should(tmp_path, capsys):
+    flowstone("train", "moons", "--out", "R", *QUICK[:-2])
+    assert sorted(p.name for p in (tmp_path / "R").iterdir()) == [
+        "flow.json", "flow.safetensors", "history.csv", "metrics.json", "plots", "resume",
+    ]  # fmt: skip
+    plots = sorted(p.name for p in (tmp_path / "R" / "plots").iterdir())
+    assert plots == ["data-latent-samples.png", "density.png", "layers.png", "loss.png"]
+    said = capsys.readouterr().err
+    assert "parameters, 128 rows a step on 1 thread\n" in said
+    metrics = json.loads((tmp_path / "R" / "metrics.json").read_text())
+    for name in ("nll_nats", "nll_stderr", "bits_per_dim", "round_trip_max", "n_test", "seconds", "entropy"):
+        assert name in metrics
+
+
+def test_a_density_is_built_once(monkeypatch):
+    built, realnvp = [], RECIPES["realnvp"]
+
+    def counted(features, **arguments):
+        built.append(features)
+        return realnvp(features, **arguments)
+
+    vars(counted)["__signature__"] = inspect.signature(realnvp)
+    monkeypatch.setitem(RECIPES, "realnvp", counted)
+    flowstone("train", "moons", "--flow", "realnvp", "--out", "R", *QUICK)
+    assert built == [2]
+
+
+def test_without_out_runs_are_numbered(tmp_path):
+    for _ in range(2):
+        flowstone("train", "moons", "--flow", "nice", *QUICK)
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["moons-nice", "moons-nice-2"]
+
+
+def test_the_same_seed_gives_the_same_run_and_precision_another(tmp_path):
+    for out, precision in (("A", "fp32"), ("B", "fp32"), ("C", "bf16")):
+        flowstone("train", "moons", "--seed", 4, "--precision", precision, "--out", out, *QUICK)
+    one, two, other = ((tmp_path / out / "flow.safetensors").read_bytes() for out in "ABC")
+    assert one == two
+    assert one != other
+
+
+def test_epochs_are_passes_over_the_rows(tmp_path):
+    make_table(tmp_path / "t.csv", rows=599)  # of which 481 to train on: 4 batches of 100
+    words = ["--set", "couplings=1", "hidden=4", "--batch-size", 100, "--quiet", "--no-plots"]
+    flowstone("train", "t.csv", "--epochs", 5, "--out", "R", *words)
+    assert json.loads((tmp_path / "R" / "metrics.json").read_text())["steps"] == 20
+
+
+def test_options_of_the_training_arrive_and_are_recorded(tmp_path):
+    flowstone("train", "moons", "--out", "R", *QUICK, "--optimizer", "adamax", "--ema", 0.5, "--validate-every", 30)
+    settings = Run(tmp_path / "R").settings()
+    assert (settings.optimizer, settings.ema, settings.steps, settings.clip) == ("adamax", 0.5, 60, None)
+    assert len((tmp_path / "R" / "history.csv").read_text().splitlines()) == 4  # a header, steps 0, 30, 60
+
+
+def test_options_of_the_data_arrive_and_are_recorded(tmp_path):
+    (tmp_path / "t.csv").write_text('a,b,"c,d",e\n' + "".join(f"{i},{i**2 % 7},{i**3 % 11},\n" for i in range(60)))
+    words = ["--columns", '"c,d", b', "--no-dequantize", "--seed", 3]
+    flowstone("train", "t.csv", *words, "--out", "R", *QUICK)
+    record = Run(tmp_path / "R").record
+    assert record["columns"] == ["c,d", "b"]
+    assert record["data"].items() >= {"seed": 3, "dequantize": False, "noise": {}, "drop_missing": False}.items()
+    assert Run(tmp_path / "R").dataset().columns == ("c,d", "b")
+
+
+def test_what_is_wrong_is_said_before_a_folder_is_made(tmp_path, capsys, monkeypatch):
+    make_table(tmp_path / "t.csv")
+    said = [
+        (["mons"], "did you mean 'moons'"),
+        (["nothing.csv"], "nothing.csv: no such file"),
+        (["moons", "--flow", "splin"], "did you mean 'spline'"),
+        (["moons", "--set", "bin=3"], "did you mean 'bins'"),
+        (["moons", "--set", "bins"], "expected key=value"),
+        (["moons", "--set", "bins=3", "bins=4"], "--set bins: given twice, as 3 and as 4"),
+        (["moons", "--set", "features=3"], "--set features: the data says that"),
+        (["moons", "--steps", "0"], "steps=0 must be a whole number, at least 1"),
+        (["moons", "--epochs", "3"], "fresh points have no epochs"),
+        (["moons", "--epochs", "3", "--steps", "5"], "--steps and --epochs say the same thing twice"),
+        (["moons", "--ema", "2"], "ema=2.0 must be below 1"),
+        (["moons", "--optimizer", "adams"], "did you mean 'adam"),
+        (["moons", "--device", "gpu9"], "--device gpu9"),
+        (["moons", "--columns", "a"], "columns=a is for tables; 'moons' is a toy"),
+        (["t.csv", "--seed", "-1"], "seed=-1"),
+        (["t.csv", "--columns", "a,b,a"], "'a' is named more than once"),
+        (["t.csv", "--exclude", "d"], "no column 'd'"),
+        (["moons", "--resume"], "--resume needs --out"),
+        (["t.csv", "--out", "t.csv"], "t.csv exists: choose another folder; to go on with its training: --resume"),
+        (["t.csv", "--out", "t.csv/R"], "cannot write t.csv/R"),
+    ]
+    before = sorted(str(p) for p in tmp_path.rglob("*"))
+    for words, message in said:
+        assert message in refused(capsys, monkeypatch, "train", *words)
+    assert sorted(str(p) for p in tmp_path.rglob("*")) == before
+
+
+def test_all_constant_columns_are_named_and_the_hint_works(tmp_path, capsys, monkeypatch):
+    rng = np.random.default_rng(0)
+    lines = [f"{a},7,{b},{c},0" for a, b, c in rng.normal(size=(60, 3))]
+    (tmp_path / "t.csv").write_text('a,"k,1",b,c,an l\n' + "\n".join(lines) + "\n")
+    line = refused(capsys, monkeypatch, "train", "t.csv", "--context", '"an l",c', "--out", "R", *QUICK)
+    assert "columns 'k,1' (7), 'an l' (0) are constant and have no density" in line
+    hint = line.split(": ")[-1]
+    script = f"{sys.executable} -m flowstone train t.csv --context '\"an l\",c' --out R {' '.join(QUICK)} {hint}"
+    subprocess.run(["sh", "-c", script], check=True, capture_output=True)
+    record = Run(tmp_path / "R").record
+    assert (record["columns"], record["context_columns"]) == (["a", "b"], ["c"])
+
+
+def test_rows_with_gaps_are_left_out_by_the_flag_of_the_hint(tmp_path, capsys, monkeypatch):
+    path = make_table(tmp_path / "t.csv")
+    path.write_text(path.read_text() + "1,,2\n")
+    line = refused(capsys, monkeypatch, "train", "t.csv", "--out", "R", *QUICK)
+    assert line.endswith("column 'b', row 201 is missing or NaN; 1 of 201 rows hold such values; to leave them out: "
+                         "--drop-missing")  # fmt: skip
+    flowstone("train", "t.csv", "--out", "R", *QUICK, "--drop-missing")
+
+
+@pytest.mark.filterwarnings("always:the rate")
+def test_a_warning_is_one_line(monkeypatch, capsys):
+    def warn_and_fit(*args, **options):
+        warnings.warn("the rate\nis low", stacklevel=2)
+        return fit(*args, **options)
+
+    monkeypatch.setattr("flowstone.cli.job.fit", warn_and_fit)
+    monkeypatch.setattr(sys, "argv", ["flowstone", "train", "moons", "--out", "R", *QUICK])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    assert capsys.readouterr().err == "flowstone: warning: the rate is low\n"
+
+
+def wait_for(path, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} did not come"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
+def test_a_training_that_was_broken_off_goes_on(tmp_path, capsys, monkeypatch, blow):
+    """Ctrl-C keeps the best weights and says where; kill -9 keeps the last saved state; --resume ends both alike."""
+    (tmp_path / "sitecustomize.py").write_text("import flowstone.train.loop as loop; loop.SAVE_EVERY = 0.0")
+    settings = ["moons", "--set", "couplings=2", "hidden=16", "--batch-size", "128", "--steps", "1500", "--seed", "2"]
+    words = ["train", *settings, "--patience", "10000", "--out", "R", "--no-plots"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flowstone", *words], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(tmp_path / "R" / "resume" / "state.safetensors")
+    process.send_signal(blow)
+    _, said = process.communicate(timeout=60)
+    if blow is signal.SIGINT:
+        assert process.returncode == 130
+        assert "interrupted; the best weights so far (step" in said
+        flowstone("sample", "R", "-n", 3, "--out", "s.csv")
+    else:
+        line = refused(capsys, monkeypatch, "sample", "R", "-n", "3", "--out", "s.csv")
+        assert line.endswith("holds no weights: its training was cut off; to go on with it: --resume")
+    assert not (tmp_path / "R" / "metrics.json").exists()
+    for changed in (["--lr", "0.1"], ["--patience", "7"], ["--points", "100"], ["--flow", "nice"], ["--set", "bins=3"]):
+        line = refused(capsys, monkeypatch, "train", "moons", "--out", "R", "--resume", *changed)
+        assert "--resume goes on with the settings of R: " in line
+        assert (changed[1].split("=")[0] if changed[0] == "--set" else changed[0][2:]) in line
+    flowstone("train", "moons", "--out", "R", "--resume", "--steps", 1500, "--quiet", "--no-plots")
+    whole = [word if word != "R" else "W" for word in words]
+    flowstone(*whole, "--quiet")
+    assert (tmp_path / "R" / "flow.safetensors").read_bytes() == (tmp_path / "W" / "flow.safetensors").read_bytes()
+    assert "this training has ended" in refused(capsys, monkeypatch, *words, "--resume")
+
+
+def old_run(folder: Path, name: str) -> Path:
+    """A run folder of format 1, its table where it is now, not finished."""
+    folder.mkdir()
+    for path in (FIXTURES / name).rglob("*"):
+        target = folder / path.relative_to(FIXTURES / name)
+        target.mkdir() if path.is_dir() else target.write_bytes(path.read_bytes())
+    text = (folder / "flow.json").read_text()
+    (folder / "flow.json").write_text(text.replace("/data/table.csv", str(TABLE)))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("toy", ["moons", "--flow", "realnvp", "--points", "500", "--set", "couplings=2", "hidden=8", "--steps", "60"]),
+        ("table", [str(TABLE), "--context", "age", "--seed", "3", "--steps", "120"]),
+    ],
+)
+def test_runs_of_format_1_evaluate_and_go_on(tmp_path, capsys, name, words):
+    folder = old_run(tmp_path / "R", name)
+    before = json.loads((folder / "metrics.json").read_text())
+    flowstone("evaluate", folder, "--json")
+    assert json.loads(capsys.readouterr().out)["nll_nats"] == pytest.approx(before["nll_nats"], abs=1e-4)
+    (folder / "metrics.json").unlink()
+    flowstone("train", *words, "--out", folder, "--resume", "--quiet", "--no-plots")
+    after = json.loads((folder / "metrics.json").read_text())
+    assert after["nll_nats"] == pytest.approx(before["nll_nats"], abs=1e-4)
+    assert after["steps"] == before["steps"]
+
+
+def test_a_loss_that_explodes_is_one_line_and_leaves_what_was_good(tmp_path, capsys, monkeypatch):
+    words = ["train", "moons", "--flow", "realnvp", "--set", "hidden=8", "--lr", "1e30", "--out", "R", "--quiet"]
+    line = refused(capsys, monkeypatch, *words)
+    assert "the loss is" in line
+    assert "first bad output: bijection.links." in line
+    assert line.endswith("in R")
+    flowstone("sample", "R", "-n", 3, "--out", "s.csv")
+    assert (tmp_path / "R" / "history.csv").exists()
+    assert not (tmp_path / "R" / "metrics.json").exists()
+
+
+def test_timestamps_are_learned_and_sampled(tmp_path):
+    """Seconds since 1970 have more digits than float32: what is learned and drawn has them all the same."""
+    rng = np.random.default_rng(0)
+    seconds, other = 10 * rng.normal(size=2000) + 1.7e9 + 77, rng.normal(size=2000)
+    np.savetxt("t.csv", np.stack([seconds, other], 1), delimiter=",", header="time,b", comments="", fmt="%.6f")
+    flowstone("train", "t.csv", "--out", "R", "--steps", 150, "--quiet", "--no-plots")
+    nll = json.loads((tmp_path / "R" / "metrics.json").read_text())["nll_nats"]
+    entropy = 2 * 0.5 * np.log(2 * np.pi * np.e) + np.log(10)
+    assert nll == pytest.approx(entropy, abs=0.15)
+    flowstone("sample", "R", "-n", 20_000, "--out", "s.parquet")
+    drawn = pyarrow.parquet.read_table("s.parquet").column("time").to_numpy()
+    assert drawn.dtype == np.float64
+    assert abs(drawn.mean() - seconds.mean()) < 0.05 * seconds.std()
+    assert drawn.std() == pytest.approx(seconds.std(), rel=0.1)
+    assert len(set(drawn.tolist())) > 19_000
+
+
+def test_the_demo_runs(tmp_path):
+    demo = Path(__file__).parents[1] / "examples" / "demo.py"
+    words = [sys.executable, demo, "--steps", "20", "--out", tmp_path / "demo"]
+    said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    assert "entropy" in said
+    assert (tmp_path / "demo" / "moons.png").stat().st_size > 10_000
+    flowstone("sample", tmp_path / "demo" / "nice", "-n", 5, "--out", "s.csv")
+    assert torch.is_tensor(Run(tmp_path / "demo" / "nice").density().sample(1))
