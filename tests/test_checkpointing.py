@@ -2,7 +2,7 @@
 
 import copy
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -380,7 +380,7 @@ def test_the_second_run_has_the_weights_of_the_first():
 
     def gradients():
         torch.func.functional_call(flow, others, (x,)).sum().backward()
-        found = [value.grad for value in others.values()]
+        found = [cast(torch.Tensor, value.grad) for value in others.values()]
         for value in others.values():
             value.grad = None
         return found

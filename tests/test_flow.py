@@ -8,8 +8,8 @@ import torch
 import flowstone
 from cases import disturb
 from flowstone.bijections import Affine, Chain, Coupling, Permutation, Scaling, Standardize
-from flowstone.density import CHUNK
 from flowstone.errors import SettingError, ShapeError
+from flowstone.kernels import CHUNK
 from flowstone.nets import MLP
 from flowstone.priors import StandardNormal
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import flowstone
 from cases import disturb
-from flowstone.density import CHUNK
 from flowstone.errors import SettingError, ShapeError
+from flowstone.kernels import CHUNK
 
 
 def wild(recipe, *args, size: float = 0.3, **kwargs) -> flowstone.Flow:

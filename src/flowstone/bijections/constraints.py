@@ -10,10 +10,13 @@ from torch.distributions import biject_to, constraints, transform_to
 from torch.distributions.constraints import Constraint
 from torch.distributions.transforms import Transform
 
-__all__ = ["Between", "compose_domain", "is_outside", "is_real"]
+__all__ = ["UNKNOWN", "Between", "compose_domain", "is_outside", "is_real"]
 
 Bound = float | Tensor
 ROUNDING = torch.finfo(torch.float32).eps  # what a border may be off by where a table was once written in float32
+
+# Where it depends on several features at once.
+UNKNOWN: Constraint = constraints.dependent(is_discrete=False)  # pyright: ignore[reportArgumentType]
 
 
 def is_outside(x: Tensor, low: Bound, high: Bound) -> Tensor:
@@ -59,13 +62,13 @@ def compose_domain(pairs: Iterable[tuple[Constraint, Constraint]]) -> Constraint
     """The domain of maps one after the other, given the domain and the codomain of each.
 
     It is that of the first one where every other takes all that comes out of the one before it. Else it cannot be said
-    of single features, and is ``constraints.dependent``.
+    of single features, and is ``UNKNOWN``.
     """
     pairs = list(pairs)
     first = pairs[0][0]
     for (_, before), (domain, _) in pairwise(pairs):
         if not _includes(domain, before):
-            return constraints.dependent(is_discrete=first.is_discrete)
+            return UNKNOWN
     return first
 
 
