@@ -133,7 +133,19 @@ def householder(layer: b.Householder, x: Tensor, context: Tensor | None) -> Tens
 
 
 def whiten(layer: b.Whiten, x: Tensor, context: Tensor | None) -> Tensor:
+    x = compressed(layer.standardize.tails, x, None)
     return (x - layer.standardize.mean) / layer.standardize.std @ (layer.below @ layer.above)[layer.order].T
+
+
+def compressed(layer: b.CompressTails, x: Tensor, context: Tensor | None) -> Tensor:
+    z = x.clone()
+    for row, column in (x > layer.knots[1]).nonzero().tolist():
+        b, c = layer.knots[1, column], layer.widths[1, column]
+        z[row, column] = b + c * (1 + (x[row, column] - b) / c).log()
+    for row, column in (x < layer.knots[0]).nonzero().tolist():
+        b, c = layer.knots[0, column], layer.widths[0, column]
+        z[row, column] = b - c * (1 + (b - x[row, column]) / c).log()
+    return z
 
 
 def log_tails(layer: b.LogTails, x: Tensor, context: Tensor | None) -> Tensor:
@@ -187,7 +199,8 @@ FORMULAS: dict[type[b.Bijection], Formula] = {
     b.Rescale: lambda layer, x, _: (x - layer.low) / layer.width,
     b.Scaling: lambda layer, x, _: x * layer.log_scale.exp(),
     b.Squeeze: squeeze,
-    b.Standardize: lambda layer, x, _: (x - layer.mean) / layer.std,
+    b.CompressTails: compressed,
+    b.Standardize: lambda layer, x, _: (compressed(layer.tails, x, None) - layer.mean) / layer.std,
     b.Whiten: whiten,
 }
 

@@ -14,6 +14,7 @@ from flowstone.bijections.pad import Pad
 from flowstone.bijections.pointwise import LeakyReLU, LogTails, Scaling
 from flowstone.bijections.preprocess import Standardize, Whiten
 from flowstone.bijections.spline import RQSpline
+from flowstone.bijections.tails import CompressTails
 from flowstone.bijections.univariate import Additive, Affine, Univariate
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "BatchNorm",
     "Bijection",
     "Chain",
+    "CompressTails",
     "Conditioned",
     "Coupling",
     "Dequantize",
