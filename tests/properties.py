@@ -139,12 +139,11 @@ def whiten(layer: b.Whiten, x: Tensor, context: Tensor | None) -> Tensor:
 
 def compressed(layer: b.CompressTails, x: Tensor, context: Tensor | None) -> Tensor:
     z = x.clone()
-    for row, column in (x > layer.knots[1]).nonzero().tolist():
-        b, c = layer.knots[1, column], layer.widths[1, column]
-        z[row, column] = b + c * (1 + (x[row, column] - b) / c).log()
-    for row, column in (x < layer.knots[0]).nonzero().tolist():
-        b, c = layer.knots[0, column], layer.widths[0, column]
-        z[row, column] = b - c * (1 + (b - x[row, column]) / c).log()
+    for side, sign in ((0, -1), (1, 1)):
+        for row, column in (sign * x > sign * layer.knots[side]).nonzero().tolist():
+            b, c, r = (it[side, column].item() for it in (layer.knots, layer.widths, layer.ranges))
+            distance = sign * (x[row, column].item() - b) / c
+            z[row, column] = b + sign * c * (math.log(1 + min(distance, r)) + max(0.0, distance - r) / (1 + r))
     return z
 
 

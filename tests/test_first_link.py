@@ -49,11 +49,6 @@ def test_honest_columns_stay_as_they_are_to_the_last_bit(name):
     for value, log_det in (layer(x), layer.inverse(x)):
         assert torch.equal(value, x)
         assert torch.equal(log_det, torch.zeros(len(x), dtype=torch.float64))
-    standardize = Standardize(2)
-    standardize.initialize(x)
-    std, mean = torch.std_mean(x / x.abs().amax(0), 0, correction=0)
-    assert torch.equal(standardize.mean, mean * x.abs().amax(0))
-    assert torch.equal(standardize.std, std * x.abs().amax(0))
 
 
 @given(
@@ -83,6 +78,18 @@ def test_the_farthest_row_of_each_side_lies_at_its_reach():
     s = 0.75 * 2 / 2.3006987
     torch.testing.assert_close(layer(x)[0][-2:, 0], 5 * s * torch.tensor([1.0, -1.0]).double(), rtol=2e-3, atol=0)
     torch.testing.assert_close(layer.knots[:, 0], 3 * s * torch.tensor([-1.0, 1.0]).double(), rtol=2e-3, atol=0)
+
+
+def test_beyond_the_farthest_row_it_is_a_line_with_the_slope_there():
+    x = torch.cat((torch.linspace(-1, 1, 2000), torch.tensor([1e5, -3e2]))).double()[:, None]
+    layer = CompressTails(1).double()
+    layer.initialize(x)
+    far = torch.tensor([[1e5 - 1.0], [1e5 + 1.0], [2e5], [3e5], [1e30], [-1e30]]).double()
+    z, log_det = layer(far)
+    torch.testing.assert_close(log_det, log_det[0].expand(6).where(far[:, 0] > 0, log_det[5]), rtol=1e-5, atol=0)
+    torch.testing.assert_close((z[3] - z[2]).log(), math.log(1e5) + log_det[2:3], rtol=1e-9, atol=0)
+    assert layer.inverse(torch.tensor([[50.0], [-50.0]]).double())[0].isfinite().all()
+    torch.testing.assert_close(layer.inverse(z)[0], far, rtol=1e-9, atol=0)
 
 
 def test_a_side_without_outliers_stays_as_it_is():

@@ -19,6 +19,9 @@ class Standardize(DataLayer):
 
     $$ \log|\det| = -\sum_i \log \sigma_i $$
 
+    Columns whose outliers hide their bulk are drawn in first (``CompressTails``, whose log-det is added); μ and σ are
+    then those of the result.
+
     The identity until it is initialised, once; a second ``initialize`` changes nothing. μ and σ are kept and applied in
     float64; z has the precision of the flow, and so has x in ``inverse``, unless float32 cannot resolve the columns
     (seconds since 1970) or hold them (1e44): then it is float64. A constant feature has no density and is refused;
@@ -53,7 +56,8 @@ class Standardize(DataLayer):
             raise DataError(f"constant features have no density, leave them out: feature {columns}")
         self.tails.initialize(x)
         x, _ = self.tails.compress(x)
-        size = x.abs().amax(0).where(~constant, 1.0)  # squares of the numbers themselves may overflow
+        # A power of two, which rounds nothing: the squares of the numbers themselves may overflow.
+        size = torch.ldexp(torch.ones_like(x[0]), torch.frexp(x.abs().amax(0)).exponent - 1)
         std, mean = torch.std_mean(x / size, 0, correction=0)
         self.mean.copy_(mean * size)
         self.std.copy_((std * size).where(~constant, 1.0))
@@ -88,7 +92,8 @@ class Standardize(DataLayer):
 class Whiten(DataLayer):
     r"""Columns made uncorrelated, each with deviation 1: PCA or ZCA whitening of what ``Standardize`` gives.
 
-    With $R \Lambda R^\top$ the correlation matrix of the data that ``initialize`` is given,
+    With $R \Lambda R^\top$ the correlation matrix of the data that ``initialize`` is given (of the rows without outliers
+    in the sense of ``CompressTails``, where they are more than half),
 
     $$ z = \Lambda^{-1/2} R^\top \frac{x - \mu}{\sigma} \;\text{(PCA)}, \qquad
        z = R \Lambda^{-1/2} R^\top \frac{x - \mu}{\sigma} \;\text{(ZCA)}, \qquad

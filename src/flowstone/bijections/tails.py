@@ -14,12 +14,14 @@ NOWHERE = torch.finfo(torch.float64).max
 
 
 class CompressTails(DataLayer):
-    r"""The identity between two knots per column, the logarithm beyond: for columns whose outliers hide their bulk.
+    r"""The identity between two knots per column, a logarithm beyond: for columns whose outliers hide their bulk.
 
     $$ z = b + c \log\left(1 + \frac{x - b}{c}\right) \;\text{above the knot } b, \qquad
        \log|\det| = -\sum_{x_i > b_i} \log\left(1 + \frac{x_i - b_i}{c_i}\right), $$
 
-    and the same, mirrored, below the lower knot. Value and slope are continuous.
+    and the same, mirrored, below the lower knot. Beyond the farthest row x' of the data it goes on as a straight line,
+    with the slope 1 / (1 + r), r = (x' - b) / c, so that no latent is too far out to be carried back. Value and slope
+    are continuous.
 
     ``initialize`` decides column by column. The bulk's deviation s is the distance between the lowest and the highest
     eighth of the column, divided by 2.30, as it would be for a normal distribution. Where the deviation of the whole
@@ -36,18 +38,20 @@ class CompressTails(DataLayer):
     >>> tails.initialize(x)
     >>> z, log_det = tails(x)
     >>> bool((z[:999] == x[:999]).all()), round(z[999].item(), 2), round(log_det[999].item(), 2)
-    (True, 3.26, -16.65)
+    (True, 3.26, -16.34)
     """
 
     knots: Tensor
     widths: Tensor
+    ranges: Tensor
     initialized: Tensor
 
     def __init__(self, features: int) -> None:
         super().__init__(features)
-        # The lower and the upper knot b, and the widths c. Files written before this layer existed hold neither.
+        # The lower and the upper knot b, the widths c and the ranges r. Files older than this layer hold none of them.
         self.register_statistic("knots", torch.tensor([[-NOWHERE], [NOWHERE]], dtype=torch.float64).repeat(1, features))
         self.register_statistic("widths", torch.ones(2, features))
+        self.register_statistic("ranges", torch.ones(2, features))
         self.register_buffer("initialized", torch.tensor(False))
         self.active = False
 
@@ -63,7 +67,9 @@ class CompressTails(DataLayer):
         beyond = inflated & (ends > REACH)
         knots = torch.stack((median - KNOT * width, median + KNOT * width))
         self.knots.copy_(torch.where(beyond, knots, self.knots))
-        self.widths.copy_(torch.where(beyond, width * _log_width(ends - KNOT, REACH - KNOT), self.widths))
+        widths = _log_width(ends - KNOT, REACH - KNOT)
+        self.widths.copy_(torch.where(beyond, width * widths, self.widths))
+        self.ranges.copy_(torch.where(beyond, (ends - KNOT) / widths, self.ranges))
         self.initialized.fill_(True)
         self.statistics_changed()
 
@@ -82,33 +88,44 @@ class CompressTails(DataLayer):
         """``forward`` in float64."""
         if not self.active:
             return x, x.new_zeros(x.shape[0])
-        inside, below, above = self._split(x)
-        below, above = below.log1p(), above.log1p()
-        return inside - self.widths[0] * below + self.widths[1] * above, -(below + above).sum(-1)
+        inside, beyond = self._split(x)
+        within, rest = _cut(beyond, self.ranges)
+        logs = within.log1p()
+        return self._join(inside, logs + rest / (1 + self.ranges)), -logs.sum((-1, -2))
 
     def expand(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """``inverse`` in float64."""
         if not self.active:
             return z, z.new_zeros(z.shape[0])
-        inside, below, above = self._split(z)
-        return inside - self.widths[0] * below.expm1() + self.widths[1] * above.expm1(), (below + above).sum(-1)
+        inside, beyond = self._split(z)
+        logs, rest = _cut(beyond, self.ranges.log1p())
+        return self._join(inside, logs.expm1() + rest * (1 + self.ranges)), logs.sum((-1, -2))
 
     def is_inside(self, x: Tensor) -> Tensor:
         """Which rows have every column between its knots: ``(batch, features)`` → ``(batch,)``."""
         return ((x >= self.knots[0]) & (x <= self.knots[1])).all(-1)
 
-    def _split(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The part between the knots, and the distances below and above them in widths. Only one has a gradient."""
+    def _split(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The part between the knots, and the distances below and above them, in widths: ``(batch, 2, features)``."""
         low, high = self.knots
-        below, above = (low - value) / self.widths[0], (value - high) / self.widths[1]
-        return value.clamp(low, high), below.where(value < low, 0.0), above.where(value > high, 0.0)
+        distances = torch.stack((low - value, value - high), -2) / self.widths
+        return value.clamp(low, high), distances.where(distances > 0, 0.0)  # at a knot the first alone has a gradient
+
+    def _join(self, inside: Tensor, distances: Tensor) -> Tensor:
+        below, above = (distances * self.widths).unbind(-2)
+        return inside - below + above
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
-        absent = {prefix + name: getattr(self, name) for name in ("knots", "widths", "initialized")}
+        absent = {prefix + name: getattr(self, name) for name in ("knots", "widths", "ranges", "initialized")}
         super()._load_from_state_dict(absent | state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         return f"{self.features}"
+
+
+def _cut(value: Tensor, border: Tensor) -> tuple[Tensor, Tensor]:
+    """The part up to the border, and the rest."""
+    return value.minimum(border), (value - border).where(value > border, 0.0)
 
 
 def _log_width(distance: Tensor, room: float) -> Tensor:
