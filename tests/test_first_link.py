@@ -179,3 +179,12 @@ def test_outliers_do_not_hide_the_bulk(recipe, least, cost):
         clean = -flow.log_prob(normal(5000, generator)[:, None] + 5).mean().item()
     assert mass > least
     assert clean < 0.5 * math.log(2 * math.pi * math.e) + cost
+
+
+def test_it_exports_with_a_batch_of_any_size():
+    layer = Whiten(2)
+    layer.initialize(torch.cat((torch.randn(500, 2), torch.tensor([[1e6, -1e5]]))))
+    batch = torch.export.Dim("batch", min=2)
+    program = torch.export.export(layer, (torch.randn(4, 2),), dynamic_shapes=({0: batch},))
+    x = torch.tensor([[0.0, 0.0], [1e4, 3.0], [-7.0, -1e7]])
+    torch.testing.assert_close(program.module()(x), layer(x))

@@ -92,8 +92,8 @@ class Standardize(DataLayer):
 class Whiten(DataLayer):
     r"""Columns made uncorrelated, each with deviation 1: PCA or ZCA whitening of what ``Standardize`` gives.
 
-    With $R \Lambda R^\top$ the correlation matrix of the data that ``initialize`` is given (of the rows without outliers
-    in the sense of ``CompressTails``, where they are more than half),
+    With $R \Lambda R^\top$ the correlation matrix of the data that ``initialize`` is given (of the rows without
+    outliers in the sense of ``CompressTails``, where they are more than half),
 
     $$ z = \Lambda^{-1/2} R^\top \frac{x - \mu}{\sigma} \;\text{(PCA)}, \qquad
        z = R \Lambda^{-1/2} R^\top \frac{x - \mu}{\sigma} \;\text{(ZCA)}, \qquad

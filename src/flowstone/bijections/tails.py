@@ -1,5 +1,8 @@
 """Outliers drawn in by a logarithm, column by column, so that they do not hide the bulk of the data."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -115,9 +118,9 @@ class CompressTails(DataLayer):
         below, above = (distances * self.widths).unbind(-2)
         return inside - below + above
 
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         absent = {prefix + name: getattr(self, name) for name in ("knots", "widths", "ranges", "initialized")}
-        super()._load_from_state_dict(absent | state_dict, prefix, *args)
+        super()._load_from_state_dict(absent | dict(state_dict), prefix, *args)
 
     def extra_repr(self) -> str:
         return f"{self.features}"
