@@ -64,8 +64,8 @@ def test_the_bulk_stays_at_size_one_and_outliers_come_near(seed, part, size, sca
     layer = Standardize(2).double()
     layer.initialize(x)
     z, log_det = layer(x)
-    assert 0.4 < z[bulk, 0].std() < 1.2
-    assert z.abs().max() < 6
+    assert 0.25 < z[bulk, 0].std() < 1.2
+    assert z.abs().max() < 9
     back, log_det_back = layer.inverse(z)
     torch.testing.assert_close(back, x, rtol=1e-9, atol=1e-12 * scale)
     torch.testing.assert_close(log_det_back, -log_det)
@@ -76,7 +76,7 @@ def test_the_farthest_row_of_each_side_lies_at_its_reach():
     layer = CompressTails(1).double()
     layer.initialize(x)
     s = 0.75 * 2 / 2.3006987
-    torch.testing.assert_close(layer(x)[0][-2:, 0], 5 * s * torch.tensor([1.0, -1.0]).double(), rtol=2e-3, atol=0)
+    torch.testing.assert_close(layer(x)[0][-2:, 0], 8 * s * torch.tensor([1.0, -1.0]).double(), rtol=2e-3, atol=0)
     torch.testing.assert_close(layer.knots[:, 0], 3 * s * torch.tensor([-1.0, 1.0]).double(), rtol=2e-3, atol=0)
 
 
