@@ -78,6 +78,15 @@ def set_from_data(layer: b.Bijection, features: int) -> b.Bijection:
     return layer
 
 
+def set_from_outliers(layer: b.Bijection, features: int) -> b.Bijection:
+    """The last column stays as it is; the others have outliers on both sides, or on one."""
+    x = torch.randn(400, features)
+    x[:8, :-1] = 100 * torch.arange(1, 9)[:, None]
+    x[8:12, 0] = -50
+    layer.initialize(x)
+    return layer
+
+
 def set_from_images(layer: b.Bijection, *shape: int) -> b.Bijection:
     layer.initialize(3 * torch.randn(40, *shape) + 1)
     return layer
@@ -223,6 +232,9 @@ CASES: dict[str, Case] = {
     "Permutation random": case(lambda: b.Permutation.random(5), 5),
     "Permutation image": case(lambda: b.Permutation.random(3), (3, 2, 2)),
     "Standardize": case(lambda: set_from_data(b.Standardize(3), 3), 3, triangular=True),
+    "Standardize outliers": case(lambda: set_from_outliers(b.Standardize(3), 3), 3, triangular=True),
+    "CompressTails": case(lambda: set_from_outliers(b.CompressTails(3), 3), 3, triangular=True),
+    "Whiten outliers": case(lambda: set_from_outliers(b.Whiten(3), 3), 3),
     "Whiten": case(lambda: set_from_data(b.Whiten(3), 3), 3),
     "Whiten PCA": case(lambda: set_from_data(b.Whiten(4, kind="pca"), 4), 4),
     "Logit": case(b.Logit, 3, data=within(1e-3, 1 - 1e-3), **BOUNDED),

@@ -23,7 +23,7 @@ def test_plot_draws_again_what_was_deleted(tmp_path):
     assert {p.name for p in (tmp_path / "R" / "plots").iterdir()} == before
 
 
-@pytest.mark.filterwarnings("ignore:the flow did not learn")
+@pytest.mark.filterwarnings("ignore:validation has not moved")
 def test_a_conditional_table_gets_pair_plots(tmp_path):
     make_table(tmp_path / "t.csv")
     flowstone("train", "t.csv", "--context", "a", "--out", "R", *QUICK[:-1])

@@ -21,7 +21,7 @@ from flowstone.recipes import RECIPES
 from flowstone.runs import Run
 from flowstone.train import fit
 
-pytestmark = pytest.mark.filterwarnings("ignore:the flow did not learn")  # in so few steps
+pytestmark = pytest.mark.filterwarnings("ignore:validation has not moved")  # in so few steps
 
 FIXTURES = Path(__file__).parent / "fixtures" / "format-1"
 TABLE = Path(__file__).parents[1] / "examples" / "table.csv"

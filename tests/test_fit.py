@@ -64,7 +64,7 @@ print("torch._dynamo" in sys.modules)
     assert run.stdout.strip() == "False"
 
 
-@pytest.mark.filterwarnings("ignore:the flow did not learn")
+@pytest.mark.filterwarnings("ignore:validation has not moved")
 def test_patience_stops_and_the_best_weights_come_back():
     torch.manual_seed(0)
     x, validation = torch.randn(60, 2), torch.randn(500, 2)
@@ -99,7 +99,7 @@ def test_even_a_training_of_no_time_is_validated():
     assert history.column("step") == [0]
 
 
-@pytest.mark.filterwarnings("ignore:the flow did not learn")
+@pytest.mark.filterwarnings("ignore:validation has not moved")
 def test_a_small_set_is_validated_more_often():
     settings: dict[str, Any] = {"steps": 100, "batch_size": 32, "progress": False}
     assert flowstone.fit(small(), torch.randn(200, 2), **settings).column("step") == [0, 20, 40, 60, 80, 100]
@@ -107,7 +107,7 @@ def test_a_small_set_is_validated_more_often():
     assert flowstone.fit(small(), TOYS["moons"], **settings).column("step") == [0, 100]
 
 
-@pytest.mark.filterwarnings("ignore:the flow did not learn")
+@pytest.mark.filterwarnings("ignore:validation has not moved")
 def test_where_training_only_harms_the_start_is_the_best():
     flow = small()
     history = flowstone.fit(flow, torch.randn(500, 2), validation=torch.randn(500, 2), steps=60, lr=1.0, **QUICK)

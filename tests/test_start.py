@@ -40,8 +40,9 @@ def test_nets_for_images_start_at_zero():
 
 
 def test_a_weight_of_direction_and_magnitude_shrinks_by_its_magnitude():
-    layer = parametrizations.weight_norm(nn.Linear(3, 2))
-    before = getattr(layer, "weight").detach().clone()  # noqa: B009
+    layer = nn.Linear(3, 2)
+    parametrizations.weight_norm(layer)
+    before = layer.weight.detach().clone()
     initialize_output(layer, 0.25)
     torch.testing.assert_close(layer.weight, 0.25 * before)
 

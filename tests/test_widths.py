@@ -52,6 +52,7 @@ VECTORS: dict[str, Callable[[int], b.Bijection]] = {
     "BatchNorm": b.BatchNorm,
     "Standardize": b.Standardize,
     "Whiten": b.Whiten,
+    "CompressTails": b.CompressTails,
     "Interval": lambda n: b.Interval([0.0] * n, [1.0] * n),
     "Permutation": b.Permutation.reverse,
     "LULinear": b.LULinear,
@@ -147,7 +148,7 @@ def test_what_is_for_vectors_refuses_images(name):
     for direction in (layer, layer.inverse):
         with pytest.raises(ShapeError, match=r"expected shape \(batch, 3\), got \(5, 3, 2, 3\)"):
             direction(torch.rand(5, *shape))
-    with pytest.raises(ShapeError, match="takes vectors"):
+    with pytest.raises(ShapeError, match=r"expected shape \(3\), got"):
         flowstone.Flow(layer, StandardNormal(shape))
 
 
@@ -163,11 +164,11 @@ def test_images_of_another_size_are_refused(name):
 
 
 def test_what_is_inside_is_of_the_width_of_its_place():
-    with pytest.raises(ShapeError, match=r"Scaling of 1 features cannot take shape \(2,\)"):
+    with pytest.raises(ShapeError, match="Half of 3 features changes 2; its bijection is of 1"):
         b.Half(3, b.Scaling(1))
-    with pytest.raises(ShapeError, match="ActNorm of 2 features cannot take shape"):
+    with pytest.raises(ShapeError, match=r"ActNorm: expected shape \(2, …\), got \(1, 4, 4\)"):
         b.MultiScale((1, 4, 4), [b.ActNorm(2)])
-    with pytest.raises(ShapeError, match="features"):
+    with pytest.raises(ShapeError, match=r"ActNorm: expected shape \(4, …\), got \(2, 2, 2\)"):
         b.MultiScale((1, 4, 4), [b.Squeeze(), b.ActNorm(4)])  # half of the four channels have left
     with pytest.raises(ShapeError, match="Coupling of 3 features transforms 2 of them; its Affine is for 1"):
         coupling(3, b.Affine(1))
@@ -216,7 +217,7 @@ def test_the_width_of_a_bijection_of_one_s_own_is_checked():
         Doubling(3)(torch.rand(5, 7))
     with pytest.raises(ShapeError, match="link 2, Doubling, is of 4 features, but 3 come out"):
         b.Chain(b.Scaling(3), Doubling(4))
-    with pytest.raises(ShapeError, match=r"Doubling of 4 features cannot take shape \(3,\)"):
+    with pytest.raises(ShapeError, match=r"Doubling: expected shape \(4, …\), got \(3,\)"):
         flowstone.Flow(Doubling(4), StandardNormal(3))
 
 

@@ -1,5 +1,6 @@
 """What each bijection computes, written another way; laws and cases beyond those of ``flowstone.testing``."""
 
+import math
 from collections.abc import Callable
 from functools import reduce
 from typing import Any
@@ -116,7 +117,18 @@ def householder(layer: b.Householder, x: Tensor, context: Tensor | None) -> Tens
 
 
 def whiten(layer: b.Whiten, x: Tensor, context: Tensor | None) -> Tensor:
+    x = compressed(layer.standardize.tails, x, None)
     return (x - layer.standardize.mean) / layer.standardize.std @ (layer.below @ layer.above)[layer.order].T
+
+
+def compressed(layer: b.CompressTails, x: Tensor, context: Tensor | None) -> Tensor:
+    z = x.clone()
+    for side, sign in ((0, -1), (1, 1)):
+        for row, column in (sign * x > sign * layer.knots[side]).nonzero().tolist():
+            knot, c, r = (it[side, column].item() for it in (layer.knots, layer.widths, layer.ranges))
+            distance = sign * (x[row, column].item() - knot) / c
+            z[row, column] = knot + sign * c * (math.log(1 + min(distance, r)) + max(0.0, distance - r) / (1 + r))
+    return z
 
 
 def log_tails(layer: b.LogTails, x: Tensor, context: Tensor | None) -> Tensor:
@@ -170,7 +182,8 @@ FORMULAS: dict[type[b.Bijection], Formula] = {
     b.Rescale: lambda layer, x, _: (x - layer.low) / layer.width,
     b.Scaling: lambda layer, x, _: x * layer.log_scale.exp(),
     b.Squeeze: squeeze,
-    b.Standardize: lambda layer, x, _: (x - layer.mean) / layer.std,
+    b.CompressTails: compressed,
+    b.Standardize: lambda layer, x, _: (compressed(layer.tails, x, None) - layer.mean) / layer.std,
     b.Whiten: whiten,
 }
 

@@ -16,6 +16,7 @@ from flowstone.bijections.pointwise import LeakyReLU, LogTails, Scaling
 from flowstone.bijections.preprocess import Standardize, Whiten
 from flowstone.bijections.spline import RQSpline
 from flowstone.bijections.statistics import DataLayer
+from flowstone.bijections.tails import CompressTails
 from flowstone.bijections.univariate import Additive, Affine, Univariate
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "BatchNorm",
     "Bijection",
     "Chain",
+    "CompressTails",
     "Conditioned",
     "Coupling",
     "DataLayer",

@@ -118,12 +118,12 @@ class Bijection(nn.Module, ABC):
         Raises:
             ShapeError: the bijection is not for x of this shape.
         """
-        self._check_shape(event_shape, self.features, self.event_dims)
+        self._check_shape(event_shape, event_shape, self.features, self.event_dims)
         return event_shape
 
     def event_shape(self, latent_shape: torch.Size) -> torch.Size:
         """Shape of one x, given that of one z."""
-        self._check_shape(latent_shape, self.latent_features, self.latent_dims)
+        self._check_shape(latent_shape, latent_shape, self.latent_features, self.latent_dims)
         return latent_shape
 
     def __repr__(self) -> str:
@@ -133,12 +133,12 @@ class Bijection(nn.Module, ABC):
             return f"{type(self).__name__}({', '.join(filter(None, [own, *inner]))})"
         return f"{type(self).__name__}({own}\n{indent(chr(10).join(inner), '  ')}\n)"
 
-    def _check_shape(self, shape: torch.Size, features: int | None, dims: int | None) -> None:
-        """Refuse one x, or one z, of another width or number of dimensions."""
-        if not shape or (features is not None and shape[0] != features) or len(shape) != (dims or len(shape)):
-            width = "features" if features is None else str(features)
-            wanted = f"({width},)" if dims == 1 else f"({width}, height, width)" if dims == 3 else f"({width}, …)"
-            raise ShapeError(f"{type(self).__name__}: expected rows of shape {wanted}, got {tuple(shape)}")
+    def _check_shape(self, row: torch.Size, shape: torch.Size, features: int | None, dims: int | None) -> None:
+        """Refuse a row of another width or number of dimensions; ``shape`` is what the message says was given."""
+        if not row or (features is not None and row[0] != features) or len(row) != (dims or len(row)):
+            width, rest = features or "features", {1: "", 3: ", height, width"}.get(dims or 0, ", …")
+            batch = "" if shape is row else "batch, "
+            raise ShapeError(f"{type(self).__name__}: expected shape ({batch}{width}{rest}), got {tuple(shape)}")
 
 
 def _checked(direction: Direction) -> Direction:
@@ -148,9 +148,9 @@ def _checked(direction: Direction) -> Direction:
     @wraps(direction)
     def call(self: Bijection, value: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if runs_back:
-            self._check_shape(value.shape[1:], self.latent_features, self.latent_dims)
+            self._check_shape(value.shape[1:], value.shape, self.latent_features, self.latent_dims)
         else:
-            self._check_shape(value.shape[1:], self.features, self.event_dims)
+            self._check_shape(value.shape[1:], value.shape, self.features, self.event_dims)
         device = value.device.type
         if not self.keeps_autocast and device != "meta" and torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):

@@ -11,6 +11,7 @@ from flowstone.bijections.base import Bijection
 from flowstone.bijections.conditioned import Conditioned
 from flowstone.bijections.constraints import UNKNOWN, is_real
 from flowstone.bijections.univariate import Univariate
+from flowstone.errors import ShapeError
 
 __all__ = ["Coupling", "Half"]
 
@@ -84,7 +85,9 @@ class Half(Bijection):
 
     def __init__(self, features: int, bijection: Bijection, *, swap: bool = False) -> None:
         super().__init__(features)
-        bijection.latent_shape(torch.Size((Coupling.sizes(features, swap=swap)[1],)))
+        changed = Coupling.sizes(features, swap=swap)[1]
+        if bijection.features not in (None, changed):
+            raise ShapeError(f"Half of {features} features changes {changed}; its bijection is of {bijection.features}")
         self.event_dims, self.latent_dims = bijection.event_dims, bijection.latent_dims
         self.bijection = bijection
         self.swap = swap

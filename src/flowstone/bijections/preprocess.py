@@ -5,6 +5,7 @@ from torch import Tensor
 
 from flowstone.bijections.linear import solve_lu
 from flowstone.bijections.statistics import DataLayer, is_coarse
+from flowstone.bijections.tails import CompressTails
 from flowstone.errors import DataError, SettingError
 from flowstone.validation import require_choice
 
@@ -18,6 +19,9 @@ class Standardize(DataLayer):
 
     $$ \log|\det| = -\sum_i \log \sigma_i $$
 
+    Columns whose outliers hide their bulk are compressed first (``CompressTails``, whose log-det is added); μ and σ are
+    then those of the result.
+
     The identity until it is initialised, once; a second ``initialize`` changes nothing. μ and σ are kept and applied in
     float64; z has the precision of the flow, and so has x in ``inverse``, unless float32 cannot resolve the columns
     (seconds since 1970) or hold them (1e44): then it is float64. A constant feature has no density and is refused;
@@ -27,7 +31,7 @@ class Standardize(DataLayer):
     >>> standardize = Standardize(1)
     >>> standardize.initialize(torch.tensor([[1.0], [3.0]]))
     >>> standardize(torch.tensor([[3.0]]))
-    (tensor([[1.]]), tensor([-0.]))
+    (tensor([[1.]]), tensor([0.]))
     """
 
     event_dims = latent_dims = 1
@@ -38,6 +42,7 @@ class Standardize(DataLayer):
     def __init__(self, features: int, *, keep_constant: bool = False) -> None:
         super().__init__(features)
         self.keep_constant = keep_constant
+        self.tails = CompressTails(features)
         self.register_statistic("mean", torch.zeros(features))
         self.register_statistic("std", torch.ones(features))
         self.register_buffer("initialized", torch.tensor(False))
@@ -50,7 +55,10 @@ class Standardize(DataLayer):
         if constant.any() and not self.keep_constant:
             columns = ", ".join(f"{i} ({x[0, i].item():g})" for i in constant.nonzero().flatten().tolist())
             raise DataError(f"constant features have no density, leave them out: feature {columns}")
-        size = x.abs().amax(0).where(~constant, 1.0)  # squares of the numbers themselves may overflow
+        self.tails.initialize(x)
+        x, _ = self.tails.compress(x)
+        # A power of two, which rounds nothing: the squares of the numbers themselves may overflow.
+        size = torch.ldexp(torch.ones_like(x[0]), torch.frexp(x.abs().amax(0)).exponent - 1)
         std, mean = torch.std_mean(x / size, 0, correction=0)
         self.mean.copy_(mean * size)
         self.std.copy_((std * size).where(~constant, 1.0))
@@ -58,20 +66,26 @@ class Standardize(DataLayer):
         self.statistics_changed()
 
     def statistics_changed(self) -> None:
-        self.needs_float64 = not self.mean.is_meta and is_coarse(self.mean, self.std)
+        if not self.mean.is_meta:
+            self.needs_float64 = is_coarse(self.mean, self.std) or self.tails.reaches_beyond_float32()
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z, log_det = self.standardized(x), -self.std.log().sum().expand(x.shape[0])
-        dtype = self.dtype
-        return z.to(dtype), log_det.to(dtype)
+        z, log_det = self.standardized(x)
+        return z.to(self.dtype), log_det.to(self.dtype)
 
-    def standardized(self, x: Tensor) -> Tensor:
-        r"""$(x - \mu) / \sigma$ in float64."""
-        return (x.double() - self.mean) / self.std
+    def standardized(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``forward`` in float64."""
+        y, log_det = self.tails.compress(x.double())
+        return (y - self.mean) / self.std, log_det - self.std.log().sum()
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        x = torch.addcmul(self.mean, z.double(), self.std)
-        return x.to(self.data_dtype), self.std.log().sum().to(self.dtype).expand(z.shape[0])
+        x, log_det = self.restored(z)
+        return x.to(self.data_dtype), log_det.to(self.dtype)
+
+    def restored(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """``inverse`` in float64."""
+        x, log_det = self.tails.expand(torch.addcmul(self.mean, z.double(), self.std))
+        return x, log_det + self.std.log().sum()
 
     def extra_repr(self) -> str:
         return f"{self.features}"
@@ -80,7 +94,8 @@ class Standardize(DataLayer):
 class Whiten(DataLayer):
     r"""Columns made uncorrelated, each with deviation 1: PCA or ZCA whitening of what ``Standardize`` gives.
 
-    With $R \Lambda R^\top$ the correlation matrix of the data that ``initialize`` is given,
+    With $R \Lambda R^\top$ the correlation matrix of the data that ``initialize`` is given (of the rows without
+    outliers in the sense of ``CompressTails``, where they are more than half),
 
     $$ z = \Lambda^{-1/2} R^\top \frac{x - \mu}{\sigma} \;\text{(PCA)}, \qquad
        z = R \Lambda^{-1/2} R^\top \frac{x - \mu}{\sigma} \;\text{(ZCA)}, \qquad
@@ -129,9 +144,12 @@ class Whiten(DataLayer):
         if self.standardize.initialized:
             return
         self.standardize.initialize(x)
-        standardized = self.standardize.standardized(x)
+        standardized = self.standardize.standardized(x)[0]
+        bulk = self.standardize.tails.is_inside(x.double())
+        if 2 * bulk.sum() > len(x):  # an outlier of one column would weaken all correlations of that column
+            standardized = standardized[bulk]
         standardized = standardized - standardized.mean(0)  # what rounding of a large mean has left
-        variance, rotation = torch.linalg.eigh(standardized.T @ standardized / x.shape[0])
+        variance, rotation = torch.linalg.eigh(standardized.T @ standardized / len(standardized))
         spread, rotation = variance.flip(-1).clamp_min(NARROWEST**2).sqrt(), rotation.flip(-1)
         if self.narrow is not None:
             spread = (spread / self.narrow).clamp_max(1)
@@ -142,16 +160,18 @@ class Whiten(DataLayer):
         self.above.copy_(above)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z = (self.standardize.standardized(x) @ self.above.T @ self.below.T).index_select(1, self.order)
-        return z.to(self.dtype), self._log_det().expand(x.shape[0])
+        standardized, log_det = self.standardize.standardized(x)
+        z = (standardized @ self.above.T @ self.below.T).index_select(1, self.order)
+        return z.to(self.dtype), (log_det + self._log_det()).to(self.dtype)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         standardized = solve_lu(self.below, self.above, z.double().index_select(1, self.order.argsort()))
-        return self.standardize.inverse(standardized)[0], -self._log_det().expand(z.shape[0])
+        x, log_det = self.standardize.restored(standardized)
+        return x.to(self.standardize.data_dtype), (log_det - self._log_det()).to(self.dtype)
 
     def _log_det(self) -> Tensor:
-        log_det = self.above.diagonal().abs().log().sum() - self.standardize.std.log().sum()
-        return log_det.to(self.dtype)
+        """Of the matrix alone."""
+        return self.above.diagonal().abs().log().sum()
 
     def extra_repr(self) -> str:
         narrow = "" if self.narrow is None else f", narrow={self.narrow:g}"

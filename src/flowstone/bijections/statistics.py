@@ -8,7 +8,7 @@ from torch import Tensor
 
 from flowstone.bijections.base import Bijection
 
-__all__ = ["DataLayer"]
+__all__ = ["LARGEST", "DataLayer", "is_coarse"]
 
 LARGEST, SMALLEST = 1e37, 1e-36  # what float32 still holds, with a little to spare
 COARSE = 1000.0  # deviations from 0 beyond which float32 resolves a column badly

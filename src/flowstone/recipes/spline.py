@@ -41,7 +41,8 @@ def spline(
         whiten: directions narrower than this, in deviations, are widened to it (``Whiten``); None standardises alone.
         bound: of the splines; None is 5 on the line and in the plane, where what a normal prior has beyond 3 shows, and
             3 from three features on, where columns of few values want narrow bins.
-        log_tails: beyond 5 deviations data are drawn in by a logarithm (``LogTails``): no row costs too much.
+        log_tails: beyond 5 deviations data are drawn in by a logarithm (``LogTails``): no row costs too much. Columns
+            whose deviation a few outliers decide are drawn in before that, in every recipe (``CompressTails``).
 
     >>> import flowstone
     >>> flowstone.spline(1).sample(3, seed=0).shape

@@ -247,8 +247,8 @@ class _Training:
             return
         first, best = self.state.history.records[0], self.state.history.best
         warnings.warn(
-            f"the flow did not learn: the validation NLL, {first.val_nll:.4f} nats at the start, is at best "
-            f"{best.val_nll:.4f} (step {best.step}), which is no more than chance",
+            f"validation has not moved from its start: {first.val_nll:.4f} nats, at best {best.val_nll:.4f} "
+            f"(step {best.step}), which is no more than chance: the start was right, or the flow did not learn",
             stacklevel=4,
         )
 
