@@ -153,8 +153,10 @@ def peak_growth(function: Callable[[], object]) -> float:
     """MiB by which the memory of this process peaks during the call above what it was before (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far, which was that of importing torch
     before = _status("VmRSS")
-    function()
-    return _status("VmHWM") - before
+    kept = function()  # the kernel counts what is freed at once too late
+    peak = _status("VmHWM")
+    del kept
+    return peak - before
 
 
 def _status(field: str) -> float:

@@ -10,9 +10,10 @@ from flowstone import bijections as b
 from flowstone import recipes
 from flowstone.flow import Flow
 from flowstone.nets import MADE, MLP, ConvNet, Parallel
+from flowstone.nets.initialization import initialize_output
 from flowstone.testing import Case
 
-__all__ = ["CASES", "disturb", "normal", "same"]
+__all__ = ["CASES", "disturb", "normal", "reset_outputs", "same"]
 
 Transform = Callable[[int], b.Univariate]
 
@@ -30,6 +31,13 @@ def disturb(module: nn.Module, size: float = 0.6) -> None:
     for parameter in module.parameters():
         inputs = parameter[0].numel() if parameter.ndim > 1 else 1
         parameter.data += size * torch.randn_like(parameter) / max(inputs, 1) ** 0.5
+
+
+def reset_outputs(module: nn.Module) -> None:
+    """Set the last layer of every conditioner to zero: couplings are then the identity."""
+    for part in module.modules():
+        if isinstance(getattr(part, "output", None), nn.Linear):
+            initialize_output(part.output, 0.0)
 
 
 def disturbed(make: Callable[[], b.Bijection], size: float = 0.6) -> Callable[[], b.Bijection]:

@@ -5,6 +5,7 @@ import torch
 from torch.distributions import MultivariateNormal
 
 import flowstone
+from cases import reset_outputs
 from flowstone.errors import NonFiniteError, SettingError, ShapeError
 
 TARGET = MultivariateNormal(torch.tensor([1.0, -0.5]), torch.tensor([[0.6, 0.3], [0.3, 0.4]]))
@@ -49,6 +50,7 @@ def test_the_path_gradient_vanishes_where_the_flow_is_the_density(float64):
     from flowstone.train.density import _path_loss
 
     flow = flowstone.realnvp(2, couplings=2, hidden=(8,))
+    reset_outputs(flow)
     normal = MultivariateNormal(torch.zeros(2), torch.eye(2))
     _path_loss(flow, normal.log_prob, None, 16, 0).backward()
     for parameter in flow.parameters():

@@ -10,13 +10,10 @@ from torch.distributions import biject_to, constraints, transform_to
 from torch.distributions.constraints import Constraint
 from torch.distributions.transforms import Transform
 
-__all__ = ["UNKNOWN", "Between", "compose_domain", "is_outside", "is_real"]
+__all__ = ["Between", "compose_domain", "is_outside", "is_real", "unknown"]
 
 Bound = float | Tensor
 ROUNDING = torch.finfo(torch.float32).eps  # what a border may be off by where a table was once written in float32
-
-# Where it depends on several features at once.
-UNKNOWN: Constraint = constraints.dependent(is_discrete=False)  # pyright: ignore[reportArgumentType]
 
 
 def is_outside(x: Tensor, low: Bound, high: Bound) -> Tensor:
@@ -51,6 +48,11 @@ def _to_between(constraint: Between) -> Transform:
     return biject_to(constraints.interval(low, high))
 
 
+def unknown(*, is_discrete: bool = False) -> Constraint:
+    """The constraint of what depends on several features at once."""
+    return constraints.dependent(is_discrete=is_discrete)  # pyright: ignore[reportArgumentType]
+
+
 def is_real(constraint: Constraint) -> bool:
     """Whether every number satisfies it."""
     while isinstance(constraint, constraints.independent):
@@ -62,13 +64,13 @@ def compose_domain(pairs: Iterable[tuple[Constraint, Constraint]]) -> Constraint
     """The domain of maps one after the other, given the domain and the codomain of each.
 
     It is that of the first one where every other takes all that comes out of the one before it. Else it cannot be said
-    of single features, and is ``UNKNOWN``.
+    of single features, and is ``unknown``.
     """
     pairs = list(pairs)
     first = pairs[0][0]
     for (_, before), (domain, _) in pairwise(pairs):
         if not _includes(domain, before):
-            return UNKNOWN
+            return unknown(is_discrete=bool(first.is_discrete))
     return first
 
 

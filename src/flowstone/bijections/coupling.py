@@ -9,7 +9,7 @@ from torch.distributions.constraints import Constraint
 
 from flowstone.bijections.base import Bijection
 from flowstone.bijections.conditioned import Conditioned
-from flowstone.bijections.constraints import UNKNOWN, is_real
+from flowstone.bijections.constraints import is_real, unknown
 from flowstone.bijections.univariate import Univariate
 from flowstone.errors import ShapeError
 
@@ -122,7 +122,7 @@ class Half(Bijection):
 
 def _of_half(constraint: Constraint) -> Constraint:
     """What holds of all features where ``constraint`` holds of one half, and the other is free."""
-    return constraints.real if is_real(constraint) else UNKNOWN
+    return constraints.real if is_real(constraint) else unknown()
 
 
 def _split(value: Tensor, swap: bool) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from flowstone.bijections.base import Bijection, Chain, Inverse
-from flowstone.bijections.constraints import UNKNOWN, compose_domain, is_real
+from flowstone.bijections.constraints import compose_domain, is_real, unknown
 from flowstone.errors import SettingError, ShapeError
 from flowstone.validation import require_choice
 
@@ -155,7 +155,7 @@ class MultiScale(Bijection):
     @property
     def codomain(self) -> Constraint:
         real = all(is_real(scale.codomain) for scale in self.sublayers())
-        return constraints.real if real else UNKNOWN
+        return constraints.real if real else unknown()
 
     def sublayers(self) -> tuple[Bijection, ...]:
         return tuple(cast(Bijection, scale) for scale in self.scales)

@@ -39,8 +39,8 @@ def check(flow: Density, x: Tensor, context: Tensor | None = None) -> Diagnosis:
     """
     if not isinstance(flow, Flow):
         raise SettingError(f"check needs a Flow, with layers to look at, got a {type(flow).__name__}")
+    flow.check_shapes(x, context)
     with torch.no_grad(), _same_noise(flow.device):
-        flow.to_latent(x[:1], None if context is None else context[:1])  # refuses what is of another shape
         rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:ROWS].to(x.device)
         x, context = x[rows].to(flow.device), None if context is None else context[rows].to(flow.device)
         if not (flow.bijection.accepts_any_dtype and x.is_floating_point()):

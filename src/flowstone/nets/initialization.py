@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-__all__ = ["OUTPUT_SCALE", "initialize_output"]
+__all__ = ["OUTPUT_SCALE", "initialize_output", "scale_at_depth"]
 
 OUTPUT_SCALE = 0.5  # of torch's own start; with 0.1 RealNVP does not leave the identity on a uniform square
 
@@ -20,3 +20,8 @@ def initialize_output(layer: nn.Module, scale: float = OUTPUT_SCALE) -> None:
     name = "parametrizations.weight.original0" if hasattr(layer, "parametrizations") else "weight"
     layer.get_parameter(name).mul_(scale)
     layer.get_parameter("bias").zero_()
+
+
+def scale_at_depth(layers: int, scale: float = OUTPUT_SCALE) -> float:
+    """The scale for a flow of so many layers, such that beyond eight of them it starts no farther from the identity."""
+    return scale * min(1.0, 8 / layers)

@@ -15,7 +15,7 @@ from flowstone.bijections import (
 from flowstone.errors import SettingError
 from flowstone.flow import Flow
 from flowstone.nets import MADE
-from flowstone.nets.initialization import OUTPUT_SCALE
+from flowstone.nets.initialization import OUTPUT_SCALE, scale_at_depth
 from flowstone.priors import make_prior
 
 __all__ = ["autoregressive_flow"]
@@ -53,7 +53,7 @@ def autoregressive_flow(
             context_features=context_features,
             activation=activation,
             residual=residual,
-            output_scale=output_scale,
+            output_scale=scale_at_depth(layers, output_scale),
         )
         layer = Autoregressive(features, transform, net)
         links.append(Inverse(layer) if inverse else layer)

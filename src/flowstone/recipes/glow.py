@@ -16,6 +16,7 @@ from flowstone.bijections import (
 from flowstone.errors import SettingError
 from flowstone.flow import Flow
 from flowstone.nets import ConvNet
+from flowstone.nets.initialization import scale_at_depth
 from flowstone.priors import make_prior
 from flowstone.recipes.couplings import vector_coupling
 from flowstone.recipes.images import image_flow
@@ -94,6 +95,7 @@ def _vectors(features: int, couplings: int, hidden: Sequence[int], context_featu
             context_features=context_features,
             hidden=hidden,
             activation=activation,
+            output_scale=scale_at_depth(couplings),
         )
         links += [ActNorm(features), LULinear(features), coupling]
     return Chain(*links)

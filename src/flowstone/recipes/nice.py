@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from flowstone.bijections import Additive, Scaling
 from flowstone.flow import Flow
+from flowstone.nets.initialization import scale_at_depth
 from flowstone.priors import make_prior
 from flowstone.recipes.couplings import coupling_chain, vector_coupling
 from flowstone.recipes.registry import recipe
@@ -43,7 +44,7 @@ def nice(
             context_features=context_features,
             hidden=hidden,
             activation=activation,
-            output_scale=OUTPUT_SCALE,
+            output_scale=scale_at_depth(couplings, OUTPUT_SCALE),
         )
 
     chain = coupling_chain(features, couplings, coupling, last=[Scaling(features)])

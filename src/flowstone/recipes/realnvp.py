@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from flowstone.bijections import Affine
 from flowstone.flow import Flow
+from flowstone.nets.initialization import scale_at_depth
 from flowstone.priors import make_prior
 from flowstone.recipes.couplings import coupling_chain, vector_coupling
 from flowstone.recipes.registry import recipe
@@ -49,6 +50,7 @@ def realnvp(
             hidden=hidden,
             activation=activation,
             separate=separate_nets,
+            output_scale=scale_at_depth(couplings),
         )
 
     mixing = "permutation" if shuffle else "none"
