@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from flowstone.errors import SettingError, ShapeError
-from flowstone.kernels import chunks
+from flowstone.kernels import chunks, keep_freed_memory
 
 __all__ = ["Density"]
 
@@ -34,6 +34,7 @@ class Density(nn.Module, ABC):
         self.event_shape = event_shape
         self.context_features = context_features
         self.spec: Mapping[str, Any] | None = None
+        keep_freed_memory()
 
     @property
     @abstractmethod

@@ -1,4 +1,4 @@
-"""What makes a model fast without changing it: fused kernels, and chunks that fit the caches.
+"""What makes a model fast without changing it: fused kernels, chunks that fit the caches, kept memory.
 
 Fused kernels compute the numbers of the plain arithmetic in one pass over memory. They run where they apply and where
 their compiler is installed (``pip install flowstone[fast]``). The plain arithmetic runs everywhere else, and the
@@ -8,6 +8,7 @@ off.
 
 from flowstone.kernels.choice import applicable, kernels
 from flowstone.kernels.chunks import CHUNK, chunks
+from flowstone.kernels.memory import keep_freed_memory
 from flowstone.kernels.spline import fused_spline
 
-__all__ = ["CHUNK", "applicable", "chunks", "fused_spline", "kernels"]
+__all__ = ["CHUNK", "applicable", "chunks", "fused_spline", "keep_freed_memory", "kernels"]

@@ -1,7 +1,6 @@
 """How many rows are computed at a time where no gradient is recorded."""
 
 from collections.abc import Iterator
-from functools import cache
 
 import torch
 
@@ -19,18 +18,6 @@ def chunks(n: int, event_shape: torch.Size, device: torch.device) -> Iterator[sl
     >>> [(rows.start, rows.stop) for rows in chunks(10_000, torch.Size((2,)), torch.device("cpu"))]
     [(0, 8192), (8192, 10000)]
     """
-    _keep_freed_memory()
     rows, numbers = (CHUNK, NUMBERS) if device.type == "cpu" else (GPU_CHUNK, GPU_NUMBERS)
     size = max(1, min(rows, numbers // event_shape.numel()))
     return (slice(start, min(start + size, n)) for start in range(0, max(n, 1), size))
-
-
-@cache
-def _keep_freed_memory() -> None:
-    """Let the C library keep what is freed for the next array, instead of giving it back to the system each time and
-    taking it again page by page, which takes as long as a tenth of the arithmetic of scoring.
-
-    glibc keeps arrays up to the size of the largest that was ever freed, of at most 32 MiB: so one of that size is
-    freed. Nothing is written into it, so it takes no memory; other C libraries ignore it.
-    """
-    torch.empty((32 << 20) - (1 << 16), dtype=torch.uint8, device="cpu")
