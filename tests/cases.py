@@ -36,8 +36,9 @@ def disturb(module: nn.Module, size: float = 0.6) -> None:
 def reset_outputs(module: nn.Module) -> None:
     """Set the last layer of every conditioner to zero: couplings are then the identity."""
     for part in module.modules():
-        if isinstance(getattr(part, "output", None), nn.Linear):
-            initialize_output(part.output, 0.0)
+        output = getattr(part, "output", None)
+        if isinstance(output, nn.Linear):
+            initialize_output(output, 0.0)
 
 
 def disturbed(make: Callable[[], b.Bijection], size: float = 0.6) -> Callable[[], b.Bijection]:
