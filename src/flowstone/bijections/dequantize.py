@@ -112,5 +112,5 @@ def _next_below(integer: Tensor) -> Tensor:
 
     In arithmetic that ONNX has, unlike ``torch.nextafter``.
     """
-    eps = torch.finfo(integer.dtype).eps
-    return integer - torch.where(integer > 0, eps / 2, eps) * integer.abs().clamp_min(1)
+    is_positive = (integer > 0).to(integer.dtype)
+    return integer - torch.finfo(integer.dtype).eps * (1 - is_positive / 2) * integer.abs().clamp_min(1)

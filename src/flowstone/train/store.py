@@ -48,7 +48,8 @@ class Store:
         tensors = {name: list(group) for name, group in state.tensors.items()}
         try:
             for name, into in self.weights.tensors().items():
-                copy_into(into, _matching(tensors[name], into) if "buffer" in name else tensors[name])
+                names = self.weights.buffer_names
+                copy_into(into, _matching(tensors[name], names, into) if "buffer" in name else tensors[name])
             self.optimizer.restore(self.weights, tensors, state.optimizer)
         except (CheckpointError, KeyError, IndexError, ValueError, RuntimeError) as error:
             raise CheckpointError(
@@ -82,11 +83,15 @@ class Store:
         return state
 
 
-def _matching(saved: list[Tensor], wanted: list[Tensor]) -> list[Tensor]:
-    """Saved buffers without the numbers that carried the precision of a prior or layer, which old states hold, too."""
+def _matching(saved: list[Tensor], names: list[str], buffers: list[Tensor]) -> list[Tensor]:
+    """Saved values of these buffers; older states lack some of today's, which stay, and hold some that are gone."""
+    if [tensor.shape for tensor in saved] == [tensor.shape for tensor in buffers]:
+        return saved
+    wanted = [(name, buffer) for name, buffer in zip(names, buffers, strict=True) if ".tails." not in f".{name}"]
     kept: list[Tensor] = []
-    for tensor in saved:
+    for tensor in saved:  # numbers that carried the precision of a prior or layer are gone
         is_marker = tensor.ndim == 0 and tensor.is_floating_point()
-        if not (is_marker and (len(kept) == len(wanted) or wanted[len(kept)].shape != tensor.shape)):
+        if not (is_marker and (len(kept) == len(wanted) or wanted[len(kept)][1].shape != tensor.shape)):
             kept.append(tensor)
-    return kept
+    found = dict(zip((name for name, _ in wanted), kept, strict=True))
+    return [found.get(name, buffer) for name, buffer in zip(names, buffers, strict=True)]

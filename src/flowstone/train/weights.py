@@ -27,7 +27,7 @@ class Weights:
         self.module, self.flats = module, flats
         self.arrays: list[Tensor] = [flat.array for flat in flats]
         saved = module.state_dict(keep_vars=True)
-        self._buffer_names = [name for name, _ in module.named_buffers() if name in saved]
+        self.buffer_names = [name for name, _ in module.named_buffers() if name in saved]
         self.averages = clones(self.arrays)
         self.best, self.best_buffers = clones(self.arrays), clones(self.buffers)
 
@@ -35,7 +35,7 @@ class Weights:
     def buffers(self) -> list[Tensor]:
         """The buffers of the module that it saves; ``Module.to`` puts others in their place."""
         buffers = dict(self.module.named_buffers())
-        return [buffers[name] for name in self._buffer_names]
+        return [buffers[name] for name in self.buffer_names]
 
     @torch.no_grad()
     def average(self, decay: float, step: int) -> None:
