@@ -54,7 +54,7 @@ def test_honest_columns_stay_as_they_are_to_the_last_bit(name):
 @given(
     seed=st.integers(0, 10_000),
     part=st.sampled_from([0.001, 0.01, 0.1]),
-    size=st.sampled_from([1e3, -1e4, 1e6, -1e9, 1e30]),
+    size=st.sampled_from([1e5, -1e6, -1e9, 1e30]),
     scale=st.sampled_from([1e-30, 1.0, 1e20]),
 )
 def test_the_bulk_stays_at_size_one_and_outliers_come_near(seed, part, size, scale):
@@ -76,7 +76,7 @@ def test_the_farthest_row_of_each_side_lies_at_its_reach():
     layer = CompressTails(1).double()
     layer.initialize(x)
     s = 0.75 * 2 / 2.3006987
-    torch.testing.assert_close(layer(x)[0][-2:, 0], 8 * s * torch.tensor([1.0, -1.0]).double(), rtol=2e-3, atol=0)
+    torch.testing.assert_close(layer(x)[0][-2:, 0], 5 * s * torch.tensor([1.0, -1.0]).double(), rtol=2e-3, atol=0)
     torch.testing.assert_close(layer.knots[:, 0], 3 * s * torch.tensor([-1.0, 1.0]).double(), rtol=2e-3, atol=0)
 
 
