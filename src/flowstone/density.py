@@ -163,7 +163,7 @@ class Density(nn.Module, ABC):
             ShapeError: the density takes another one, or none.
         """
         rows = context[None].flatten(0, -2) if isinstance(context, Tensor) and context.ndim else context
-        self._check_context(rows, None)
+        self._require_context(rows, None)
         return rows
 
     def _draw(self, sampler: Callable[..., T], n: int, context: Tensor | None, seed: int | None) -> Iterator[T]:
@@ -204,7 +204,7 @@ class Density(nn.Module, ABC):
     def _check_sampling(self, n: int, context: Tensor | None) -> None:
         if isinstance(n, bool) or not isinstance(n, int) or n < 0:
             raise SettingError(f"n={n!r}: the number of samples is a whole number, and not negative")
-        self._check_context(context, None)
+        self._require_context(context, None)
 
     def check_shapes(self, x: Tensor, context: Tensor | None = None) -> None:
         """Check rows and their context as ``log_prob`` does.
@@ -221,9 +221,9 @@ class Density(nn.Module, ABC):
             wanted = ", ".join(map(str, event_shape))
             raise ShapeError(f"expected shape (batch, {wanted}), got {tuple(x.shape)}")
         if context is not None or self.context_features:
-            self._check_context(context, x)
+            self._require_context(context, x)
 
-    def _check_context(self, context: Tensor | None, x: Tensor | None) -> None:
+    def _require_context(self, context: Tensor | None, x: Tensor | None) -> None:
         """A context of the right width, with a row for each row of x where x is given."""
         width = self.context_features
         if context is None:
