@@ -1,4 +1,5 @@
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pyarrow as pa
@@ -276,3 +277,15 @@ def test_writing_refuses_what_it_cannot_write(tmp_path):
     with pytest.raises(FlowstoneError, match="cannot write"):
         write_table(tmp_path / "folder.csv", table)
     assert [p.name for p in tmp_path.iterdir()] == ["folder.csv"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("header", ["größe,gewicht\n", ""])
+def test_text_is_read_in_its_encoding(tmp_path, encoding, header):
+    """A byte-order mark made the first row of numbers a header, and cp1252 raised a UnicodeDecodeError."""
+    path = tmp_path / "table.csv"
+    path.write_text(header + "".join(f"{i}.5,{2 * i}\n" for i in range(60)), encoding=encoding)
+    with pytest.warns(UserWarning, match="cp1252") if encoding == "cp1252" and header else nullcontext():
+        table = read_table(path)
+    assert table.columns == (["größe", "gewicht"] if header else ["x1", "x2"])
+    assert table.numbers(table.columns).shape == (60, 2)

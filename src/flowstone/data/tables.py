@@ -1,7 +1,9 @@
 """Tables: numbers in named columns, from .csv, .parquet or .npy, and back."""
 
+import codecs
 import csv
 import difflib
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -158,7 +160,8 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
 def _read_csv(path: Path) -> pa.Table:
     import pyarrow.csv
 
-    with path.open(newline="", errors="replace") as file:
+    encoding = _encoding_of(path)
+    with path.open(newline="", encoding=encoding) as file:
         first = file.readline()
     if not first.strip():
         raise DataError(f"{path}: the file is empty")
@@ -169,10 +172,26 @@ def _read_csv(path: Path) -> pa.Table:
     return pyarrow.csv.read_csv(
         path,
         read_options=pyarrow.csv.ReadOptions(
-            column_names=[f"x{i + 1}" for i in range(len(header))] if unnamed else None
+            column_names=[f"x{i + 1}" for i in range(len(header))] if unnamed else None,
+            encoding="utf8" if encoding == "utf-8-sig" else encoding,  # which also skips a byte-order mark
         ),
         parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter),
     )
+
+
+def _encoding_of(path: Path) -> str:
+    """UTF-16 by its byte-order mark, UTF-8 where the bytes are valid, else cp1252, of which a warning tells."""
+    with path.open("rb") as file:
+        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            return "utf-16"
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            while file.read(1 << 20):
+                pass
+    except UnicodeDecodeError:
+        warnings.warn(f"{path}: the text is not UTF-8; it is read as cp1252", stacklevel=4)
+        return "cp1252"
+    return "utf-8-sig"
 
 
 def _read_parquet(path: Path) -> pa.Table:
