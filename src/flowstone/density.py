@@ -118,7 +118,7 @@ class Density(nn.Module, ABC):
     ) -> Iterator[Tensor]:
         """What ``sample`` draws, chunk by chunk, for more than memory holds: ``(rows, *event_shape)`` each.
 
-        With context it goes through all context rows for each of the n samples in turn.
+        With context, the first sample of every context row comes first, then the second of every row, and so on.
 
         >>> import flowstone
         >>> sum(len(chunk) for chunk in flowstone.nice(2).stream(5000))

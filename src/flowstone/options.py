@@ -5,7 +5,9 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from textwrap import fill
 from typing import Any
 
-__all__ = ["Option", "describe_options", "option", "options_of"]
+from flowstone.errors import UnknownNameError
+
+__all__ = ["Option", "describe_options", "option", "options_of", "require_options"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,18 @@ def options_of(settings: type) -> tuple[Option, ...]:
     [('steps', 3000)]
     """
     return tuple(_option_of(each) for each in fields(settings))
+
+
+def require_options(kind: str, settings: type, names: Iterable[str]) -> None:
+    """Each name is that of an option of the settings class.
+
+    Raises:
+        UnknownNameError: one is not; the message holds the nearest option.
+    """
+    known = [each.name for each in fields(settings)]
+    for name in names:
+        if name not in known:
+            raise UnknownNameError(kind, name, known)
 
 
 def describe_options(settings: type, *, indent: str = "") -> str:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
-from flowstone.errors import SettingError, UnknownNameError
-from flowstone.options import describe_options, option, options_of
+from flowstone.errors import SettingError
+from flowstone.options import describe_options, option, options_of, require_options
 from flowstone.validation import require_bool, require_integer
 
 __all__ = ["IMAGES", "MIN_ROWS", "TABLE", "TOY", "DataRequest"]
@@ -93,10 +93,7 @@ class DataRequest:
         Raises:
             UnknownNameError: a name is that of no option; the message holds the nearest one.
         """
-        known = [each.name for each in fields(cls)]
-        for name in options:
-            if name not in known:
-                raise UnknownNameError("data option", name, known)
+        require_options("data option", cls, options)
         return replace(source, **options) if isinstance(source, DataRequest) else cls(str(source), **options)
 
     @classmethod

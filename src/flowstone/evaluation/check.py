@@ -104,7 +104,7 @@ class _Pair:
         self.stochastic = flow.stochastic
 
     def walk(self, start: Tensor, context: Tensor | None, place: str) -> Iterator[LayerReport]:
-        """Each layer in turn on what the layers before it make of ``start``."""
+        """A report of each layer, applied to the output that the layers before it have for ``start``."""
         backwards = place == "edge"
         run = self.double.from_latent if backwards else self.double.to_latent
         given = _to(context, torch.float64)

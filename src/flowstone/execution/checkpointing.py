@@ -78,7 +78,7 @@ class Segment:
         self.modules = [module for link in links for module in link.modules()]
 
     def __call__(self, x: Tensor, log_det: Tensor | None, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The links in turn; their log-dets are added to ``log_det`` one by one, in the order of ``Chain.forward``."""
+        """Run the links one after the other and add each log-det to ``log_det``, in the order of ``Chain.forward``."""
         z = x
         for link in self.links:
             z, part = link(z, context)

@@ -29,7 +29,7 @@ def fused_relu(layers: nn.Sequential, x: Tensor) -> Tensor:
 
 
 def _are_linear_relu(parts: list[nn.Module]) -> bool:
-    """Linear and ReLU in turn, plainly called."""
+    """Whether the layers alternate between Linear and ReLU, without hooks or another forward."""
     kinds = [type(part) for part in parts]
     return kinds == [nn.Linear, nn.ReLU] * (len(kinds) // 2) and not any(
         "forward" in vars(part) or has_hooks(part) for part in parts

@@ -36,7 +36,7 @@ __all__ = ["Watch", "fit"]
 Watch = Callable[[Any, History], None]  # called with the density
 
 SAVE_EVERY = 10.0  # seconds between two writings of the training state
-FEW_STEPS = 50  # in fewer steps nobody expects a flow to learn
+FEW_STEPS = 50  # after fewer steps there is no warning that validation has not moved
 
 
 def fit(

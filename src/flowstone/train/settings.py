@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from flowstone.errors import SettingError, UnknownNameError
-from flowstone.options import describe_options, option
+from flowstone.errors import SettingError
+from flowstone.options import describe_options, option, require_options
 from flowstone.validation import require_choice, require_integer, require_number
 
 __all__ = ["OPTIMIZERS", "PRECISIONS", "SCHEDULES", "OptimizerFactory", "ResolvedSettings", "Schedule", "Settings"]
@@ -175,10 +175,7 @@ class Settings:
         Raises:
             UnknownNameError: a name is that of no option; the message holds the nearest one.
         """
-        known = [field.name for field in fields(self)]
-        for name in overrides:
-            if name not in known:
-                raise UnknownNameError("training setting", name, known)
+        require_options("training setting", type(self), overrides)
         return replace(self, **overrides)
 
     def for_data(self, event_shape: Sequence[int], rows: float) -> "ResolvedSettings":
