@@ -144,7 +144,8 @@ def mutants(module: ModuleType) -> Iterator[Mutant]:
 @contextmanager
 def alive(mutant: Mutant) -> Iterator[None]:
     """The mutated function in the place of the real one, wherever it is known."""
-    home = getattr(mutant.module, mutant.owner, None)
+    found = getattr(mutant.module, mutant.owner, None)
+    home = found if isinstance(found, type) else None  # a module may know another module by its own name
     made = mutated(mutant, home)
     spots = list(spots_of(mutant, home, made))
     kept = [vars(owner)[name] for owner, name, _ in spots]
