@@ -1,23 +1,130 @@
 """Properties of starts, orders, halves, chains and masks."""
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from cases import normal, same
 from flowstone import bijections as b
+from flowstone.errors import ShapeError
 from flowstone.nets import MADE, MLP
 from mutation.formulas import product
 
 __all__ = [
+    "autocast_reaches_the_nets_inside_a_chain",
     "chains_are_their_links_in_turn",
+    "chains_know_their_domains",
+    "chains_know_their_widths",
+    "conditioner_parameters_come_in_the_precision_that_the_transform_reads",
+    "each_direction_checks_the_width_of_its_own_input",
     "halves_are_what_they_say",
     "householder_counts_its_reflections",
     "made_sees_every_feature_before_and_no_other",
     "permutations_are_what_they_say",
     "residual_made_adds_each_layer_to_the_one_before",
     "starts_are_as_promised",
+    "states_are_the_values_between_links",
     "triangles_give_back_the_matrix_they_are_set_to",
 ]
+
+
+class Append(b.Bijection):
+    """z = (x, 0), for widths of 2 and 3."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.latent_features = 3
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return torch.cat((x, x.new_zeros(len(x), 1)), 1), x.new_zeros(len(x))
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return z[:, :2], z.new_zeros(len(z))
+
+    def latent_shape(self, event_shape: torch.Size) -> torch.Size:
+        return torch.Size([3])
+
+
+def refuses(call: Callable[[], object]) -> None:
+    try:
+        call()
+    except ShapeError:
+        return
+    raise AssertionError("a wrong width was not refused")
+
+
+def each_direction_checks_the_width_of_its_own_input() -> None:
+    class Here(Append):  # its directions are wrapped while this function runs
+        forward, inverse = Append.forward.__wrapped__, Append.inverse.__wrapped__  # pyright: ignore
+
+    layer, x = Here(), normal(4, 2)
+    same(layer.inverse(layer(x)[0])[0], x)
+    refuses(lambda: layer(normal(4, 3)))
+    refuses(lambda: layer.inverse(normal(4, 2)))
+
+
+def chains_know_their_widths() -> None:
+    widths = [(chain.features, chain.latent_features) for chain in (
+        b.Chain(b.LeakyReLU(), b.Scaling(2), b.Scaling(2)),
+        b.Chain(b.LeakyReLU(), Append(), b.Scaling(3)),
+        b.Chain(Append(), b.Inverse(Append())),
+        b.Chain(b.Inverse(Append()), b.LeakyReLU()),
+        b.Chain(b.LeakyReLU(), b.Flatten((3, 2, 2)), b.Scaling(12)),
+        b.Chain(b.Flatten((3, 2, 2)), b.Scaling(12)),
+    )]  # fmt: skip
+    assert widths == [(2, 2), (2, 3), (2, 2), (3, 2), (3, 12), (3, 12)], widths
+    for links in ((b.Scaling(2), b.LeakyReLU(), b.Scaling(3)), (Append(), b.Scaling(2)), (Append(), Append())):
+        refuses(lambda links=links: b.Chain(*links))
+    assert b.Chain(b.Logit(), b.Flatten((2, 1, 1))).event_dims == 3
+    assert b.Chain(b.Flatten((2, 1, 1)), b.Logit()).latent_dims == 1
+
+
+def chains_know_their_domains() -> None:
+    for chain, low, high in (
+        (b.Chain(b.Positive(low=2), b.LeakyReLU()), 2, -math.inf),
+        (b.Chain(b.LeakyReLU(), b.Inverse(b.Positive(low=3))), -math.inf, 3),
+        (b.Chain(b.Positive(low=2), b.Inverse(b.Positive(low=3))), 2, 3),
+    ):
+        assert getattr(chain.domain, "lower_bound", -math.inf) == low
+        assert getattr(chain.codomain, "lower_bound", -math.inf) == high
+
+
+def states_are_the_values_between_links() -> None:
+    links = [b.LeakyReLU(), b.Scaling(3), b.Permutation.reverse(3), b.Inverse(b.LeakyReLU())]
+    nn.init.normal_(links[1].log_scale, generator=torch.Generator().manual_seed(0))
+    chain, x, z = b.Chain(links[0], b.Chain(*links[1:3]), links[3]), normal(5, 3), normal(5, 3, seed=1)
+    for states, start, steps in (
+        (chain.states(x), x, links),
+        (chain.inverse_states(z), z, [b.Inverse(link) for link in reversed(links)]),
+    ):
+        assert len(states) == len(steps)
+        values = [start, *(state.value for state in states)]
+        for state, before, step in zip(states, values, steps, strict=False):
+            value, log_det = step(before)
+            same(state.value, value)
+            same(state.log_det, log_det)
+
+
+def conditioner_parameters_come_in_the_precision_that_the_transform_reads() -> None:
+    for transform, dtype in ((b.Affine(2), torch.float32), (b.RQSpline(), torch.bfloat16)):
+        net = MLP(2, 2 * transform.parameters_per_feature, hidden=(4,))
+        coupling = b.Coupling(4, transform, net).float()
+        seen = normal(3, 2).float()
+        assert coupling.conditioner_parameters(seen).dtype == torch.float32
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert coupling.conditioner_parameters(seen).dtype == dtype
+
+
+def autocast_reaches_the_nets_inside_a_chain() -> None:
+    net, seen = MLP(2, 4, hidden=(4,)), []
+    net.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    chain = b.Chain(b.Coupling(4, b.Affine(2), net)).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        z, log_det = chain(normal(3, 4).float())
+    assert seen == [torch.bfloat16]
+    assert (z.dtype, log_det.dtype) == (torch.float32, torch.float32)
 
 
 def starts_are_as_promised() -> None:

@@ -54,7 +54,7 @@ class Conditioned(Bijection):
                 f"{type(self).__name__}: its net returns {output.shape[1]} numbers a row; {self.transformed} features "
                 f"with {each} parameters each take {self.transformed * each}"
             )
-        if output.dtype != seen.dtype and not self.transform.reads_bf16:
+        if not self.transform.reads_bf16:
             output = output.to(seen.dtype)
         parameters = torch.unflatten(output, 1, (self.transformed, each))
         return parameters if parameters.ndim == 3 else parameters.movedim(2, -1)
