@@ -1,7 +1,8 @@
 """The exact density of a table of mixed columns, with gaps, and of any columns given any others."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from flowstone.mixed.embedding import ColumnEmbedding
 from flowstone.mixed.encoding import Encoded, Encoder
 from flowstone.mixed.heads import Heads
 from flowstone.mixed.prediction import Prediction
-from flowstone.nets import OrderedNet, PrefixNet
+from flowstone.nets import AnyOrderNet, OrderedNet
 from flowstone.validation import require_choice, require_integer
 
 __all__ = ["MixedDensity"]
@@ -34,33 +35,31 @@ class MixedDensity(Density):
     NaN means that nothing is known of a column, and the likelihood is that of the others alone. With ``gaps="event"``
     it is an event which has a probability, and others may depend on it; columns with ``gaps`` learn both.
 
-    Where the net is a ``PrefixNet``, any columns may be given: they come before all others, which follow as they stand
-    in the table. In training half of the rows are learned in the table's order, the others with columns, chosen anew
-    for each row, that are known beforehand or hidden. With an ``OrderedNet`` only columns that come before all unknown
-    ones can be given. An order is a choice: two of them agree as far as the net has learned that they do.
+    With an ``AnyOrderNet`` any columns may be given: they come before all others, which follow as they stand in the
+    table. In training half of the rows are learned in the table's order, the others with columns, chosen anew for each
+    row, that are known beforehand or hidden. With an ``OrderedNet`` only columns that come before all unknown ones can
+    be given. An order is a choice: two of them agree as far as the net has learned that they do.
 
     Args:
         columns: what is told of each column.
         net: the conditioner.
-        heads: parameters → distributions.
+        heads: parameters → distributions; and its encoder: rows → what heads and embedding read.
         embedding: values → vectors.
-        encoder: rows → what heads and embedding read.
         context_features: width of a context that every column is given.
     """
 
     def __init__(
         self,
         columns: Sequence[Column],
-        net: PrefixNet | OrderedNet,
+        net: AnyOrderNet | OrderedNet,
         heads: Heads,
         embedding: ColumnEmbedding,
-        encoder: Encoder,
         *,
         context_features: int = 0,
     ) -> None:
         super().__init__(torch.Size((len(columns),)), context_features)
         self.columns = tuple(columns)
-        self.encoder, self.embedding, self.net, self.heads = encoder, embedding, net, heads
+        self.embedding, self.net, self.heads = embedding, net, heads
         self.standardize_context = Standardize(context_features, keep_constant=True) if context_features else None
         self.register_buffer("initialized", torch.tensor(False))
         self.register_buffer("with_gaps", torch.tensor([column.gaps for column in columns]), persistent=False)
@@ -89,9 +88,18 @@ class MixedDensity(Density):
         return True
 
     @property
+    def encoder(self) -> Encoder:
+        """What reads rows."""
+        return self.heads.encoder
+
+    @property
     def any_order(self) -> bool:
         """Whether any columns may be given any others."""
-        return isinstance(self.net, PrefixNet)
+        return isinstance(self.net, AnyOrderNet)
+
+    def training_settings(self, rows: float) -> Mapping[str, Any]:
+        """Dropout against learning rows by heart, and a lower rate than flows take."""
+        return {"dropout": 0.1, "lr": 2e-3, "ema": 0.995}
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
@@ -145,13 +153,23 @@ class MixedDensity(Density):
         encoded = self.encoder.encode(x)
         tokens = self.embedding(encoded) * self._is_seen(encoded, event, hidden)[..., None]
         given = self._standardized(context)
-        if isinstance(self.net, PrefixNet):
-            parameters = self.net(tokens, given, known=known, order=order)
+        if isinstance(self.net, AnyOrderNet):
+            parameters = self.net(tokens, self._before(order, known), given)
         else:
             parameters = self.net(tokens, given)
         values, gaps = self.heads.log_prob(encoded, parameters)
         terms = values + gaps.where(event, 0.0)
         return terms if known is None else terms.where(~known, 0.0)
+
+    def _before(self, order: Sequence[int] | None, known: Tensor | None) -> Tensor:
+        """Which columns (last) are before which, ``(columns, columns)`` or ``(rows, columns, columns)``: those that are
+        known, and among the others those that come first in the order.
+        """
+        place = torch.arange(len(self.columns), device=self.device)
+        if order is not None:
+            place = place[order].argsort()
+        earlier = place[:, None] > place
+        return earlier if known is None else earlier | known[:, None]
 
     @staticmethod
     def _is_seen(encoded: Encoded, event: Tensor, hidden: Tensor | None) -> Tensor:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowstone.mixed.column import Column
-from flowstone.mixed.encoding import Encoded, Encoder
+from flowstone.mixed.encoding import Encoded
 
 __all__ = ["ColumnEmbedding"]
 
@@ -24,27 +24,26 @@ class ColumnEmbedding(nn.Module):
     first two are the sine and the cosine of the angle.
     """
 
-    def __init__(self, columns: Sequence[Column], encoder: Encoder, width: int) -> None:
+    def __init__(self, columns: Sequence[Column], width: int) -> None:
         super().__init__()
-        self.encoder = (encoder,)  # in a tuple: it is a part of the density, not of this
         sizes = [column.options + 1 for column in columns]
         self.starts = [sum(sizes[:index]) for index in range(len(sizes))]
         self.sizes = sizes
         self.circles = [column.rest == "circle" for column in columns]
+        rests = sum(column.rest is not None for column in columns)
         scale = 1 / math.sqrt(len(columns))
         self.options = nn.Parameter(scale * torch.randn(sum(sizes), width))
-        self.features = nn.Parameter(scale / math.sqrt(PIECES) * torch.randn(len(encoder.place), PIECES + 2, width))
+        self.features = nn.Parameter(scale / math.sqrt(PIECES) * torch.randn(rests, PIECES + 2, width))
 
     def forward(self, encoded: Encoded) -> Tensor:
         """``(rows, columns, width)``."""
-        columns, (encoder,) = encoded.columns, self.encoder
+        columns, rests = encoded.columns, encoded.rests
         first = torch.tensor([self.starts[index] for index in columns], device=encoded.option.device)
         last = torch.tensor([self.sizes[index] - 1 for index in columns], device=encoded.option.device)
         tokens = F.embedding(first + encoded.option.minimum(last - 1).where(~encoded.missing, last), self.options)
-        rests = encoder.rests(columns)
         if not rests:
             return tokens
-        weights = self.features[[encoder.place[columns[at]] for at in rests]]
+        weights = self.features[encoded.places]
         features = self._features(encoded, [self.circles[columns[at]] for at in rests]).to(weights.dtype)
         features = features * ~encoded.missing[:, rests, None]
         where = torch.tensor(rests, device=tokens.device)

@@ -21,6 +21,8 @@ class Encoded(NamedTuple):
 
     Attributes:
         columns: which columns they are.
+        rests: which of them have a rest, by their position among them; grids: which have a grid.
+        places: which those that have a rest are, among all columns of the table that have one.
         option: the index of the atom that a value is; the number of atoms where it is of the rest.
         missing: where there is no value.
         possible: where the column can have this value.
@@ -30,6 +32,9 @@ class Encoded(NamedTuple):
     """
 
     columns: Sequence[int]
+    rests: list[int]
+    grids: list[int]
+    places: list[int]
     option: Tensor
     missing: Tensor
     possible: Tensor
@@ -76,7 +81,9 @@ class Encoder(nn.Module):
         option, is_atom = self._options(x, columns)
         possible = missing | is_atom | self._is_inside(x, columns)
 
-        rests, grids = self.rests(columns), self.grids(columns)
+        kinds = [self.columns[index].rest for index in columns]
+        rests = [at for at, kind in enumerate(kinds) if kind is not None]
+        grids = [at for at, kind in enumerate(kinds) if kind == "grid"]
         places = [self.place[columns[at]] for at in rests]
         center, width = self.marginals.centers[places], self.marginals.widths[places]
         value = x[:, rests].where((possible & ~missing)[:, rests], center)
@@ -85,24 +92,18 @@ class Encoder(nn.Module):
         on_grid, lattice = [rests.index(at) for at in grids], [self.place[columns[at]] for at in grids]
         half = self.table("steps", columns)[grids] / 2
         low, high = (self.marginals.scale(value[:, on_grid] + side, lattice)[0] for side in (-half, half))
-        return Encoded(columns, option, missing, possible, z, log_density, low, high, (value - center) / width)
+        distance = (value - center) / width
+        return Encoded(columns, rests, grids, places, option, missing, possible, z, log_density, low, high, distance)
 
-    def nearest(self, value: Tensor, index: int) -> Tensor:
-        """The nearest values that column ``index`` can have: on its grid, and not beyond its borders."""
+    def decode(self, z: Tensor, index: int) -> Tensor:
+        """The values of the rest of column ``index`` that lie at z, ``(rows,)``: on its grid, within its borders."""
+        value = self.marginals.quantile(z[:, None], [self.place[index]])[:, 0]
         column = self.columns[index]
         low, high = column.low if column.rest == "grid" else column.border[0], column.border[1]
         if column.step is not None and column.rest == "grid":
             origin, high = column.low or 0.0, column.high
             value = origin + ((value - origin) / column.step).round() * column.step
         return value.clamp(low, high) if low is not None or high is not None else value
-
-    def rests(self, columns: Sequence[int]) -> list[int]:
-        """Which of these columns have a rest, by their position among them."""
-        return [at for at, index in enumerate(columns) if self.columns[index].rest is not None]
-
-    def grids(self, columns: Sequence[int]) -> list[int]:
-        """Which of these columns have a grid."""
-        return [at for at, index in enumerate(columns) if self.columns[index].rest == "grid"]
 
     def _options(self, x: Tensor, columns: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The atom that each value is, and whether it is one; else the number of atoms."""

@@ -42,7 +42,7 @@ class Heads(nn.Module):
     def __init__(self, columns: Sequence[Column], encoder: Encoder, bins: int) -> None:
         super().__init__()
         self.columns = columns
-        self.encoder = (encoder,)  # in a tuple: it is a part of the density, not of this
+        self.encoder = encoder
         self._known_learned: list[bool] | None = None
         self.spline = RQSpline(bins=bins, bound=BOUND, min_size=MIN_SIZE)
         self.register_buffer("learned", torch.ones(len(columns), dtype=torch.bool))
@@ -129,8 +129,7 @@ class Heads(nn.Module):
 
     def _rest_log_prob(self, encoded: Encoded, parameters: Sequence[Tensor]) -> dict[int, Tensor]:
         """The log-density, or on a grid the log-probability, of each value as one of the rest, by position."""
-        (encoder,) = self.encoder
-        rests, grids = encoder.rests(encoded.columns), encoder.grids(encoded.columns)
+        rests, grids = encoded.rests, encoded.grids
         kinds = [self.columns[encoded.columns[at]].rest for at in rests]
         lines = [at for at, kind in zip(rests, kinds, strict=True) if kind not in ("circle", "grid")]
         circles = [at for at, kind in zip(rests, kinds, strict=True) if kind == "circle"]
@@ -220,15 +219,14 @@ class Heads(nn.Module):
         """The value of the rest of column ``index`` for a logistic latent, ``(rows,)``, in float64; on a circle the
         latent's share of the turn, from where the spline begins.
         """
-        column, (encoder,) = self.columns[index], self.encoder
+        column = self.columns[index]
         raw = parameters[:, None, -self._spline_size(column) :].double()
         latent = latent.double()[:, None]
         if column.rest == "circle":
             z = ((self.circular.inverse(2 * latent.sigmoid() - 1, raw)[0] + 1) / 2).logit()
         else:
             z = self.spline.inverse(latent, raw)[0]
-        value = encoder.marginals.quantile(z.clamp(-FARTHEST, FARTHEST), [encoder.place[index]])[:, 0]
-        return encoder.nearest(value, index)
+        return self.encoder.decode(z.clamp(-FARTHEST, FARTHEST)[:, 0], index)
 
 
 def _logits(column: Column) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flowstone.mixed import ColumnEmbedding, Encoder, Heads, MixedDensity, columns_of
-from flowstone.nets import OrderedNet, PrefixNet
+from flowstone.nets import AnyOrderNet, OrderedNet
 from flowstone.recipes.registry import recipe
 from flowstone.validation import require_choice, require_integer
 
@@ -32,7 +32,7 @@ def mixed(
         features: the number of columns.
         columns: what each column is, a record with the fields of ``flowstone.mixed.Column``; None: real numbers.
         context_features: width of a context.
-        order: ``any``: any columns may be given, and the others asked for (``PrefixNet``). ``given``: columns follow
+        order: ``any``: any columns may be given, and the others asked for (``AnyOrderNet``). ``given``: columns follow
             from those before them alone, which trains and scores several times as fast (``OrderedNet``).
         width, blocks: of the net.
         bins: of the splines of the conditional distributions.
@@ -48,12 +48,11 @@ def mixed(
     for name, value in {"width": width, "blocks": blocks, "pieces": pieces}.items():
         require_integer(name, value)
     described = columns_of(features, columns)
-    encoder = Encoder(described, pieces)
-    heads = Heads(described, encoder, bins)
+    heads = Heads(described, Encoder(described, pieces), bins)
     if order == "any":
-        embedding = ColumnEmbedding(described, encoder, width)
-        net = PrefixNet(heads.widths(), width=width, blocks=blocks, context_features=context_features)
+        embedding = ColumnEmbedding(described, width)
+        net = AnyOrderNet(heads.widths(), width=width, blocks=blocks, context_features=context_features)
     else:
-        embedding = ColumnEmbedding(described, encoder, VECTOR)
+        embedding = ColumnEmbedding(described, VECTOR)
         net = OrderedNet(heads.widths(), vector=VECTOR, width=width, blocks=blocks, context_features=context_features)
-    return MixedDensity(described, net, heads, embedding, encoder, context_features=context_features)
+    return MixedDensity(described, net, heads, embedding, context_features=context_features)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from flowstone.nets.initialization import initialize_output
 
-__all__ = ["PrefixNet", "ResidualBlocks"]
+__all__ = ["AnyOrderNet", "ResidualBlocks"]
 
 
 class ResidualBlocks(nn.Module):
@@ -30,14 +30,13 @@ def _block(width: int) -> nn.Sequential:
     return nn.Sequential(nn.ReLU(), nn.Linear(width, width), nn.ReLU(inplace=True), nn.Dropout(0.0), last)
 
 
-class PrefixNet(nn.Module):
-    r"""The parameters of column j from the sum of the vectors of the known columns, and a vector of j itself.
+class AnyOrderNet(nn.Module):
+    r"""The parameters of column j from the sum of the vectors of the columns before it, and a vector of j itself.
 
     $$ \theta_j = W_j\, g\left(t_j + C c + \sum_{i \text{ before } j} e_i\right) $$
 
     with residual blocks g. A sum does not tell in which order its terms came, nor does it miss what is absent: so the
-    same weights give the distribution of any column given any others. That of all columns in one order takes a running
-    sum.
+    same weights give the distribution of any column given any others (a set function; Zaheer et al. 2017).
 
     Args:
         outputs: the number of parameters of each column.
@@ -46,8 +45,9 @@ class PrefixNet(nn.Module):
         context_features: width of the context c.
 
     >>> import torch
-    >>> net = PrefixNet([2, 3], width=8, blocks=1)
-    >>> [tuple(parameters.shape) for parameters in net(torch.randn(5, 2, 8), order=[1, 0])]
+    >>> net = AnyOrderNet([2, 3], width=8, blocks=1)
+    >>> before = torch.tensor([[False, True], [False, False]])  # the second column, then the first
+    >>> [tuple(parameters.shape) for parameters in net(torch.randn(5, 2, 8), before)]
     [(5, 2), (5, 3)]
     """
 
@@ -60,41 +60,26 @@ class PrefixNet(nn.Module):
         for output in self.outputs:
             initialize_output(output, 0.1)
 
-    def forward(
-        self,
-        tokens: Tensor,
-        context: Tensor | None = None,
-        *,
-        order: Sequence[int] | None = None,
-        known: Tensor | None = None,
-    ) -> list[Tensor]:
-        """Parameters of each column from those before it, vectors ``(rows, columns, width)``.
+    def forward(self, tokens: Tensor, before: Tensor, context: Tensor | None = None) -> list[Tensor]:
+        """Parameters of each column.
 
         Args:
-            tokens: a vector for each value; zeros where it is absent.
+            tokens: a vector for each value, ``(rows, columns, width)``; zeros where it is absent.
+            before: ``(columns, columns)`` or ``(rows, columns, columns)``: whether column j (last) is before i.
             context: ``(rows, context_features)``.
-            order: the columns, the first one first; None: as they stand.
-            known: ``(rows, columns)``: which columns come before all others, whatever the order.
         """
-        order = list(range(tokens.shape[1]) if order is None else order)
-        first = torch.zeros_like(tokens[:, :1])
-        if known is not None:
-            first = (tokens * known[..., None]).sum(1, keepdim=True)
-            tokens = tokens * ~known[..., None]
-        before = torch.cat((first, tokens[:, order[:-1]]), 1).cumsum(1)
-        h = before + self.targets[order]
-        if self.context is not None and context is not None:
-            h = h + self.context(context)[:, None]
-        h = self.blocks(h)
-        place = {column: position for position, column in enumerate(order)}
-        return [output(h[:, place[column]]) for column, output in enumerate(self.outputs)]
+        h = self.blocks(before.to(tokens.dtype) @ tokens + self._targets(self.targets, context))
+        return [output(h[:, column]) for column, output in enumerate(self.outputs)]
 
     def column(self, tokens: Tensor, index: int, context: Tensor | None = None) -> Tensor:
         """Parameters of one column from the vectors of all that is known."""
-        h = tokens.sum(1) + self.targets[index]
-        if self.context is not None and context is not None:
-            h = h + self.context(context)
-        return self.outputs[index](self.blocks(h))
+        h = self.blocks(tokens.sum(1) + self._targets(self.targets[index, None], context)[:, 0])
+        return self.outputs[index](h)
+
+    def _targets(self, targets: Tensor, context: Tensor | None) -> Tensor:
+        if self.context is None or context is None:
+            return targets[None]
+        return targets + self.context(context)[:, None]
 
     @torch.no_grad()
     def set_start(self, parameters: Sequence[Tensor]) -> None:
