@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from flowstone.nets.initialization import initialize_output
 
-__all__ = ["AnyOrderNet", "ResidualBlocks"]
+__all__ = ["AnyOrderNet", "ResidualBlocks", "RowDropout"]
 
 
 class ResidualBlocks(nn.Module):
@@ -23,11 +23,23 @@ class ResidualBlocks(nn.Module):
         return h.relu()
 
 
+class RowDropout(nn.Dropout):
+    """Dropout that leaves out the same units of a row at all its positions (Gal and Ghahramani 2016): ``(rows, …,
+    width)``. A number is drawn for each row and unit alone; for each position, too, it takes as long as a layer.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return input
+        shape = (input.shape[0], *(1 for _ in input.shape[1:-1]), input.shape[-1])
+        return input * (input.new_empty(shape).bernoulli_(1 - self.p) / (1 - self.p))
+
+
 def _block(width: int) -> nn.Sequential:
     last = nn.Linear(width, width)
     nn.init.uniform_(last.weight, -1e-2, 1e-2)
     nn.init.zeros_(last.bias)
-    return nn.Sequential(nn.ReLU(), nn.Linear(width, width), nn.ReLU(inplace=True), nn.Dropout(0.0), last)
+    return nn.Sequential(nn.ReLU(), nn.Linear(width, width), nn.ReLU(inplace=True), RowDropout(0.0), last)
 
 
 class AnyOrderNet(nn.Module):
