@@ -12,8 +12,9 @@ from flowstone.density import Density
 from flowstone.errors import SettingError, ShapeError, UnknownNameError
 from flowstone.mixed.column import Column
 from flowstone.mixed.embedding import ColumnEmbedding
-from flowstone.mixed.encoding import Encoded, Encoder
+from flowstone.mixed.encoding import Encoder
 from flowstone.mixed.heads import Heads
+from flowstone.mixed.masks import draw_masks
 from flowstone.mixed.prediction import Prediction
 from flowstone.nets import AnyOrderNet, OrderedNet
 from flowstone.validation import require_choice, require_integer
@@ -118,20 +119,8 @@ class MixedDensity(Density):
         if not (self.training and torch.is_grad_enabled()):
             return self.log_prob(x, context)
         self._check(x, context, self.event_shape)
-        known, hidden = self._drawn_masks(x) if self.any_order else (None, self._drawn_hidden(x))
-        event = torch.rand(len(x), 1, device=x.device) < 0.5
-        return self._terms(x, context, known=known, hidden=hidden, event=event & self.with_gaps).sum(1)
-
-    def _drawn_masks(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Columns to be known and columns to be hidden, of about half of the rows, at rates drawn for each row."""
-        rows = torch.rand(len(x), 1, device=x.device)
-        rate, chance = torch.rand_like(rows), torch.rand(x.shape, device=x.device)
-        known = (chance < rate) & (rows < 0.5)
-        return known, ~known & (torch.rand_like(chance) < torch.rand_like(rows)) & (rows < 0.15)
-
-    def _drawn_hidden(self, x: Tensor) -> Tensor:
-        rows = torch.rand(len(x), 1, device=x.device)
-        return (torch.rand(x.shape, device=x.device) < torch.rand_like(rows)) & (rows < 0.1)
+        masks = draw_masks(x, self.with_gaps, known=self.any_order)
+        return self._terms(x, context, **masks._asdict()).sum(1)
 
     def _terms(
         self,
@@ -151,7 +140,9 @@ class MixedDensity(Density):
             order: of the others; None: as they stand.
         """
         encoded = self.encoder.encode(x)
-        tokens = self.embedding(encoded) * self._is_seen(encoded, event, hidden)[..., None]
+        seen = encoded.possible & (~encoded.missing | event)
+        seen = seen if hidden is None else seen & ~hidden
+        tokens = self.embedding(encoded) * seen[..., None]
         given = self._standardized(context)
         if isinstance(self.net, AnyOrderNet):
             parameters = self.net(tokens, self._before(order, known), given)
@@ -170,11 +161,6 @@ class MixedDensity(Density):
             place = place[order].argsort()
         earlier = place[:, None] > place
         return earlier if known is None else earlier | known[:, None]
-
-    @staticmethod
-    def _is_seen(encoded: Encoded, event: Tensor, hidden: Tensor | None) -> Tensor:
-        seen = encoded.possible & (~encoded.missing | event)
-        return seen if hidden is None else seen & ~hidden
 
     def _log_prob(self, x: Tensor, context: Tensor | None) -> Tensor:
         return self.column_log_prob(x, context).sum(1)
@@ -262,37 +248,48 @@ class MixedDensity(Density):
         self._check(x, context, self.event_shape)
         unknown = self._mask("unknown", unknown, x)
         self._require_order(~unknown & ~x.isnan(), unknown)
-        generator = self._generator(seed)
-        draw = partial(self._fill, generator=generator, temperature=temperature, gaps=gaps)
-        with torch.no_grad():
-            found = [
-                draw(x[rows], unknown[rows], None if context is None else context[rows]) for rows in _chunks(len(x))
-            ]
-        return torch.cat(found)
+        return self._fill(x, unknown, context, self._generator(seed), temperature=temperature, gaps=gaps)
 
+    @torch.no_grad()
     def _fill(
         self,
         x: Tensor,
         unknown: Tensor,
         context: Tensor | None,
-        *,
         generator: torch.Generator | None,
-        temperature: float,
-        gaps: bool,
+        **how: Any,
+    ) -> Tensor:
+        """A part of the rows at a time; ``how`` is temperature and gaps."""
+        found = [
+            self._fill_rows(x[part], unknown[part], None if context is None else context[part], generator, **how)
+            for part in _parts(len(x))
+        ]
+        return torch.cat(found)
+
+    def _fill_rows(
+        self,
+        x: Tensor,
+        unknown: Tensor,
+        context: Tensor | None,
+        generator: torch.Generator | None,
+        **how: Any,
     ) -> Tensor:
         x, given = x.double().masked_fill(unknown, torch.nan), self._standardized(context)
-        encoded = self.encoder.encode(x)
-        tokens = self.embedding(encoded) * (encoded.possible & ~encoded.missing)[..., None]
+        tokens = self._tokens(x)
         for index in range(len(self.columns)):
             rows = unknown[:, index].nonzero()[:, 0]
             if not len(rows):
                 continue
             parameters = self.net.column(tokens[rows], index, None if given is None else given[rows])
-            value = self.heads.sample(index, parameters, generator, temperature=temperature, gaps=gaps)
+            value = self.heads.sample(index, parameters, generator, **how)
             x[rows, index] = value
-            drawn = self.encoder.encode(value[:, None], [index])
-            tokens[rows, index] = self.embedding(drawn)[:, 0]
+            tokens[rows, index] = self.embedding(self.encoder.encode(value[:, None], [index]))[:, 0]
         return x
+
+    def _tokens(self, x: Tensor) -> Tensor:
+        """The vectors of what is there, ``(rows, columns, width)``, zeros where nothing is."""
+        encoded = self.encoder.encode(x)
+        return self.embedding(encoded) * (encoded.possible & ~encoded.missing)[..., None]
 
     @torch.no_grad()
     def predict(self, x: Tensor, column: int | str, context: Tensor | None = None) -> Prediction:
@@ -308,9 +305,7 @@ class MixedDensity(Density):
         asked = torch.zeros_like(x, dtype=torch.bool)
         asked[:, index] = True
         self._require_order(~x.isnan(), asked)
-        encoded, given = self.encoder.encode(x), self._standardized(context)
-        tokens = self.embedding(encoded) * self._is_seen(encoded, asked & False, None)[..., None]
-        return Prediction(self.heads, index, self.net.column(tokens, index, given))
+        return Prediction(self.heads, index, self.net.column(self._tokens(x), index, self._standardized(context)))
 
     def _index(self, column: int | str) -> int:
         names = [described.name for described in self.columns]
@@ -332,18 +327,7 @@ class MixedDensity(Density):
         gaps: bool = False,
     ) -> Tensor:
         x = torch.full((n, len(self.columns)), torch.nan, dtype=torch.float64, device=self.device)
-        found = [
-            self._fill(
-                x[rows],
-                torch.ones_like(x[rows], dtype=torch.bool),
-                None if context is None else context[rows],
-                generator=generator,
-                temperature=temperature,
-                gaps=gaps,
-            )
-            for rows in _chunks(n)
-        ]
-        return torch.cat(found)
+        return self._fill(x, x.isnan(), context, generator, temperature=temperature, gaps=gaps)
 
     def sample(
         self,
@@ -384,7 +368,7 @@ class MixedDensity(Density):
                 known=None if known is None else known[rows],
                 order=order,
             )
-            for rows in _chunks(len(x))
+            for rows in _parts(len(x))
         ]
         return torch.cat(found)
 
@@ -415,5 +399,5 @@ class MixedDensity(Density):
         return None if context is None or self.standardize_context is None else self.standardize_context(context)[0]
 
 
-def _chunks(rows: int) -> Iterator[slice]:
+def _parts(rows: int) -> Iterator[slice]:
     return (slice(start, start + ROWS) for start in range(0, max(rows, 1), ROWS))
