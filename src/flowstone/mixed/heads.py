@@ -39,6 +39,8 @@ class Heads(nn.Module):
     atom on it has that probability times $\pi_\text{rest}$ and its own.
     """
 
+    learned: Tensor
+
     def __init__(self, columns: Sequence[Column], encoder: Encoder, bins: int) -> None:
         super().__init__()
         self.columns = columns
@@ -64,9 +66,10 @@ class Heads(nn.Module):
         """Which rests have a spline of their own (``learned``): the others, of which data showed next to nothing, are
         as in the marginal.
         """
-        if self._known_learned is None:
-            self._known_learned = self.learned.tolist()
-        return self._known_learned
+        known = self._known_learned
+        if known is None:
+            known = self._known_learned = [bool(value) for value in self.learned.tolist()]
+        return known
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
