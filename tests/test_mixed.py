@@ -99,6 +99,16 @@ def test_the_marginal_of_what_is_there_sums_to_one(float64, order, seed, absent)
     same(made.log_prob(x).exp().sum(), torch.tensor(1.0, dtype=torch.float64), 1e-9)
 
 
+def test_a_mixture_of_orders_is_a_density_too(float64):
+    made, x = density(DISCRETE, seed=7), all_rows(DISCRETE, gaps=False)
+    orders = [[0, 1, 2], [2, 0, 1], [1, 2, 0]]
+    found = made.log_prob(x, order=orders)
+    same(found.exp().sum(), torch.tensor(1.0, dtype=torch.float64), 1e-9)
+    each = torch.stack([made.log_prob(x, order=order) for order in orders])
+    assert not torch.allclose(each[0], each[1])
+    same(found.exp(), each.exp().mean(0), 1e-12)
+
+
 def places(column: Column, x: Tensor) -> Tensor:
     """Points between which a density is smooth enough, out to where nothing is left."""
     low, high = column.border

@@ -1,8 +1,9 @@
 """The exact density of a table of mixed columns, with gaps, and of any columns given any others."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -185,19 +186,23 @@ class MixedDensity(Density):
         context: Tensor | None = None,
         *,
         gaps: str = "absent",
-        order: Sequence[int] | None = None,
+        order: Sequence[int] | Sequence[Sequence[int]] | None = None,
     ) -> Tensor:
-        """Log-probability of each row in nats, ``(rows, columns)`` → ``(rows,)``.
+        r"""Log-probability of each row in nats, ``(rows, columns)`` → ``(rows,)``.
 
         Args:
             gaps: ``absent``: NaN says nothing, and the likelihood is that of the other columns alone; ``event``: it
                 counts as a value of the columns that have gaps, minus infinity in others.
-            order: the columns by number, the first one first; None: as they stand in the table.
+            order: the columns by number, the first one first; None: as they stand in the table. Several orders: the
+                density is the equal mixture of theirs, $\log \tfrac1K \sum_k p_k(x)$.
 
         Raises:
             SettingError: the density has a fixed order, and this is another.
         """
-        return self.column_log_prob(x, context, gaps=gaps, order=order).sum(1)
+        if order is None or all(isinstance(index, int) for index in order):
+            return self.column_log_prob(x, context, gaps=gaps, order=cast(Sequence[int] | None, order)).sum(1)
+        each = [self.log_prob(x, context, gaps=gaps, order=cast(Sequence[int], one)) for one in order]
+        return torch.stack(each).logsumexp(0) - math.log(len(each))
 
     def column_log_prob(
         self,

@@ -40,6 +40,7 @@ class OrderedNet(nn.Module):
         units = torch.arange(width) * len(outputs) // width
         self.input = MaskedLinear(seen, units)
         self.blocks = nn.ModuleList(_block(units) for _ in range(blocks))
+        self.dropout = nn.Dropout(0.0)
         self.output = MaskedLinear(units, own.repeat_interleave(torch.tensor(outputs)), strict=True)
         initialize_output(self.output, 0.1)
         self.sizes = list(outputs)
@@ -59,7 +60,7 @@ class OrderedNet(nn.Module):
         h = self.input(seen if context is None else torch.cat((seen, context), 1))
         for block in self.blocks:
             h = h + block(h)
-        return h.relu()
+        return self.dropout(h.relu())
 
     @torch.no_grad()
     def set_start(self, parameters: Sequence[Tensor]) -> None:
