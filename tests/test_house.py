@@ -22,7 +22,7 @@ FLOORS = (
     ("nets", "bijections", "priors", "data"),
     ("density", "transform"),
     ("distribution",),
-    ("flow",),
+    ("flow", "mixed"),
     ("execution",),
     ("recipes",),
     ("evaluation",),
@@ -84,7 +84,9 @@ def test_imports_run_downward(module):
         assert here == there or FLOOR[there] < FLOOR[here], f"{module} imports {other}, which does not live below it"
 
 
-@pytest.mark.parametrize("here", ["bijections", "nets", "priors", "flow", "density", "distribution", "recipes"])
+@pytest.mark.parametrize(
+    "here", ["bijections", "nets", "priors", "flow", "mixed", "density", "distribution", "recipes"]
+)
 def test_the_model_imports_nothing_that_executes_judges_or_stores(here):
     above = {"execution", "evaluation", "testing", "train", "runs", "plot", "cli", "data"}
     imported = {room(other) for module in ALL if room(module) == here for other in IMPORTS[module]}

@@ -61,6 +61,15 @@ class Density(nn.Module, ABC):
         """Whether it reads x in any precision, integers too, with every digit; else x is rounded to its own."""
         return False
 
+    @property
+    def accepts_gaps(self) -> bool:
+        """Whether x may hold NaN: a value of which nothing is known."""
+        return False
+
+    def training_settings(self, rows: float) -> Mapping[str, Any]:
+        """Options of ``flowstone.train.Settings`` that suit this density and so many rows, where none are given."""
+        return {}
+
     @abstractmethod
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Set what depends on data from one large batch."""

@@ -1,9 +1,10 @@
-"""Recipes: published architectures by name, each a function ``name(features, *, …) -> Flow`` in a file of its own."""
+"""Recipes: published architectures by name, each a function ``name(features, *, …) -> Density`` in its own file."""
 
 from flowstone.recipes.glow import glow
 from flowstone.recipes.iaf import iaf
 from flowstone.recipes.maf import maf
 from flowstone.recipes.maf_spline import maf_spline
+from flowstone.recipes.mixed import mixed
 from flowstone.recipes.nice import nice
 from flowstone.recipes.nice_image import nice_image
 from flowstone.recipes.realnvp import realnvp
@@ -21,6 +22,7 @@ __all__ = [
     "iaf",
     "maf",
     "maf_spline",
+    "mixed",
     "nice",
     "nice_image",
     "realnvp",

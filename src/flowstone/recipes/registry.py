@@ -1,49 +1,50 @@
-"""Recipes by name: a function of plain arguments that builds a flow, and records how on the flow."""
+"""Recipes by name: a function of plain arguments that builds a density, and records how on it."""
 
 import functools
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
+from flowstone.density import Density
 from flowstone.errors import SettingError, UnknownNameError
-from flowstone.flow import Flow
 
 __all__ = ["RECIPES", "all_recipes", "build", "recipe", "shape_arguments"]
 
 P = ParamSpec("P")
+D = TypeVar("D", bound=Density)
 
-RECIPES: dict[str, Callable[..., Flow]] = {}
+RECIPES: dict[str, Callable[..., Any]] = {}
 
 
-def recipe(function: Callable[P, Flow]) -> Callable[P, Flow]:
-    """Decorate ``name(features, *, …) -> Flow``: registers it and records name + arguments as ``flow.spec``.
+def recipe(function: Callable[P, D]) -> Callable[P, D]:
+    """Decorate ``name(features, *, …) -> Density``: registers it and records name + arguments as its ``spec``.
 
     The arguments must be plain (numbers, strings, tuples of them), for the record goes into JSON.
     """
     return _register(function.__name__, function)
 
 
-def _register(name: str, function: Callable[P, Flow]) -> Callable[P, Flow]:
+def _register(name: str, function: Callable[P, D]) -> Callable[P, D]:
     if name in RECIPES and inspect.unwrap(RECIPES[name]).__module__ != function.__module__:
         raise SettingError(f"recipe {name!r} is there already, of {inspect.unwrap(RECIPES[name]).__module__}")
     signature = inspect.signature(function)
 
     @functools.wraps(function)
-    def recorded(*args: P.args, **kwargs: P.kwargs) -> Flow:
+    def recorded(*args: P.args, **kwargs: P.kwargs) -> D:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        flow = function(*args, **kwargs)
-        flow.spec = {"recipe": name, "arguments": dict(bound.arguments)}
-        return flow
+        density = function(*args, **kwargs)
+        density.spec = {"recipe": name, "arguments": dict(bound.arguments)}
+        return density
 
     RECIPES[name] = recorded
     return recorded
 
 
 @functools.cache
-def all_recipes() -> Mapping[str, Callable[..., Flow]]:
+def all_recipes() -> Mapping[str, Callable[..., Any]]:
     """Ours, and those of installed packages: entry points of the group ``flowstone.recipes``, which are imported once.
 
     A package offers its recipe by ``[project.entry-points."flowstone.recipes"]``, ``name = "package.module:function"``.
@@ -76,8 +77,8 @@ def shape_arguments(name: str, event_shape: Sequence[int]) -> dict[str, Any]:
     return {what: event_shape[0] if what == "features" else list(event_shape)}
 
 
-def build(name: str, arguments: Mapping[str, Any]) -> Flow:
-    """The flow of recipe ``name``; an argument that the recipe lacks is named, with the nearest one that it has."""
+def build(name: str, arguments: Mapping[str, Any]) -> Any:
+    """The density of recipe ``name``; an argument that the recipe lacks is named, with the nearest one that it has."""
     if name not in RECIPES and name not in all_recipes():
         raise UnknownNameError("recipe", name, RECIPES)
     known = inspect.signature(RECIPES[name]).parameters

@@ -10,7 +10,6 @@ import torch
 from flowstone.density import Density
 from flowstone.errors import CheckpointError, FlowstoneError, SettingError
 from flowstone.files import make_folder, read_tensors, tensors_to_bytes, to_json, write_atomically
-from flowstone.flow import Flow
 from flowstone.recipes import build
 
 __all__ = ["FORMAT_VERSION", "build_recorded", "describe", "load", "read_record", "save"]
@@ -60,7 +59,7 @@ def describe(density: Density, extra: Mapping[str, Any] | None = None) -> dict[s
     }
 
 
-def load(folder: Path | str, *, device: torch.device | str = "cpu") -> Flow:
+def load(folder: Path | str, *, device: torch.device | str = "cpu") -> Density:
     """The density that ``save`` wrote, in evaluation mode.
 
     Raises:
@@ -81,7 +80,7 @@ def load(folder: Path | str, *, device: torch.device | str = "cpu") -> Flow:
     return density.to(device).eval()
 
 
-def build_recorded(record: Mapping[str, Any]) -> Flow:
+def build_recorded(record: Mapping[str, Any]) -> Density:
     """The density that ``flow.json`` describes, with new weights."""
     return build(record["recipe"], record["arguments"]).to(DTYPES[record["dtype"]])
 

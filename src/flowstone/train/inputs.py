@@ -66,17 +66,17 @@ def check_rows(density: Density, rows: Rows, what: str) -> None:
         density.check_shapes(rows.x, rows.context)
     except ShapeError as error:
         raise ShapeError(f"{what}: {error}") from None
-    _check_finite(rows.x, what)
+    _check_finite(rows.x, what, gaps=density.accepts_gaps)
     if rows.context is not None:
         _check_finite(rows.context, f"the context of {what}")
     if not density.accepts_any_dtype and len(rows):
         _check_precision(rows.x, density.dtype, what)
 
 
-def _check_finite(values: Tensor, what: str) -> None:
+def _check_finite(values: Tensor, what: str, *, gaps: bool = False) -> None:
     if not values.is_floating_point():
         return
-    bad = (~values.isfinite()).nonzero()
+    bad = (values.isinf() if gaps else ~values.isfinite()).nonzero()
     if len(bad):
         raise DataError(f"{what}: {_place(bad[0])} is {values[tuple(bad[0])].item()} ({len(bad)} such value(s))")
 

@@ -93,7 +93,8 @@ def fit(
     settings = _settings(settings, overrides)
     given = None if validation is None else Rows(validation, validation_context)
     rows, held_out = training_rows(density, data, context, given, settings.seed)
-    plan = settings.for_data(density.event_shape, len(rows) if isinstance(rows, Rows) else math.inf)
+    count = len(rows) if isinstance(rows, Rows) else math.inf
+    plan = settings.for_data(density.event_shape, count, density.training_settings(count))
     images = len(density.event_shape) == 3
     if plan.flip and not images:
         raise SettingError(f"flip=True mirrors images; the rows here have shape {tuple(density.event_shape)}")

@@ -178,12 +178,15 @@ class Settings:
         require_options("training setting", type(self), overrides)
         return replace(self, **overrides)
 
-    def for_data(self, event_shape: Sequence[int], rows: float) -> "ResolvedSettings":
+    def for_data(
+        self, event_shape: Sequence[int], rows: float, suited: Mapping[str, Any] | None = None
+    ) -> "ResolvedSettings":
         """These settings with a value in each option that depends on the data.
 
         Args:
             event_shape: shape of one x.
             rows: number of rows to train on; infinity where each step draws new ones.
+            suited: values that the density itself suggests (``Density.training_settings``).
 
         >>> Settings(lr=1e-3).for_data((2,), rows=500).validate_every
         20
@@ -193,6 +196,7 @@ class Settings:
             values = values | {"validate_every": SMALL_SET_VALIDATE_EVERY}
         if rows < TINY_SET:
             values = values | {"dropout": TINY_SET_DROPOUT}
+        values = values | dict(suited or {})
         given: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         given |= {name: value for name, value in values.items() if given[name] is None}
         return ResolvedSettings(**given)

@@ -46,7 +46,6 @@ class Stepper:
         self.density, self.settings, self.weights, self.optimizer = density, settings, weights, optimizer
         self.batches, self.processes = batches, processes
         self.device = density.device
-        self.stochastic = density.stochastic or any(isinstance(m, nn.Dropout) and m.p > 0 for m in density.modules())
         graphs = self.device.type == "cuda"  # a step is done with loss and gradients before the next one begins
         self._loss = compiled(self._mean_nll, graphs=graphs) if settings.compile else self._mean_nll
         self._contexts = _execution_contexts(density, settings)
@@ -131,9 +130,8 @@ class Stepper:
 
     def _seed_noise(self, step: int) -> None:
         """Noise follows from seed and step, so that a resumed training repeats it; each process has its own."""
-        if self.stochastic:
-            rank = [self.processes.rank] if self.processes.rank else []
-            torch.manual_seed(generator(self.settings.seed, NOISE, step, *rank).initial_seed())
+        rank = [self.processes.rank] if self.processes.rank else []
+        torch.manual_seed(generator(self.settings.seed, NOISE, step, *rank).initial_seed())
 
     def _diagnose(self, step: int, loss: float, now: int) -> str:
         again = math.nan

@@ -1,0 +1,107 @@
+"""What a mixed density is told of a column: values that hold mass, and where the rest of its values lies."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flowstone.errors import SettingError, UnknownNameError
+
+__all__ = ["Column", "columns_of"]
+
+RESTS = ("real", "positive", "interval", "circle", "grid")
+KEYS = ("name", "atoms", "rest", "low", "high", "step", "gaps")
+
+
+@dataclass(frozen=True)
+class Column:
+    r"""The kind of distribution that one column has.
+
+    A value is one of the ``atoms``, each of which holds mass of its own, or it belongs to the rest: a density on a
+    domain, or probabilities on a grid $a, a + h, a + 2h, \dots$ A categorical column is all atoms.
+
+    Attributes:
+        name: the column's name.
+        atoms: values that hold mass, ascending.
+        rest: None where there are atoms alone; ``real``: all numbers; ``positive``: those above ``low`` (0 where None);
+            ``interval``: those from ``low`` to ``high``; ``circle``: the same, and both ends are one point;
+            ``grid``: ``low + k * step``. A grid without ``low`` holds all multiples of its step; with it, none lower;
+            with ``high``, none higher.
+        low, high, step: of the rest.
+        gaps: whether a value may be missing, and being missing has a probability.
+
+    >>> Column.of({"name": "hours", "atoms": [40.0], "rest": "grid", "low": 0.0, "step": 1.0}).options
+    2
+    """
+
+    name: str
+    atoms: tuple[float, ...] = ()
+    rest: str | None = "real"
+    low: float | None = None
+    high: float | None = None
+    step: float | None = None
+    gaps: bool = False
+
+    @classmethod
+    def of(cls, head: Mapping[str, Any]) -> "Column":
+        """From a record such as JSON holds.
+
+        Raises:
+            SettingError, UnknownNameError: the record says what no column can be; the message names the column.
+        """
+        for key in head:
+            if key not in KEYS:
+                raise UnknownNameError(f"key of column {head.get('name')!r}:", key, KEYS)
+        atoms = tuple(sorted(float(atom) for atom in head.get("atoms", ())))
+        column = cls(**{**head, "atoms": atoms})
+        column._check()
+        return column
+
+    @property
+    def options(self) -> int:
+        """The number of things that a value can be: one of the atoms, or of the rest."""
+        return len(self.atoms) + (self.rest is not None)
+
+    @property
+    def border(self) -> tuple[float | None, float | None]:
+        """Below and above which there is no density; None where there is some everywhere."""
+        if self.rest == "positive":
+            return self.low or 0.0, None
+        if self.rest == "grid" and self.step is not None:
+            half = self.step / 2
+            return None if self.low is None else self.low - half, None if self.high is None else self.high + half
+        return (self.low, self.high) if self.rest in ("interval", "circle") else (None, None)
+
+    def _check(self) -> None:
+        if not isinstance(self.name, str):
+            raise SettingError(f"a column's name is text, not {self.name!r}")
+        if self.rest is not None and self.rest not in RESTS:
+            raise UnknownNameError(f"rest of column {self.name!r}:", str(self.rest), RESTS)
+        if self.options == 0:
+            raise SettingError(f"column {self.name!r} has neither atoms nor a rest: no value is left for it")
+        if len(set(self.atoms)) < len(self.atoms) or not all(map(math.isfinite, self.atoms)):
+            raise SettingError(f"column {self.name!r}: its atoms are different, finite numbers")
+        if self.rest in ("interval", "circle") and (self.low is None or self.high is None):
+            raise SettingError(f"column {self.name!r}: rest={self.rest!r} needs low and high")
+        if self.low is not None and self.high is not None and not self.low < self.high:
+            raise SettingError(f"column {self.name!r}: low={self.low} must be below high={self.high}")
+        if self.rest == "grid" and not (self.step is not None and 0 < self.step < math.inf):
+            raise SettingError(f"column {self.name!r}: a grid needs a positive step, not {self.step}")
+
+
+def columns_of(features: int, heads: Sequence[Mapping[str, Any]] | None) -> tuple[Column, ...]:
+    """The columns that these records describe; without records, ``features`` columns of real numbers.
+
+    Raises:
+        SettingError: their number is not ``features``, or two have the same name.
+    """
+    if heads is None:
+        return tuple(Column(f"x{index + 1}") for index in range(features))
+    columns = tuple(Column.of(head) for head in heads)
+    if len(columns) != features or features < 1:
+        raise SettingError(f"features={features}, but {len(columns)} columns are described")
+    names = [column.name for column in columns]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SettingError(f"two columns are called {twice[0]!r}")
+    return columns

@@ -1,0 +1,403 @@
+"""The exact density of a table of mixed columns, with gaps, and of any columns given any others."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowstone.bijections import Standardize
+from flowstone.density import Density
+from flowstone.errors import SettingError, ShapeError, UnknownNameError
+from flowstone.mixed.column import Column
+from flowstone.mixed.embedding import ColumnEmbedding
+from flowstone.mixed.encoding import Encoder
+from flowstone.mixed.heads import Heads
+from flowstone.mixed.masks import draw_masks
+from flowstone.mixed.prediction import Prediction
+from flowstone.nets import AnyOrderNet, OrderedNet
+from flowstone.validation import require_choice, require_integer
+
+__all__ = ["MixedDensity"]
+
+ROWS = 2048  # computed at a time where no gradient is recorded
+
+
+class MixedDensity(Density):
+    r"""The distribution of rows of categories, integers, numbers, angles and gaps, column by column.
+
+    $$ \log p(x) = \sum_j \log p(x_j \mid x_i, i \text{ before } j) $$
+
+    with respect to counting measure on what is discrete and to length on what is continuous: a value that is an atom,
+    or lies on a grid, contributes a probability, any other a density. A row is float64, ``(columns,)``: the index of a
+    category, the value of a number, NaN where there is none.
+
+    NaN means that nothing is known of a column, and the likelihood is that of the others alone. With ``gaps="event"``
+    it is an event which has a probability, and others may depend on it; columns with ``gaps`` learn both.
+
+    With an ``AnyOrderNet`` any columns may be given: they come before all others, which follow as they stand in the
+    table. In training half of the rows are learned in the table's order, the others with columns, chosen anew for each
+    row, that are known beforehand or hidden. With an ``OrderedNet`` only columns that come before all unknown ones can
+    be given. An order is a choice: two of them agree as far as the net has learned that they do.
+
+    Args:
+        columns: what is told of each column.
+        net: the conditioner.
+        heads: parameters → distributions; and its encoder: rows → what heads and embedding read.
+        embedding: values → vectors.
+        context_features: width of a context that every column is given.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        net: AnyOrderNet | OrderedNet,
+        heads: Heads,
+        embedding: ColumnEmbedding,
+        *,
+        context_features: int = 0,
+    ) -> None:
+        super().__init__(torch.Size((len(columns),)), context_features)
+        self.columns = tuple(columns)
+        self.embedding, self.net, self.heads = embedding, net, heads
+        self.standardize_context = Standardize(context_features, keep_constant=True) if context_features else None
+        self.register_buffer("initialized", torch.tensor(False))
+        self.register_buffer("with_gaps", torch.tensor([column.gaps for column in columns]), persistent=False)
+
+    initialized: Tensor
+    with_gaps: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.embedding.options.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of its nets; rows, statistics and grids are computed in float64."""
+        return self.embedding.options.dtype
+
+    @property
+    def accepts_any_dtype(self) -> bool:
+        """Always: rows are read in float64."""
+        return True
+
+    @property
+    def accepts_gaps(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def encoder(self) -> Encoder:
+        """What reads rows."""
+        return self.heads.encoder
+
+    @property
+    def any_order(self) -> bool:
+        """Whether any columns may be given any others."""
+        return isinstance(self.net, AnyOrderNet)
+
+    def training_settings(self, rows: float) -> Mapping[str, Any]:
+        """Dropout against learning rows by heart, and a lower rate than flows take."""
+        return {"dropout": 0.1, "lr": 2e-3, "ema": 0.995}
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Set marginals, and the start of each column's distribution, from rows; the first time alone."""
+        self._check(x, context, self.event_shape)
+        if self.initialized:
+            return
+        if self.standardize_context is not None and context is not None:
+            self.standardize_context.initialize(context)
+        self.encoder.initialize(x)
+        self.net.set_start(self.heads.initialize(self.encoder.encode(x)))
+        self.initialized.fill_(True)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """``log_prob``; in training, of columns and gaps drawn anew for each row (see the class)."""
+        if not (self.training and torch.is_grad_enabled()):
+            return self.log_prob(x, context)
+        self._check(x, context, self.event_shape)
+        masks = draw_masks(x, self.with_gaps, known=self.any_order)
+        return self._terms(x, context, **masks._asdict()).sum(1)
+
+    def _terms(
+        self,
+        x: Tensor,
+        context: Tensor | None,
+        *,
+        event: Tensor,
+        known: Tensor | None = None,
+        hidden: Tensor | None = None,
+        order: Sequence[int] | None = None,
+    ) -> Tensor:
+        """The log-probability of each column given those before it, 0 where it is known or absent.
+
+        Args:
+            event: ``(rows, columns)``: where a gap is an event and not an absence.
+            known: the columns before all others; hidden: those on which no other depends.
+            order: of the others; None: as they stand.
+        """
+        encoded = self.encoder.encode(x)
+        seen = encoded.possible & (~encoded.missing | event)
+        seen = seen if hidden is None else seen & ~hidden
+        tokens = self.embedding(encoded) * seen[..., None]
+        given = self._standardized(context)
+        if isinstance(self.net, AnyOrderNet):
+            parameters = self.net(tokens, self._before(order, known), given)
+        else:
+            parameters = self.net(tokens, given)
+        values, gaps = self.heads.log_prob(encoded, parameters)
+        terms = values + gaps.where(event, 0.0)
+        return terms if known is None else terms.where(~known, 0.0)
+
+    def _before(self, order: Sequence[int] | None, known: Tensor | None) -> Tensor:
+        """Which columns (last) are before which, ``(columns, columns)`` or ``(rows, columns, columns)``: those that are
+        known, and among the others those that come first in the order.
+        """
+        place = torch.arange(len(self.columns), device=self.device)
+        if order is not None:
+            place = place[order].argsort()
+        earlier = place[:, None] > place
+        return earlier if known is None else earlier | known[:, None]
+
+    def _log_prob(self, x: Tensor, context: Tensor | None) -> Tensor:
+        return self.column_log_prob(x, context).sum(1)
+
+    def log_prob(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        gaps: str = "absent",
+        order: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Log-probability of each row in nats, ``(rows, columns)`` → ``(rows,)``.
+
+        Args:
+            gaps: ``absent``: NaN says nothing, and the likelihood is that of the other columns alone; ``event``: it
+                counts as a value of the columns that have gaps, minus infinity in others.
+            order: the columns by number, the first one first; None: as they stand in the table.
+
+        Raises:
+            SettingError: the density has a fixed order, and this is another.
+        """
+        return self.column_log_prob(x, context, gaps=gaps, order=order).sum(1)
+
+    def column_log_prob(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        gaps: str = "absent",
+        order: Sequence[int] | None = None,
+    ) -> Tensor:
+        """The terms of ``log_prob``, ``(rows, columns)``: each column given those before it, 0 where absent."""
+        require_choice("gaps", gaps, ("absent", "event"))
+        self._check(x, context, self.event_shape)
+        if order is not None:
+            order = self._order(order)
+        event = torch.full(x.shape, gaps == "event", device=x.device)
+        return self._in_chunks(x, context, event=event, order=order)
+
+    def _order(self, order: Sequence[int]) -> list[int]:
+        order, natural = [int(index) for index in order], list(range(len(self.columns)))
+        if sorted(order) != natural:
+            raise SettingError(f"order={order} must name each of the columns 0 … {natural[-1]} once")
+        if order != natural and not self.any_order:
+            raise SettingError(f"order={order}: this density has a fixed order", remedy={"order": "any"})
+        return order
+
+    def conditional_log_prob(self, x: Tensor, known: Tensor, context: Tensor | None = None) -> Tensor:
+        r"""$\log p(\text{the other columns} \mid \text{the known ones})$ of each row; columns that are NaN are neither.
+
+        Args:
+            known: a mask, ``(columns,)`` or ``(rows, columns)``.
+
+        Raises:
+            SettingError: the density has a fixed order, and a known column comes after an unknown one.
+        """
+        self._check(x, context, self.event_shape)
+        known = self._mask("known", known, x)
+        absent = torch.zeros_like(known)
+        self._require_order(known & ~x.isnan(), ~known & ~x.isnan())
+        return self._in_chunks(x, context, event=absent, known=known).sum(1)
+
+    def fill(
+        self,
+        x: Tensor,
+        unknown: Tensor,
+        context: Tensor | None = None,
+        *,
+        temperature: float = 1.0,
+        gaps: bool = False,
+        seed: int | None = None,
+    ) -> Tensor:
+        """Rows whose unknown columns are drawn given the others; those that are NaN elsewhere stay absent.
+
+        Args:
+            unknown: a mask, ``(columns,)`` or ``(rows, columns)``.
+            temperature: below 1, nearer to the most likely values.
+            gaps: whether a column that has gaps may be drawn as one.
+            seed: the same seed gives the same draws.
+
+        Raises:
+            SettingError: the density has a fixed order, and a known column comes after an unknown one.
+        """
+        self._check(x, context, self.event_shape)
+        unknown = self._mask("unknown", unknown, x)
+        self._require_order(~unknown & ~x.isnan(), unknown)
+        return self._fill(x, unknown, context, self._generator(seed), temperature=temperature, gaps=gaps)
+
+    @torch.no_grad()
+    def _fill(
+        self,
+        x: Tensor,
+        unknown: Tensor,
+        context: Tensor | None,
+        generator: torch.Generator | None,
+        **how: Any,
+    ) -> Tensor:
+        """A part of the rows at a time; ``how`` is temperature and gaps."""
+        found = [
+            self._fill_rows(x[part], unknown[part], None if context is None else context[part], generator, **how)
+            for part in _parts(len(x))
+        ]
+        return torch.cat(found)
+
+    def _fill_rows(
+        self,
+        x: Tensor,
+        unknown: Tensor,
+        context: Tensor | None,
+        generator: torch.Generator | None,
+        **how: Any,
+    ) -> Tensor:
+        x, given = x.double().masked_fill(unknown, torch.nan), self._standardized(context)
+        tokens = self._tokens(x)
+        for index in range(len(self.columns)):
+            rows = unknown[:, index].nonzero()[:, 0]
+            if not len(rows):
+                continue
+            parameters = self.net.column(tokens[rows], index, None if given is None else given[rows])
+            value = self.heads.sample(index, parameters, generator, **how)
+            x[rows, index] = value
+            tokens[rows, index] = self.embedding(self.encoder.encode(value[:, None], [index]))[:, 0]
+        return x
+
+    def _tokens(self, x: Tensor) -> Tensor:
+        """The vectors of what is there, ``(rows, columns, width)``, zeros where nothing is."""
+        encoded = self.encoder.encode(x)
+        return self.embedding(encoded) * (encoded.possible & ~encoded.missing)[..., None]
+
+    @torch.no_grad()
+    def predict(self, x: Tensor, column: int | str, context: Tensor | None = None) -> Prediction:
+        """The distribution of one column of each row given the others; its own values in x are not looked at.
+
+        Raises:
+            UnknownNameError, SettingError: no column is called that; the order is fixed, and others come after it.
+        """
+        self._check(x, context, self.event_shape)
+        index = self._index(column)
+        x = x.double().clone()
+        x[:, index] = torch.nan
+        asked = torch.zeros_like(x, dtype=torch.bool)
+        asked[:, index] = True
+        self._require_order(~x.isnan(), asked)
+        return Prediction(self.heads, index, self.net.column(self._tokens(x), index, self._standardized(context)))
+
+    def _index(self, column: int | str) -> int:
+        names = [described.name for described in self.columns]
+        if isinstance(column, str):
+            if column not in names:
+                raise UnknownNameError("column", column, names)
+            return names.index(column)
+        require_integer("column", column, at_least=0)
+        if column >= len(names):
+            raise SettingError(f"column={column}: there are {len(names)} columns, the first is 0")
+        return column
+
+    def _sample(
+        self,
+        n: int,
+        context: Tensor | None,
+        generator: torch.Generator | None,
+        temperature: float,
+        gaps: bool = False,
+    ) -> Tensor:
+        x = torch.full((n, len(self.columns)), torch.nan, dtype=torch.float64, device=self.device)
+        return self._fill(x, x.isnan(), context, generator, temperature=temperature, gaps=gaps)
+
+    def sample(
+        self,
+        n: int,
+        context: Tensor | None = None,
+        *,
+        temperature: float = 1.0,
+        seed: int | None = None,
+        gaps: bool = False,
+    ) -> Tensor:
+        """Draw ``n`` rows, float64, as ``Density.sample``; with ``gaps`` a column that has gaps may be NaN."""
+        draw = partial(self._sample, temperature=temperature, gaps=gaps)
+        return self._gather(n, context, self._draw(draw, n, context, seed))
+
+    def _sample_and_log_prob(
+        self, n: int, context: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        x = self._sample(n, context, generator, 1.0)
+        return x, self._log_prob(x, context)
+
+    def _in_chunks(
+        self,
+        x: Tensor,
+        context: Tensor | None,
+        *,
+        event: Tensor,
+        known: Tensor | None = None,
+        order: Sequence[int] | None = None,
+    ) -> Tensor:
+        """``_terms``, where no gradient is recorded a part of the rows at a time."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self._terms(x, context, event=event, known=known, order=order)
+        found = [
+            self._terms(
+                x[rows],
+                None if context is None else context[rows],
+                event=event[rows],
+                known=None if known is None else known[rows],
+                order=order,
+            )
+            for rows in _parts(len(x))
+        ]
+        return torch.cat(found)
+
+    def _mask(self, name: str, mask: Tensor, x: Tensor) -> Tensor:
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            raise SettingError(f"{name} is a mask: a torch.Tensor of True and False")
+        if mask.shape not in (x.shape, x.shape[1:]):
+            raise ShapeError(
+                f"{name}: expected shape {tuple(x.shape)} or {tuple(x.shape[1:])}, got {tuple(mask.shape)}"
+            )
+        return mask.to(x.device).expand(x.shape)
+
+    def _require_order(self, known: Tensor, unknown: Tensor) -> None:
+        """Where the order is fixed, every known column comes before every unknown one."""
+        if self.any_order:
+            return
+        late = known & (unknown.cumsum(1) > 0)
+        if late.any():
+            row, column = late.nonzero()[0].tolist()
+            first = unknown[row].nonzero()[0].item()
+            raise SettingError(
+                f"row {row}: column {self.columns[column].name!r} is given, but comes after "
+                f"{self.columns[int(first)].name!r}, which is not: this density has a fixed order",
+                remedy={"order": "any"},
+            )
+
+    def _standardized(self, context: Tensor | None) -> Tensor | None:
+        return None if context is None or self.standardize_context is None else self.standardize_context(context)[0]
+
+
+def _parts(rows: int) -> Iterator[slice]:
+    return (slice(start, start + ROWS) for start in range(0, max(rows, 1), ROWS))

@@ -1,0 +1,153 @@
+"""Rows as a mixed density reads them: which option each value is, and where it lies on the marginal's scale."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from flowstone.mixed.column import Column
+from flowstone.mixed.marginals import Marginals
+
+__all__ = ["FEW", "Encoded", "Encoder"]
+
+FEW = 20  # values of the rest, below which its marginal is made from all values of the column
+FARTHEST = torch.finfo(torch.float64).max  # where there is no border
+OFF_GRID = 1e-6  # in steps
+
+
+class Encoded(NamedTuple):
+    """Values of some columns, ``(rows, columns)``; those of a column's rest on the scale of its marginal, too.
+
+    Attributes:
+        columns: which columns they are.
+        rests: which of them have a rest, by their position among them; grids: which have a grid.
+        places: which those that have a rest are, among all columns of the table that have one.
+        option: the index of the atom that a value is; the number of atoms where it is of the rest.
+        missing: where there is no value.
+        possible: where the column can have this value.
+        z, log_density: of the columns that have a rest, by ``Marginals.scale``: ``(rows, rests)``.
+        low, high: of the grids among them, z half a step below and half a step above: ``(rows, grids)``.
+        distance: of the columns that have a rest, from the marginal's median, in interquartile ranges.
+    """
+
+    columns: Sequence[int]
+    rests: list[int]
+    grids: list[int]
+    places: list[int]
+    option: Tensor
+    missing: Tensor
+    possible: Tensor
+    z: Tensor
+    log_density: Tensor
+    low: Tensor
+    high: Tensor
+    distance: Tensor
+
+
+class Encoder(nn.Module):
+    """From rows in the data's units, where NaN is a missing value, to what the heads and the embedding read."""
+
+    def __init__(self, columns: Sequence[Column], pieces: int) -> None:
+        super().__init__()
+        self.columns = columns
+        rests = [index for index, column in enumerate(columns) if column.rest is not None]
+        self.place = {index: place for place, index in enumerate(rests)}  # of a column among the marginals
+        self.marginals = Marginals([columns[index] for index in rests], pieces)
+        self._tables = _tables(columns)  # in float64, whatever the precision of the density
+
+    def table(self, name: str, columns: Sequence[int]) -> Tensor:
+        """What is known of these columns, where the density is."""
+        device = self.marginals.knots.device
+        if self._tables[name].device != device:
+            self._tables = {key: table.to(device) for key, table in self._tables.items()}
+        return self._tables[name][list(columns)]
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> None:
+        """Set the marginals from rows."""
+        values, encoded = self._wrap(x.double(), range(len(self.columns))).clone(), self.encode(x)
+        for index in self.place:
+            is_rest = (encoded.option[:, index] == len(self.columns[index].atoms)) & encoded.possible[:, index]
+            if (is_rest & ~encoded.missing[:, index]).sum() >= FEW:
+                values[~is_rest, index] = torch.nan
+        self.marginals.initialize(values[:, list(self.place)])
+
+    def encode(self, x: Tensor, columns: Sequence[int] | None = None) -> Encoded:
+        """The values of these columns (None: all of them), ``(rows, columns)``."""
+        columns = range(len(self.columns)) if columns is None else columns
+        missing = x.isnan()
+        x = self._wrap(x.double().where(~missing, 0.0), columns)
+        option, is_atom = self._options(x, columns)
+        possible = missing | is_atom | self._is_inside(x, columns)
+
+        kinds = [self.columns[index].rest for index in columns]
+        rests = [at for at, kind in enumerate(kinds) if kind is not None]
+        grids = [at for at, kind in enumerate(kinds) if kind == "grid"]
+        places = [self.place[columns[at]] for at in rests]
+        center, width = self.marginals.centers[places], self.marginals.widths[places]
+        value = x[:, rests].where((possible & ~missing)[:, rests], center)
+        z, log_density = self.marginals.scale(value, places)
+
+        on_grid, lattice = [rests.index(at) for at in grids], [self.place[columns[at]] for at in grids]
+        half = self.table("steps", columns)[grids] / 2
+        low, high = (self.marginals.scale(value[:, on_grid] + side, lattice)[0] for side in (-half, half))
+        distance = (value - center) / width
+        return Encoded(columns, rests, grids, places, option, missing, possible, z, log_density, low, high, distance)
+
+    def decode(self, z: Tensor, index: int) -> Tensor:
+        """The values of the rest of column ``index`` that lie at z, ``(rows,)``: on its grid, within its borders."""
+        value = self.marginals.quantile(z[:, None], [self.place[index]])[:, 0]
+        column = self.columns[index]
+        low, high = column.low if column.rest == "grid" else column.border[0], column.border[1]
+        if column.step is not None and column.rest == "grid":
+            origin, high = column.low or 0.0, column.high
+            value = origin + ((value - origin) / column.step).round() * column.step
+        return value.clamp(low, high) if low is not None or high is not None else value
+
+    def _options(self, x: Tensor, columns: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The atom that each value is, and whether it is one; else the number of atoms."""
+        atoms, counts = self.table("atoms", columns), self.table("counts", columns)
+        value = x.detach().t().contiguous()
+        index = torch.searchsorted(atoms, value).clamp_max(atoms.shape[1] - 1)
+        is_atom = (atoms.gather(1, index) == value) & (index < counts[:, None])
+        return index.where(is_atom, counts[:, None]).t(), is_atom.t()
+
+    def _wrap(self, x: Tensor, columns: Sequence[int]) -> Tensor:
+        """Angles between the two ends of their circle."""
+        if all(self.columns[index].rest != "circle" for index in columns):
+            return x
+        turn, low = self.table("turns", columns), self.table("lows", columns)
+        return torch.where(turn > 0, low + torch.remainder(x - low, turn.where(turn > 0, 1.0)), x)
+
+    def _is_inside(self, x: Tensor, columns: Sequence[int]) -> Tensor:
+        """Whether a value lies in the domain of the column's rest, and on its grid."""
+        low, high, step, origin = (self.table(name, columns) for name in ("lows", "highs", "steps", "origins"))
+        steps = (x - origin) / step.where(step > 0, 1.0)
+        on_grid = (step == 0) | ((steps - steps.round()).abs() < OFF_GRID)
+        return (x >= low) & (x <= high) & on_grid
+
+
+def _tables(columns: Sequence[Column]) -> dict[str, Tensor]:
+    """What is known of the columns; a column without a rest has no value between its borders."""
+    most = max(1, *(len(column.atoms) for column in columns))
+    atoms = torch.full((len(columns), most), FARTHEST, dtype=torch.float64)
+    lows, highs = torch.full((2, len(columns)), FARTHEST, dtype=torch.float64)
+    for index, column in enumerate(columns):
+        atoms[index, : len(column.atoms)] = torch.tensor(column.atoms, dtype=torch.float64)
+        if column.rest is not None:
+            low, high = column.border
+            lows[index] = -FARTHEST if low is None else low
+            highs[index] = FARTHEST if high is None else high
+        else:
+            highs[index] = -FARTHEST
+    is_circle = torch.tensor([column.rest == "circle" for column in columns])
+    return {
+        "atoms": atoms,
+        "counts": torch.tensor([len(column.atoms) for column in columns]),
+        "lows": lows,
+        "highs": highs,
+        "turns": (highs - lows).where(is_circle, 0.0),
+        "steps": torch.tensor([column.step or 0.0 for column in columns], dtype=torch.float64),
+        "origins": torch.tensor([column.low or 0.0 for column in columns], dtype=torch.float64),
+    }

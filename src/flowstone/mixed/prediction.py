@@ -1,0 +1,74 @@
+"""The distribution of one column of each row, given the others."""
+
+import torch
+from torch import Tensor
+
+from flowstone.mixed.heads import Heads
+
+__all__ = ["Prediction"]
+
+POINTS = 64  # by which the rest of a column is summed
+
+
+class Prediction:
+    """What a density says of one column, row by row.
+
+    Attributes:
+        atoms: the column's atoms, ``(atoms,)``.
+        probabilities: of each atom and, where the column has a rest, of the rest: ``(rows, options)``; they sum to 1.
+            On a grid an atom has the rest's probability of its value besides.
+        missing: the probability that there is no value, ``(rows,)``.
+
+    >>> import torch, flowstone
+    >>> columns = [{"name": "sex", "atoms": [0, 1], "rest": None}, {"name": "height", "rest": "positive"}]
+    >>> density = flowstone.recipes.mixed(2, columns=columns, width=16)
+    >>> known = torch.tensor([[0.0, float("nan")]])
+    >>> prediction = density.predict(known, "height")
+    >>> bool(prediction.quantile(0.1) < prediction.quantile(0.9))
+    True
+    """
+
+    def __init__(self, heads: Heads, index: int, parameters: Tensor) -> None:
+        self._heads, self._index, self._parameters = heads, index, parameters
+        column = heads.columns[index]
+        self.atoms = parameters.new_tensor(column.atoms, dtype=torch.float64)
+        self.probabilities = heads.probabilities(index, parameters)
+        self.missing = heads.missing_probability(index, parameters)
+
+    def mode(self) -> Tensor:
+        """The most probable atom or, where the rest is more probable than any, the median of the rest: ``(rows,)``."""
+        best = self.probabilities.argmax(1)
+        if len(self.atoms) == self.probabilities.shape[1]:
+            return self.atoms[best]
+        median = self._rest(0.5)
+        if not len(self.atoms):
+            return median
+        return self.atoms[best.clamp_max(len(self.atoms) - 1)].where(best < len(self.atoms), median)
+
+    def mean(self) -> Tensor:
+        """The mean, ``(rows,)``: of the rest that of 64 equally probable values."""
+        values, weights = self._points()
+        return (values * weights).sum(1)
+
+    def quantile(self, share: float) -> Tensor:
+        """The least value with at least this probability at or below it, ``(rows,)``; the rest counts as 64 equally
+        probable values.
+        """
+        values, order = (points := self._points())[0].sort(1)
+        total = points[1].gather(1, order).cumsum(1)
+        index = (total < share * total[:, -1:]).sum(1, keepdim=True).clamp_max(values.shape[1] - 1)
+        return values.gather(1, index)[:, 0]
+
+    def _points(self) -> tuple[Tensor, Tensor]:
+        """Values and their probabilities, ``(rows, atoms and points of the rest)``."""
+        rows, atoms = len(self.probabilities), len(self.atoms)
+        values, weights = self.atoms.expand(rows, -1), self.probabilities[:, :atoms]
+        if atoms == self.probabilities.shape[1]:
+            return values, weights
+        rest = torch.stack([self._rest((place + 0.5) / POINTS) for place in range(POINTS)], 1)
+        of_each = (self.probabilities[:, atoms:] / POINTS).expand(-1, POINTS)
+        return torch.cat((values, rest), 1), torch.cat((weights, of_each), 1)
+
+    def _rest(self, share: float) -> Tensor:
+        latent = self._parameters.new_full((len(self._parameters),), share, dtype=torch.float64).logit()
+        return self._heads.rest_quantile(self._index, self._parameters, latent)

@@ -1,0 +1,100 @@
+"""A conditioner that computes the parameters of each column from the columns before it, in any order."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from flowstone.nets.initialization import initialize_output
+
+__all__ = ["AnyOrderNet", "ResidualBlocks", "RowDropout"]
+
+
+class ResidualBlocks(nn.Module):
+    r"""$h \leftarrow h + W_2 \phi(\text{dropout}(W_1 \phi(h)))$ from block to block, φ = ReLU; then φ once more."""
+
+    def __init__(self, width: int, blocks: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(_block(width) for _ in range(blocks))
+
+    def forward(self, h: Tensor) -> Tensor:
+        for block in self.blocks:
+            h = h + block(h)
+        return h.relu()
+
+
+class RowDropout(nn.Dropout):
+    """Dropout that leaves out the same units of a row at all its positions (Gal and Ghahramani 2016): ``(rows, …,
+    width)``. A number is drawn for each row and unit alone; for each position, too, it takes as long as a layer.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return input
+        shape = (input.shape[0], *(1 for _ in input.shape[1:-1]), input.shape[-1])
+        return input * (input.new_empty(shape).bernoulli_(1 - self.p) / (1 - self.p))
+
+
+def _block(width: int) -> nn.Sequential:
+    last = nn.Linear(width, width)
+    nn.init.uniform_(last.weight, -1e-2, 1e-2)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.ReLU(), nn.Linear(width, width), nn.ReLU(inplace=True), RowDropout(0.0), last)
+
+
+class AnyOrderNet(nn.Module):
+    r"""The parameters of column j from the sum of the vectors of the columns before it, and a vector of j itself.
+
+    $$ \theta_j = W_j\, g\left(t_j + C c + \sum_{i \text{ before } j} e_i\right) $$
+
+    with residual blocks g. A sum does not tell in which order its terms came, nor does it miss what is absent: so the
+    same weights give the distribution of any column given any others (a set function; Zaheer et al. 2017).
+
+    Args:
+        outputs: the number of parameters of each column.
+        width: of the vectors e, and of the blocks.
+        blocks: how many blocks.
+        context_features: width of the context c.
+
+    >>> import torch
+    >>> net = AnyOrderNet([2, 3], width=8, blocks=1)
+    >>> before = torch.tensor([[False, True], [False, False]])  # the second column, then the first
+    >>> [tuple(parameters.shape) for parameters in net(torch.randn(5, 2, 8), before)]
+    [(5, 2), (5, 3)]
+    """
+
+    def __init__(self, outputs: Sequence[int], *, width: int, blocks: int, context_features: int = 0) -> None:
+        super().__init__()
+        self.targets = nn.Parameter(torch.randn(len(outputs), width) / 2)
+        self.context = nn.Linear(context_features, width, bias=False) if context_features else None
+        self.blocks = ResidualBlocks(width, blocks)
+        self.outputs = nn.ModuleList(nn.Linear(width, count) for count in outputs)
+        for output in self.outputs:
+            initialize_output(output, 0.1)
+
+    def forward(self, tokens: Tensor, before: Tensor, context: Tensor | None = None) -> list[Tensor]:
+        """Parameters of each column.
+
+        Args:
+            tokens: a vector for each value, ``(rows, columns, width)``; zeros where it is absent.
+            before: ``(columns, columns)`` or ``(rows, columns, columns)``: whether column j (last) is before i.
+            context: ``(rows, context_features)``.
+        """
+        h = self.blocks(before.to(tokens.dtype) @ tokens + self._targets(self.targets, context))
+        return [output(h[:, column]) for column, output in enumerate(self.outputs)]
+
+    def column(self, tokens: Tensor, index: int, context: Tensor | None = None) -> Tensor:
+        """Parameters of one column from the vectors of all that is known."""
+        h = self.blocks(tokens.sum(1) + self._targets(self.targets[index, None], context)[:, 0])
+        return self.outputs[index](h)
+
+    def _targets(self, targets: Tensor, context: Tensor | None) -> Tensor:
+        if self.context is None or context is None:
+            return targets[None]
+        return targets + self.context(context)[:, None]
+
+    @torch.no_grad()
+    def set_start(self, parameters: Sequence[Tensor]) -> None:
+        """Let each column's parameters begin as these."""
+        for output, start in zip(self.outputs, parameters, strict=True):
+            output.get_parameter("bias").copy_(start)
