@@ -7,11 +7,13 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from flowstone.data.tables.columns import Columns, kinds_of
     from flowstone.data.tables.read import READABLE, STDIN, files_of, is_pattern, is_table, read_table
     from flowstone.data.tables.table import Table
     from flowstone.data.tables.write import check_writable, write_arrays, write_pieces, write_table
 
 _HOME = {
+    "Columns": "columns",
     "READABLE": "read",
     "STDIN": "read",
     "Table": "table",
@@ -19,6 +21,7 @@ _HOME = {
     "files_of": "read",
     "is_pattern": "read",
     "is_table": "read",
+    "kinds_of": "columns",
     "read_table": "read",
     "write_arrays": "write",
     "write_pieces": "write",
@@ -28,11 +31,13 @@ _HOME = {
 __all__ = [
     "READABLE",
     "STDIN",
+    "Columns",
     "Table",
     "check_writable",
     "files_of",
     "is_pattern",
     "is_table",
+    "kinds_of",
     "read_table",
     "write_arrays",
     "write_pieces",

@@ -12,7 +12,16 @@ import pyarrow as pa
 
 from flowstone.data.tables.arrow import compute
 
-__all__ = ["MISSING", "decimal_mark", "is_gap", "looks_typed", "parse_dates", "parse_numbers", "without_gaps"]
+__all__ = [
+    "MISSING",
+    "decimal_mark",
+    "is_gap",
+    "looks_typed",
+    "number_mask",
+    "parse_dates",
+    "parse_numbers",
+    "without_gaps",
+]
 
 MISSING = (
     "", "NA", "N/A", "n/a", "na", "#N/A", "#N/A N/A", "#NA", "<NA>", "NaN", "nan", "NAN", "-nan", "-NaN", "NULL",
@@ -94,24 +103,25 @@ def decimal_mark(cells: Iterable[str]) -> tuple[str | None, str | None]:
     return (best, shown[best]) if counts[best] else (None, None)
 
 
-def parse_numbers(column: pa.ChunkedArray, point: str) -> pa.ChunkedArray | None:
+def parse_numbers(column: pa.ChunkedArray, point: str = ".") -> pa.ChunkedArray | None:
     """Text as int64 or float64, where every cell is a number or a gap; None where one is not.
 
     Args:
         column: strings without gap markers.
         point: the decimal mark that is tried first; the other one is tried where a cell cannot be read by it.
     """
-    text = compute.replace_substring_regex(compute.utf8_trim_whitespace(column), MINUS, "-")
-    text = compute.replace_substring_regex(text, BRACKETS, r"-\1")
-    text = compute.replace_substring_regex(text, BEFORE, r"\1\2")
-    text = compute.replace_substring_regex(text, AFTER, "")
-    special = compute.match_substring_regex(text, SPECIAL)
+    text = _bare(column)
     for mark in (point, "," if point == "." else "."):
-        good = compute.or_(compute.match_substring_regex(text, NUMBER[mark]), special)
-        if compute.all(good, skip_nulls=True).as_py():
-            bare = compute.replace_substring_regex(text, f"[{re.escape(GROUPS[mark])}]", "")
-            return _as_numbers(compute.replace_substring(bare, mark, ".") if mark == "," else bare)
+        if compute.all(_are_numbers(text, mark), skip_nulls=True).as_py():
+            plain = compute.replace_substring_regex(text, f"[{re.escape(GROUPS[mark])}]", "")
+            return _as_numbers(compute.replace_substring(plain, mark, ".") if mark == "," else plain)
     return None
+
+
+def number_mask(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Which cells are numbers, by either decimal mark; null where there is none."""
+    text = _bare(column)
+    return compute.or_(_are_numbers(text, "."), _are_numbers(text, ","))
 
 
 def parse_dates(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, str | None] | None:
@@ -140,6 +150,19 @@ def without_gaps(column: pa.ChunkedArray, na: Sequence[str] = ()) -> pa.ChunkedA
     text = compute.utf8_trim_whitespace(column)
     gaps = compute.is_in(text, value_set=pa.array([*MISSING, *na], text.type))
     return compute.if_else(gaps, pa.scalar(None, text.type), text)
+
+
+def _bare(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Cells without blanks, currency and percent signs, with a plain minus for each way to write one."""
+    text = compute.replace_substring_regex(compute.utf8_trim_whitespace(column), MINUS, "-")
+    text = compute.replace_substring_regex(text, BRACKETS, r"-\1")
+    text = compute.replace_substring_regex(text, BEFORE, r"\1\2")
+    return compute.replace_substring_regex(text, AFTER, "")
+
+
+def _are_numbers(text: pa.ChunkedArray, mark: str) -> pa.ChunkedArray:
+    special = compute.match_substring_regex(text, SPECIAL)
+    return compute.or_(compute.match_substring_regex(text, NUMBER[mark]), special)
 
 
 def _as_numbers(text: pa.ChunkedArray) -> pa.ChunkedArray:
