@@ -27,8 +27,9 @@ class DataRequest:
 
     source: str = option(
         MISSING,
-        "A toy's name (moons, circles, ...), a table (.csv, .parquet, .npy), an image set by its name (mnist, "
-        "fashion-mnist, cifar10, celeba, faces32), a folder of images, or an array of them (.npy, .npz).",
+        "A toy's name (moons, circles, ...); a table: text (.csv, .tsv, .txt, also compressed), Parquet, Arrow, JSON "
+        "lines, .npy, .xlsx, - for standard input, or a folder or pattern of such files; an image set by its name "
+        "(mnist, fashion-mnist, cifar10, celeba, faces32), a folder of images, or an array of them (.npy, .npz).",
     )
     seed: int = option(0, "Seed of the split and of the noise that is added to columns with repeated values.")
     context: Sequence[str] = option(
@@ -62,7 +63,19 @@ class DataRequest:
         applies_to=[IMAGES],
     )
     gray: bool = option(False, "Make images grey, of one channel.", applies_to=[IMAGES])
-    skip_bad: bool = option(False, "Leave out images that cannot be read.", applies_to=[IMAGES])
+    na: Sequence[str] = option(
+        (),
+        "Texts or numbers of a table that mean a gap, beside the usual ones (NA ? - None null ...).",
+        applies_to=[TABLE],
+    )
+    encoding: str | None = option(
+        None, "The encoding of a text file, such as cp1252; without it, what its bytes say.", applies_to=[TABLE]
+    )
+    skip_bad: bool = option(
+        False,
+        "Leave out images that cannot be read, and rows of a text file with too many or too few fields.",
+        applies_to=[TABLE, IMAGES],
+    )
     data_dir: str | os.PathLike[str] | None = option(
         None,
         "The folder that holds the image sets that have a name; without it the environment's FLOWSTONE_DATA says.",
@@ -82,6 +95,7 @@ class DataRequest:
             require_bool(name, getattr(self, name))
         plain = {"source": str(self.source), "size": _height_and_width(self.size)}
         plain |= {name: _names(name, getattr(self, name)) for name in ("context", "columns", "exclude")}
+        plain["na"] = (str(self.na),) if isinstance(self.na, str | int | float) else tuple(map(str, self.na))
         plain["data_dir"] = None if self.data_dir is None else str(self.data_dir)
         for name, value in plain.items():
             object.__setattr__(self, name, value)

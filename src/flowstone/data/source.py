@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from flowstone.data.dataset import Dataset
+from flowstone.data.image_files import IMAGE_ENDINGS
 from flowstone.data.image_sets import IMAGE_SETS
 from flowstone.data.images import are_images, folder_of, open_images
 from flowstone.data.noise import add_noise, atoms, noise_widths
 from flowstone.data.request import IMAGES, MIN_ROWS, TABLE, TOY, DataRequest
 from flowstone.data.rows import Rows
-from flowstone.data.tables import read_table
+from flowstone.data.tables import STDIN, files_of, is_pattern, is_table, read_table
 from flowstone.data.toy import TOYS, Toy
 from flowstone.errors import DataError, UnknownNameError
 
@@ -51,10 +52,10 @@ def open_source(source: str | os.PathLike[str] | DataRequest, *, progress: bool 
     if name in TOYS:
         request.require_kind(TOY)
         return _open_toy(TOYS[name], request)
-    if are_images(name):
+    if are_images(name) and not _is_folder_of_tables(path):
         request.require_kind(IMAGES)
         return open_images(request, progress=progress)
-    if not path.suffix and not path.exists():
+    if not path.suffix and not path.exists() and not is_table(name):
         if path.name != name:
             raise DataError(f"{name}: no such file or folder")
         raise UnknownNameError("source", name, (*TOYS, *IMAGE_SETS))
@@ -74,7 +75,10 @@ def reopen(description: Mapping[str, Any], *, data_dir: Path | str | None = None
     request, digest = DataRequest.from_record(description), description.get("sha256")
     images, path = description.get("kind") == IMAGES, Path(request.source)
     changed = DataError(f"{path} has changed since the flow was trained on it: its test split cannot be made again")
-    if digest is not None and not images and path.is_file() and _digest(path) != digest:
+    if request.source == STDIN:
+        raise DataError("the table came from standard input: it cannot be read again")
+    is_there = path.exists() or is_pattern(request.source)
+    if digest is not None and not images and is_there and _digest(request.source) != digest:
         raise changed
     if images:
         request = replace(request, data_dir=folder_of(description, data_dir))
@@ -101,7 +105,7 @@ def _open_toy(toy: Toy, request: DataRequest) -> Dataset:
 
 def _open_table(request: DataRequest) -> Dataset:
     path, seed = Path(request.source), request.seed
-    table = read_table(path)
+    table = read_table(request.source, na=request.na, encoding=request.encoding, skip_bad=request.skip_bad)
     table.require((*request.context, *request.exclude, *request.columns))
     context = tuple(name for name in request.context if name not in request.exclude)
     names = tuple(name for name in request.columns or table.columns if name not in request.exclude)
@@ -123,7 +127,8 @@ def _open_table(request: DataRequest) -> Dataset:
         chosen = torch.from_numpy(values[rows])
         return Rows(chosen[:, : len(features)], chosen[:, len(features) :] if context else None)
 
-    resolved = replace(request, source=str(path.resolve()), context=context, columns=names, exclude=())
+    source = request.source if request.source == STDIN else str(path.resolve())
+    resolved = replace(request, source=source, context=context, columns=names, exclude=())
     return Dataset(
         columns=features,
         context_columns=context,
@@ -136,7 +141,7 @@ def _open_table(request: DataRequest) -> Dataset:
             "noise": {name: float(width) for name, width in zip(features, widths, strict=False) if width > 0},
             "atoms": spikes,
             "rows": len(values),
-            "sha256": _digest(path),
+            "sha256": _digest(request.source),
         },
     )
 
@@ -152,6 +157,17 @@ def _refuse_constant(request: DataRequest, names: Sequence[str], values: np.ndar
     raise DataError(f"{request.source}: {what} no density; to leave out what is constant", remedy=remedy)
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _is_folder_of_tables(path: Path) -> bool:
+    """Whether a folder holds tables and no image; text files may lie beside images."""
+    return path.is_dir() and is_table(path) and not any(f.suffix.lower() in IMAGE_ENDINGS for f in path.rglob("*"))
+
+
+def _digest(source: str) -> str | None:
+    """Of the bytes of all files of a table; standard input has none, as it cannot be read again."""
+    if source == STDIN:
+        return None
+    digests = []
+    for path in files_of(source):
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

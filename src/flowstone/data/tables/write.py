@@ -1,0 +1,54 @@
+"""Tables and arrays written to files, all of a file or nothing."""
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from flowstone.errors import OutputError
+from flowstone.files import atomic_path
+
+__all__ = ["check_writable", "write_arrays", "write_pieces", "write_table"]
+
+
+def check_writable(path: Path, endings: Sequence[str] = (".csv", ".parquet")) -> None:
+    """Refuse a name that cannot be written to, before any work is done for it."""
+    if path.suffix.lower() not in endings:
+        raise OutputError(f"cannot write {path}: its name must end in {', '.join(endings)}")
+    if not path.parent.is_dir():
+        raise OutputError(f"cannot write {path}: no folder {path.parent}")
+    if path.is_dir():
+        raise OutputError(f"cannot write {path}: it is a folder")
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write ``.csv`` or ``.parquet`` by the ending of the name, all of it or nothing."""
+    write_pieces(path, [table])
+
+
+def write_pieces(path: Path, tables: Iterable[pa.Table]) -> None:
+    """The same for a table that comes in pieces, of which there is at least one: each is written as it comes."""
+    check_writable(path)
+    pieces = iter(tables)
+    first = next(pieces)
+    with atomic_path(path) as temporary:
+        if path.suffix.lower() == ".parquet":
+            import pyarrow.parquet
+
+            writer: Any = pyarrow.parquet.ParquetWriter(temporary, first.schema)
+        else:
+            import pyarrow.csv
+
+            writer = pyarrow.csv.CSVWriter(temporary, first.schema)
+        with writer:
+            for piece in chain([first], pieces):
+                writer.write_table(piece)
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Write ``.npz``, all of it or nothing."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
