@@ -24,6 +24,7 @@ COMMANDS = {
     "train": "Learn the distribution of a toy, a table or images; writes a run folder.",
     "evaluate": "Likelihood on the run's own test split, or on other data.",
     "sample": "Draw new rows or images from a trained flow.",
+    "impute": "Fill the gaps of a table, given what each row holds.",
     "score": "Each row's log-likelihood, added to a table; or each image's.",
     "check": "Whether the flow inverts and its log-dets are true, layer by layer.",
     "plot": "Draw the pictures of a run again.",

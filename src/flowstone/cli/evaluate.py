@@ -1,13 +1,24 @@
 """flowstone evaluate."""
 
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from flowstone.cli.flags import select, with_flags
-from flowstone.cli.values import Device, device_of, precision_of, print_metrics, say_noise
+from flowstone.cli.values import (
+    Device,
+    column_metrics,
+    device_of,
+    model_of,
+    precision_of,
+    print_metrics,
+    say_noise,
+)
 from flowstone.data.request import DataRequest
+from flowstone.errors import DataError
 from flowstone.files import to_json
 from flowstone.train.settings import Settings
 
@@ -42,23 +53,41 @@ def evaluate(
     as_json
         Print the figures as JSON.
     """
+    from flowstone.data import Rows
     from flowstone.evaluation.metrics import evaluate as figures
+    from flowstone.mixed import MixedDensity
     from flowstone.runs import Run
 
     folder, chosen = Run(run), select(DataRequest, options)
     density = folder.density(device_of(device))
     drop_missing, data_dir = chosen.pop("drop_missing", False), chosen.get("data_dir")
     if data is None:
-        rows = folder.dataset(data_dir=data_dir, progress=not as_json).test
+        try:
+            rows = folder.dataset(data_dir=data_dir, progress=not as_json).test
+        except DataError as error:
+            if not folder.finished:
+                raise
+            print(f"{error.problem}; these are the figures of the training", file=sys.stderr)
+            _show(folder.metrics(), as_json=as_json)
+            return
+    elif folder.of_mixed_columns:
+        x = model_of(folder, device).encode(data)
+        rows = Rows(x[~x.isnan().any(1)] if drop_missing else x)
     elif folder.of_images:
         rows = folder.images(data, **chosen).rows
     else:
         rows, noise = folder.rows(data, drop_missing=drop_missing)
         say_noise(noise, "as in the training")
     with precision_of(precision, density):
-        metrics = figures(density, rows.x, rows.context, bound_samples=bound_samples)
+        metrics: dict[str, Any] = dict(figures(density, rows.x, rows.context, bound_samples=bound_samples))
+        if isinstance(density, MixedDensity):
+            metrics |= column_metrics(density, rows.x)
     if data is None:
         metrics |= {key: value for key, value in folder.metrics().items() if key not in metrics}
+    _show(metrics, as_json=as_json)
+
+
+def _show(metrics: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         print(to_json(metrics))
     else:

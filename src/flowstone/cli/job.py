@@ -10,14 +10,15 @@ from typing import Any
 import torch
 
 from flowstone.cli.flags import flag_of
-from flowstone.cli.values import print_metrics, say_noise
+from flowstone.cli.values import column_metrics, print_metrics, say_noise
 from flowstone.cli.watch import watching
-from flowstone.data import DataRequest, Dataset, open_source
+from flowstone.data import DataRequest, Dataset, Rows, open_source
 from flowstone.density import Density
 from flowstone.errors import NonFiniteError, OutputError, SettingError, UnknownNameError
 from flowstone.evaluation.metrics import evaluate
 from flowstone.execution import thread_count
-from flowstone.recipes import DEFAULT, IMAGE_DEFAULT, all_recipes, build, shape_arguments
+from flowstone.mixed import MixedDensity
+from flowstone.recipes import DEFAULT, IMAGE_DEFAULT, MIXED_DEFAULT, all_recipes, build, shape_arguments
 from flowstone.runs import Run
 from flowstone.runs.checkpoint import build_recorded, describe, save
 from flowstone.train import Settings, fit
@@ -27,7 +28,7 @@ from flowstone.validation import require_integer
 __all__ = ["Job", "continued", "started"]
 
 Say = Callable[[str], None]
-EXTRA = ("columns", "context_columns", "data", "training", "request")  # of flow.json, what is not the density's
+EXTRA = ("columns", "context_columns", "kinds", "data", "training", "request")  # of flow.json, what is not the density's
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,16 @@ class Job:
         self._finish(history, say, plots=plots)
 
     def _keep(self, history: History) -> None:
-        save(self.density, self.run.folder, extra={key: self.record[key] for key in EXTRA})
+        save(self.density, self.run.folder, extra={key: self.record[key] for key in EXTRA if key in self.record})
         history.save(self.run.folder / "history.csv")
 
     def _introduce(self, say: Say, *, quiet: bool) -> None:
         density, recipe, data = self.density, self.record["recipe"], self.record["data"]
-        by_choice = " (the default)" if recipe == (IMAGE_DEFAULT if self.dataset.images else DEFAULT) else ""
+        by_choice = " (the default)" if recipe == _default(self.dataset) else ""
         say(f"{data['source']}: {_extent(self.dataset)} → {self.run.folder}")
         rows = math.inf if callable(self.dataset.train) else len(self.dataset.train)
-        batch = self.settings.for_data(self.dataset.event_shape, rows).batch_size
+        suited = density.training_settings(rows)
+        batch = self.settings.for_data(self.dataset.event_shape, rows, suited).batch_size
         threads = thread_count(density, batch) if density.device.type == "cpu" else 0
         place = f", {batch} rows a step on {threads} thread{'s' * (threads > 1)}"
         say(f"flow: {recipe}{by_choice}, {_count(density)} parameters{place if threads else f' on {density.device}'}")
@@ -110,6 +112,8 @@ class Job:
         }
         if dataset.entropy is not None:
             metrics["entropy"] = dataset.entropy
+        if isinstance(self.density, MixedDensity) and isinstance(dataset.train, Rows):
+            metrics |= column_metrics(self.density, dataset.test.x, dataset.train.x)
         self.run.write_json("metrics.json", metrics)
         if plots:
             self._draw(history)
@@ -123,7 +127,7 @@ class Job:
         dataset, shown = self.dataset, self.dataset.rows_to_show
         save_plots(
             self.density, shown.x, dataset.columns, history, self.run.plots, context=shown.context,
-            test=dataset.test.x, test_context=dataset.test.context, entropy=dataset.entropy,
+            test=dataset.test.x, test_context=dataset.test.context, entropy=dataset.entropy, levels=dataset.levels,
         )  # fmt: skip
 
 
@@ -138,14 +142,17 @@ def started(out: Path | None, request: Mapping[str, Any], *, progress: bool) -> 
     recipe, settings = request["flow"], _settings(request["training"])
     if recipe is not None and recipe not in all_recipes():
         raise UnknownNameError("recipe", recipe, all_recipes())
-    dataset = open_source(DataRequest.of(request["source"], request["data"]), progress=progress)
-    recipe = recipe or (IMAGE_DEFAULT if dataset.images else DEFAULT)
+    data = DataRequest.of(request["source"], request["data"])
+    dataset = open_source(data, progress=progress, mixed=None if recipe is None else recipe == MIXED_DEFAULT)
+    recipe = recipe or _default(dataset)
     arguments = {**shape_arguments(recipe, dataset.event_shape), **request["set"]}
+    if dataset.mixed and dataset.kinds is not None:
+        arguments["columns"] = dataset.kinds.heads()
     if dataset.context_columns:
         arguments["context_features"] = len(dataset.context_columns)
-    settings = _with_epochs(settings, request["training"].get("epochs"), dataset)
     torch.manual_seed(settings.seed)
     density = build(recipe, arguments)
+    settings = _with_epochs(settings, request["training"].get("epochs"), dataset, density)
     extra = {
         "columns": list(dataset.columns),
         "context_columns": list(dataset.context_columns),
@@ -153,6 +160,8 @@ def started(out: Path | None, request: Mapping[str, Any], *, progress: bool) -> 
         "training": settings.as_record(),
         "request": dict(request),
     }
+    if dataset.mixed and dataset.kinds is not None:
+        extra["kinds"] = dataset.kinds.as_record()
     record = describe(density, extra)
     numbered = Path("runs") / f"{Path(request['source']).resolve().stem}-{recipe}"
     run = Run.create(out) if out else Run.create_numbered(numbered)
@@ -208,13 +217,19 @@ def _settings(given: Mapping[str, Any]) -> Settings:
     return Settings(**given)
 
 
-def _with_epochs(settings: Settings, epochs: int | None, dataset: Dataset) -> Settings:
+def _default(dataset: Dataset) -> str:
+    """The recipe that measures best on data of this kind."""
+    return IMAGE_DEFAULT if dataset.images else MIXED_DEFAULT if dataset.mixed else DEFAULT
+
+
+def _with_epochs(settings: Settings, epochs: int | None, dataset: Dataset, density: Density) -> Settings:
     if epochs is None:
         return settings
     if callable(dataset.train):
         raise SettingError(f"--epochs {epochs}: fresh points have no epochs; use --steps, or --points for a fixed set")
-    batch = settings.for_data(dataset.event_shape, len(dataset.train)).batch_size
-    return replace(settings, steps=epochs * max(1, len(dataset.train) // batch))
+    rows = len(dataset.train)
+    batch = settings.for_data(dataset.event_shape, rows, density.training_settings(rows)).batch_size
+    return replace(settings, steps=epochs * max(1, rows // batch))
 
 
 def _extent(dataset: Dataset) -> str:

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from flowstone.cli.flags import with_flags
-from flowstone.cli.values import Device, FiniteCheck, device_of, given_label, given_of, precision_of
+from flowstone.cli.values import (
+    Device,
+    FiniteCheck,
+    device_of,
+    given_label,
+    given_of,
+    given_values,
+    model_of,
+    precision_of,
+)
 from flowstone.errors import SettingError
 from flowstone.train.settings import Settings
 
@@ -15,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flowstone.density import Density
+    from flowstone.learn import TableModel
     from flowstone.runs import Run
 
 __all__ = ["sample"]
@@ -31,6 +41,8 @@ def sample(
     temperature: float = 1.0,
     seed: int = 0,
     given: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
+    given_table: str | None = None,
+    gaps: Annotated[bool, Parameter(negative=())] = False,
     device: Device = "auto",
     precision: str = Settings.precision,
 ) -> None:
@@ -45,25 +57,38 @@ def sample(
     n
         How many rows.
     out
-        Where to: .csv, .parquet, .npz, or .png for a picture of them. Images: .npz, as uint8 (n, height, width,
-        channels), or .png.
+        Where to: .csv, .parquet, .npz, or .png for a picture of them; - writes .csv to standard output. Images: .npz,
+        as uint8 (n, height, width, channels), or .png.
     temperature
         Factor on the latent; below 1 stays nearer to the mode, 1 samples the model itself.
     seed
         The same seed gives the same rows.
     given
-        For a conditional density: the context, as column=value; of images, label=NAME.
+        Values of columns, as column=value, or column=a,b for one of several. Of a conditional density: the context; of
+        images, label=NAME.
+    given_table
+        A table of values of columns: N rows are drawn for each of its rows. Its gaps are drawn, too.
+    gaps
+        Draw gaps, too, in columns that had some.
     device
         Where to compute.
     """
     from flowstone.data.tables import check_writable
     from flowstone.runs import Run
 
-    check_writable(out, tuple(_WRITERS))
+    folder = Run(run)
+    check_writable(out, (".csv", ".parquet") if folder.of_mixed_columns else tuple(_WRITERS))
     if n < 1:
         raise SettingError(f"-n {n}: at least one sample is needed")
-    folder, finite = Run(run), FiniteCheck()
-    density = folder.density(device_of(device))
+    if folder.of_mixed_columns:
+        model = model_of(folder, device)
+        with precision_of(precision, model.density):
+            _sample_table(model, out, n, given or [], given_table, temperature=temperature, gaps=gaps, seed=seed)
+        return
+    if given_table is not None or gaps:
+        flag = "--gaps" if given_table is None else "--given-table"
+        raise SettingError(f"{flag} is for densities of mixed columns (--flow mixed); {run} is none")
+    finite, density = FiniteCheck(), folder.density(device_of(device))
     how: dict[str, Any] = {"n": n, "temperature": temperature, "seed": seed}
     with precision_of(precision, density):
         if folder.of_images:
@@ -74,6 +99,19 @@ def sample(
             how["context"] = _context(context_columns, values, density)
             _WRITERS[out.suffix.lower()](out, density, how, columns, values, finite)
     finite.require(out, "a value")
+
+
+def _sample_table(
+    model: "TableModel", out: Path, n: int, given: list[str], given_table: str | None, *, seed: int, **how: Any
+) -> None:
+    from flowstone.data.tables import write_pieces
+
+    if given_table is None:
+        write_pieces(out, model.stream(n, given_values(given, model.columns), seed=seed, **how))
+    elif given:
+        raise SettingError("--given and --given-table say the same thing twice: give one of them")
+    else:
+        write_pieces(out, [model.sample_given(given_table, n, seed=seed, **how)])
 
 
 def _context(columns: list[str], values: dict[str, float], density: "Density") -> "Tensor | None":

@@ -1,14 +1,22 @@
 """flowstone score."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
 
 from flowstone.cli.flags import select, with_flags
-from flowstone.cli.values import Device, FiniteCheck, device_of, precision_of
+from flowstone.cli.values import Device, FiniteCheck, device_of, model_of, precision_of
 from flowstone.data.request import DataRequest
-from flowstone.errors import DataError, OutputError
+from flowstone.errors import DataError, OutputError, SettingError
 from flowstone.train.settings import Settings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from flowstone.learn import TableModel
 
 __all__ = ["score"]
 
@@ -16,7 +24,14 @@ __all__ = ["score"]
 @with_flags(Settings, "precision")
 @with_flags(DataRequest, "drop_missing", "skip_bad", "data_dir")
 def score(
-    run: Path, data: str, *, out: Path, device: Device = "auto", precision: str = Settings.precision, **options: Any
+    run: Path,
+    data: str,
+    *,
+    out: Path,
+    per_column: Annotated[bool, Parameter(negative=())] = False,
+    device: Device = "auto",
+    precision: str = Settings.precision,
+    **options: Any,
 ) -> None:
     """Write DATA with one more column: log_prob, the log-likelihood of each row in nats, in the units of the data.
 
@@ -31,11 +46,15 @@ def score(
         A table that holds the density's columns; other columns are carried along. Or images: a folder, an array, or
         the test part of a set by name.
     out
-        Where to: .csv or .parquet.
+        Where to: .csv or .parquet; - writes .csv to standard output.
+    per_column
+        Of densities of mixed columns: a further column log_prob:NAME for each feature, the log-likelihood of its value
+        given all others of the row.
     device
         Where to compute.
     """
     import pyarrow as pa
+    import torch
 
     from flowstone.data.tables import check_writable, read_table, write_table
     from flowstone.evaluation.metrics import bits_per_dim, log_prob
@@ -45,6 +64,16 @@ def score(
     if out.exists() and Path(data).exists() and out.samefile(data):
         raise OutputError(f"cannot write {out}: it is the table to be scored")
     folder, finite = Run(run), FiniteCheck()
+    if folder.of_mixed_columns:
+        model = model_of(folder, device)
+        with precision_of(precision, model.density):
+            scored = _scored(model, data, per_column=per_column, drop_missing=bool(options.get("drop_missing")))
+        finite(torch.tensor(scored.column("log_prob").to_numpy()))
+        write_table(out, scored)
+        finite.require(out, "log_prob")
+        return
+    if per_column:
+        raise SettingError(f"--per-column is for densities of mixed columns (--flow mixed); {run} is none")
     density, chosen = folder.density(device_of(device)), select(DataRequest, options)
     if folder.of_images:
         chosen.pop("drop_missing", None)
@@ -63,3 +92,24 @@ def score(
             scores = finite(log_prob(density, rows.x, rows.context).double()).numpy()
         write_table(out, table.arrow.append_column("log_prob", pa.array(scores)))
     finite.require(out, "log_prob")
+
+
+def _scored(model: "TableModel", data: str, *, per_column: bool, drop_missing: bool) -> "pa.Table":
+    """The table with its likelihoods; rows with gaps stay and have that of what is there."""
+    import pyarrow as pa
+
+    from flowstone.data.tables import read_table
+
+    table = read_table(data)
+    if drop_missing:
+        whole = ~model.encode(table).isnan().any(1).cpu().numpy()
+        table = replace(table, arrow=table.arrow.filter(pa.array(whole)))
+    made = {"log_prob": pa.array(model.log_prob(table))}
+    if per_column:
+        made |= {f"log_prob:{name}": c for name, c in zip(model.columns.names, model.column_log_prob(table).columns, strict=True)}
+    arrow = table.arrow
+    for name, column in made.items():
+        if name in table.columns:
+            raise DataError(f"{data}: it has a column {name!r} already: rename it or leave it out")
+        arrow = arrow.append_column(name, column)
+    return arrow

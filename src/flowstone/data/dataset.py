@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from flowstone.data.rows import Rows
+
+if TYPE_CHECKING:
+    from flowstone.data.tables import Columns
 
 __all__ = ["Dataset"]
 
@@ -23,6 +26,7 @@ class Dataset:
         validation, test: held-out rows; the test part is for one look at the end.
         description: how to open the same data again, for ``flow.json``.
         entropy: in nats, where it is known: the floor of every model's expected NLL.
+        kinds: the kinds of a table's columns, where its rows are encoded by them.
     """
 
     columns: tuple[str, ...]
@@ -32,6 +36,7 @@ class Dataset:
     test: Rows
     description: Mapping[str, Any]
     entropy: float | None = None
+    kinds: "Columns | None" = None
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -42,6 +47,17 @@ class Dataset:
     def images(self) -> bool:
         """Whether these are images."""
         return self.description.get("kind") == "images"
+
+    @property
+    def mixed(self) -> bool:
+        """Whether rows are encoded by the kinds of a table's columns, and may have gaps."""
+        return bool(self.description.get("mixed"))
+
+    @property
+    def levels(self) -> dict[str, list[str]]:
+        """Names of the levels of categorical columns."""
+        kinds = () if self.kinds is None else self.kinds.modelled
+        return {kind.column: list(map(str, kind.levels)) for kind in kinds if hasattr(kind, "levels")}
 
     @property
     def rows_to_show(self) -> Rows:

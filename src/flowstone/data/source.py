@@ -26,7 +26,13 @@ __all__ = ["open_source", "reopen"]
 TEST_DRAWS, VALIDATION_DRAWS = 100_000, 10_000
 
 
-def open_source(source: str | os.PathLike[str] | DataRequest, *, progress: bool = False, **options: Any) -> Dataset:
+def open_source(
+    source: str | os.PathLike[str] | DataRequest,
+    *,
+    progress: bool = False,
+    mixed: bool | None = None,
+    **options: Any,
+) -> Dataset:
     """Open a toy by its name, a table by its path, or images: a set by its name, a folder, an array in .npy or .npz.
 
     Split 80/10/10 by ``seed``; an image set keeps its official parts, and where it has none for validation, a tenth of
@@ -36,6 +42,8 @@ def open_source(source: str | os.PathLike[str] | DataRequest, *, progress: bool 
     Args:
         source: a name, a path, or a ``DataRequest``.
         progress: a bar while many images are read, if stderr is a terminal.
+        mixed: whether a table's rows are encoded by the kinds of its columns, for the density of mixed columns; None
+            decides by the kinds.
         options: options of ``DataRequest`` by name, such as ``context=["age"]``; they go before those of a request.
 
     Raises:
@@ -60,7 +68,7 @@ def open_source(source: str | os.PathLike[str] | DataRequest, *, progress: bool 
             raise DataError(f"{name}: no such file or folder")
         raise UnknownNameError("source", name, (*TOYS, *IMAGE_SETS))
     request.require_kind(TABLE)
-    return _open_table(request)
+    return _open_table(request, mixed)
 
 
 def reopen(description: Mapping[str, Any], *, data_dir: Path | str | None = None, progress: bool = False) -> Dataset:
@@ -82,7 +90,7 @@ def reopen(description: Mapping[str, Any], *, data_dir: Path | str | None = None
         raise changed
     if images:
         request = replace(request, data_dir=folder_of(description, data_dir))
-    dataset = open_source(request, progress=progress)
+    dataset = open_source(request, progress=progress, mixed=bool(description.get("mixed")))
     if images and dataset.description["sha256"] != digest:
         raise changed
     return dataset
@@ -103,7 +111,7 @@ def _open_toy(toy: Toy, request: DataRequest) -> Dataset:
     )
 
 
-def _open_table(request: DataRequest) -> Dataset:
+def _open_table(request: DataRequest, mixed: bool | None) -> Dataset:
     path, seed = Path(request.source), request.seed
     table = read_table(request.source, na=request.na, encoding=request.encoding, skip_bad=request.skip_bad)
     table.require((*request.context, *request.exclude, *request.columns))

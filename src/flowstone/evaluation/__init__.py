@@ -1,6 +1,7 @@
 """What is measured: likelihood on held-out rows, round trips, each layer by itself, and judges of synthetic tables."""
 
 from flowstone.evaluation.check import check
+from flowstone.evaluation.columns import column_bits, independent_columns, require_comparable
 from flowstone.evaluation.diagnosis import Diagnosis, LayerReport, WholeReport
 from flowstone.evaluation.jacobian import jacobian
 from flowstone.evaluation.metrics import bits_per_dim, evaluate, grid_integral, log_prob, round_trip
@@ -18,11 +19,14 @@ __all__ = [
     "bits_per_dim",
     "check",
     "classifier_two_sample_test",
+    "column_bits",
     "evaluate",
     "grid_integral",
+    "independent_columns",
     "jacobian",
     "log_prob",
     "nearest_rows",
+    "require_comparable",
     "round_trip",
     "train_on_synthetic",
 ]

@@ -1,6 +1,6 @@
 """All pictures that suit a flow, written into a folder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -8,6 +8,8 @@ from torch import Tensor
 
 from flowstone.density import Density
 from flowstone.flow import Flow
+from flowstone.mixed import MixedDensity
+from flowstone.plot.columns import column_figure
 from flowstone.plot.figures import loss_curve, new_figure, save_figure
 from flowstone.plot.images import (
     image_figure,
@@ -25,6 +27,7 @@ __all__ = ["save_plots"]
 
 # Images in a sheet, in a few rows, beside their nearest; images whose likelihoods are compared.
 SHEET, FEW, BESIDE, JUDGED = 64, 16, 10, 1000
+SHOWN_ROWS = 5000  # of mixed columns
 
 
 def save_plots(
@@ -38,12 +41,14 @@ def save_plots(
     test: Tensor | None = None,
     test_context: Tensor | None = None,
     entropy: float | None = None,
+    levels: Mapping[str, Sequence[str]] | None = None,
     seed: int = 0,
 ) -> list[Path]:
     """All pictures that suit the density ``model``, into ``folder``: the loss curve always; one column without context:
     its density; two: the three panels, the density, the layers; otherwise the pair plot. Of images: samples beside data
     and beside the training images nearest to them, temperatures, reconstructions, interpolations, what each scale
-    holds, and the most and least likely of ``test``. Pictures of latents and layers are drawn where ``model`` is a
+    holds, and the most and least likely of ``test``. Of mixed columns: each column beside samples, with ``levels`` the
+    names of categories. Pictures of latents and layers are drawn where ``model`` is a
     Flow. ``x`` and ``context`` are rows of data.
     """
     figures: dict[str, Figure | None] = {}
@@ -56,6 +61,10 @@ def save_plots(
         if test is not None and len(test) >= 2 and isinstance(model, Flow):
             few = None if test_context is None else test_context[:JUDGED]
             figures["likely"] = likelihood_figure(model, test[:JUDGED], context=few)
+    elif isinstance(model, MixedDensity):
+        rows = x[: SHOWN_ROWS]
+        drawn = model.sample(len(rows), seed=seed, gaps=True)
+        figures["columns"] = column_figure(rows, drawn, columns, levels)
     else:
         figures |= _of_vectors(model, x.to(model.device, model.dtype), given, columns, seed)
     return [save_figure(figure, folder / f"{name}.png") for name, figure in figures.items() if figure is not None]

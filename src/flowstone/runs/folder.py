@@ -101,6 +101,11 @@ class Run:
         """Whether the density was trained on images."""
         return self.record.get("data", {}).get("kind") == "images"
 
+    @property
+    def of_mixed_columns(self) -> bool:
+        """Whether the density was trained on rows encoded by the kinds of their columns."""
+        return isinstance(self.record.get("kinds"), list)
+
     def images(self, source: str, *, data_dir: Path | str | None = None, skip_bad: bool = False) -> NamedRows:
         """Images as the density takes them: a folder, an array, or the test part of a set by its name."""
         return read_images(source, self.record["data"], data_dir=data_dir, skip_bad=skip_bad)

@@ -1,5 +1,6 @@
 """Tables and arrays written to files, all of a file or nothing."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -14,8 +15,13 @@ from flowstone.files import atomic_path
 __all__ = ["check_writable", "write_arrays", "write_pieces", "write_table"]
 
 
+STDOUT = Path("-")
+
+
 def check_writable(path: Path, endings: Sequence[str] = (".csv", ".parquet")) -> None:
-    """Refuse a name that cannot be written to, before any work is done for it."""
+    """Refuse a name that cannot be written to, before any work is done for it; ``-`` is standard output."""
+    if path == STDOUT and ".csv" in endings:
+        return
     if path.suffix.lower() not in endings:
         raise OutputError(f"cannot write {path}: its name must end in {', '.join(endings)}")
     if not path.parent.is_dir():
@@ -30,10 +36,13 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def write_pieces(path: Path, tables: Iterable[pa.Table]) -> None:
-    """The same for a table that comes in pieces, of which there is at least one: each is written as it comes."""
+    """The same for a table that comes in pieces, at least one: each is written as it comes. ``-`` prints them as CSV."""
     check_writable(path)
     pieces = iter(tables)
     first = next(pieces)
+    if path == STDOUT:
+        _print_pieces(chain([first], pieces))
+        return
     with atomic_path(path) as temporary:
         if path.suffix.lower() == ".parquet":
             import pyarrow.parquet
@@ -46,6 +55,16 @@ def write_pieces(path: Path, tables: Iterable[pa.Table]) -> None:
         with writer:
             for piece in chain([first], pieces):
                 writer.write_table(piece)
+
+
+def _print_pieces(tables: Iterable[pa.Table]) -> None:
+    """CSV on standard output, the names once."""
+    import pyarrow.csv
+
+    for number, table in enumerate(tables):
+        options = pyarrow.csv.WriteOptions(include_header=number == 0)
+        pyarrow.csv.write_csv(table, sys.stdout.buffer, options)
+    sys.stdout.flush()
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
