@@ -34,7 +34,7 @@ def column_figure(
         compare_column(axes.flat[index], data[:, index], drawn[:, index], name, (levels or {}).get(name))
     for panel in axes.flat[len(shown) :]:
         panel.set_visible(False)
-    axes.flat[0].legend(fontsize=7, frameon=False)
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize=8, frameon=False)
     return figure
 
 
@@ -53,14 +53,22 @@ def compare_column(ax: Axes, data: Tensor, drawn: Tensor, name: str, levels: Seq
     low, high = np.quantile(values[0], (0.005, 0.995))
     if low == high:
         low, high = values[0].min(), values[0].max()
-    edges = np.linspace(low, high, BINS + 1)
+    edges = _edges(distinct, low, high)
     for part, label, filled in zip(values, ("data", "samples"), (True, False), strict=True):
         ax.hist(
-            part[(part >= low) & (part <= high)], edges, weights=None, density=True, label=label, alpha=0.45 if filled else 1,
+            part[(part >= low) & (part <= high)], edges, density=True, label=label, alpha=0.45 if filled else 1,
             histtype="stepfilled" if filled else "step",
         )  # fmt: skip
     ax.set_yticks([])
     return ax
+
+
+def _edges(distinct: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Ends of the bins: of whole numbers each bin holds as many of them."""
+    if (distinct != np.round(distinct)).any():
+        return np.linspace(low, high, BINS + 1)
+    width = math.ceil((high - low + 1) / BINS)
+    return np.arange(math.floor(low), math.ceil(high) + width + 1, width) - 0.5
 
 
 def _bars(ax: Axes, values: Sequence[np.ndarray], shown: np.ndarray, levels: Sequence[str] | None) -> Axes:
