@@ -29,6 +29,7 @@ FLOORS = (
     ("testing",),
     ("train",),
     ("runs", "plot"),
+    ("learn",),
     ("cli",),
 )
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

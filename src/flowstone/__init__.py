@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from flowstone.evaluation.check import check
     from flowstone.evaluation.metrics import bits_per_dim, evaluate, grid_integral
     from flowstone.flow import Flow
+    from flowstone.learn import TableModel, learn
     from flowstone.recipes import glow, iaf, maf, maf_spline, nice, nice_image, realnvp, realnvp_image, recipe, spline
     from flowstone.runs.checkpoint import load, save
     from flowstone.train import fit, fit_to_density, importance_sample
@@ -29,6 +30,7 @@ _HOME = {
     "Density": "density",
     "Flow": "flow",
     "History": "train.history",
+    "TableModel": "learn",
     "bits_per_dim": "evaluation.metrics",
     "check": "evaluation.check",
     "evaluate": "evaluation.metrics",
@@ -38,6 +40,7 @@ _HOME = {
     "grid_integral": "evaluation.metrics",
     "iaf": "recipes",
     "importance_sample": "train",
+    "learn": "learn",
     "load": "runs.checkpoint",
     "maf": "recipes",
     "maf_spline": "recipes",
@@ -56,6 +59,7 @@ __all__ = [
     "Density",
     "Flow",
     "History",
+    "TableModel",
     "bijections",
     "bits_per_dim",
     "check",
@@ -68,6 +72,7 @@ __all__ = [
     "grid_integral",
     "iaf",
     "importance_sample",
+    "learn",
     "load",
     "maf",
     "maf_spline",

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from flowstone.data.request import MIN_ROWS
-from flowstone.data.tables import Columns, kinds_of, read_table
+from flowstone.data.tables import Columns, Table, kinds_of, read_table
 from flowstone.density import Density
 from flowstone.errors import CheckpointError, DataError, SettingError, UnknownNameError
 from flowstone.mixed import MixedDensity
 from flowstone.recipes import build
 from flowstone.runs.checkpoint import load, read_record, save
 from flowstone.train import fit
+from flowstone.train.history import History
 from flowstone.validation import require_choice, require_integer
 
 __all__ = ["TableModel", "learn"]
@@ -37,15 +38,17 @@ class TableModel:
     Args:
         density: a density of the columns, such as the recipe ``mixed`` makes.
         columns: their kinds.
+        history: of its training, where it was trained here.
     """
 
-    def __init__(self, density: Density, columns: Columns) -> None:
+    def __init__(self, density: Density, columns: Columns, history: History | None = None) -> None:
         if tuple(density.event_shape) != (len(columns.names),):
             raise SettingError(
                 f"the density is of {tuple(density.event_shape)}, but {len(columns.names)} columns have kinds"
             )
         self.density = density
         self.columns = columns
+        self.history = history
 
     def __repr__(self) -> str:
         return f"TableModel({', '.join(self.columns.names)})"
@@ -62,7 +65,7 @@ class TableModel:
         with torch.no_grad():
             if isinstance(self.density, MixedDensity):
                 return self.density.log_prob(x, gaps=gaps).double().cpu().numpy()
-            self._require_whole(x, table)
+            _require_whole(x, self.columns, read_table(table))
             return self.density.log_prob(x).double().cpu().numpy()
 
     def column_log_prob(self, table: Any) -> pa.Table:
@@ -185,22 +188,14 @@ class TableModel:
     def _any_order(self, what: str) -> MixedDensity:
         if not isinstance(self.density, MixedDensity):
             recipe = (self.density.spec or {}).get("recipe")
-            raise SettingError(f"{what}: not of a density of recipe {recipe!r}; train with", remedy={"flow": "mixed"})
+            raise SettingError(
+                f"{what}: not of a density of recipe {recipe!r}; learn the table with", remedy={"recipe": "mixed"}
+            )
         return self.density
 
     def _require(self, name: str) -> None:
         if name not in self.columns.names:
             raise UnknownNameError("column", name, self.columns.names)
-
-    def _require_whole(self, x: Tensor, table: Any) -> None:
-        gaps = x.isnan().nonzero()
-        if len(gaps):
-            row, column = gaps[0].tolist()
-            raise DataError(
-                f"{read_table(table).path}: column {self.columns.names[column]!r}, row {row + 1} is missing; a density "
-                "of rows with gaps is that of",
-                remedy={"flow": "mixed"},
-            )
 
     def _given(self, given: Mapping[str, Any]) -> dict[int, Tensor]:
         """The values that were given, by the index of their column; each of them is possible."""
@@ -296,12 +291,22 @@ def learn(
     density = build(recipe, {"features": x.shape[1]} | extra | dict(arguments or {}))
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(x)))
     validation, rows = x[order[: len(x) // 10]], x[order[len(x) // 10 :]]
-    model = TableModel(density, columns)
     if not isinstance(density, MixedDensity):
-        model._require_whole(x, table)
-    fit(density, rows, validation=validation, seed=seed, **settings)
+        _require_whole(x, columns, table)
+    history = fit(density, rows, validation=validation, seed=seed, **settings)
     density.eval()
-    return model
+    return TableModel(density, columns, history)
+
+
+def _require_whole(x: Tensor, columns: Columns, table: Table) -> None:
+    """Refuse gaps for a density that knows none."""
+    gaps = x.isnan().nonzero()
+    if len(gaps):
+        row, column = gaps[0].tolist()
+        raise DataError(
+            f"{table.path}: column {columns.names[column]!r}, row {row + 1} is missing; rows with gaps are learned by",
+            remedy={"recipe": "mixed"},
+        )
 
 
 def _seeds(seed: int | None) -> Iterator[int]:

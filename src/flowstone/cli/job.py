@@ -28,7 +28,14 @@ from flowstone.validation import require_integer
 __all__ = ["Job", "continued", "started"]
 
 Say = Callable[[str], None]
-EXTRA = ("columns", "context_columns", "kinds", "data", "training", "request")  # of flow.json, what is not the density's
+EXTRA = (
+    "columns",
+    "context_columns",
+    "kinds",
+    "data",
+    "training",
+    "request",
+)  # of flow.json, what is not the density's
 
 
 @dataclass(frozen=True)

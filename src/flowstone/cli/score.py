@@ -106,7 +106,10 @@ def _scored(model: "TableModel", data: str, *, per_column: bool, drop_missing: b
         table = replace(table, arrow=table.arrow.filter(pa.array(whole)))
     made = {"log_prob": pa.array(model.log_prob(table))}
     if per_column:
-        made |= {f"log_prob:{name}": c for name, c in zip(model.columns.names, model.column_log_prob(table).columns, strict=True)}
+        made |= {
+            f"log_prob:{name}": c
+            for name, c in zip(model.columns.names, model.column_log_prob(table).columns, strict=True)
+        }
     arrow = table.arrow
     for name, column in made.items():
         if name in table.columns:

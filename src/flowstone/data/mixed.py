@@ -15,6 +15,7 @@ from flowstone.errors import DataError, SettingError
 
 __all__ = ["is_mixed", "kinds_for", "open_mixed"]
 
+
 def kinds_for(table: Table, request: DataRequest) -> Columns:
     """The kinds of the columns that a request uses, in its order."""
     names = [name for name in request.columns or table.columns if name not in request.exclude]

@@ -29,12 +29,16 @@ def column_figure(
     """
     shown = list(columns[:PANELS])
     across = min(ACROSS, len(shown))
-    figure, axes = new_figure(math.ceil(len(shown) / across), across, (3.2 * across, 2.5 * math.ceil(len(shown) / across)))
+    figure, axes = new_figure(
+        math.ceil(len(shown) / across), across, (3.2 * across, 2.5 * math.ceil(len(shown) / across))
+    )
     for index, name in enumerate(shown):
         compare_column(axes.flat[index], data[:, index], drawn[:, index], name, (levels or {}).get(name))
     for panel in axes.flat[len(shown) :]:
         panel.set_visible(False)
-    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize=8, frameon=False)
+    figure.legend(
+        *axes.flat[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize=8, frameon=False
+    )
     return figure
 
 
@@ -78,5 +82,7 @@ def _bars(ax: Axes, values: Sequence[np.ndarray], shown: np.ndarray, levels: Seq
         ax.bar(places + 0.4 * side - 0.2, shares, 0.4, label=label)
     names = [levels[int(v)] if levels is not None and int(v) < len(levels) else f"{v:g}" for v in shown]
     step = max(1, len(shown) // 8) if levels is None else 1
-    ax.set_xticks(places[::step], [name[:LONG] for name in names[::step]], rotation=0 if levels is None else 60, fontsize=6)
+    ax.set_xticks(
+        places[::step], [name[:LONG] for name in names[::step]], rotation=0 if levels is None else 60, fontsize=6
+    )
     return ax

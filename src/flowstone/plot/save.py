@@ -62,7 +62,7 @@ def save_plots(
             few = None if test_context is None else test_context[:JUDGED]
             figures["likely"] = likelihood_figure(model, test[:JUDGED], context=few)
     elif isinstance(model, MixedDensity):
-        rows = x[: SHOWN_ROWS]
+        rows = x[:SHOWN_ROWS]
         drawn = model.sample(len(rows), seed=seed, gaps=True)
         figures["columns"] = column_figure(rows, drawn, columns, levels)
     else:
