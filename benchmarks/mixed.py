@@ -2,11 +2,11 @@
 
     python benchmarks/mixed.py [--data-dir FOLDER] [--sets adult,shoppers,magic] [--seeds 3] [--orders any,given]
 
-Each set is split 80/10/10 by the seed, or has a test part of its own; ``flowstone.learn`` gets all other rows, of which
-it keeps a tenth for validation, with its defaults on one thread. The judge is that of the published figures: XGBoost's
-classifier with default settings, three folds, as many synthetic rows as training rows. ``--data-dir`` (or FLOWSTONE_DATA)
-names a folder that holds ``mixed/*.parquet``. Outcomes are stored in ``--results``, one line each, so that an interrupted
-run continues where it stopped; the page is written when no outcome is missing.
+Each set is split 80/10/10 by the seed, or has a test part of its own; ``flowstone.learn`` gets all other rows, of
+which it keeps a tenth for validation, with its defaults on one thread. The judge is that of the published figures:
+XGBoost's classifier with default settings, three folds, as many synthetic rows as training rows. ``--data-dir`` (or
+FLOWSTONE_DATA) names a folder that holds ``mixed/*.parquet``. Outcomes are stored in ``--results``, one line each, so
+that an interrupted run continues where it stopped; the page is written when no outcome is missing.
 """
 
 import argparse
@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
+import pyarrow.parquet as parquet
 import torch
 
 import flowstone
-from flowstone.evaluation import classifier_two_sample_test, column_bits, independent_columns, nearest_rows
+from flowstone.evaluation import classifier_two_sample_test, independent_columns, nearest_rows
 from flowstone.learn import TableModel, learn
 from measure import data_folder, machine, write_section
 
@@ -41,7 +41,7 @@ class Outcome:
         c2st, c2st_test: of samples against training rows, and against the test part.
         c2st_reference: of training rows against the test part, which bounds the one before.
         c2st_given: of test rows half of whose columns are drawn given the others, against them; any order alone.
-        synthetic_auc, real_auc: of trees trained on samples and on training rows to predict the target, on the test part.
+        synthetic_auc, real_auc: on the test part, of trees that learned the target from samples and from training rows.
         conditional_auc: of the model's own probability of the target given all other columns.
         nearer, copies, copies_test: see ``flowstone.evaluation.nearest_rows``.
         train_seconds, sample_seconds, score_rows: processor time of training, of drawing as many rows as were learned
@@ -75,15 +75,15 @@ class Outcome:
 def read_parts(folder: Path, name: str, seed: int) -> tuple[pa.Table, pa.Table]:
     """Rows to learn from and test rows."""
     if (folder / f"{name}-test.parquet").exists():
-        return tuple(pa.parquet.read_table(folder / f"{name}-{part}.parquet") for part in ("train", "test"))  # pyright: ignore
-    table = pa.parquet.read_table(folder / f"{name}.parquet")
+        return parquet.read_table(folder / f"{name}-train.parquet"), parquet.read_table(folder / f"{name}-test.parquet")
+    table = parquet.read_table(folder / f"{name}.parquet")
     order = np.random.default_rng(seed).permutation(len(table))
     return table.take(order[len(table) // 10 :]), table.take(order[: len(table) // 10])
 
 
 def judge(categorical: np.ndarray, **settings: Any) -> Callable[[], Any]:
     """XGBoost's classifier, told which columns are codes."""
-    import xgboost
+    import xgboost  # pyright: ignore[reportMissingImports]
 
     types = ["c" if coded else "q" for coded in categorical]
     return lambda: xgboost.XGBClassifier(
@@ -169,14 +169,15 @@ HEAD = """## Tables of mixed columns
 
     python benchmarks/mixed.py
 
-Mean ± standard deviation over {seeds} seeds; XGB-C2ST is 1 where XGBoost cannot tell samples from rows (3 folds, as many
-samples as training rows). *Published*: the best of the literature under the same protocol (TabPC, TabDiff). *test rows*:
-samples against the test part, and training rows against it, which bounds that. *given half*: test rows half of whose
-columns are drawn given the others, against them. *TSTR*: AUC on the test part of boosted trees trained on samples, and on
-training rows. *p(target)*: AUC of the model's own probability of the target given all other columns. *nearer*: share of
-samples that are nearer to a training row than to a test row (0.5: nothing is memorized); *copies*: of samples, and of
-test rows. NLL in nats a row, gaps counted as events, beside independent columns. Seconds are of one processor, training
-with `flowstone.learn`'s defaults. Test parts were used for this table alone. Machine: {machine}.
+Mean ± standard deviation over {seeds} seeds; XGB-C2ST is 1 where XGBoost cannot tell samples from rows (3 folds, as
+many samples as training rows). *Published*: the best of the literature under the same protocol (TabPC, TabDiff).
+*Test rows*: samples against the test part, and training rows against it, which bounds that. *Given half*: test rows half
+of whose columns are drawn given the others, against them. *TSTR*: AUC on the test part of boosted trees trained on
+samples, and on training rows. *p(target)*: AUC of the model's own probability of the target given all other columns.
+*Nearer*: share of samples that are nearer to a training row than to a test row (0.5: nothing is memorized); *copies*: of
+samples, and of test rows. NLL in nats a row, gaps counted as events, beside independent columns. Seconds are of one
+processor, training with the defaults of `flowstone.learn`. Test parts were used for this table alone.
+Machine: {machine}.
 
 """
 

@@ -20,7 +20,10 @@ def rows(n: int = 400) -> pa.Table:
     rng = np.random.default_rng(0)
     sex = rng.choice(["F", "M"], n)
     spent = np.where(rng.random(n) < 0.5, 0.0, np.round(rng.exponential(30, n), 2))
-    cities = [None if gap else str(city) for gap, city in zip(rng.random(n) < 0.1, rng.choice(["Bern", "Oslo"], n))]
+    cities = [
+        None if gap else str(city)
+        for gap, city in zip(rng.random(n) < 0.1, rng.choice(["Bern", "Oslo"], n), strict=True)
+    ]
     day = datetime.date(2024, 1, 1)
     return pa.table({
         "id": np.arange(n) + 7000,

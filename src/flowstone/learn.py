@@ -119,9 +119,9 @@ class TableModel:
             if isinstance(self.density, MixedDensity):
                 x = self._start(rows, values, number)
                 x = self.density.fill(x, x.isnan(), temperature=temperature, gaps=gaps, seed=number)
-            elif values:
-                self._any_order("samples with values given")
             else:
+                if values:
+                    self._any_order("samples with values given")
                 x = self.density.sample(rows, temperature=temperature, seed=number)
             yield self.columns.decode(x, seed=number)
 

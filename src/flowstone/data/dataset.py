@@ -57,7 +57,8 @@ class Dataset:
     def levels(self) -> dict[str, list[str]]:
         """Names of the levels of categorical columns."""
         kinds = () if self.kinds is None else self.kinds.modelled
-        return {kind.column: list(map(str, kind.levels)) for kind in kinds if hasattr(kind, "levels")}
+        found = {kind.column: getattr(kind, "levels", None) for kind in kinds}
+        return {name: list(map(str, levels)) for name, levels in found.items() if levels is not None}
 
     @property
     def rows_to_show(self) -> Rows:

@@ -56,8 +56,8 @@ def require_comparable(one: Mapping[str, object], other: Mapping[str, object]) -
     for name in dict.fromkeys([*heads[0], *heads[1]]):
         if heads[0].get(name) != heads[1].get(name):
             raise SettingError(
-                f"column {name!r} is of another kind or has other atoms in the two densities: their likelihoods cannot be "
-                "compared"
+                f"column {name!r} is of another kind or has other atoms in the two densities: their likelihoods cannot "
+                "be compared"
             )
 
 

@@ -60,7 +60,7 @@ def compare_column(ax: Axes, data: Tensor, drawn: Tensor, name: str, levels: Seq
     edges = _edges(distinct, low, high)
     for part, label, filled in zip(values, ("data", "samples"), (True, False), strict=True):
         ax.hist(
-            part[(part >= low) & (part <= high)], edges, density=True, label=label, alpha=0.45 if filled else 1,
+            part[(part >= low) & (part <= high)], edges.tolist(), density=True, label=label, alpha=0.45 if filled else 1,
             histtype="stepfilled" if filled else "step",
         )  # fmt: skip
     ax.set_yticks([])

@@ -36,7 +36,7 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def write_pieces(path: Path, tables: Iterable[pa.Table]) -> None:
-    """The same for a table that comes in pieces, at least one: each is written as it comes. ``-`` prints them as CSV."""
+    """The same for a table in pieces, at least one: each is written as it comes. ``-`` prints them as CSV."""
     check_writable(path)
     pieces = iter(tables)
     first = next(pieces)
