@@ -17,14 +17,14 @@ import pyarrow.compute as pc
 from flowstone.errors import DataError, OutputError
 from flowstone.files import atomic_path
 
-__all__ = ["READABLE", "Table", "check_writable", "read_table", "write_arrays", "write_pieces", "write_table"]
+__all__ = ["READABLE", "Table", "check_writable", "read_table", "write_arrays", "write_chunks", "write_table"]
 
 READABLE = (".csv", ".parquet", ".npy")
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table as it was read: nothing is checked or converted before ``numbers`` asks for it."""
+    """A table as it was read; ``numbers`` checks and converts its columns."""
 
     path: Path
     arrow: pa.Table
@@ -54,7 +54,7 @@ class Table:
         return np.stack([np.empty(len(self)), *map(self._number_column, columns)], 1)[:, 1:]
 
     def finite(self, columns: Sequence[str], *, drop_missing: bool = False) -> tuple["Table", np.ndarray]:
-        """``numbers`` with every value finite: rows with a NaN or infinity are an error, or left out where asked."""
+        """``numbers`` with every value finite: rows with a NaN or infinity are an error, or left out."""
         values = self.numbers(columns)
         good = np.isfinite(values).all(1)
         if good.all():
@@ -129,14 +129,14 @@ def check_writable(path: Path, endings: Sequence[str] = (".csv", ".parquet")) ->
 
 def write_table(path: Path, table: pa.Table) -> None:
     """Write ``.csv`` or ``.parquet`` by the ending of the name, all of it or nothing."""
-    write_pieces(path, [table])
+    write_chunks(path, [table])
 
 
-def write_pieces(path: Path, tables: Iterable[pa.Table]) -> None:
-    """The same for a table that comes in pieces, of which there is at least one: each is written as it comes."""
+def write_chunks(path: Path, tables: Iterable[pa.Table]) -> None:
+    """Write a table that comes in chunks, of which there is at least one; each is written as it comes."""
     check_writable(path)
-    pieces = iter(tables)
-    first = next(pieces)
+    chunks = iter(tables)
+    first = next(chunks)
     with atomic_path(path) as temporary:
         if path.suffix.lower() == ".parquet":
             import pyarrow.parquet
@@ -147,8 +147,8 @@ def write_pieces(path: Path, tables: Iterable[pa.Table]) -> None:
 
             writer = pyarrow.csv.CSVWriter(temporary, first.schema)
         with writer:
-            for piece in chain([first], pieces):
-                writer.write_table(piece)
+            for chunk in chain([first], chunks):
+                writer.write_table(chunk)
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
@@ -180,7 +180,7 @@ def _read_csv(path: Path) -> pa.Table:
 
 
 def _encoding_of(path: Path) -> str:
-    """UTF-16 by its byte-order mark, UTF-8 where the bytes are valid, else cp1252, of which a warning tells."""
+    """UTF-16 by its byte-order mark, UTF-8 where the bytes are valid, else cp1252, with a warning."""
     with path.open("rb") as file:
         if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             return "utf-16"

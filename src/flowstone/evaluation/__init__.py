@@ -1,4 +1,4 @@
-"""What is measured of a density: likelihood on held-out rows, round trips, a check layer by layer."""
+"""Measurements of a density: likelihood on held-out rows, round trips, a check layer by layer."""
 
 from flowstone.evaluation.check import check
 from flowstone.evaluation.diagnosis import Diagnosis, LayerReport, WholeReport
