@@ -24,7 +24,7 @@ import torch
 
 import flowstone
 from flowstone.evaluation import classifier_two_sample_test, independent_columns, nearest_rows
-from flowstone.learn import TableModel, learn
+from flowstone.table_model import TableModel, learn
 from measure import data_folder, machine, write_section
 
 TARGETS = {"adult": "income", "shoppers": "Revenue", "magic": "class"}

@@ -24,9 +24,9 @@ CODED = np.array([False, True, False])
 
 
 def test_rows_of_one_distribution_cannot_be_told_apart(rng):
-    found = classifier_two_sample_test(mixed_rows(rng, 1500), mixed_rows(rng, 1200), CODED)
-    assert abs(found.auc - 0.5) < 4 * found.stderr
-    assert found.score == 1 - (2 * max(0.5, found.auc) - 1)
+    result = classifier_two_sample_test(mixed_rows(rng, 1500), mixed_rows(rng, 1200), CODED)
+    assert abs(result.auc - 0.5) < 4 * result.stderr
+    assert result.score == 1 - (2 * max(0.5, result.auc) - 1)
 
 
 def test_broken_dependence_is_noticed_though_every_column_is_right(rng):
@@ -41,11 +41,11 @@ def test_gaps_are_part_of_the_comparison(rng):
 
 
 def test_the_error_of_an_auc_is_that_of_repeated_tables(rng):
-    found = [
+    results = [
         classifier_two_sample_test(rng.normal(size=(200, 1)), rng.normal(size=(200, 1)), seed=k) for k in range(30)
     ]
-    spread = np.std([each.auc for each in found])
-    assert 0.6 < spread / np.mean([each.stderr for each in found]) < 1.6
+    spread = np.std([each.auc for each in results])
+    assert 0.6 < spread / np.mean([each.stderr for each in results]) < 1.6
 
 
 def test_tables_of_other_columns_are_refused(rng):
@@ -71,9 +71,9 @@ def test_memorized_rows_are_nearer_to_training_rows(rng):
 
 def test_chance_copies_of_short_columns_are_those_of_held_out_rows(rng):
     training, held_out, fresh = (rng.integers(0, 3, (400, 2)).astype(float) for _ in range(3))
-    found = nearest_rows(training, held_out, fresh, np.array([True, True]))
-    assert found.copies == found.copies_held_out == 1.0
-    assert found.nearer_to_training == 0.5
+    result = nearest_rows(training, held_out, fresh, np.array([True, True]))
+    assert result.copies == result.copies_held_out == 1.0
+    assert result.nearer_to_training == 0.5
 
 
 def test_distances_count_levels_gaps_and_spreads():
@@ -98,8 +98,8 @@ def test_independent_columns_are_worth_less_than_real_rows(rng, target, measure)
 def test_levels_are_scored_by_accuracy_and_gaps_of_the_target_are_left_out(rng):
     level = rng.integers(0, 3, 900).astype(float)
     rows = np.column_stack((level + rng.normal(0, 0.1, 900), np.where(rng.random(900) < 0.1, np.nan, level)))
-    found = train_on_synthetic(rows[:300], rows[300:600], rows[600:], 1, np.array([False, True]))
-    assert found.measure == "accuracy"
-    assert found.real > 0.95
+    result = train_on_synthetic(rows[:300], rows[300:600], rows[600:], 1, np.array([False, True]))
+    assert result.measure == "accuracy"
+    assert result.real > 0.95
     with pytest.raises(DataError, match="one value alone"):
         train_on_synthetic(np.ones((5, 2)), np.ones((5, 2)), np.ones((5, 2)), 1)

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flowstone.density import Density
-    from flowstone.learn import TableModel
+    from flowstone.table_model import TableModel
     from flowstone.runs import Run
 
 __all__ = ["sample"]
 
-PIECE = 1 << 17  # rows
+ROWS_AT_ONCE = 1 << 17  # written to a file
 
 
 @with_flags(Settings, "precision")
@@ -57,15 +57,15 @@ def sample(
     n
         How many rows.
     out
-        Where to: .csv, .parquet, .npz, or .png for a picture of them; - writes .csv to standard output. Images: .npz,
-        as uint8 (n, height, width, channels), or .png.
+        The file to write: .csv, .parquet, .npz, or .png for a picture; - writes .csv to standard output. For images:
+        .npz, as uint8 (n, height, width, channels), or .png.
     temperature
         Factor on the latent; below 1 stays nearer to the mode, 1 samples the model itself.
     seed
         The same seed gives the same rows.
     given
-        Values of columns, as column=value, or column=a,b for one of several. Of a conditional density: the context; of
-        images, label=NAME.
+        Values of columns, as column=value, or column=a,b for one of several. For a conditional density: the context;
+        for images, label=NAME.
     given_table
         A table of values of columns: N rows are drawn for each of its rows. Its gaps are drawn, too.
     gaps
@@ -150,27 +150,27 @@ def _sample_images(
 
 
 def _write_table(out: Path, density, how, columns, values, finite) -> None:
-    """Each piece as it comes: more samples than memory holds."""
+    """Write the samples as they come, so that they need not fit into memory."""
     import numpy as np
     import pyarrow as pa
 
-    from flowstone.data.tables import write_pieces
+    from flowstone.data.tables import write_chunks
 
     def table(x: "Tensor") -> pa.Table:
         arrays = {name: x[:, index].numpy() for index, name in enumerate(columns)}
         return pa.table(arrays | {name: np.full(len(x), value) for name, value in values.items()})
 
-    write_pieces(out, (table(finite(piece)) for piece in _gathered(density.stream(**how))))
+    write_chunks(out, (table(finite(chunk)) for chunk in _larger(density.stream(**how))))
 
 
-def _gathered(parts: "Iterable[Tensor]") -> "Iterator[Tensor]":
-    """Fewer and larger pieces: what a file is written in."""
+def _larger(chunks: "Iterable[Tensor]") -> "Iterator[Tensor]":
+    """The same rows in chunks of at least ``ROWS_AT_ONCE``."""
     import torch
 
     held = []
-    for part in parts:
-        held.append(part)
-        if sum(map(len, held)) >= PIECE:
+    for chunk in chunks:
+        held.append(chunk)
+        if sum(map(len, held)) >= ROWS_AT_ONCE:
             yield torch.cat(held).cpu()
             held.clear()
     if held:

@@ -16,7 +16,7 @@ from flowstone.train.settings import Settings
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from flowstone.learn import TableModel
+    from flowstone.table_model import TableModel
 
 __all__ = ["score"]
 
@@ -35,7 +35,7 @@ def score(
 ) -> None:
     """Write DATA with one more column: log_prob, the log-likelihood of each row in nats, in the units of the data.
 
-    Of images: a table of their names, log_prob and bits_per_dim. Where a log_prob is NaN or infinite the file is
+    For images: a table of their names, log_prob and bits_per_dim. Where a log_prob is NaN or infinite the file is
     written all the same, and the exit status is 1.
 
     Parameters
@@ -46,9 +46,9 @@ def score(
         A table that holds the density's columns; other columns are carried along. Or images: a folder, an array, or
         the test part of a set by name.
     out
-        Where to: .csv or .parquet; - writes .csv to standard output.
+        The file to write: .csv or .parquet; - writes .csv to standard output.
     per_column
-        Of densities of mixed columns: a further column log_prob:NAME for each feature, the log-likelihood of its value
+        For densities of mixed columns: a further column log_prob:NAME for each feature, the log-likelihood of its value
         given all others of the row.
     device
         Where to compute.

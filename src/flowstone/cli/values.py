@@ -1,4 +1,4 @@
-"""What several commands share: reading values from words, checking what is written, and showing figures."""
+"""Shared by several commands: reading values from words, checking what is written, and showing figures."""
 
 import ast
 import sys
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from flowstone.data.tables import Columns
     from flowstone.density import Density
-    from flowstone.learn import TableModel
+    from flowstone.table_model import TableModel
     from flowstone.mixed import MixedDensity
     from flowstone.runs import Run
 
@@ -43,7 +43,7 @@ def settings_of(words: Sequence[str]) -> dict[str, Any]:
     for key in ("features", "event_shape", "context_features"):
         if key in settings:
             choice = "--columns, --exclude and --context choose the columns, --size and --gray the shape of images"
-            raise SettingError(f"--set {key}: the data says that ({choice})")
+            raise SettingError(f"--set {key}: the data determine it ({choice})")
     return settings
 
 
@@ -70,7 +70,7 @@ def given_values(words: Sequence[str], columns: "Columns") -> dict[str, Any]:
 
 def model_of(run: "Run", device: Device) -> "TableModel":
     """The density of mixed columns in a run folder, with the kinds of its columns."""
-    from flowstone.learn import TableModel
+    from flowstone.table_model import TableModel
 
     run.density()  # says what is missing from the folder
     return TableModel.load(run.folder, device=device_of(device))
@@ -94,11 +94,11 @@ def device_of(name: Device) -> str:
     try:
         return str(torch.empty(0, device=name).device)
     except (RuntimeError, AssertionError) as error:
-        raise SettingError(f"--device {name}: not to be had here ({str(error).splitlines()[0]})") from error
+        raise SettingError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from error
 
 
 def precision_of(name: str, density: "Density") -> AbstractContextManager:
-    """What the density runs in: ``fp32``, as it is; ``bf16``, its nets in bfloat16."""
+    """A context in which the density runs as it is (``fp32``) or with its nets in bfloat16 (``bf16``)."""
     from flowstone.execution import bf16_conditioners
     from flowstone.train.settings import PRECISIONS
 
@@ -121,7 +121,7 @@ class FiniteCheck:
         return rows
 
     def require(self, out: Path, what: str) -> None:
-        """NonFiniteError where a row was not finite: the file is whole, and the exit status says that it is not sound.
+        """Raise NonFiniteError if a row was not finite. The file is complete; the exit status tells of such rows.
 
         Args:
             out: the file that was written.
@@ -136,7 +136,7 @@ class FiniteCheck:
 
 
 def say_noise(noise: Mapping[str, float], why: str) -> None:
-    """Tell, on stderr, which columns have noise added to them."""
+    """Print on stderr which columns have noise added to them."""
     if noise:
         widths = ", ".join(f"{name} {width:.3g}" for name, width in noise.items())
         print(f"repeated values, so uniform noise is added ({why}), of width: {widths}", file=sys.stderr)
@@ -156,7 +156,7 @@ def column_metrics(density: "MixedDensity", x: "Tensor", train: "Tensor | None" 
 
 
 def print_metrics(metrics: Mapping[str, Any], say: Callable[[str], None]) -> None:
-    """The figures in lines that a person reads."""
+    """Print the figures in lines of text."""
     say(f"test NLL {metrics['nll_nats']:.4f} ± {metrics['nll_stderr']:.4f} nats on {metrics['n_test']} rows")
     if "entropy" in metrics:
         say(f"entropy  {metrics['entropy']:.4f} nats, below which no model gets")

@@ -1,4 +1,4 @@
-"""What is measured: likelihood on held-out rows, round trips, each layer by itself, and judges of synthetic tables."""
+"""Measurements: likelihood on held-out rows, round trips, a check layer by layer, and judges of synthetic tables."""
 
 from flowstone.evaluation.check import check
 from flowstone.evaluation.columns import column_bits, independent_columns, require_comparable

@@ -1,4 +1,4 @@
-"""Do synthetic rows repeat training rows? Distances to the nearest rows, beside those of held-out rows."""
+"""Whether synthetic rows repeat training rows: distances to the nearest training rows and to held-out rows."""
 
 from dataclasses import dataclass
 
@@ -44,8 +44,8 @@ def nearest_rows(
     Args:
         training, held_out, synthetic: ``(rows, columns)``, float64; NaN is a gap.
         categorical: ``(columns,)``, True where numbers are codes of levels.
-        seed: of the choice of rows.
-        most: rows of each table that are compared.
+        seed: seed of the choice of rows.
+        most: the largest number of rows of each table that are compared.
 
     Raises:
         DataError: the tables have different columns.
@@ -72,7 +72,7 @@ def nearest_rows(
 
 
 def _spread(training: np.ndarray, coded: np.ndarray) -> np.ndarray:
-    """What counts as a distance of 1 in each column."""
+    """The difference that counts as a distance of 1 in each column."""
     low, high = np.nanquantile(training, 0.25, 0), np.nanquantile(training, 0.75, 0)
     spread = np.where(high > low, high - low, np.nanmax(training, 0) - np.nanmin(training, 0))
     return np.where(coded | ~(spread > 0), 1.0, spread)
@@ -80,20 +80,20 @@ def _spread(training: np.ndarray, coded: np.ndarray) -> np.ndarray:
 
 def _nearest(rows: np.ndarray, others: np.ndarray, coded: np.ndarray) -> np.ndarray:
     """The distance of each row to the nearest of the others."""
-    found = np.empty(len(rows))
+    nearest = np.empty(len(rows))
     for start in range(0, len(rows), BLOCK):
         block = rows[start : start + BLOCK]
         distance = np.zeros((len(block), len(others)))
         for a, b, is_code in zip(block.T, others.T, coded, strict=True):
             distance += _distance(a[:, None], b, is_code=is_code)
-        found[start : start + BLOCK] = distance.min(1)
-    return found
+        nearest[start : start + BLOCK] = distance.min(1)
+    return nearest
 
 
 def _distance(a: np.ndarray, b: np.ndarray, *, is_code: bool) -> np.ndarray:
     apart = (a != b).astype(float) if is_code else np.abs(a - b)
     gaps = np.isnan(a).astype(int) + np.isnan(b)
-    return np.where(gaps == 0, apart, gaps % 2)  # two gaps are alike, one gap is apart by 1
+    return np.where(gaps == 0, apart, gaps % 2)  # two gaps have distance 0, a gap and a number 1
 
 
 def _share_in(known: set[bytes], table: np.ndarray) -> float:

@@ -8,7 +8,7 @@ from flowstone.errors import SettingError
 
 __all__ = ["classifier", "regressor"]
 
-MOST_LEVELS = 255  # of a column that the trees take as categorical
+MOST_LEVELS = 255  # levels of a column that the trees take as categorical
 
 
 def classifier(categorical: np.ndarray | None, seed: int) -> Any:

@@ -47,9 +47,9 @@ def classifier_two_sample_test(
         real, other: ``(rows, columns)``, float64; NaN is a gap, which the classifier may use.
         categorical: ``(columns,)``, True where numbers are codes of levels.
         folds: parts of the cross-validation.
-        seed: of the thinning, the folds and the classifier.
+        seed: seed of the thinning, the folds and the classifier.
         classifier: makes a classifier with scikit-learn's ``fit`` and ``predict_proba``; without it gradient-boosted
-            trees of scikit-learn. Compare scores of the same classifier alone.
+            trees of scikit-learn. Scores of different classifiers cannot be compared.
 
     Raises:
         DataError: the tables have different columns, or fewer rows than folds.

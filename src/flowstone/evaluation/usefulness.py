@@ -13,12 +13,12 @@ __all__ = ["Usefulness", "train_on_synthetic"]
 
 @dataclass(frozen=True)
 class Usefulness:
-    """What models of one column score on the same real rows.
+    """The scores of two models of one column on the same real rows.
 
     Attributes:
-        measure: ``"auc"`` of a column of two values, ``"accuracy"`` of one of several levels, ``"r2"`` of numbers.
-        synthetic: of the model that was trained on synthetic rows.
-        real: of the same model trained on real rows.
+        measure: ``"auc"`` for a column of two values, ``"accuracy"`` for several levels, ``"r2"`` for numbers.
+        synthetic: score of the model that was trained on synthetic rows.
+        real: score of the same model trained on real rows.
     """
 
     measure: str
@@ -50,8 +50,8 @@ def train_on_synthetic(
     >>> rng = np.random.default_rng(0)
     >>> x = rng.normal(size=(900, 2))
     >>> rows = np.column_stack((x, x.sum(1) > 0))
-    >>> found = train_on_synthetic(rows[:300], rows[300:600], rows[600:], target=2)
-    >>> found.measure, found.real > 0.95
+    >>> scores = train_on_synthetic(rows[:300], rows[300:600], rows[600:], target=2)
+    >>> scores.measure, scores.real > 0.95
     ('auc', True)
     """
     coded = np.zeros(real.shape[1], bool) if categorical is None else np.asarray(categorical, bool)

@@ -10,7 +10,7 @@ import torch
 
 import flowstone
 from flowstone.errors import CheckpointError, DataError, SettingError, UnknownNameError
-from flowstone.learn import TableModel, learn
+from flowstone.table_model import TableModel, learn
 
 SMALL = {"width": 16, "blocks": 1, "bins": 4, "pieces": 16}
 
