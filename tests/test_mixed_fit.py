@@ -66,13 +66,13 @@ def test_training_comes_near_to_the_truth(order):
 
 
 def test_any_columns_can_be_given_after_training():
-    density, test = trained("any", rows(4000)), rows(2000, seed=1)
+    density, test = trained("any", rows(4000), steps=500), rows(2000, seed=1)
     told = density.predict(test[:, :].clone().index_fill(1, torch.tensor([3]), math.nan), "level")
     seen = test[:, 1] != 0  # the number tells the level
     right = (told.mode() == test[:, 0])[seen].double().mean()
     assert right > 0.93
     filled = density.fill(test, torch.tensor([True, False, False, True]), seed=0)
-    assert (filled[:, 0] == test[:, 0])[seen].double().mean() > 0.9
+    assert (filled[:, 0] == test[:, 0])[seen].double().mean() > 0.85
 
 
 def test_rows_with_gaps_teach_what_is_there():
@@ -84,6 +84,19 @@ def test_rows_with_gaps_teach_what_is_there():
     assert slope > 0.9
     with torch.no_grad():
         assert -density.log_prob(test).mean() < true_nll(test) + 0.3
+
+
+def test_a_step_on_a_wide_table_learns_some_columns_and_means_all():
+    """The mean over steps is the objective of all columns."""
+    torch.manual_seed(0)
+    density = mixed(40, width=8, blocks=1).train()
+    x = torch.randn(300, 40, dtype=torch.float64) * torch.linspace(0.5, 3, 40)
+    found = torch.stack([density(x).mean().detach() for _ in range(80)])
+    density.eval()
+    assert density._drawn_columns() is not None
+    some, whole = found.mean(), density.column_log_prob(x).mean(0).sum()
+    # Half of the rows count about half of their columns.
+    assert some.item() == pytest.approx(0.75 * whole.item(), rel=0.03)
 
 
 def test_infinity_is_refused_and_a_gap_is_not():

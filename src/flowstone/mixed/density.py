@@ -21,7 +21,8 @@ from flowstone.validation import require_choice, require_integer
 
 __all__ = ["MixedDensity"]
 
-ROWS = 2048  # computed at a time where no gradient is recorded
+VALUES = 2**15  # of a table computed at a time where no gradient is recorded
+MOST_LEARNED = 32  # columns in one step of a training in any order
 
 
 class MixedDensity(Density):
@@ -125,7 +126,15 @@ class MixedDensity(Density):
             return self.log_prob(x, context)
         self._check(x, context, self.event_shape)
         masks = draw_masks(x, self.with_gaps, known=self.any_order)
-        return self._terms(x, context, **masks._asdict()).sum(1)
+        columns = self._drawn_columns()
+        terms = self._terms(x, context, **masks._asdict(), columns=columns)
+        return terms.sum(1) * (1 if columns is None else len(self.columns) / len(columns))
+
+    def _drawn_columns(self) -> list[int] | None:
+        """The columns that a step learns: of a wide table some, so that its time does not grow with their square."""
+        if not self.any_order or len(self.columns) <= MOST_LEARNED:
+            return None
+        return torch.randperm(len(self.columns))[:MOST_LEARNED].sort().values.tolist()
 
     def _terms(
         self,
@@ -136,6 +145,7 @@ class MixedDensity(Density):
         known: Tensor | None = None,
         hidden: Tensor | None = None,
         order: Sequence[int] | None = None,
+        columns: Sequence[int] | None = None,
     ) -> Tensor:
         """The log-probability of each column given those before it, 0 where it is known or absent.
 
@@ -143,6 +153,7 @@ class MixedDensity(Density):
             event: ``(rows, columns)``: where a gap is an event and not an absence.
             known: the columns before all others; hidden: those on which no other depends.
             order: of the others; None: as they stand.
+            columns: which columns' terms; None: all.
         """
         encoded = self.encoder.encode(x)
         seen = encoded.possible & (~encoded.missing | event)
@@ -150,9 +161,12 @@ class MixedDensity(Density):
         tokens = self.embedding(encoded) * seen[..., None]
         given = self._standardized(context)
         if isinstance(self.net, AnyOrderNet):
-            parameters = self.net(tokens, self._before(order, known), given)
+            parameters = self.net(tokens, self._before(order, known), given, columns=columns)
         else:
             parameters = self.net(tokens, given)
+        if columns is not None:
+            encoded = self.encoder.encode(x[:, columns], columns)
+            event, known = event[:, columns], None if known is None else known[:, columns]
         values, gaps = self.heads.log_prob(encoded, parameters)
         terms = values + gaps.where(event, 0.0)
         return terms if known is None else terms.where(~known, 0.0)
@@ -267,7 +281,7 @@ class MixedDensity(Density):
         """A part of the rows at a time; ``how`` is temperature and gaps."""
         found = [
             self._fill_rows(x[part], unknown[part], None if context is None else context[part], generator, **how)
-            for part in _parts(len(x))
+            for part in _parts(x)
         ]
         return torch.cat(found)
 
@@ -373,7 +387,7 @@ class MixedDensity(Density):
                 known=None if known is None else known[rows],
                 order=order,
             )
-            for rows in _parts(len(x))
+            for rows in _parts(x)
         ]
         return torch.cat(found)
 
@@ -404,5 +418,6 @@ class MixedDensity(Density):
         return None if context is None or self.standardize_context is None else self.standardize_context(context)[0]
 
 
-def _parts(rows: int) -> Iterator[slice]:
-    return (slice(start, start + ROWS) for start in range(0, max(rows, 1), ROWS))
+def _parts(x: Tensor) -> Iterator[slice]:
+    rows = max(1, VALUES // x.shape[1])
+    return (slice(start, start + rows) for start in range(0, max(len(x), 1), rows))

@@ -72,16 +72,25 @@ class AnyOrderNet(nn.Module):
         for output in self.outputs:
             initialize_output(output, 0.1)
 
-    def forward(self, tokens: Tensor, before: Tensor, context: Tensor | None = None) -> list[Tensor]:
-        """Parameters of each column.
+    def forward(
+        self,
+        tokens: Tensor,
+        before: Tensor,
+        context: Tensor | None = None,
+        *,
+        columns: Sequence[int] | None = None,
+    ) -> list[Tensor]:
+        """Parameters of each column, or of these columns.
 
         Args:
             tokens: a vector for each value, ``(rows, columns, width)``; zeros where it is absent.
             before: ``(columns, columns)`` or ``(rows, columns, columns)``: whether column j (last) is before i.
             context: ``(rows, context_features)``.
         """
-        h = self.blocks(before.to(tokens.dtype) @ tokens + self._targets(self.targets, context))
-        return [output(h[:, column]) for column, output in enumerate(self.outputs)]
+        columns = list(range(len(self.outputs)) if columns is None else columns)
+        chosen = before[..., columns, :].to(tokens.dtype)
+        h = self.blocks(chosen @ tokens + self._targets(self.targets[columns], context))
+        return [self.outputs[column](h[:, place]) for place, column in enumerate(columns)]
 
     def column(self, tokens: Tensor, index: int, context: Tensor | None = None) -> Tensor:
         """Parameters of one column from the vectors of all that is known."""
