@@ -29,6 +29,7 @@ LEVELS = (
     ("testing",),
     ("train",),
     ("runs", "plot"),
+    ("table_model",),
     ("learn",),
     ("cli",),
 )
