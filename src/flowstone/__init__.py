@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flowstone import bijections, data, errors, nets, plot, priors, recipes, testing
+    from flowstone.data.tables import kinds_of
     from flowstone.density import Density
     from flowstone.evaluation.check import check
     from flowstone.evaluation.metrics import bits_per_dim, evaluate, grid_integral
@@ -38,6 +39,7 @@ _HOME = {
     "grid_integral": "evaluation.metrics",
     "iaf": "recipes",
     "importance_sample": "train",
+    "kinds_of": "data.tables",
     "load": "runs.checkpoint",
     "maf": "recipes",
     "maf_spline": "recipes",
@@ -68,6 +70,7 @@ __all__ = [
     "grid_integral",
     "iaf",
     "importance_sample",
+    "kinds_of",
     "load",
     "maf",
     "maf_spline",

@@ -6,7 +6,15 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from flowstone.cli.flags import select, with_flags
-from flowstone.cli.values import Device, device_of, precision_of, print_metrics, say_noise
+from flowstone.cli.values import (
+    Device,
+    device_of,
+    images_options,
+    precision_of,
+    print_metrics,
+    reading_options,
+    say_noise,
+)
 from flowstone.data.request import DataRequest
 from flowstone.files import to_json
 from flowstone.train.settings import Settings
@@ -15,7 +23,7 @@ __all__ = ["evaluate"]
 
 
 @with_flags(Settings, "precision")
-@with_flags(DataRequest, "drop_missing", "skip_bad", "data_dir")
+@with_flags(DataRequest, "drop_missing", "na", "encoding", "skip_bad", "data_dir")
 def evaluate(
     run: Path,
     data: str | None = None,
@@ -47,13 +55,13 @@ def evaluate(
 
     folder, chosen = Run(run), select(DataRequest, options)
     density = folder.density(device_of(device))
-    drop_missing, data_dir = chosen.pop("drop_missing", False), chosen.get("data_dir")
+    drop_missing, data_dir = chosen.get("drop_missing", False), chosen.get("data_dir")
     if data is None:
         rows = folder.dataset(data_dir=data_dir, progress=not as_json).test
     elif folder.of_images:
-        rows = folder.images(data, **chosen).rows
+        rows = folder.images(data, **images_options(chosen)).rows
     else:
-        rows, noise = folder.rows(data, drop_missing=drop_missing)
+        rows, noise = folder.rows(folder.read(data, **reading_options(chosen)), drop_missing=drop_missing)
         say_noise(noise, "as in the training")
     with precision_of(precision, density):
         metrics = figures(density, rows.x, rows.context, bound_samples=bound_samples)

@@ -72,7 +72,7 @@ def sample(
             columns, context_columns = folder.columns()
             values = given_of(given or [])
             how["context"] = _context(context_columns, values, density)
-            _WRITERS[out.suffix.lower()](out, density, how, columns, values, finite)
+            _WRITERS[out.suffix.lower()](out, density, how, columns, values, finite, folder.kinds)
     finite.require(out, "a value")
 
 
@@ -111,8 +111,8 @@ def _sample_images(
         write_arrays(out, x=pixels, **{f"given_{name}": np.array(value) for name, value in values.items()})
 
 
-def _write_table(out: Path, density, how, columns, values, finite) -> None:
-    """Each piece as it comes: more samples than memory holds."""
+def _write_table(out: Path, density, how, columns, values, finite, kinds) -> None:
+    """Each piece as it comes: more samples than memory holds. Columns that were constant are put back."""
     import numpy as np
     import pyarrow as pa
 
@@ -120,7 +120,11 @@ def _write_table(out: Path, density, how, columns, values, finite) -> None:
 
     def table(x: "Tensor") -> pa.Table:
         arrays = {name: x[:, index].numpy() for index, name in enumerate(columns)}
-        return pa.table(arrays | {name: np.full(len(x), value) for name, value in values.items()})
+        arrays |= {name: np.full(len(x), value) for name, value in values.items()}
+        constants = [kind for kind in kinds.kinds if kind.name == "constant"] if kinds else []
+        arrays |= {kind.column: kind.decode(np.zeros(len(x))) for kind in constants if kind.column not in arrays}
+        in_order = [kind.column for kind in kinds.kinds if kind.column in arrays] if constants else list(arrays)
+        return pa.table({name: arrays[name] for name in in_order})
 
     write_pieces(out, (table(finite(piece)) for piece in _gathered(density.stream(**how))))
 
@@ -139,7 +143,7 @@ def _gathered(parts: "Iterable[Tensor]") -> "Iterator[Tensor]":
         yield torch.cat(held).cpu()
 
 
-def _write_npz(out: Path, density, how, columns, values, finite) -> None:
+def _write_npz(out: Path, density, how, columns, values, finite, _) -> None:
     import numpy as np
 
     from flowstone.data.tables import write_arrays
@@ -148,7 +152,7 @@ def _write_npz(out: Path, density, how, columns, values, finite) -> None:
     write_arrays(out, x=x, columns=np.array(columns), **{f"given_{k}": np.array(v) for k, v in values.items()})
 
 
-def _write_png(out: Path, density, how, columns, _, finite) -> None:
+def _write_png(out: Path, density, how, columns, _, finite, __) -> None:
     from flowstone.plot import sample_figure, save_figure
 
     x = finite(density.sample(**how).flatten(0, -2).cpu())

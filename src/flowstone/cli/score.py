@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from flowstone.cli.flags import select, with_flags
-from flowstone.cli.values import Device, FiniteCheck, device_of, precision_of
+from flowstone.cli.values import Device, FiniteCheck, device_of, images_options, precision_of, reading_options
 from flowstone.data.request import DataRequest
 from flowstone.errors import DataError, OutputError
 from flowstone.train.settings import Settings
@@ -14,7 +14,7 @@ __all__ = ["score"]
 
 
 @with_flags(Settings, "precision")
-@with_flags(DataRequest, "drop_missing", "skip_bad", "data_dir")
+@with_flags(DataRequest, "drop_missing", "na", "encoding", "skip_bad", "data_dir")
 def score(
     run: Path, data: str, *, out: Path, device: Device = "auto", precision: str = Settings.precision, **options: Any
 ) -> None:
@@ -37,7 +37,7 @@ def score(
     """
     import pyarrow as pa
 
-    from flowstone.data.tables import check_writable, read_table, write_table
+    from flowstone.data.tables import check_writable, write_table
     from flowstone.evaluation.metrics import bits_per_dim, log_prob
     from flowstone.runs import Run
 
@@ -47,17 +47,17 @@ def score(
     folder, finite = Run(run), FiniteCheck()
     density, chosen = folder.density(device_of(device)), select(DataRequest, options)
     if folder.of_images:
-        chosen.pop("drop_missing", None)
-        images = folder.images(data, **chosen)
+        images = folder.images(data, **images_options(chosen))
         with precision_of(precision, density):
             scores = finite(log_prob(density, images.rows.x, images.rows.context).double()).numpy()
         bits = [bits_per_dim(-score, density.event_shape.numel()) for score in scores.tolist()]
         write_table(out, pa.table({"image": images.names, "log_prob": scores, "bits_per_dim": bits}))
     else:
-        table, rows = folder.table(data, drop_missing=chosen.get("drop_missing", False))
+        whole = folder.read(data, **reading_options(chosen))
+        table, rows = folder.table(whole, drop_missing=chosen.get("drop_missing", False))
         if "log_prob" in table.columns:
             raise DataError(f"{data}: it has a column 'log_prob' already: rename it or leave it out")
-        if left_out := len(read_table(data)) - len(table):
+        if left_out := len(whole) - len(table):
             print(f"left out {left_out} rows with missing values", file=sys.stderr)
         with precision_of(precision, density):
             scores = finite(log_prob(density, rows.x, rows.context).double()).numpy()

@@ -21,8 +21,10 @@ __all__ = [
     "device_of",
     "given_label",
     "given_of",
+    "images_options",
     "precision_of",
     "print_metrics",
+    "reading_options",
     "say_noise",
     "settings_of",
 ]
@@ -70,6 +72,16 @@ def device_of(name: Device) -> str:
         return str(torch.empty(0, device=name).device)
     except (RuntimeError, AssertionError) as error:
         raise SettingError(f"--device {name}: not to be had here ({str(error).splitlines()[0]})") from error
+
+
+def reading_options(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the data options that say how a file of a table is read."""
+    return {name: chosen[name] for name in ("na", "encoding", "skip_bad") if name in chosen}
+
+
+def images_options(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the data options that say how images are read."""
+    return {name: chosen[name] for name in ("skip_bad", "data_dir") if name in chosen}
 
 
 def precision_of(name: str, density: "Density") -> AbstractContextManager:

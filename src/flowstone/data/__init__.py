@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from flowstone.data.request import DataRequest
     from flowstone.data.rows import Rows
     from flowstone.data.source import open_source, reopen
-    from flowstone.data.tables import Table, read_table
+    from flowstone.data.tables import Columns, Table, kinds_of, read_table
     from flowstone.data.toy import TOYS, Toy
 
 _HOME = {
     "IMAGE_SETS": "image_sets",
     "TOYS": "toy",
+    "Columns": "tables",
     "DataRequest": "request",
     "Dataset": "dataset",
     "ImageSet": "image_sets",
@@ -29,6 +30,7 @@ _HOME = {
     "Toy": "toy",
     "add_noise": "noise",
     "context_of": "images",
+    "kinds_of": "tables",
     "noise_widths": "noise",
     "open_source": "source",
     "read_images": "images",
@@ -39,6 +41,7 @@ _HOME = {
 __all__ = [
     "IMAGE_SETS",
     "TOYS",
+    "Columns",
     "DataRequest",
     "Dataset",
     "ImageSet",
@@ -48,6 +51,7 @@ __all__ = [
     "Toy",
     "add_noise",
     "context_of",
+    "kinds_of",
     "noise_widths",
     "open_source",
     "read_images",

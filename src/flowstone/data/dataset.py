@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from flowstone.data.rows import Rows
+
+if TYPE_CHECKING:
+    from flowstone.data.tables import Columns
 
 __all__ = ["Dataset"]
 
@@ -22,6 +25,7 @@ class Dataset:
         train: rows, or a function ``(n, generator)`` that draws fresh ones. Images are uint8, ``(n, C, H, W)``.
         validation, test: held-out rows; the test part is for one look at the end.
         description: how to open the same data again, for ``flow.json``.
+        kinds: of a table, the kinds of its columns; those that are left out are among them.
         entropy: in nats, where it is known: the floor of every model's expected NLL.
     """
 
@@ -32,6 +36,7 @@ class Dataset:
     test: Rows
     description: Mapping[str, Any]
     entropy: float | None = None
+    kinds: "Columns | None" = None
 
     @property
     def event_shape(self) -> tuple[int, ...]:

@@ -7,17 +7,18 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flowstone.data.tables.columns import Columns, kinds_of
-    from flowstone.data.tables.read import READABLE, STDIN, files_of, is_pattern, is_table, read_table
+    from flowstone.data.tables.columns import Columns, decide, kinds_of
+    from flowstone.data.tables.read import READABLE, STANDARD_INPUT, files_of, is_pattern, is_table, read_table
     from flowstone.data.tables.table import Table
     from flowstone.data.tables.write import check_writable, write_arrays, write_pieces, write_table
 
 _HOME = {
     "Columns": "columns",
     "READABLE": "read",
-    "STDIN": "read",
+    "STANDARD_INPUT": "read",
     "Table": "table",
     "check_writable": "write",
+    "decide": "columns",
     "files_of": "read",
     "is_pattern": "read",
     "is_table": "read",
@@ -30,10 +31,11 @@ _HOME = {
 
 __all__ = [
     "READABLE",
-    "STDIN",
+    "STANDARD_INPUT",
     "Columns",
     "Table",
     "check_writable",
+    "decide",
     "files_of",
     "is_pattern",
     "is_table",
