@@ -1,6 +1,5 @@
 """Text files to Arrow tables: the dialect from the first rows, then pyarrow's reader of CSV over the whole file."""
 
-import codecs
 import csv
 import io
 import warnings
@@ -79,9 +78,9 @@ class _BadRows:
 
 def _sample(stream: IO[bytes], encoding: str) -> str:
     """The first lines of the text, whole ones."""
-    reader = codecs.getreader(encoding)(stream)
+    reader = io.TextIOWrapper(stream, encoding=encoding, newline="")
     try:
-        text = reader.read(SAMPLE, SAMPLE).removeprefix("\ufeff")
+        text = reader.read(SAMPLE).removeprefix("\ufeff")
         more = len(text) >= SAMPLE
     except UnicodeError as error:
         raise DataError(f"the text is not {encoding}: {error}", remedy={"encoding": "cp1252"}) from error
