@@ -84,6 +84,8 @@ def _sample(stream: IO[bytes], encoding: str) -> str:
         more = len(text) >= SAMPLE
     except UnicodeError as error:
         raise DataError(f"the text is not {encoding}: {error}", remedy={"encoding": "cp1252"}) from error
+    finally:
+        reader.detach()
     cut = max(text.rfind("\n"), text.rfind("\r")) if more else -1
     return text[: cut + 1] if cut > 0 else text
 
