@@ -106,7 +106,9 @@ def test_train_leaves_out_ids_and_puts_constants_back(tmp_path, capsys):
     rows = "\n".join(f"{i},{a},7,{b},kg" for i, (a, b) in enumerate(rng.normal(size=(200, 2)).cumsum(1)))
     path.write_text("id,a,k,b,unit\n" + rows)
     flowstone("train", path, "--flow", "realnvp", *[word for word in QUICK if word != "--quiet"], "--out", run)
-    assert "column 'id': it is left out as an identifier: it counts the rows" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "column 'id': it is left out as an identifier: it counts the rows" in said
+    assert "read as text separated by ',', 200 rows, 5 columns" in said
     flowstone("sample", run, "-n", "5", "--out", tmp_path / "s.csv")
     samples = read_table(tmp_path / "s.csv")
     assert samples.columns == ["a", "k", "b", "unit"]

@@ -96,8 +96,9 @@ class Job:
         say(f"flow: {recipe}{by_choice}, {_count(density)} parameters{place if threads else f' on {density.device}'}")
         if not quiet:
             say_noise(data.get("noise", {}), f"{flag_of('dequantize', False)} leaves them")
-        for note in self.dataset.kinds.notes if self.dataset.kinds and not quiet else ():
-            say(note)
+        for note in (data.get("read"), *(self.dataset.kinds.notes if self.dataset.kinds else ())):
+            if note:
+                say(note)
         for name, value in data.get("atoms", {}).items():
             say(f"column {name!r} is continuous but for {value:g}, in over 1% of the rows: its density has a spike")
 

@@ -146,6 +146,7 @@ def _open_table(request: DataRequest, *, warn: bool = True) -> Dataset:
             "atoms": spikes,
             "rows": len(values),
             "sha256": _digest(request.source),
+            "read": table.notes[0] if table.notes else None,
             "schema": columns.as_record(),
         },
         kinds=columns,

@@ -176,8 +176,9 @@ def decide(
         except (DataError, SettingError) as error:
             problems.append(error)
         notes.extend(f"column {name!r}: {note}" for note in facts.notes)
-        notes.extend(f"column {name!r}: {doubt}" for doubt, _ in facts.doubts)
-        doubts += [DataWarning(f"{table.path}: column {name!r}: {what}", remedy=how) for what, how in facts.doubts]
+        notes.extend(f"column {name!r}: {doubt}" for doubt, _, _ in facts.doubts)
+        for doubt, otherwise, remedy in facts.doubts:
+            doubts.append(DataWarning(f"{table.path}: column {name!r}: {doubt}{otherwise}", remedy=remedy))
     constant = [kind for kind in decided if isinstance(kind, Constant)]
     if constant:
         said = ", ".join(f"{kind.column!r} ({kind.said})" for kind in constant)
@@ -203,7 +204,7 @@ def _decide(facts: Facts, asked: str | None, keep: bool) -> Kind:
         return KINDS["categorical"].asked(facts, ())
     if kind.modelled and is_number(facts.type) and facts.sentinel is not None:
         value, count = f"{facts.sentinel:g}", int(facts.counts[facts.unique == facts.sentinel][0])
-        facts.doubt(f"{value}, in {count} rows, may stand for a gap; to read it as one", na=[value])
+        facts.doubt(f"{value}, in {count} rows, may stand for a gap", "to read it as one", na=[value])
     return kind
 
 

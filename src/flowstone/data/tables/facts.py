@@ -69,12 +69,12 @@ class Facts:
     column: pa.ChunkedArray
     where: str = "table"
     index: bool = False
-    doubts: list[tuple[str, dict]] = field(default_factory=list)
+    doubts: list[tuple[str, str, dict]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def doubt(self, sentence: str, **remedy: Any) -> None:
-        """Add a doubt, and what would decide otherwise."""
-        self.doubts.append((sentence, remedy))
+    def doubt(self, sentence: str, otherwise: str = "", **remedy: Any) -> None:
+        """Add a doubt, and the options that would decide otherwise, such as "to keep it"."""
+        self.doubts.append((sentence, f"; {otherwise}" if otherwise else "", remedy))
 
     @property
     def type(self) -> pa.DataType:

@@ -37,6 +37,7 @@ READABLE = (
     ".xls",
     ".ods",
 )
+OF_A_FOLDER = (".csv", ".tsv", ".parquet", ".feather", ".arrow", ".ipc", ".jsonl", ".ndjson")  # a .txt may be prose
 STANDARD_INPUT = ("-", "/dev/stdin")
 
 
@@ -111,7 +112,7 @@ def files_of(source: str) -> list[Path]:
         return [path]
     files = _files_in(path)
     if not files:
-        raise DataError(f"{path}: cannot read a folder without tables; they end in {', '.join(READABLE)}")
+        raise DataError(f"{path}: cannot read a folder without tables; they end in {', '.join(OF_A_FOLDER)}")
     endings = sorted({inner_suffix(file) for file in files})
     if len(endings) > 1:
         raise DataError(
@@ -122,7 +123,7 @@ def files_of(source: str) -> list[Path]:
 
 def _files_in(folder: Path) -> list[Path]:
     found = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith((".", "_")))
-    return [file for file in found if inner_suffix(file) in READABLE and inner_suffix(file) != ".npy"]
+    return [file for file in found if inner_suffix(file) in OF_A_FOLDER]
 
 
 def _read_file(path: Path, *, na: Sequence[str], encoding: str | None, skip_bad: bool) -> Table:

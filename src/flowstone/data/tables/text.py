@@ -42,8 +42,13 @@ def read_text(
     with opened() as stream:
         dialect = sniff(_sample(stream, encoding), na=na)
     bad = _BadRows(dialect)
-    with opened() as stream:
-        table = _parse(stream, encoding, dialect, bad, na)
+    try:
+        with opened() as stream:
+            table = _parse(stream, encoding, dialect, bad, na)
+    except pa.ArrowInvalid as error:
+        if "skip initial" in str(error) or "Empty CSV" in str(error):  # a line of names, and no end of line
+            raise DataError(f"{where}: the table is empty (0 rows, {len(dialect.names)} columns)") from error
+        raise
     notes = list(dialect.notes)
     if bad.count:
         if not skip_bad:

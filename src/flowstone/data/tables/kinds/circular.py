@@ -40,7 +40,7 @@ class Circular(Numbers):
             return cls._made(facts, *turn)
         if named and least >= -360 and greatest <= 360:
             asked = {facts.name: "circular(0,360)"}
-            facts.doubt("its name, not its range, says that it may be an angle; if it is one", kinds=asked)
+            facts.doubt("its name, not its range, says that it may be an angle", "if it is one", kinds=asked)
         return None
 
     @classmethod

@@ -67,7 +67,7 @@ class Identifier(LeftOut):
         if why is None:
             return None
         if why == GROWING:
-            facts.doubt(f"it is left out as an identifier: {why}; to keep it", kinds={facts.name: "integer"})
+            facts.doubt(f"it is left out as an identifier: {why}", "to keep it", kinds={facts.name: "integer"})
         else:
             facts.notes.append(f"it is left out as an identifier: {why}")
         return cls(**cls.common(facts), why=why)
