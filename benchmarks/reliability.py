@@ -74,14 +74,14 @@ def errors(bijection: Bijection, rows: Rows) -> Figures:
 
 def in_both_precisions(bijection: Bijection, many: Iterable[Rows]) -> list[Figures]:
     """``bijection`` is in float32; the same weights and rows in float64 come first."""
-    double, found = copy.deepcopy(bijection).double(), [Figures(), Figures()]
+    double, worst = copy.deepcopy(bijection).double(), [Figures(), Figures()]
     with torch.no_grad():
         for rows in many:
             # Both see the float32 numbers.
             single = cast(rows, torch.float32)
-            found[0] = found[0].worse(errors(double, cast(single, torch.float64)))
-            found[1] = found[1].worse(errors(bijection, single))
-    return found
+            worst[0] = worst[0].worse(errors(double, cast(single, torch.float64)))
+            worst[1] = worst[1].worse(errors(bijection, single))
+    return worst
 
 
 def mixture(features: int, generator: torch.Generator) -> Callable[[int], Tensor]:
@@ -188,30 +188,30 @@ def code(text: str) -> str:
     return "`" + text.replace("|", "\\|") + "`"
 
 
-def about_mutants(found: dict[str, Any]) -> str:
+def about_mutants(result: dict[str, Any]) -> str:
     classes = [
         f"| {owner} | {row['mutants']} | {row['caught']} | {row['equivalent']} | {len(row['survivors'])} "
         f"| {counted(row['laws'])} |"
-        for owner, row in found["classes"].items()
+        for owner, row in result["classes"].items()
     ]
     reasons = [
         f"| {owner}.{function} | {code(before)} | {code(after)} | {why} |"
-        for owner, function, before, after, why in found["equivalent"]
+        for owner, function, before, after, why in result["equivalent"]
     ]
-    by_laws = sum(count for law, count in found["laws"].items() if law in LAWS)
-    raised = found["laws"].get("an exception", 0)
+    by_laws = sum(count for law, count in result["laws"].items() if law in LAWS)
+    raised = result["laws"].get("an exception", 0)
     return MUTANTS.format(
-        total=found["mutants"],
-        caught=sum(row["caught"] for row in found["classes"].values()),
+        total=result["mutants"],
+        caught=sum(row["caught"] for row in result["classes"].values()),
         equivalent=len(reasons),
-        survivors=sum(len(row["survivors"]) for row in found["classes"].values()),
-        seconds=found["seconds"],
-        torch=found["torch"],
+        survivors=sum(len(row["survivors"]) for row in result["classes"].values()),
+        seconds=result["seconds"],
+        torch=result["torch"],
         classes="\n".join(classes),
-        laws=counted(found["laws"]),
+        laws=counted(result["laws"]),
         by_laws=by_laws,
         raised=raised,
-        added=sum(found["laws"].values()) - by_laws - raised,
+        added=sum(result["laws"].values()) - by_laws - raised,
         reasons="\n".join(reasons),
     )
 

@@ -178,9 +178,9 @@ def integers(*shape: int) -> Callable[[int, torch.Generator, float], Tensor]:
     return draw
 
 
-# Recipes far out, and deep chains of wild layers, are ill-conditioned: that would measure float64, not the bijection.
+# Recipes on values far out, and deep chains, are ill-conditioned: tests of them would measure float64.
 WHOLE: dict[str, Any] = {"size": 0.3, "widest": 3.0}
-# Of data bounded on some side, latents far out are at the border itself.
+# Latents far out are mapped to the border of bounded data.
 BOUNDED: dict[str, Any] = {"density": False, "widest": 3.0, "widest_float32": 2.0, "triangular": True}
 NOISY: dict[str, Any] = {"stochastic": True, "density": False}
 

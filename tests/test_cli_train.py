@@ -106,7 +106,7 @@ def test_what_is_wrong_is_said_before_a_folder_is_made(tmp_path, capsys, monkeyp
         (["moons", "--set", "bin=3"], "did you mean 'bins'"),
         (["moons", "--set", "bins"], "expected key=value"),
         (["moons", "--set", "bins=3", "bins=4"], "--set bins: given twice, as 3 and as 4"),
-        (["moons", "--set", "features=3"], "--set features: the data says that"),
+        (["moons", "--set", "features=3"], "--set features: the data determine it"),
         (["moons", "--steps", "0"], "steps=0 must be a whole number, at least 1"),
         (["moons", "--epochs", "3"], "fresh points have no epochs"),
         (["moons", "--epochs", "3", "--steps", "5"], "--steps and --epochs say the same thing twice"),
@@ -118,7 +118,7 @@ def test_what_is_wrong_is_said_before_a_folder_is_made(tmp_path, capsys, monkeyp
         (["t.csv", "--columns", "a,b,a"], "'a' is named more than once"),
         (["t.csv", "--exclude", "d"], "no column 'd'"),
         (["moons", "--resume"], "--resume needs --out"),
-        (["t.csv", "--out", "t.csv"], "t.csv exists: choose another folder; to go on with its training: --resume"),
+        (["t.csv", "--out", "t.csv"], "t.csv exists: choose another folder; to continue its training: --resume"),
         (["t.csv", "--out", "t.csv/R"], "cannot write t.csv/R"),
     ]
     before = sorted(str(p) for p in tmp_path.rglob("*"))
@@ -190,21 +190,21 @@ def test_a_training_that_was_broken_off_goes_on(tmp_path, capsys, monkeypatch, b
         flowstone("sample", "R", "-n", 3, "--out", "s.csv")
     else:
         line = refused(capsys, monkeypatch, "sample", "R", "-n", "3", "--out", "s.csv")
-        assert line.endswith("holds no weights: its training was cut off; to go on with it: --resume")
+        assert line.endswith("holds no weights: its training was interrupted; to continue it: --resume")
     assert not (tmp_path / "R" / "metrics.json").exists()
     for changed in (["--lr", "0.1"], ["--patience", "7"], ["--points", "100"], ["--flow", "nice"], ["--set", "bins=3"]):
         line = refused(capsys, monkeypatch, "train", "moons", "--out", "R", "--resume", *changed)
-        assert "--resume goes on with the settings of R: " in line
+        assert "--resume continues with the settings of R: " in line
         assert (changed[1].split("=")[0] if changed[0] == "--set" else changed[0][2:]) in line
     flowstone("train", "moons", "--out", "R", "--resume", "--steps", 1500, "--quiet", "--no-plots")
-    whole = [word if word != "R" else "W" for word in words]
-    flowstone(*whole, "--quiet")
+    uninterrupted = [word if word != "R" else "W" for word in words]
+    flowstone(*uninterrupted, "--quiet")
     assert (tmp_path / "R" / "flow.safetensors").read_bytes() == (tmp_path / "W" / "flow.safetensors").read_bytes()
     assert "this training has ended" in refused(capsys, monkeypatch, *words, "--resume")
 
 
 def old_run(folder: Path, name: str) -> Path:
-    """A run folder of format 1, its table where it is now, not finished."""
+    """An unfinished run folder of format 1, with the present path of its table."""
     folder.mkdir()
     for path in (FIXTURES / name).rglob("*"):
         target = folder / path.relative_to(FIXTURES / name)

@@ -118,7 +118,7 @@ def in_onnx(module: nn.Module, values: tuple[Tensor, ...]) -> Callable[..., Tens
     return run
 
 
-def check_equal(found: Callable[..., Tensor], module: nn.Module, values: tuple[Tensor, ...]) -> None:
+def check_equal(function: Callable[..., Tensor], module: nn.Module, values: tuple[Tensor, ...]) -> None:
     """On two other batch sizes; with the same noise where noise is drawn."""
     for rows in (2, 11):
         others = tuple(value.repeat(2, *(1 for _ in value.shape[1:]))[:rows] for value in values)
@@ -126,7 +126,7 @@ def check_equal(found: Callable[..., Tensor], module: nn.Module, values: tuple[T
         with torch.no_grad():
             expected = module(*others)
         torch.manual_seed(1)
-        torch.testing.assert_close(found(*others).detach(), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(function(*others).detach(), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -195,12 +195,12 @@ def test_the_layers_after_the_noise_give_the_log_prob_of_images():
 def test_an_image_flow_in_onnx_draws_its_noise_itself():
     flow, x, _ = an_image_flow("nice_image")
     many = x[:1].expand(4000, -1, -1, -1).contiguous()
-    found = in_onnx(flow, (many[:6],))(many)
+    output = in_onnx(flow, (many[:6],))(many)
     expected = flow.log_prob(many).detach()
     error = expected.std() / len(many) ** 0.5
     assert error > 0
-    assert (found.mean() - expected.mean()).abs() < 6 * error
-    assert found.std() == pytest.approx(expected.std().item(), rel=0.2)
+    assert (output.mean() - expected.mean()).abs() < 6 * error
+    assert output.std() == pytest.approx(expected.std().item(), rel=0.2)
     outside = torch.full((6, 1, 4, 4), 256)
     assert in_onnx(flow, (many[:6],))(outside).isneginf().all()
 
@@ -213,9 +213,9 @@ def test_whitening_keeps_float64_in_onnx():
     flow = flowstone.Flow(whiten, flowstone.priors.StandardNormal(3)).eval()
     check_equal(in_onnx(flow, (x[:6],)), flow, (x[:6],))
     sampler, z = Sampler(flow).eval(), torch.randn(6, 3)
-    found = in_onnx(sampler, (z,))(z)
-    assert found.dtype == torch.float64
-    torch.testing.assert_close(found, sampler(z), atol=1e-5, rtol=0)
+    output = in_onnx(sampler, (z,))(z)
+    assert output.dtype == torch.float64
+    torch.testing.assert_close(output, sampler(z), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("features", [1, 2, 5, 9])

@@ -138,7 +138,7 @@ def test_threads_do_not_change_a_bit():
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_second_derivatives_are_those_of_the_plain_spline(direction):
     spline = RQSpline(bins=5)
-    found = []
+    both = []
     for fused in (True, False):
         x, parameters = inputs(20, 2, "table", 5, seed=4)
         x.requires_grad_()
@@ -146,8 +146,8 @@ def test_second_derivatives_are_those_of_the_plain_spline(direction):
         with kernels(fused):
             _, log_slope = getattr(spline, direction)(x, parameters)
             (slope,) = torch.autograd.grad(log_slope.sum(), x, create_graph=True)
-        found.append(torch.autograd.grad(slope.square().sum(), (x, parameters)))
-    for ours, plain in zip(*found, strict=True):
+        both.append(torch.autograd.grad(slope.square().sum(), (x, parameters)))
+    for ours, plain in zip(*both, strict=True):
         torch.testing.assert_close(ours, plain, atol=1e-4, rtol=1e-4)
 
 
@@ -230,13 +230,13 @@ def test_parameters_in_bfloat16_are_those_numbers(direction):
     for layout in LAYOUTS:
         x, parameters = inputs(70, 3, layout, 8, seed=7)
         low = parameters.bfloat16()
-        found = []
+        both = []
         for parameters in (low, low.float()):
             value, raw = x.clone().requires_grad_(), parameters.clone().requires_grad_()
             outputs = getattr(spline, direction)(value, raw)
             gradients = torch.autograd.grad(outputs, (value, raw), [torch.ones_like(x)] * 2)
-            found.append((*outputs, gradients[0], gradients[1]))
-        (*low_values, low_gradient), (*values, gradient) = found
+            both.append((*outputs, gradients[0], gradients[1]))
+        (*low_values, low_gradient), (*values, gradient) = both
         assert all(torch.equal(a, b) for a, b in zip(low_values, values, strict=True))
         assert low_gradient.dtype == torch.bfloat16
         assert torch.equal(low_gradient, gradient.bfloat16())

@@ -319,7 +319,7 @@ def test_writing_refuses_what_it_cannot_write(tmp_path):
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
 @pytest.mark.parametrize("header", ["größe,gewicht\n", ""])
 def test_text_is_read_in_its_encoding(tmp_path, encoding, header):
-    """A byte-order mark made the first row of numbers a header, and cp1252 raised a UnicodeDecodeError."""
+    """A byte-order mark is not part of the first name or number, and text in cp1252 is read with a warning."""
     path = tmp_path / "table.csv"
     path.write_text(header + "".join(f"{i}.5,{2 * i}\n" for i in range(60)), encoding=encoding)
     with pytest.warns(UserWarning, match="cp1252") if encoding == "cp1252" and header else nullcontext():

@@ -1,4 +1,4 @@
-"""The tree of errors. A message is one line that repeats what was wrong: name, shape, value, nearest valid choice."""
+"""The errors of Flowstone. A message is one line that repeats what is wrong: name, shape, value, valid choice."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -18,11 +18,11 @@ __all__ = [
 
 
 class FlowstoneError(Exception):
-    """The root of all that Flowstone raises for a user's mistake. The command line prints it and exits with 1.
+    """The base class of all errors that Flowstone raises for a user's mistake. The command prints it and exits with 1.
 
     Attributes:
-        remedy: options by name, with the values that would mend what is wrong. They end the message as keyword
-            arguments; the command line shows them as its flags instead.
+        remedy: options by name, with values that remove the error. They end the message as keyword arguments; the
+            command line shows them as its flags instead.
 
     >>> print(FlowstoneError("row 2 is missing; to leave it out", remedy={"drop_missing": True}))
     row 2 is missing; to leave it out: drop_missing=True
@@ -87,7 +87,7 @@ class OutputError(FlowstoneError, OSError):
 
 
 class NonFiniteError(FlowstoneError, ArithmeticError):
-    """A loss or gradient that is NaN or infinite; the message names the step and the first layer that went bad.
+    """A loss or gradient that is NaN or infinite; the message names the step and the first layer that is not finite.
 
     Attributes:
         history: the History up to there; the flow that was trained holds the best weights so far.

@@ -132,14 +132,14 @@ def batch_norm_trains_by_its_formula() -> None:
 
 def later_layers_are_set_from_what_reaches_them() -> None:
     x = 3 * normal(100, 4) + 1
-    turned = b.Permutation.reverse(4)
-    chain = b.Chain(b.LogTails(bound=1.0), turned, b.ActNorm(4), turned)
+    reversed_order = b.Permutation.reverse(4)
+    chain = b.Chain(b.LogTails(bound=1.0), reversed_order, b.ActNorm(4), reversed_order)
     chain.initialize(x)
     is_standard(chain(x)[0])
     first = b.ActNorm(4)
     backwards = b.Chain(b.Inverse(first), b.Standardize(4))
     backwards.initialize(x)
-    same(first(x)[0], x, 0)  # turned round, it is not set: it would take apart what it makes standard
+    same(first(x)[0], x, 0)  # an inverted layer is not set
     is_standard(backwards(x)[0])
     pictures = 3 * normal(60, 1, 4, 4) + 2
     scales = b.MultiScale((1, 4, 4), [b.Chain(b.Squeeze(), b.ActNorm(4)), b.Chain(b.LogTails(bound=0.5), b.ActNorm(2))])

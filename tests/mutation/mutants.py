@@ -144,8 +144,8 @@ def mutants(module: ModuleType) -> Iterator[Mutant]:
 @contextmanager
 def alive(mutant: Mutant) -> Iterator[None]:
     """The mutated function in the place of the real one, wherever it is known."""
-    found = getattr(mutant.module, mutant.owner, None)
-    home = found if isinstance(found, type) else None  # a module may know another module by its own name
+    definer = getattr(mutant.module, mutant.owner, None)
+    home = definer if isinstance(definer, type) else None  # a module may import another of its own name
     made = mutated(mutant, home)
     spots = list(spots_of(mutant, home, made))
     kept = [vars(owner)[name] for owner, name, _ in spots]
@@ -184,10 +184,10 @@ def subclasses(kind: type) -> Iterator[type]:
 def mutated(mutant: Mutant, home: type | None) -> Any:
     """The function itself, in the globals of its module; what is around it gives ``super()`` its class."""
     inner = "\n".join(f"    {line}" for line in mutant.source.splitlines())
-    found: dict[str, Any] = {}
+    namespace: dict[str, Any] = {}
     code = f"def around(__class__):\n{inner}\n    return {mutant.function}"
-    exec(compile(code, str(mutant), "exec"), vars(mutant.module), found)
-    return found["around"](home)
+    exec(compile(code, str(mutant), "exec"), vars(mutant.module), namespace)
+    return namespace["around"](home)
 
 
 def unchanged(module: ModuleType) -> Iterator[Mutant]:

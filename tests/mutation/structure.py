@@ -178,8 +178,8 @@ def chains_are_their_links_in_turn() -> None:
 
     links = [coupling(False), coupling(True), b.Half(5, b.Scaling(2), swap=True), b.Permutation.reverse(5)]
     links += [b.Inverse(coupling(False)), coupling(True), b.Half(5, b.LULinear(3)), coupling(False)]
-    for watched in (False, True):
-        if watched:
+    for hooked in (False, True):
+        if hooked:
             links[1].register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output[0])))
             links[5].register_full_backward_hook(lambda module, *by: gradients.append((by[0][0], by[1][0])))
         z, total = x, torch.zeros(6)

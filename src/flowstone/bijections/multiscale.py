@@ -69,7 +69,7 @@ class Squeeze(Bijection):
 def checkerboard(bijection: Bijection) -> Chain:
     """``bijection`` on the squeezed image whose first half of channels is one colour of a checkerboard.
 
-    With a ``Coupling`` of 4C channels this is RealNVP's checkerboard coupling: nothing is masked, so nothing is wasted.
+    With a ``Coupling`` of 4C channels this is RealNVP's checkerboard coupling, without masks.
 
     >>> import torch
     >>> from flowstone.bijections import Permutation
@@ -112,13 +112,13 @@ class Flatten(Bijection):
 
 
 class MultiScale(Bijection):
-    r"""Scales one after the other; after each but the last, half of the channels is done and leaves (Dinh et al. 2016).
+    r"""Scales one after the other; after each but the last, half of the channels becomes latent (Dinh et al. 2016).
 
     $$ (z^{(i+1)}, h^{(i+1)}) = f^{(i+1)}(h^{(i)}), \qquad z^{(L)} = f^{(L)}(h^{(L-1)}), \qquad
        z = (z^{(1)}, \dots, z^{(L)}) $$
 
-    The first half of a scale's channels goes on as h, the second half leaves as z; z comes back flat, ``(batch, D)``,
-    the first to leave (the finest) first, so that priors stay plain.
+    The first half of a scale's channels goes on as h, the second half leaves as z. z is flat, ``(batch, D)``, and
+    begins with the channels that leave first (the finest), so that priors of vectors fit.
 
     Args:
         event_shape: ``(channels, height, width)`` of one x.

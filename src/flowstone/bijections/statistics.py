@@ -1,4 +1,4 @@
-"""Layers in the data's own units: what they know of the data is kept in float64, whatever the flow's precision."""
+"""Layers in the data's own units: they keep statistics of the data in float64, whatever the flow's precision."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,9 +15,9 @@ COARSE = 1000.0  # deviations from 0 beyond which float32 resolves a column badl
 
 
 class DataLayer(Bijection):
-    """A first layer. ``forward`` computes in float64 and returns z in the flow's precision, so that timestamps and
-    integers keep their digits. ``inverse`` computes in float64, too; it returns the flow's precision, or float64 where
-    ``needs_float64`` says that float32 cannot hold the data.
+    """A first layer of a flow. ``forward`` computes in float64 and returns z in the flow's precision, so that
+    timestamps and integers keep their digits. ``inverse`` computes in float64, too; it returns the flow's precision, or
+    float64 where ``needs_float64`` says that float32 cannot hold the data.
     """
 
     accepts_any_dtype = True

@@ -12,7 +12,7 @@ __all__ = ["CompressTails"]
 
 OCTILES = 2.3006987  # between the lowest and the highest eighth of a normal distribution, in deviations
 # Where the deviation of all rows is more than this many deviations of the bulk, a few rows decide it. Below, splines
-# resolve the bulk as it is. The noise that repeated values of a table get leaves at most 61.
+# resolve the bulk as it is. Columns with repeated values stay below 61, for the noise that is added to them.
 INFLATED = 64.0
 KNOT, REACH = 3.0, 5.0  # in deviations of the bulk: where the logarithm begins, and where the farthest row then lies
 NOWHERE = torch.finfo(torch.float64).max
@@ -24,9 +24,9 @@ class CompressTails(DataLayer):
     $$ z = b + c \log\left(1 + \frac{x - b}{c}\right) \;\text{above the knot } b, \qquad
        \log|\det| = -\sum_{x_i > b_i} \log\left(1 + \frac{x_i - b_i}{c_i}\right), $$
 
-    and the same, mirrored, below the lower knot. Beyond the farthest row x' of the data it goes on as a straight line,
-    with the slope 1 / (1 + r), r = (x' - b) / c, so that the inverse of a latent far out does not overflow. Value and
-    slope are continuous.
+    and the same, mirrored, below the lower knot. Beyond the farthest row x' of the data it is a straight line with the
+    slope 1 / (1 + r), r = (x' - b) / c, so that the inverse of a latent far out does not overflow. Value and slope are
+    continuous.
 
     ``initialize`` decides column by column. The bulk's deviation s is the distance between the lowest and the highest
     eighth of the column, divided by 2.30, as it would be for a normal distribution. Where the deviation of the whole
@@ -54,7 +54,7 @@ class CompressTails(DataLayer):
 
     def __init__(self, features: int) -> None:
         super().__init__(features)
-        # The lower and the upper knot b, the widths c and the ranges r. Files older than this layer hold none of them.
+        # The lower and the upper knot b, the widths c and the ranges r. Files of format 1 may lack them.
         self.register_statistic("knots", torch.tensor([[-NOWHERE], [NOWHERE]], dtype=torch.float64).repeat(1, features))
         self.register_statistic("widths", torch.ones(2, features))
         self.register_statistic("ranges", torch.ones(2, features))
@@ -128,9 +128,6 @@ class CompressTails(DataLayer):
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         absent = {prefix + name: getattr(self, name) for name in ("knots", "widths", "ranges", "initialized")}
         super()._load_from_state_dict(absent | dict(state_dict), prefix, *args, **kwargs)
-
-    def extra_repr(self) -> str:
-        return f"{self.features}"
 
 
 def _cut(value: Tensor, border: Tensor) -> tuple[Tensor, Tensor]:

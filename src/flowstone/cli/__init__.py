@@ -33,13 +33,13 @@ app = _App(
 
 COMMANDS = {
     "train": "Learn the distribution of a toy, a table or images; writes a run folder.",
-    "columns": "What the columns of a table are taken for, and what will be done with them.",
-    "evaluate": "Likelihood on the run's own test split, or on other data.",
+    "columns": "Show what the columns of a table are taken for, and what will be done with them.",
+    "evaluate": "Compute the likelihood of the run's own test split, or of other data.",
     "sample": "Draw new rows or images from a trained flow.",
-    "score": "Each row's log-likelihood, added to a table; or each image's.",
-    "check": "Whether the flow inverts and its log-dets are true, layer by layer.",
+    "score": "Write the log-likelihood of each row of a table, or of each image.",
+    "check": "Check whether the flow inverts and its log-dets are correct, layer by layer.",
     "plot": "Draw the pictures of a run again.",
-    "list": "The recipes with their arguments, toys and image sets.",
+    "list": "List the recipes with their arguments, the toys and the image sets.",
 }
 for _name, _help in COMMANDS.items():
     app.command(f"flowstone.cli.{_name}:{'list_' if _name == 'list' else _name}", name=_name, help=_help)
@@ -55,7 +55,7 @@ def main() -> None:
         except FlowstoneError as error:
             print(f"flowstone: {message_of(error)}", file=sys.stderr)
             sys.exit(1)
-        except BrokenPipeError:  # whoever read the output, as `head` does, has seen enough
+        except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         except KeyboardInterrupt:

@@ -34,7 +34,7 @@ def evaluate(
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
     **options: Any,
 ) -> None:
-    """Likelihood of held-out rows under the density of RUN.
+    """Compute the likelihood of held-out rows under the density of RUN.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def evaluate(
         A table, all of whose rows are used; or images: a folder, an array, or the test part of a set by name. Without
         it, the run's own test split.
     bound_samples
-        Images: draws of the noise that the bound on each likelihood is made of; more make it tighter.
+        For images: draws of the noise in the bound on each likelihood; more make it tighter.
     device
         Where to compute.
     as_json

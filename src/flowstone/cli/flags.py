@@ -18,14 +18,14 @@ __all__ = ["flag_of", "message_of", "select", "with_flags"]
 Command = TypeVar("Command", bound=Callable[..., None])
 NAME = re.compile(r'\s*(?:"((?:[^"]|"")*)"\s*|([^,]*))(?:,|$)')  # one in a list of names, quoted or plain
 PAIR = re.compile(r"(.+)=([\w-]+\s*(?:\(.*\))?)", re.DOTALL)
-SWITCHES = ("resume",)  # options that take a value in the library and none in the command
+SWITCHES = ("resume",)  # options that take a value in the library, but are switches in the command
 
 
 def with_flags(settings: type, *names: str, group: str | None = None) -> Callable[[Command], Command]:
     """Give a command a flag for each option of a settings class.
 
-    The command receives those that the user gave as arguments of their names, or in ``**options``; the settings class
-    knows the defaults. An option that several classes have, such as a seed, is one flag, with the help of all of them.
+    The command receives the options that the user gave, as arguments of their names or in ``**options``; the settings
+    class knows the defaults. An option that several classes have, such as a seed, is one flag, with the help of all.
 
     Args:
         settings: a dataclass whose fields are made by ``flowstone.options.option``.
@@ -40,7 +40,7 @@ def with_flags(settings: type, *names: str, group: str | None = None) -> Callabl
         after = {name: each for name, each in before.items() if each.kind is not each.VAR_KEYWORD}
         made = vars(command).get("made_of_options", frozenset())
         for name, each in chosen.items():
-            after[name] = _joined(after[name], each) if name in made else _parameter(each, hints[name], group)
+            after[name] = _with_more_help(after[name], each) if name in made else _parameter(each, hints[name], group)
 
         @functools.wraps(command)
         def run(*args: Any, **options: Any) -> None:
@@ -55,7 +55,7 @@ def with_flags(settings: type, *names: str, group: str | None = None) -> Callabl
 
 
 def select(settings: type, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the options given to a command that belong to a settings class, with names and pairs taken apart."""
+    """The options of a command that belong to a settings class, with names as lists and pairs as dictionaries."""
     hints = get_type_hints(settings)
     chosen = {each.name: options[each.name] for each in options_of(settings) if each.name in options}
     return {name: _taken_apart(name, value, hints[name]) for name, value in chosen.items()}
@@ -99,7 +99,7 @@ def _parameter(each: Option, hint: Any, group: str | None) -> inspect.Parameter:
     return inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _joined(before: inspect.Parameter, each: Option) -> inspect.Parameter:
+def _with_more_help(before: inspect.Parameter, each: Option) -> inspect.Parameter:
     """The same flag with the help of another option added."""
     kind, *shown = get_args(before.annotation)
     both = f"{shown[-1].help} {each.help}"
@@ -108,11 +108,11 @@ def _joined(before: inspect.Parameter, each: Option) -> inspect.Parameter:
 
 
 def _plain_type(hint: Any) -> Any:
-    """What a flag is read as: text where text may stand, or names of columns; else the number or switch it is."""
+    """The type of a flag's value: text if the option may be text or names of columns, else a number or a switch."""
     if _is_pairs(hint):
         return list[str]
-    able = get_args(hint) or (hint,)
-    return str if str in able else next((kind for kind in (bool, float, int) if kind in able), str)
+    kinds = get_args(hint) or (hint,)
+    return str if str in kinds else next((kind for kind in (bool, float, int) if kind in kinds), str)
 
 
 def _is_names(hint: Any) -> bool:
@@ -152,8 +152,8 @@ def _names(text: str) -> list[str]:
     >>> _names('a, "b,c"')
     ['a', 'b,c']
     """
-    found = ((match[1], match[2].strip() if match[2] else "") for match in NAME.finditer(text))
-    return [plain if quoted is None else quoted.replace('""', '"') for quoted, plain in found if quoted or plain]
+    names = ((match[1], match[2].strip() if match[2] else "") for match in NAME.finditer(text))
+    return [plain if quoted is None else quoted.replace('""', '"') for quoted, plain in names if quoted or plain]
 
 
 def _written(value: Any) -> str:

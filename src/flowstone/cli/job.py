@@ -1,4 +1,4 @@
-"""A training by the command: from a request, or a run folder that was broken off, to a finished run folder."""
+"""A training by the command: from a request, or an unfinished run folder, to a finished run folder."""
 
 import math
 import re
@@ -28,7 +28,7 @@ from flowstone.validation import require_integer
 __all__ = ["Job", "continued", "started"]
 
 Say = Callable[[str], None]
-EXTRA = ("columns", "context_columns", "data", "training", "request")  # of flow.json, what is not the density's
+EXTRA = ("columns", "context_columns", "data", "training", "request")  # the parts of flow.json besides the density
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ class Job:
         say: Say = (lambda _: None) if quiet else (lambda words: print(words, file=sys.stderr))
         self._introduce(say, quiet=quiet)
         fixed = None if callable(dataset.train) else dataset.train
-        beside = watching(
+        recording = watching(
             self.run.folder,
             sheets=plots and dataset.images,
             tensorboard=tensorboard,
             context=None if dataset.validation.context is None else dataset.validation.context.to(device),
         )
         try:
-            with beside as watch:
+            with recording as watch:
                 history = fit(
                     density,
                     dataset.train if callable(dataset.train) else dataset.train.x,
@@ -76,7 +76,7 @@ class Job:
         self._keep(history)
         if history.stopped == "interrupted":
             best = f"best weights so far (step {history.best.step})" if len(history) else "weights so far"
-            print(f"flowstone: interrupted; the {best} are in {self.run.folder}; --resume goes on", file=sys.stderr)
+            print(f"flowstone: interrupted; the {best} are in {self.run.folder}; --resume continues", file=sys.stderr)
             sys.exit(130)
         density.eval()
         self._finish(history, say, plots=plots)
@@ -132,7 +132,7 @@ class Job:
 
 
 def started(out: Path | None, request: Mapping[str, Any], *, progress: bool) -> Job:
-    """A new training: the data are read, the density is built, the run folder made; what is wrong is said before it is.
+    """A new training: read the data, build the density, make the run folder; errors are raised before there is one.
 
     Args:
         out: the run folder; None chooses a name that is free.
@@ -165,9 +165,9 @@ def started(out: Path | None, request: Mapping[str, Any], *, progress: bool) -> 
 
 
 def continued(out: Path | None, request: Mapping[str, Any]) -> Job:
-    """The training in ``out``, to go on where it was broken off; options given again must be those it began with."""
+    """The unfinished training in ``out``; options that are given must be those it began with."""
     if out is None:
-        raise SettingError("--resume needs --out RUN: the folder of the training to go on with")
+        raise SettingError("--resume needs --out RUN: the folder of the training to continue")
     run = Run(out)
     record = run.record
     if run.finished:
@@ -176,13 +176,13 @@ def continued(out: Path | None, request: Mapping[str, Any]) -> Job:
     settings = run.settings()
     for name, before, now in _compared(record, settings, request):
         if now != before:
-            raise SettingError(f"--resume goes on with the settings of {out}: {name} was {before!r}, not {now!r}")
+            raise SettingError(f"--resume continues with the settings of {out}: {name} was {before!r}, not {now!r}")
     torch.manual_seed(settings.seed)
     return Job(run, dataset, build_recorded(record), settings, record)
 
 
 def _compared(record: Mapping[str, Any], settings: Settings, request: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """What was given now: its name, its value before, its value now."""
+    """The name of each option that was given, its value in the record, its value now."""
     before = {"source": None, "set": {}, "training": {}, "data": {}} | record.get("request", {})
     sources = (before["source"], record["data"]["source"])
     same_source = request["source"] in sources or str(Path(request["source"]).resolve()) in sources
@@ -200,7 +200,7 @@ def _compared(record: Mapping[str, Any], settings: Settings, request: Mapping[st
 
 
 def _settings(given: Mapping[str, Any]) -> Settings:
-    """The settings of the training; its steps are set when the data are there, where epochs are given."""
+    """The settings of the training; ``_with_epochs`` sets the steps if epochs are given."""
     given = dict(given)
     epochs = given.pop("epochs", None)
     if epochs is not None:

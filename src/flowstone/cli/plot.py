@@ -15,7 +15,7 @@ def plot(run: Path, *, seed: int = 0, device: Device = "auto") -> None:
     run
         A run folder.
     seed
-        Of the samples shown.
+        Seed of the samples shown.
     device
         Where to compute.
     """

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["sample"]
 
-PIECE = 1 << 17  # rows
+ROWS_AT_ONCE = 1 << 17  # written to a file
 
 
 @with_flags(Settings, "precision")
@@ -45,14 +45,14 @@ def sample(
     n
         How many rows.
     out
-        Where to: .csv, .parquet, .npz, or .png for a picture of them. Images: .npz, as uint8 (n, height, width,
+        The file to write: .csv, .parquet, .npz, or .png for a picture. For images: .npz, as uint8 (n, height, width,
         channels), or .png.
     temperature
         Factor on the latent; below 1 stays nearer to the mode, 1 samples the model itself.
     seed
         The same seed gives the same rows.
     given
-        For a conditional density: the context, as column=value; of images, label=NAME.
+        For a conditional density: the context, as column=value; for images, label=NAME.
     device
         Where to compute.
     """
@@ -112,11 +112,11 @@ def _sample_images(
 
 
 def _write_table(out: Path, density, how, columns, values, finite, kinds) -> None:
-    """Each piece as it comes: more samples than memory holds. Columns that were constant are put back."""
+    """Write the samples as they come, so that they need not fit into memory; constant columns are put back."""
     import numpy as np
     import pyarrow as pa
 
-    from flowstone.data.tables import write_pieces
+    from flowstone.data.tables import write_chunks
 
     def table(x: "Tensor") -> pa.Table:
         arrays = {name: x[:, index].numpy() for index, name in enumerate(columns)}
@@ -126,17 +126,17 @@ def _write_table(out: Path, density, how, columns, values, finite, kinds) -> Non
         in_order = [kind.column for kind in kinds.kinds if kind.column in arrays] if constants else list(arrays)
         return pa.table({name: arrays[name] for name in in_order})
 
-    write_pieces(out, (table(finite(piece)) for piece in _gathered(density.stream(**how))))
+    write_chunks(out, (table(finite(chunk)) for chunk in _larger(density.stream(**how))))
 
 
-def _gathered(parts: "Iterable[Tensor]") -> "Iterator[Tensor]":
-    """Fewer and larger pieces: what a file is written in."""
+def _larger(chunks: "Iterable[Tensor]") -> "Iterator[Tensor]":
+    """The same rows in chunks of at least ``ROWS_AT_ONCE``."""
     import torch
 
     held = []
-    for part in parts:
-        held.append(part)
-        if sum(map(len, held)) >= PIECE:
+    for chunk in chunks:
+        held.append(chunk)
+        if sum(map(len, held)) >= ROWS_AT_ONCE:
             yield torch.cat(held).cpu()
             held.clear()
     if held:

@@ -20,7 +20,7 @@ def score(
 ) -> None:
     """Write DATA with one more column: log_prob, the log-likelihood of each row in nats, in the units of the data.
 
-    Of images: a table of their names, log_prob and bits_per_dim. Where a log_prob is NaN or infinite the file is
+    For images: a table of their names, log_prob and bits_per_dim. Where a log_prob is NaN or infinite the file is
     written all the same, and the exit status is 1.
 
     Parameters
@@ -31,7 +31,7 @@ def score(
         A table that holds the density's columns; other columns are carried along. Or images: a folder, an array, or
         the test part of a set by name.
     out
-        Where to: .csv or .parquet.
+        The file to write: .csv or .parquet.
     device
         Where to compute.
     """

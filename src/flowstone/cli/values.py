@@ -1,4 +1,4 @@
-"""What several commands share: reading values from words, checking what is written, and showing figures."""
+"""Shared by several commands: reading values from words, checking what is written, and showing figures."""
 
 import ast
 import sys
@@ -38,7 +38,7 @@ def settings_of(words: Sequence[str]) -> dict[str, Any]:
     for key in ("features", "event_shape", "context_features"):
         if key in settings:
             choice = "--columns, --exclude and --context choose the columns, --size and --gray the shape of images"
-            raise SettingError(f"--set {key}: the data says that ({choice})")
+            raise SettingError(f"--set {key}: the data determine it ({choice})")
     return settings
 
 
@@ -71,7 +71,7 @@ def device_of(name: Device) -> str:
     try:
         return str(torch.empty(0, device=name).device)
     except (RuntimeError, AssertionError) as error:
-        raise SettingError(f"--device {name}: not to be had here ({str(error).splitlines()[0]})") from error
+        raise SettingError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from error
 
 
 def reading_options(chosen: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def images_options(chosen: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def precision_of(name: str, density: "Density") -> AbstractContextManager:
-    """What the density runs in: ``fp32``, as it is; ``bf16``, its nets in bfloat16."""
+    """A context in which the density runs as it is (``fp32``) or with its nets in bfloat16 (``bf16``)."""
     from flowstone.execution import bf16_conditioners
     from flowstone.train.settings import PRECISIONS
 
@@ -108,7 +108,7 @@ class FiniteCheck:
         return rows
 
     def require(self, out: Path, what: str) -> None:
-        """NonFiniteError where a row was not finite: the file is whole, and the exit status says that it is not sound.
+        """Raise NonFiniteError if a row was not finite. The file is complete; the exit status tells of such rows.
 
         Args:
             out: the file that was written.
@@ -123,14 +123,14 @@ class FiniteCheck:
 
 
 def say_noise(noise: Mapping[str, float], why: str) -> None:
-    """Tell, on stderr, which columns have noise added to them."""
+    """Print on stderr which columns have noise added to them."""
     if noise:
         widths = ", ".join(f"{name} {width:.3g}" for name, width in noise.items())
         print(f"repeated values, so uniform noise is added ({why}), of width: {widths}", file=sys.stderr)
 
 
 def print_metrics(metrics: Mapping[str, Any], say: Callable[[str], None]) -> None:
-    """The figures in lines that a person reads."""
+    """Print the figures in lines of text."""
     say(f"test NLL {metrics['nll_nats']:.4f} ± {metrics['nll_stderr']:.4f} nats on {metrics['n_test']} rows")
     if "entropy" in metrics:
         say(f"entropy  {metrics['entropy']:.4f} nats, below which no model gets")

@@ -23,10 +23,10 @@ class Dataset:
         columns, context_columns: names of the features of x, and of the context. The pixels of images have none; the
             context of images is one-hot, with a column for each class: ``label=cat``.
         train: rows, or a function ``(n, generator)`` that draws fresh ones. Images are uint8, ``(n, C, H, W)``.
-        validation, test: held-out rows; the test part is for one look at the end.
+        validation, test: held-out rows; the test part is to be used once, at the end.
         description: how to open the same data again, for ``flow.json``.
         kinds: of a table, the kinds of its columns; those that are left out are among them.
-        entropy: in nats, where it is known: the floor of every model's expected NLL.
+        entropy: entropy in nats, where it is known: no model has a lower expected NLL.
     """
 
     columns: tuple[str, ...]
@@ -50,5 +50,5 @@ class Dataset:
 
     @property
     def rows_to_show(self) -> Rows:
-        """Rows for pictures: the training rows, the most there are; fresh data: the test draws."""
+        """Rows for pictures: the training rows, or the test rows where the training draws fresh ones."""
         return self.test if callable(self.train) else self.train

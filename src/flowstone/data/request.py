@@ -12,7 +12,7 @@ from flowstone.validation import require_bool, require_integer
 
 __all__ = ["IMAGES", "MIN_ROWS", "TABLE", "TOY", "DataRequest"]
 
-MIN_ROWS = 20  # of fewer rows a tenth is no test set
+MIN_ROWS = 20  # a tenth of fewer rows is too few for a test set
 TOY, TABLE, IMAGES = "toy", "table", "images"
 WORDS = {TOY: ("a toy", "toys"), TABLE: ("a table", "tables"), IMAGES: ("images", "images")}
 
@@ -34,13 +34,11 @@ class DataRequest:
     seed: int = option(0, "Seed of the split and of the noise that is added to columns with repeated values.")
     context: Sequence[str] = option(
         (),
-        "Columns that the density of the others is conditioned on. Of images: label, which becomes one-hot; it is that "
-        "of a set, the subfolder's name in a folder, the array y in an .npz.",
+        "Columns that the density of the others is conditioned on. For images: label, one-hot; in a folder it is the "
+        "name of the subfolder, in an .npz the array y.",
         applies_to=(TABLE, IMAGES),
     )
-    columns: Sequence[str] = option(
-        (), "The columns to use, in this order; all where none is named.", applies_to=[TABLE]
-    )
+    columns: Sequence[str] = option((), "The columns to use, in this order. If not set: all.", applies_to=[TABLE])
     exclude: Sequence[str] = option(
         (), "Columns to leave out, also where columns or context name them.", applies_to=[TABLE]
     )
@@ -85,7 +83,7 @@ class DataRequest:
     )
     data_dir: str | os.PathLike[str] | None = option(
         None,
-        "The folder that holds the image sets that have a name; without it the environment's FLOWSTONE_DATA says.",
+        "The folder of the image sets that have a name. If not set: the environment variable FLOWSTONE_DATA.",
         applies_to=[IMAGES],
     )
     download: bool = option(

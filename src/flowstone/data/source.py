@@ -30,9 +30,9 @@ TEST_DRAWS, VALIDATION_DRAWS = 100_000, 10_000
 def open_source(source: str | os.PathLike[str] | DataRequest, *, progress: bool = False, **options: Any) -> Dataset:
     """Open a toy by its name, a table by its path, or images: a set by its name, a folder, an array in .npy or .npz.
 
-    Split 80/10/10 by ``seed``; an image set keeps its official parts, and where it has none for validation, a tenth of
-    its training part (at most 5,000 images) is that. Images are uint8, ``(n, C, H, W)``; what is done to
-    palettes, 16 bits and the like is said in ``flowstone.data.image_format``.
+    Rows are split 80/10/10 by ``seed``; an image set keeps its official parts, and where it has none for validation, a
+    tenth of its training part (at most 5,000 images) is taken. Images are uint8, ``(n, C, H, W)``;
+    ``flowstone.data.image_format`` says how palettes, 16 bits and the like are converted.
 
     Args:
         source: a name, a path, or a ``DataRequest``.
@@ -68,7 +68,7 @@ def reopen(description: Mapping[str, Any], *, data_dir: Path | str | None = None
     """The same data, split in the same way, from what ``Dataset.description`` holds.
 
     Args:
-        data_dir: where the image sets are now; without it where they were, or else where FLOWSTONE_DATA says.
+        data_dir: the folder of the image sets, if it is not the recorded one or FLOWSTONE_DATA.
 
     Raises:
         DataError: the file is gone or is no longer what it was.

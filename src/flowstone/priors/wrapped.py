@@ -16,8 +16,8 @@ __all__ = ["FromTorch"]
 class FromTorch(Prior):
     """A ``torch.distributions`` object standing in for a prior; its batch and event shape together are one z.
 
-    ``Flow`` wraps one that it is given by itself. It stays on the device and in the precision that it was made in; z is
-    brought there and the result back. Its parameters are not saved with the flow and not trained.
+    ``Flow`` wraps the distributions that it is given. They stay on their device and in their precision; z is brought
+    there and the result back. Their parameters are not saved with the flow and not trained.
 
     >>> import torch
     >>> prior = FromTorch(torch.distributions.Laplace(torch.zeros(3), torch.ones(3)))

@@ -30,5 +30,5 @@ __all__ = [
     "spline",
 ]
 
-DEFAULT = "spline"  # what measured best per second, on toys and on tables (docs/reproductions.md)
-IMAGE_DEFAULT = "realnvp_image"  # the same on held-out training images of MNIST
+DEFAULT = "spline"  # the best per second of training, on toys and on tables (docs/reproductions.md)
+IMAGE_DEFAULT = "realnvp_image"  # the best per second on held-out training images of MNIST

@@ -27,7 +27,7 @@ def recipe(function: Callable[P, Flow]) -> Callable[P, Flow]:
 
 def _register(name: str, function: Callable[P, Flow]) -> Callable[P, Flow]:
     if name in RECIPES and inspect.unwrap(RECIPES[name]).__module__ != function.__module__:
-        raise SettingError(f"recipe {name!r} is there already, of {inspect.unwrap(RECIPES[name]).__module__}")
+        raise SettingError(f"recipe {name!r} is already registered by {inspect.unwrap(RECIPES[name]).__module__}")
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -44,7 +44,7 @@ def _register(name: str, function: Callable[P, Flow]) -> Callable[P, Flow]:
 
 @functools.cache
 def all_recipes() -> Mapping[str, Callable[..., Flow]]:
-    """Ours, and those of installed packages: entry points of the group ``flowstone.recipes``, which are imported once.
+    """Flowstone's recipes and those of installed packages, whose entry points ``flowstone.recipes`` are imported once.
 
     A package offers its recipe by ``[project.entry-points."flowstone.recipes"]``, ``name = "package.module:function"``.
     One that cannot be imported is left out with a warning.

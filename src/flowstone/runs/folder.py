@@ -1,4 +1,4 @@
-"""The run folder: what a training leaves behind, and how to find it again."""
+"""The run folder: the files of a training, and how they are read again."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,8 +23,8 @@ __all__ = ["Run"]
 class Run:
     """A folder written by ``flowstone train``.
 
-    ``flow.json`` what the density and its data are · ``flow.safetensors`` weights · ``history.csv`` ·
-    ``metrics.json`` · ``plots/`` · ``resume/`` the training state.
+    It holds ``flow.json`` (the description of the density and its data), ``flow.safetensors`` (its weights),
+    ``history.csv``, ``metrics.json``, ``plots/`` and ``resume/`` (the state of the training).
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -38,7 +38,7 @@ class Run:
             return run
         if run.folder.exists():
             resume = {"resume": str(run.folder / "resume")}
-            raise OutputError(f"{folder} exists: choose another folder; to go on with its training", remedy=resume)
+            raise OutputError(f"{folder} exists: choose another folder; to continue its training", remedy=resume)
         make_folder(run.folder, new=True)
         return run
 
@@ -68,21 +68,21 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the training ended and the test part has had its one look."""
+        """Whether the training has ended and was evaluated on the test part."""
         return (self.folder / "metrics.json").exists()
 
     def density(self, device: torch.device | str = "cpu") -> Density:
         """The trained density."""
-        read_record(self.folder)  # a folder that is no run folder is said to be so first
+        read_record(self.folder)  # first, for its error where this is no run folder
         if not (self.folder / "flow.safetensors").exists():
             resume = {"resume": str(self.folder / "resume")}
             raise CheckpointError(
-                f"{self.folder} holds no weights: its training was cut off; to go on with it", remedy=resume
+                f"{self.folder} holds no weights: its training was interrupted; to continue it", remedy=resume
             )
         return load(self.folder, device=device)
 
     def dataset(self, *, data_dir: Path | str | None = None, progress: bool = False) -> Dataset:
-        """The data that the density was trained on, split as it was then; ``data_dir`` is where image sets are now."""
+        """The data that the density was trained on, split in the same way; ``data_dir`` is the folder of image sets."""
         return reopen(self._recorded("data"), data_dir=data_dir, progress=progress)
 
     def settings(self) -> Settings:
@@ -149,7 +149,7 @@ class Run:
     def rows(self, path: Path | str | Table, *, drop_missing: bool = False) -> tuple[Rows, dict[str, float]]:
         """The rows of a table to evaluate on, and the noise added to them.
 
-        It is the noise of the training, on those columns in which values repeat here too.
+        It is the noise of the training, on the columns in which values repeat in this table, too.
         """
         _, rows = self.table(path, drop_missing=drop_missing)
         data, (features, _) = self.record.get("data", {}), self.columns()

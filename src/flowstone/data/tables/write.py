@@ -11,7 +11,7 @@ import pyarrow as pa
 from flowstone.errors import OutputError
 from flowstone.files import atomic_path
 
-__all__ = ["check_writable", "write_arrays", "write_pieces", "write_table"]
+__all__ = ["check_writable", "write_arrays", "write_chunks", "write_table"]
 
 
 def check_writable(path: Path, endings: Sequence[str] = (".csv", ".parquet")) -> None:
@@ -26,14 +26,14 @@ def check_writable(path: Path, endings: Sequence[str] = (".csv", ".parquet")) ->
 
 def write_table(path: Path, table: pa.Table) -> None:
     """Write ``.csv`` or ``.parquet`` by the ending of the name, all of it or nothing."""
-    write_pieces(path, [table])
+    write_chunks(path, [table])
 
 
-def write_pieces(path: Path, tables: Iterable[pa.Table]) -> None:
-    """The same for a table that comes in pieces, of which there is at least one: each is written as it comes."""
+def write_chunks(path: Path, tables: Iterable[pa.Table]) -> None:
+    """Write a table that comes in chunks, of which there is at least one; each is written as it comes."""
     check_writable(path)
-    pieces = iter(tables)
-    first = next(pieces)
+    chunks = iter(tables)
+    first = next(chunks)
     with atomic_path(path) as temporary:
         if path.suffix.lower() == ".parquet":
             import pyarrow.parquet
@@ -44,8 +44,8 @@ def write_pieces(path: Path, tables: Iterable[pa.Table]) -> None:
 
             writer = pyarrow.csv.CSVWriter(temporary, first.schema)
         with writer:
-            for piece in chain([first], pieces):
-                writer.write_table(piece)
+            for chunk in chain([first], chunks):
+                writer.write_table(chunk)
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
