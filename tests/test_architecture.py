@@ -30,7 +30,6 @@ LEVELS = (
     ("train",),
     ("runs", "plot"),
     ("table_model",),
-    ("learn",),
     ("cli",),
 )
 LEVEL = {package: level for level, packages in enumerate(LEVELS) for package in packages}

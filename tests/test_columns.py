@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowstone.data.tables import Columns, kinds_of, read_table
-from flowstone.errors import DataError, FlowstoneError, SettingError, UnknownNameError
+from flowstone.errors import DataError, DataWarning, FlowstoneError, SettingError, UnknownNameError
 
 N = 600
 
@@ -114,7 +114,10 @@ def test_identifiers_by_name(name):
 
 def test_identifiers_by_their_values():
     assert kind(draws().permutation(N)).name == "identifier"
-    assert kind(np.cumsum(draws().integers(1, 5, N))).name == "identifier"
+    assert kind(draws().permutation(N) + 17 * 10**8).name == "integer"  # seconds, in no order
+    assert kind(np.cumsum(draws().integers(1, 5, N)), "unix_time").name == "integer"
+    with pytest.warns(DataWarning, match=r"grow from row to row; to keep it: kinds=\{'x': 'integer'\}"):
+        assert kind(np.cumsum(draws().integers(1, 5, N))).name == "identifier"
     assert kind(np.cumsum(draws().integers(1, 5, N)), kinds={"x": "integer"}).name == "integer"
     assert kind(draws().integers(0, 50, N), "valid").name == "integer"
     assert kind(np.cumsum(draws().random(N))).name == "positive"
@@ -122,7 +125,9 @@ def test_identifiers_by_their_values():
 
 def test_a_sentinel_is_suspected_and_may_be_read_as_a_gap():
     values = np.where(draws().random(N) < 0.02, -999.0, normal())
-    with pytest.warns(UserWarning, match=r"column 'x': -999, in \d+ rows, may stand for a gap: na=\['-999'\]"):
+    with pytest.warns(
+        UserWarning, match=r"column 'x': -999, in \d+ rows, may stand for a gap; to read it as one: na=\['-999'\]"
+    ):
         found = kind(values)
     assert -999.0 in found.head()["atoms"]
     cleaned = kind(values, na=["-999"])

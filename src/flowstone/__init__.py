@@ -13,6 +13,7 @@ from flowstone.lazy import lazy_names
 
 if TYPE_CHECKING:
     from flowstone import bijections, data, errors, nets, plot, priors, recipes, testing
+    from flowstone.data.tables import kinds_of
     from flowstone.density import Density
     from flowstone.evaluation.check import check
     from flowstone.evaluation.metrics import bits_per_dim, evaluate, grid_integral
@@ -44,6 +45,7 @@ __all__ = [
     "grid_integral",
     "iaf",
     "importance_sample",
+    "kinds_of",
     "learn",
     "load",
     "maf",
@@ -66,6 +68,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     __all__,
     {
+        "data.tables": ["kinds_of"],
         "density": ["Density"],
         "evaluation.check": ["check"],
         "evaluation.metrics": ["bits_per_dim", "evaluate", "grid_integral"],

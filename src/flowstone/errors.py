@@ -7,6 +7,7 @@ from typing import Any
 __all__ = [
     "CheckpointError",
     "DataError",
+    "DataWarning",
     "FlowstoneError",
     "NonFiniteError",
     "OutputError",
@@ -37,7 +38,7 @@ class FlowstoneError(Exception):
         return super().__str__()
 
     def __str__(self) -> str:
-        return self.problem + ": " * bool(self.remedy) + ", ".join(f"{k}={v!r}" for k, v in self.remedy.items())
+        return _with_keywords(self.problem, self.remedy)
 
 
 class UnknownNameError(FlowstoneError, LookupError):
@@ -62,6 +63,21 @@ class DataError(FlowstoneError, ValueError):
     """Data that cannot be learned from or scored: missing file, empty table, text in a column, NaN, too few rows."""
 
 
+class DataWarning(UserWarning):
+    """A doubt about data that were read: what was taken for what, and what would read it otherwise.
+
+    Attributes:
+        remedy: as that of a ``FlowstoneError``.
+    """
+
+    def __init__(self, problem: str, *, remedy: Mapping[str, Any] | None = None) -> None:
+        super().__init__(problem)
+        self.problem, self.remedy = problem, dict(remedy or {})
+
+    def __str__(self) -> str:
+        return _with_keywords(self.problem, self.remedy)
+
+
 class CheckpointError(FlowstoneError, ValueError):
     """A run folder that is missing, damaged, foreign or of a newer format."""
 
@@ -78,3 +94,7 @@ class NonFiniteError(FlowstoneError, ArithmeticError):
     """
 
     history: Any = None
+
+
+def _with_keywords(problem: str, remedy: Mapping[str, Any]) -> str:
+    return problem + ": " * bool(remedy) + ", ".join(f"{name}={value!r}" for name, value in remedy.items())

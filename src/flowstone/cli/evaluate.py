@@ -12,9 +12,11 @@ from flowstone.cli.values import (
     Device,
     column_metrics,
     device_of,
+    images_options,
     model_of,
     precision_of,
     print_metrics,
+    reading_options,
     say_noise,
 )
 from flowstone.data.request import DataRequest
@@ -26,7 +28,7 @@ __all__ = ["evaluate"]
 
 
 @with_flags(Settings, "precision")
-@with_flags(DataRequest, "drop_missing", "skip_bad", "data_dir")
+@with_flags(DataRequest, "drop_missing", "na", "encoding", "skip_bad", "data_dir")
 def evaluate(
     run: Path,
     data: str | None = None,
@@ -60,7 +62,7 @@ def evaluate(
 
     folder, chosen = Run(run), select(DataRequest, options)
     density = folder.density(device_of(device))
-    drop_missing, data_dir = chosen.pop("drop_missing", False), chosen.get("data_dir")
+    drop_missing, data_dir = chosen.get("drop_missing", False), chosen.get("data_dir")
     if data is None:
         try:
             rows = folder.dataset(data_dir=data_dir, progress=not as_json).test
@@ -71,12 +73,12 @@ def evaluate(
             _show(folder.metrics(), as_json=as_json)
             return
     elif folder.of_mixed_columns:
-        x = model_of(folder, device).encode(data)
+        x = model_of(folder, device).encode(folder.read(data, **reading_options(chosen)))
         rows = Rows(x[~x.isnan().any(1)] if drop_missing else x)
     elif folder.of_images:
-        rows = folder.images(data, **chosen).rows
+        rows = folder.images(data, **images_options(chosen)).rows
     else:
-        rows, noise = folder.rows(data, drop_missing=drop_missing)
+        rows, noise = folder.rows(folder.read(data, **reading_options(chosen)), drop_missing=drop_missing)
         say_noise(noise, "as in the training")
     with precision_of(precision, density):
         metrics: dict[str, Any] = dict(figures(density, rows.x, rows.context, bound_samples=bound_samples))

@@ -1,16 +1,19 @@
 """flowstone impute."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from flowstone.cli.values import Device, model_of
+from flowstone.cli.flags import select, with_flags
+from flowstone.cli.values import Device, model_of, reading_options
+from flowstone.data.request import DataRequest
 from flowstone.errors import OutputError, SettingError
 
 __all__ = ["impute"]
 
 
+@with_flags(DataRequest, "na", "encoding", "skip_bad")
 def impute(
     run: Path,
     data: str,
@@ -20,6 +23,7 @@ def impute(
     draws: Annotated[int, Parameter(name=("--draws",))] = 1,
     seed: int = 0,
     device: Device = "auto",
+    **options: Any,
 ) -> None:
     """Write DATA with its gaps filled, given what each row holds; all other values stay as they are.
 
@@ -43,7 +47,7 @@ def impute(
     """
     import pyarrow as pa
 
-    from flowstone.data.tables import check_writable, read_table, write_pieces
+    from flowstone.data.tables import check_writable, write_chunks
     from flowstone.runs import Run
 
     check_writable(out)
@@ -54,12 +58,12 @@ def impute(
     folder = Run(run)
     if not folder.of_mixed_columns:
         raise SettingError(f"{run} is not of mixed columns, so it cannot fill gaps: train with --flow mixed")
-    model, table = model_of(folder, device), read_table(data)
+    model, table = model_of(folder, device), folder.read(data, **reading_options(select(DataRequest, options)))
     if draws == 1:
-        write_pieces(out, [model.impute(table, how=how, seed=seed)])
+        write_chunks(out, [model.impute(table, how=how, seed=seed)])
         return
     filled = (model.impute(table, how=how, seed=seed + number) for number in range(draws))
     counted = (
         one.add_column(0, "imputation", pa.array([number] * len(one))) for number, one in enumerate(filled, start=1)
     )
-    write_pieces(out, counted)
+    write_chunks(out, counted)

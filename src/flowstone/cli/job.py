@@ -1,6 +1,7 @@
 """A training by the command: from a request, or an unfinished run folder, to a finished run folder."""
 
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -98,6 +99,9 @@ class Job:
         say(f"flow: {recipe}{by_choice}, {_count(density)} parameters{place if threads else f' on {density.device}'}")
         if not quiet:
             say_noise(data.get("noise", {}), f"{flag_of('dequantize', False)} leaves them")
+        for note in (data.get("read"), *(self.dataset.kinds.notes if self.dataset.kinds else ())):
+            if note:
+                say(note)
         for name, value in data.get("atoms", {}).items():
             say(f"column {name!r} is continuous but for {value:g}, in over 1% of the rows: its density has a spike")
 
@@ -164,7 +168,7 @@ def started(out: Path | None, request: Mapping[str, Any], *, progress: bool) -> 
     if dataset.mixed and dataset.kinds is not None:
         extra["kinds"] = dataset.kinds.as_record()
     record = describe(density, extra)
-    numbered = Path("runs") / f"{Path(request['source']).resolve().stem}-{recipe}"
+    numbered = Path("runs") / f"{_stem(request['source'])}-{recipe}"
     run = Run.create(out) if out else Run.create_numbered(numbered)
     run.write_json("flow.json", record)
     return Job(run, dataset, density, settings, record)
@@ -241,6 +245,14 @@ def _extent(dataset: Dataset) -> str:
     left_out = dataset.description["left_out"]
     bad = f", {left_out} that cannot be read left out" if left_out else ""
     return f"{len(dataset.train)} images of {'x'.join(map(str, dataset.event_shape))}{bad}"
+
+
+def _stem(source: str) -> str:
+    """What a run is called after its source."""
+    if source in ("-", "/dev/stdin"):
+        return "stdin"
+    name = Path(source).resolve().name
+    return re.sub(r"[^\w.-]+", "_", Path(name).stem if Path(name).suffix else name)
 
 
 def _count(density: Density) -> int:

@@ -83,7 +83,9 @@ def sample(
     if folder.of_mixed_columns:
         model = model_of(folder, device)
         with precision_of(precision, model.density):
-            _sample_table(model, out, n, given or [], given_table, temperature=temperature, gaps=gaps, seed=seed)
+            _sample_table(
+                folder, model, out, n, given or [], given_table, temperature=temperature, gaps=gaps, seed=seed
+            )
         return
     if given_table is not None or gaps:
         flag = "--gaps" if given_table is None else "--given-table"
@@ -97,21 +99,29 @@ def sample(
             columns, context_columns = folder.columns()
             values = given_of(given or [])
             how["context"] = _context(context_columns, values, density)
-            _WRITERS[out.suffix.lower()](out, density, how, columns, values, finite)
+            _WRITERS[out.suffix.lower()](out, density, how, columns, values, finite, folder.kinds)
     finite.require(out, "a value")
 
 
 def _sample_table(
-    model: "TableModel", out: Path, n: int, given: list[str], given_table: str | None, *, seed: int, **how: Any
+    folder: "Run",
+    model: "TableModel",
+    out: Path,
+    n: int,
+    given: list[str],
+    given_table: str | None,
+    *,
+    seed: int,
+    **how: Any,
 ) -> None:
-    from flowstone.data.tables import write_pieces
+    from flowstone.data.tables import write_chunks
 
     if given_table is None:
-        write_pieces(out, model.stream(n, given_values(given, model.columns), seed=seed, **how))
+        write_chunks(out, model.stream(n, given_values(given, model.columns), seed=seed, **how))
     elif given:
         raise SettingError("--given and --given-table say the same thing twice: give one of them")
     else:
-        write_pieces(out, [model.sample_given(given_table, n, seed=seed, **how)])
+        write_chunks(out, [model.sample_given(folder.read(given_table), n, seed=seed, **how)])
 
 
 def _context(columns: list[str], values: dict[str, float], density: "Density") -> "Tensor | None":
@@ -149,8 +159,8 @@ def _sample_images(
         write_arrays(out, x=pixels, **{f"given_{name}": np.array(value) for name, value in values.items()})
 
 
-def _write_table(out: Path, density, how, columns, values, finite) -> None:
-    """Write the samples as they come, so that they need not fit into memory."""
+def _write_table(out: Path, density, how, columns, values, finite, kinds) -> None:
+    """Write the samples as they come, so that they need not fit into memory; constant columns are put back."""
     import numpy as np
     import pyarrow as pa
 
@@ -158,7 +168,11 @@ def _write_table(out: Path, density, how, columns, values, finite) -> None:
 
     def table(x: "Tensor") -> pa.Table:
         arrays = {name: x[:, index].numpy() for index, name in enumerate(columns)}
-        return pa.table(arrays | {name: np.full(len(x), value) for name, value in values.items()})
+        arrays |= {name: np.full(len(x), value) for name, value in values.items()}
+        constants = [kind for kind in kinds.kinds if kind.name == "constant"] if kinds else []
+        arrays |= {kind.column: kind.decode(np.zeros(len(x))) for kind in constants if kind.column not in arrays}
+        in_order = [kind.column for kind in kinds.kinds if kind.column in arrays] if constants else list(arrays)
+        return pa.table({name: arrays[name] for name in in_order})
 
     write_chunks(out, (table(finite(chunk)) for chunk in _larger(density.stream(**how))))
 
@@ -177,7 +191,7 @@ def _larger(chunks: "Iterable[Tensor]") -> "Iterator[Tensor]":
         yield torch.cat(held).cpu()
 
 
-def _write_npz(out: Path, density, how, columns, values, finite) -> None:
+def _write_npz(out: Path, density, how, columns, values, finite, _) -> None:
     import numpy as np
 
     from flowstone.data.tables import write_arrays
@@ -186,7 +200,7 @@ def _write_npz(out: Path, density, how, columns, values, finite) -> None:
     write_arrays(out, x=x, columns=np.array(columns), **{f"given_{k}": np.array(v) for k, v in values.items()})
 
 
-def _write_png(out: Path, density, how, columns, _, finite) -> None:
+def _write_png(out: Path, density, how, columns, _, finite, __) -> None:
     from flowstone.plot import sample_figure, save_figure
 
     x = finite(density.sample(**how).flatten(0, -2).cpu())

@@ -27,9 +27,11 @@ __all__ = [
     "given_label",
     "given_of",
     "given_values",
+    "images_options",
     "model_of",
     "precision_of",
     "print_metrics",
+    "reading_options",
     "say_noise",
     "settings_of",
 ]
@@ -95,6 +97,16 @@ def device_of(name: Device) -> str:
         return str(torch.empty(0, device=name).device)
     except (RuntimeError, AssertionError) as error:
         raise SettingError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from error
+
+
+def reading_options(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the data options that say how a file of a table is read."""
+    return {name: chosen[name] for name in ("na", "encoding", "skip_bad") if name in chosen}
+
+
+def images_options(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the data options that say how images are read."""
+    return {name: chosen[name] for name in ("skip_bad", "data_dir") if name in chosen}
 
 
 def precision_of(name: str, density: "Density") -> AbstractContextManager:

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from flowstone.data.request import DataRequest
     from flowstone.data.rows import Rows
     from flowstone.data.source import open_source, reopen
-    from flowstone.data.tables import Table, read_table
+    from flowstone.data.tables import Columns, Table, kinds_of, read_table
     from flowstone.data.toy import TOYS, Toy
 
 __all__ = [
     "IMAGE_SETS",
     "TOYS",
+    "Columns",
     "DataRequest",
     "Dataset",
     "ImageSet",
@@ -30,6 +31,7 @@ __all__ = [
     "Toy",
     "add_noise",
     "context_of",
+    "kinds_of",
     "noise_widths",
     "open_source",
     "read_images",
@@ -48,7 +50,7 @@ __getattr__, __dir__ = lazy_names(
         "request": ["DataRequest"],
         "rows": ["Rows"],
         "source": ["open_source", "reopen"],
-        "tables": ["Table", "read_table"],
+        "tables": ["Columns", "Table", "kinds_of", "read_table"],
         "toy": ["TOYS", "Toy"],
     },
 )

@@ -1,7 +1,6 @@
 """Tables of mixed columns as data to learn from: kinds decided, rows encoded and split."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,18 +9,10 @@ import torch
 from flowstone.data.dataset import Dataset
 from flowstone.data.request import MIN_ROWS, TABLE, DataRequest
 from flowstone.data.rows import Rows
-from flowstone.data.tables import Columns, Table, kinds_of
+from flowstone.data.tables import Columns, Table
 from flowstone.errors import DataError, SettingError
 
-__all__ = ["is_mixed", "kinds_for", "open_mixed"]
-
-
-def kinds_for(table: Table, request: DataRequest) -> Columns:
-    """The kinds of the columns that a request uses, in its order."""
-    names = [name for name in request.columns or table.columns if name not in request.exclude]
-    index = tuple(name for name in table.index if name in names)
-    kinds = {name: kind for name, kind in request.kinds.items() if name in names}
-    return kinds_of(replace(table, arrow=table.arrow.select(names), index=index), kinds)
+__all__ = ["is_mixed", "open_mixed"]
 
 
 def is_mixed(columns: Columns) -> bool:
@@ -49,6 +40,13 @@ def open_mixed(request: DataRequest, table: Table, columns: Columns, described: 
         left = ", ".join(f"{kind.column!r} {kind.describe().treatment}" for kind in columns.kinds)
         raise DataError(f"{table.path}: no column is left to learn the density of ({left})")
     x = columns.encode(table)
+    infinite = x.isinf().nonzero()
+    if len(infinite):
+        row, column = infinite[0].tolist()
+        raise DataError(
+            f"{table.path}: column {columns.names[column]!r}, row {row + 1} is infinite; to read such values as gaps",
+            remedy={"na": ["inf", "-inf"]},
+        )
     if request.drop_missing:
         x = x[~x.isnan().any(1)]
     if len(x) < MIN_ROWS:

@@ -66,6 +66,13 @@ class DataRequest:
         "Texts or numbers of a table that mean a gap, beside the usual ones (NA ? - None null ...).",
         applies_to=[TABLE],
     )
+    kinds: Mapping[str, str] = option(
+        (),
+        "What columns of a table are, where they are taken for something else, as column=kind: continuous, positive, "
+        "bounded(0,1), circular(0,360), integer, gridded(0.01), ordinal(S,M,L), categorical, boolean, datetime, "
+        "identifier or text.",
+        applies_to=[TABLE],
+    )
     encoding: str | None = option(
         None, "The encoding of a text file, such as cp1252; without it, what its bytes say.", applies_to=[TABLE]
     )
@@ -94,6 +101,7 @@ class DataRequest:
         plain = {"source": str(self.source), "size": _height_and_width(self.size)}
         plain |= {name: _names(name, getattr(self, name)) for name in ("context", "columns", "exclude")}
         plain["na"] = (str(self.na),) if isinstance(self.na, str | int | float) else tuple(map(str, self.na))
+        plain["kinds"] = _pairs("kinds", self.kinds)
         plain["data_dir"] = None if self.data_dir is None else str(self.data_dir)
         for name, value in plain.items():
             object.__setattr__(self, name, value)
@@ -147,6 +155,15 @@ def _names(option: str, names: str | Iterable[str]) -> tuple[str, ...]:
         if names.count(name) > 1:
             raise SettingError(f"{option}: column {name!r} is named more than once")
     return names
+
+
+def _pairs(option: str, pairs: Mapping[str, str] | Iterable) -> Mapping[str, str] | tuple[()]:
+    """Texts by name; an empty tuple, the default, where there are none."""
+    pairs = dict(pairs)
+    for name, text in pairs.items():
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise SettingError(f"{option}={pairs!r} must be texts by the names of columns")
+    return pairs or ()
 
 
 def _height_and_width(size: int | str | Sequence[int] | None) -> tuple[int, int] | None:

@@ -1,7 +1,7 @@
 """The run folder: the files of a training, and how they are read again."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from flowstone.data import Dataset, NamedRows, Rows, Table, add_noise, noise_widths, read_images, read_table, reopen
+from flowstone.data.tables import Columns
 from flowstone.density import Density
 from flowstone.errors import CheckpointError, FlowstoneError, OutputError, SettingError
 from flowstone.files import make_folder, to_json, write_atomically
@@ -118,22 +119,39 @@ class Run:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path}: cannot be read ({error})") from error
 
-    def table(self, path: Path | str, *, drop_missing: bool = False) -> tuple[Table, Rows]:
+    @property
+    def kinds(self) -> Columns | None:
+        """The kinds of the columns of the table it was trained on; None of toys, images and older runs."""
+        schema = self.record.get("data", {}).get("schema")
+        return None if schema is None else Columns.from_record(schema)
+
+    def read(self, path: Path | str, *, na: Sequence[str] = (), **reading: Any) -> Table:
+        """A table as the training read its own: what meant a gap there does here.
+
+        Args:
+            na: further texts or numbers that mean a gap.
+            reading: ``encoding`` and ``skip_bad`` of ``read_table``.
+        """
+        return read_table(path, na=[*self.record.get("data", {}).get("na", ()), *na], **reading)
+
+    def table(self, path: Path | str | Table, *, drop_missing: bool = False) -> tuple[Table, Rows]:
         """A table and its rows as the density takes them; its columns are found by name, others are ignored.
 
         A .npy has no names: its columns are taken in order, features first, then context.
         """
         if self.of_images:
-            raise SettingError(f"{self.folder} is of images; {path} cannot be read as a table of them")
+            raise SettingError(
+                f"{self.folder} is of images; {getattr(path, 'path', path)} cannot be read as a table of them"
+            )
         features, context = self.columns()
-        table = read_table(path)
+        table = path if isinstance(path, Table) else self.read(path)
         if table.path.suffix.lower() == ".npy":
             table = table.renamed([*features, *context])
         table, values = table.finite([*features, *context], drop_missing=drop_missing)
         rows = torch.from_numpy(values)
         return table, Rows(rows[:, : len(features)], rows[:, len(features) :] if context else None)
 
-    def rows(self, path: Path | str, *, drop_missing: bool = False) -> tuple[Rows, dict[str, float]]:
+    def rows(self, path: Path | str | Table, *, drop_missing: bool = False) -> tuple[Rows, dict[str, float]]:
         """The rows of a table to evaluate on, and the noise added to them.
 
         It is the noise of the training, on the columns in which values repeat in this table, too.

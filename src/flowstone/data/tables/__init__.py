@@ -3,51 +3,40 @@
 Names are imported when they are first used, so that a command's help need not wait for pyarrow.
 """
 
-import importlib
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from flowstone.data.tables.columns import Columns, kinds_of
-    from flowstone.data.tables.read import READABLE, STDIN, files_of, is_pattern, is_table, read_table
-    from flowstone.data.tables.table import Table
-    from flowstone.data.tables.write import check_writable, write_arrays, write_pieces, write_table
+from flowstone.lazy import lazy_names
 
-_HOME = {
-    "Columns": "columns",
-    "READABLE": "read",
-    "STDIN": "read",
-    "Table": "table",
-    "check_writable": "write",
-    "files_of": "read",
-    "is_pattern": "read",
-    "is_table": "read",
-    "kinds_of": "columns",
-    "read_table": "read",
-    "write_arrays": "write",
-    "write_pieces": "write",
-    "write_table": "write",
-}
+if TYPE_CHECKING:
+    from flowstone.data.tables.columns import Columns, decide, kinds_of
+    from flowstone.data.tables.read import READABLE, STANDARD_INPUT, files_of, is_pattern, is_table, read_table
+    from flowstone.data.tables.table import Table
+    from flowstone.data.tables.write import check_writable, write_arrays, write_chunks, write_table
 
 __all__ = [
     "READABLE",
-    "STDIN",
+    "STANDARD_INPUT",
     "Columns",
     "Table",
     "check_writable",
+    "decide",
     "files_of",
     "is_pattern",
     "is_table",
     "kinds_of",
     "read_table",
     "write_arrays",
-    "write_pieces",
+    "write_chunks",
     "write_table",
 ]
 
-
-def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module 'flowstone.data.tables' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"flowstone.data.tables.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    __all__,
+    {
+        "columns": ["Columns", "decide", "kinds_of"],
+        "read": ["READABLE", "STANDARD_INPUT", "files_of", "is_pattern", "is_table", "read_table"],
+        "table": ["Table"],
+        "write": ["check_writable", "write_arrays", "write_chunks", "write_table"],
+    },
+)

@@ -12,17 +12,17 @@ import pyarrow as pa
 
 from flowstone.data.tables.arrow import compute
 from flowstone.data.tables.facts import SHORT, Facts
-from flowstone.data.tables.kinds import INFERRED, Kind, LeftOut, kind_from_record, kind_named
+from flowstone.data.tables.kinds import INFERRED, KINDS, Constant, Kind, LeftOut, kind_from_record, kind_named
 from flowstone.data.tables.read import read_table
 from flowstone.data.tables.table import Table
 from flowstone.data.tables.types import is_number, is_text
 from flowstone.data.tables.values import number_mask, parse_dates, parse_numbers, without_gaps
-from flowstone.errors import DataError, FlowstoneError, SettingError
+from flowstone.errors import DataError, DataWarning, FlowstoneError, SettingError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Columns", "kinds_of"]
+__all__ = ["Columns", "decide", "kinds_of"]
 
 SPECIFIED = re.compile(r"\s*([\w-]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
 MOSTLY = 0.9
@@ -152,26 +152,43 @@ def kinds_of(
     [('id', 'left_out'), ('x', 'continuous'), ('unit', 'constant')]
     """
     table = read_table(table, na=na)
+    columns, doubts = decide(table, kinds, exclude)
+    for doubt in doubts:
+        warnings.warn(doubt, stacklevel=2)
+    return columns
+
+
+def decide(
+    table: Table, kinds: Mapping[str, str] | None = None, exclude: Sequence[str] = (), *, keep: Sequence[str] = ()
+) -> tuple[Columns, list[DataWarning]]:
+    """``kinds_of`` a table, and the doubts, of which no warning is given.
+
+    Args:
+        keep: columns that are wanted, even if they look like identifiers or text.
+    """
     kinds, exclude = dict(kinds or {}), (exclude,) if isinstance(exclude, str) else tuple(exclude)
     table.require((*kinds, *exclude))
-    decided, notes, problems = [], list(table.notes[1:]), []
+    decided, notes, doubts, problems = [], list(table.notes[1:]), [], []
     for name in table.columns:
         facts = Facts(name, table.arrow.column(name), str(table.path), index=name in table.index)
         try:
-            decided.append(_decide(facts, "left_out" if name in exclude else kinds.get(name)))
+            decided.append(_decide(facts, "left_out" if name in exclude else kinds.get(name), name in keep))
         except (DataError, SettingError) as error:
             problems.append(error)
-            continue
         notes.extend(f"column {name!r}: {note}" for note in facts.notes)
-        for doubt in facts.doubts:
-            notes.append(f"in doubt: column {name!r}: {doubt}")
-            warnings.warn(f"{table.path}: column {name!r}: {doubt}", stacklevel=2)
+        notes.extend(f"column {name!r}: {doubt}" for doubt, _, _ in facts.doubts)
+        for doubt, otherwise, remedy in facts.doubts:
+            doubts.append(DataWarning(f"{table.path}: column {name!r}: {doubt}{otherwise}", remedy=remedy))
+    constant = [kind for kind in decided if isinstance(kind, Constant)]
+    if constant:
+        said = ", ".join(f"{kind.column!r} ({kind.said})" for kind in constant)
+        notes.append(f"constant columns are left out and put back in samples: {said}")
     if problems:
         raise _all_problems(str(table.path), problems)
-    return Columns(tuple(decided), tuple(notes))
+    return Columns(tuple(decided), tuple(notes)), doubts
 
 
-def _decide(facts: Facts, asked: str | None) -> Kind:
+def _decide(facts: Facts, asked: str | None, keep: bool) -> Kind:
     if asked is not None:
         name, arguments = _specified(asked)
         kind = kind_named(name)
@@ -181,12 +198,13 @@ def _decide(facts: Facts, asked: str | None) -> Kind:
         return kind.asked(_parsed(facts, name), arguments)
     if not facts.index:
         _check_values(facts, None)
-    kind = next(made for each in INFERRED if (made := each.infer(facts)) is not None)
+    tried = [kind for kind in INFERRED if not (keep and issubclass(kind, LeftOut))]
+    kind = next((made for each in tried if (made := each.infer(facts)) is not None), None)
+    if kind is None:  # wanted text
+        return KINDS["categorical"].asked(facts, ())
     if kind.modelled and is_number(facts.type) and facts.sentinel is not None:
-        count = int(facts.counts[facts.unique == facts.sentinel][0])
-        facts.doubts.append(
-            f"{facts.sentinel:g}, in {count} rows, may stand for a gap: na=['{facts.sentinel:g}'] reads it as one"
-        )
+        value, count = f"{facts.sentinel:g}", int(facts.counts[facts.unique == facts.sentinel][0])
+        facts.doubt(f"{value}, in {count} rows, may stand for a gap", "to read it as one", na=[value])
     return kind
 
 

@@ -2,6 +2,7 @@
 
 What is decided, and how, over the first rows (up to ``SAMPLE`` characters):
 
+- A first line ``sep=;``, as Excel writes it, says the separator.
 - Where the file begins with a line that starts with ``#``, ``%`` or ``//``, all such lines are comments.
 - Lines before the first one that has as many fields as most rows are a preamble, and are skipped.
 - The first row holds names where columns of numbers, dates or truth values have words there; or whole numbers that
@@ -25,6 +26,8 @@ __all__ = ["SAMPLE", "Dialect", "Row", "columns_named", "find_header", "sniff"]
 SAMPLE = 1 << 18
 SNIFFED_LINES, SNIFFED = 100, 1 << 14
 SEPARATORS = (",", ";", "\t", "|", " ")
+RARE_SEPARATORS = ("~", "^", ":", "\x1f", "\x01")  # tried where none of the usual ones is there
+SAID = re.compile(r'"?sep=(.)"?[,;\t]*')  # as Excel writes it
 COMMENTS = ("#", "%", "//")
 SPOKEN = {",": "','", ";": "';'", "\t": "tabs", "|": "'|'", " ": "spaces"}
 EXACT_DIGITS = 18  # longer whole numbers are kept as text
@@ -107,7 +110,9 @@ def sniff(sample: str, *, na: Sequence[str] = ()) -> Dialect:
     """
     lines = sample.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-    dialect, numbered, remarks = _without_comments(numbered)
+    said = SAID.fullmatch(numbered[0][1].strip()) if numbered else None
+    dialect, numbered, remarks = _without_comments(numbered[1:] if said else numbered)
+    dialect = replace(dialect, separator=said[1]) if said else dialect
     rows = dialect.rows([line + "\n" for _, line in numbered])
     start = _preamble(rows)
     cells = [row.fields for row in rows[start:]]
@@ -122,7 +127,7 @@ def sniff(sample: str, *, na: Sequence[str] = ()) -> Dialect:
     last = start + header + units
     return replace(
         dialect,
-        skip=numbered[rows[last - 1].end - 1][0] if last else 0,
+        skip=numbered[rows[last - 1].end - 1][0] if last else numbered[0][0] - 1,
         names=tuple(names),
         unused=unused,
         point=_point(dialect, values, notes),
@@ -182,14 +187,29 @@ def _punctuation(lines: Sequence[str]) -> Dialect:
     """Separator, quote and escape by CleverCSV's measure of consistency."""
     import clevercsv
 
-    # Lines of a preamble at the top weigh less among many.
-    text = "\n".join(lines[:SNIFFED_LINES])[:SNIFFED].rsplit("\n", 1)[0] if len(lines) > 1 else lines[0]
+    text = _first_lines(lines)  # many, so that lines of a preamble at the top weigh little
     found = clevercsv.Detector().detect(text, delimiters=SEPARATORS)
+    if found is None or not found.delimiter:
+        rare = clevercsv.Detector().detect(text, delimiters=RARE_SEPARATORS)
+        found = rare if rare and rare.delimiter and all(rare.delimiter in line for line in lines) else found
     separator = (found.delimiter if found else "") or ","
     quote = (found.quotechar if found else "") or '"'
     escape = (found.escapechar if found else "") or ""
     padded = separator != " " and sum(f"{separator} " in line for line in lines) > 0.9 * len(lines)
     return Dialect(separator, quote, escape if escape == "\\" else "", padded=padded)
+
+
+def _first_lines(lines: Sequence[str]) -> str:
+    """So many lines as are enough to see the dialect, cut where no quoted field is open."""
+    chosen, length = [], 0
+    for line in lines[:SNIFFED_LINES]:
+        if length > SNIFFED:
+            break
+        chosen.append(line)
+        length += len(line)
+    while len(chosen) > 1 and "\n".join(chosen).count('"') % 2:
+        chosen.pop()
+    return "\n".join(chosen)[: 2 * SNIFFED]
 
 
 def _without_comments(numbered: list[tuple[int, str]]) -> tuple[Dialect, list[tuple[int, str]], list[str]]:

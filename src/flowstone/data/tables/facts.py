@@ -16,14 +16,16 @@ Bounds
 Sentinels
     -999, 9999 and the like at an end, further from the other values than those are from each other, are suspected.
 Identifiers
-    Whole numbers, all different, that count up by one in some order or grow from row to row; text, all different; and
-    columns named like an index or id whose values are mostly different.
+    Whole numbers, all different, that count up by one, from 0 or 1 if they are not in order; that grow from row to row,
+    unless the column is named like a time (in doubt); text, all different; and columns named like an index or id whose
+    values are mostly different.
 """
 
 import math
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +33,7 @@ import pyarrow as pa
 from flowstone.data.tables.arrow import compute
 from flowstone.data.tables.types import is_number, is_temporal, is_text
 
-__all__ = ["SHORT", "Facts", "digits_of", "ticks_per_unit"]
+__all__ = ["GROWING", "SHORT", "Facts", "digits_of", "ticks_per_unit"]
 
 SHORT = 128
 FEW, REPEATS, FEW_REPEATS = 12, 10, 2
@@ -45,6 +47,8 @@ ID_NAME = re.compile(
     r"^(|(?i:unnamed.*)|column_1|index|idx|id|(?i:.*[_\- .]id|id[_\- .].*|row[_\- ]?(id|names?|number|num|no|nr)?)|#"
     r"|__index_level_\d+__|level_\d+|(?i:nr|no\.?)|.*(?i:uuid|guid)|.*[a-z]I[dD])$"
 )
+GROWING = "its whole numbers grow from row to row"
+TIME_NAME = re.compile(r"time|date|year|day|epoch|stamp|hour|month", re.IGNORECASE)
 UNIT = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
@@ -57,17 +61,20 @@ class Facts:
         column: its values.
         where: the table, for messages.
         index: whether the table's source says that it is an index.
-        doubts, notes, problems: sentences that the decision about its kind adds.
+        notes: sentences that the decision about its kind adds.
+        doubts: the same for what is in doubt, with the options that would decide otherwise.
     """
 
     name: str
     column: pa.ChunkedArray
     where: str = "table"
     index: bool = False
-    doubts: list[str] = field(default_factory=list)
+    doubts: list[tuple[str, str, dict]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    remedy: dict = field(default_factory=dict)
+
+    def doubt(self, sentence: str, otherwise: str = "", **remedy: Any) -> None:
+        """Add a doubt, and the options that would decide otherwise, such as "to keep it"."""
+        self.doubts.append((sentence, f"; {otherwise}" if otherwise else "", remedy))
 
     @property
     def type(self) -> pa.DataType:
@@ -292,12 +299,13 @@ class Facts:
         if self.distinct < rows:
             return "its name says so, and most values are different" if named and 2 * self.distinct > rows else None
         steps = np.diff(self.values)
-        if rows >= ENOUGH and self.unique[-1] - self.unique[0] == rows - 1:
+        in_order = bool((steps > 0).all())
+        if rows >= ENOUGH and self.unique[-1] - self.unique[0] == rows - 1 and (in_order or self.unique[0] in (0, 1)):
             return "it counts the rows"
-        if named and (rows >= ENOUGH or (steps > 0).all()):
+        if named and (rows >= ENOUGH or in_order):
             return "its name says so, and its values are all different"
-        if rows >= ENOUGH and (steps > 0).all():
-            return "its whole numbers grow from row to row"
+        if rows >= ENOUGH and in_order and not TIME_NAME.search(self.name):
+            return GROWING
         return None
 
     def _around(self, index: int) -> float:

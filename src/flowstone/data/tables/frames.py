@@ -22,6 +22,7 @@ def from_object(source: Any) -> Table:
         DataError: the object is no table.
     """
     arrow, notes = _arrow_of(source)
+    arrow = pa.table([_without_views(column) for column in arrow.columns], names=arrow.column_names)
     what = type(source).__module__.partition(".")[0]
     what = f"{what} {type(source).__name__}" if what not in ("builtins", "__main__") else type(source).__name__
     return Table(
@@ -49,6 +50,21 @@ def _arrow_of(source: Any) -> tuple[pa.Table, list[str]]:
     if isinstance(source, Sequence) and not isinstance(source, str | bytes) and len(source):
         return _from_rows(source), []
     raise DataError(f"a {type(source).__name__} is no table: expected a path, a frame, an array, or a list of rows")
+
+
+def _without_views(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Strings in a layout that Arrow's functions know: polars has one of its own."""
+    if pa.types.is_string_view(column.type):
+        return column.cast(pa.large_string())
+    if pa.types.is_dictionary(column.type) and pa.types.is_string_view(column.type.value_type):
+        chunks = [
+            pa.DictionaryArray.from_arrays(
+                chunk.indices, chunk.dictionary.cast(pa.large_string()), ordered=column.type.ordered
+            )
+            for chunk in column.chunks
+        ]
+        return pa.chunked_array(chunks, pa.dictionary(column.type.index_type, pa.large_string(), column.type.ordered))
+    return column
 
 
 def _from_pandas(frame: Any) -> tuple[pa.Table, list[str]]:

@@ -20,7 +20,7 @@ from flowstone.data.tables.table import Table
 from flowstone.data.tables.text import read_text
 from flowstone.errors import DataError
 
-__all__ = ["READABLE", "STDIN", "files_of", "is_pattern", "is_table", "read_table"]
+__all__ = ["READABLE", "STANDARD_INPUT", "files_of", "is_pattern", "is_table", "read_table"]
 
 TEXT = (".csv", ".tsv", ".txt", ".dat", ".tab", ".data")
 READABLE = (
@@ -37,13 +37,14 @@ READABLE = (
     ".xls",
     ".ods",
 )
-STDIN = "-"
+OF_A_FOLDER = (".csv", ".tsv", ".parquet", ".feather", ".arrow", ".ipc", ".jsonl", ".ndjson")  # a .txt may be prose
+STANDARD_INPUT = ("-", "/dev/stdin")
 
 
 def is_table(source: str | os.PathLike[str]) -> bool:
     """Whether a source is a table by its name: standard input, a pattern, a readable ending, a folder of such files."""
     path = Path(source)
-    if str(source) == STDIN or is_pattern(str(source)):
+    if str(source) in STANDARD_INPUT or is_pattern(str(source)):
         return True
     return bool(_files_in(path)) if path.is_dir() else inner_suffix(path) in READABLE
 
@@ -100,7 +101,7 @@ def _are_paths(source: Any) -> bool:
 def files_of(source: str) -> list[Path]:
     """The files whose rows make a table: one, or all of a folder or a pattern."""
     path = Path(source)
-    if source == STDIN:
+    if source in STANDARD_INPUT:
         return [path]
     if is_pattern(source):
         found = sorted(map(Path, glob.glob(source)))
@@ -111,7 +112,7 @@ def files_of(source: str) -> list[Path]:
         return [path]
     files = _files_in(path)
     if not files:
-        raise DataError(f"{path}: cannot read a folder without tables; they end in {', '.join(READABLE)}")
+        raise DataError(f"{path}: cannot read a folder without tables; they end in {', '.join(OF_A_FOLDER)}")
     endings = sorted({inner_suffix(file) for file in files})
     if len(endings) > 1:
         raise DataError(
@@ -122,11 +123,11 @@ def files_of(source: str) -> list[Path]:
 
 def _files_in(folder: Path) -> list[Path]:
     found = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith((".", "_")))
-    return [file for file in found if inner_suffix(file) in READABLE and inner_suffix(file) != ".npy"]
+    return [file for file in found if inner_suffix(file) in OF_A_FOLDER]
 
 
 def _read_file(path: Path, *, na: Sequence[str], encoding: str | None, skip_bad: bool) -> Table:
-    if str(path) == STDIN:
+    if str(path) in STANDARD_INPUT:
         return _read_stdin(na=na, encoding=encoding, skip_bad=skip_bad)
     suffix = inner_suffix(path)
     if suffix not in READABLE:

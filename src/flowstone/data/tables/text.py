@@ -1,6 +1,5 @@
 """Text files to Arrow tables: the dialect from the first rows, then pyarrow's reader of CSV over the whole file."""
 
-import codecs
 import csv
 import io
 import warnings
@@ -43,8 +42,13 @@ def read_text(
     with opened() as stream:
         dialect = sniff(_sample(stream, encoding), na=na)
     bad = _BadRows(dialect)
-    with opened() as stream:
-        table = _parse(stream, encoding, dialect, bad, na)
+    try:
+        with opened() as stream:
+            table = _parse(stream, encoding, dialect, bad, na)
+    except pa.ArrowInvalid as error:
+        if "skip initial" in str(error) or "Empty CSV" in str(error):  # a line of names, and no end of line
+            raise DataError(f"{where}: the table is empty (0 rows, {len(dialect.names)} columns)") from error
+        raise
     notes = list(dialect.notes)
     if bad.count:
         if not skip_bad:
@@ -79,12 +83,14 @@ class _BadRows:
 
 def _sample(stream: IO[bytes], encoding: str) -> str:
     """The first lines of the text, whole ones."""
-    reader = codecs.getreader(encoding)(stream)
+    reader = io.TextIOWrapper(stream, encoding=encoding, newline="")
     try:
-        text = reader.read(SAMPLE, SAMPLE).removeprefix("\ufeff")
+        text = reader.read(SAMPLE).removeprefix("\ufeff")
         more = len(text) >= SAMPLE
     except UnicodeError as error:
         raise DataError(f"the text is not {encoding}: {error}", remedy={"encoding": "cp1252"}) from error
+    finally:
+        reader.detach()
     cut = max(text.rfind("\n"), text.rfind("\r")) if more else -1
     return text[: cut + 1] if cut > 0 else text
 

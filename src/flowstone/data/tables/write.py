@@ -12,7 +12,7 @@ import pyarrow as pa
 from flowstone.errors import OutputError
 from flowstone.files import atomic_path
 
-__all__ = ["check_writable", "write_arrays", "write_pieces", "write_table"]
+__all__ = ["check_writable", "write_arrays", "write_chunks", "write_table"]
 
 
 STDOUT = Path("-")
@@ -32,16 +32,16 @@ def check_writable(path: Path, endings: Sequence[str] = (".csv", ".parquet")) ->
 
 def write_table(path: Path, table: pa.Table) -> None:
     """Write ``.csv`` or ``.parquet`` by the ending of the name, all of it or nothing."""
-    write_pieces(path, [table])
+    write_chunks(path, [table])
 
 
-def write_pieces(path: Path, tables: Iterable[pa.Table]) -> None:
-    """The same for a table in pieces, at least one: each is written as it comes. ``-`` prints them as CSV."""
+def write_chunks(path: Path, tables: Iterable[pa.Table]) -> None:
+    """Write a table that comes in chunks, at least one; each is written as it comes. ``-`` prints them as CSV."""
     check_writable(path)
-    pieces = iter(tables)
-    first = next(pieces)
+    chunks = iter(tables)
+    first = next(chunks)
     if path == STDOUT:
-        _print_pieces(chain([first], pieces))
+        _print_chunks(chain([first], chunks))
         return
     with atomic_path(path) as temporary:
         if path.suffix.lower() == ".parquet":
@@ -53,11 +53,11 @@ def write_pieces(path: Path, tables: Iterable[pa.Table]) -> None:
 
             writer = pyarrow.csv.CSVWriter(temporary, first.schema)
         with writer:
-            for piece in chain([first], pieces):
-                writer.write_table(piece)
+            for chunk in chain([first], chunks):
+                writer.write_table(chunk)
 
 
-def _print_pieces(tables: Iterable[pa.Table]) -> None:
+def _print_chunks(tables: Iterable[pa.Table]) -> None:
     """CSV on standard output, the names once."""
     import pyarrow.csv
 

@@ -40,7 +40,7 @@ class Datetime(Numbers):
         far = [v for v in facts.unique[[0, -1]] if not FAR[0].as_py() <= v * seconds <= FAR[1].as_py()]
         made = cls.of(facts, gridded=facts.on_grid, step=facts.step)
         if counted and far and not facts.origin:
-            facts.doubts.append(f"{made.said(float(far[0]))} is far from all dates that are usual: is it a gap?")
+            facts.doubt(f"{made.said(float(far[0]))} is far from all dates that are usual: it may stand for a gap")
         return made
 
     def head(self) -> dict[str, Any]:

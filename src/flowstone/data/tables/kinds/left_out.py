@@ -7,7 +7,7 @@ from typing import NoReturn
 import numpy as np
 import pyarrow as pa
 
-from flowstone.data.tables.facts import Facts
+from flowstone.data.tables.facts import GROWING, Facts
 from flowstone.data.tables.kinds.kind import Description, Kind
 from flowstone.data.tables.types import is_number, is_temporal, is_text
 
@@ -66,7 +66,10 @@ class Identifier(LeftOut):
             why = facts.looks_like_identifier
         if why is None:
             return None
-        facts.notes.append(f"it is left out as an identifier: {why}")
+        if why == GROWING:
+            facts.doubt(f"it is left out as an identifier: {why}", "to keep it", kinds={facts.name: "integer"})
+        else:
+            facts.notes.append(f"it is left out as an identifier: {why}")
         return cls(**cls.common(facts), why=why)
 
     @classmethod

@@ -29,7 +29,7 @@ class Ordinal(Categorical):
 
     @classmethod
     def asked(cls, facts: Facts, arguments: Sequence[str]) -> "Ordinal":
-        made = super().asked(facts, ())
+        made = cast("Ordinal", super().asked(facts, ()))
         if not arguments:
             if made.grouped or any(isinstance(level, str) for level in made.levels):
                 raise cls.refuse(facts, "name its levels in their order, as in ordinal(S,M,L)")
