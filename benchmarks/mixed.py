@@ -122,8 +122,8 @@ def measure(folder: Path, name: str, seed: int, order: str) -> Outcome:
         c2st_given=_given(model, held_out, c2st, seed) if density.any_order else None,
         synthetic_auc=_auc(made, held, target, categorical), real_auc=_auc(rows, held, target, categorical),
         conditional_auc=_own_auc(model, held_out, target), nearer=privacy.nearer_to_training, copies=privacy.copies,
-        copies_test=privacy.copies_held_out, steps=model.history.records[-1].step if model.history else 0, train_seconds=round(train_seconds, 1),
-        sample_seconds=round(sample_seconds, 1), score_rows=round(score_rows),
+        copies_test=privacy.copies_held_out, steps=model.history.records[-1].step if model.history else 0,
+        train_seconds=round(train_seconds, 1), sample_seconds=round(sample_seconds, 1), score_rows=round(score_rows),
     )  # fmt: skip
 
 
@@ -171,11 +171,11 @@ HEAD = """## Tables of mixed columns
 
 Mean ± standard deviation over {seeds} seeds; XGB-C2ST is 1 where XGBoost cannot tell samples from rows (3 folds, as
 many samples as training rows). *Published*: the best of the literature under the same protocol (TabPC, TabDiff).
-*Test rows*: samples against the test part, and training rows against it, which bounds that. *Given half*: test rows half
-of whose columns are drawn given the others, against them. *TSTR*: AUC on the test part of boosted trees trained on
+*Test rows*: samples against the test part, and training rows against it, which bounds that. *Given half*: test rows
+half of whose columns are drawn given the others, against them. *TSTR*: AUC on the test part of boosted trees trained on
 samples, and on training rows. *p(target)*: AUC of the model's own probability of the target given all other columns.
-*Nearer*: share of samples that are nearer to a training row than to a test row (0.5: nothing is memorized); *copies*: of
-samples, and of test rows. NLL in nats a row, gaps counted as events, beside independent columns. Seconds are of one
+*Nearer*: share of samples that are nearer to a training row than to a test row (0.5: nothing is memorized); *copies*:
+of samples, and of test rows. NLL in nats a row, gaps counted as events, beside independent columns. Seconds are of one
 processor, training with the defaults of `flowstone.learn`. Test parts were used for this table alone.
 Machine: {machine}.
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flowstone.density import Density
-    from flowstone.table_model import TableModel
     from flowstone.runs import Run
+    from flowstone.table_model import TableModel
 
 __all__ = ["sample"]
 

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from flowstone.data.tables import Columns
     from flowstone.density import Density
-    from flowstone.table_model import TableModel
     from flowstone.mixed import MixedDensity
     from flowstone.runs import Run
+    from flowstone.table_model import TableModel
 
 __all__ = [
     "Device",

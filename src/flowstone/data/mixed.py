@@ -33,8 +33,8 @@ def open_mixed(request: DataRequest, table: Table, columns: Columns, described: 
     """
     if request.context:
         raise SettingError(
-            f"context={','.join(request.context)}: the density of mixed columns takes none; leave it among the columns, "
-            "of which any can be given to samples"
+            f"context={','.join(request.context)}: the density of mixed columns takes none; leave it among the "
+            "columns, of which any can be given to samples"
         )
     if not columns.names:
         left = ", ".join(f"{kind.column!r} {kind.describe().treatment}" for kind in columns.kinds)

@@ -60,8 +60,8 @@ def compare_column(ax: Axes, data: Tensor, drawn: Tensor, name: str, levels: Seq
     edges = _edges(distinct, low, high)
     for part, label, filled in zip(values, ("data", "samples"), (True, False), strict=True):
         ax.hist(
-            part[(part >= low) & (part <= high)], edges.tolist(), density=True, label=label, alpha=0.45 if filled else 1,
-            histtype="stepfilled" if filled else "step",
+            part[(part >= low) & (part <= high)], edges.tolist(), density=True, label=label,
+            alpha=0.45 if filled else 1, histtype="stepfilled" if filled else "step",
         )  # fmt: skip
     ax.set_yticks([])
     return ax
