@@ -80,7 +80,9 @@ class CompressTails(DataLayer):
         self.statistics_changed()
 
     def statistics_changed(self) -> None:
-        self.active = not self.knots.is_meta and bool((self.knots.abs() < NOWHERE).any())
+        if not self.knots.is_meta:
+            self.active = bool((self.knots.abs() < NOWHERE).any())
+            self.needs_float64 = self.reaches_beyond_float32()
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         z, log_det = self.compress(x.double())
