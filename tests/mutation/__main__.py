@@ -43,9 +43,13 @@ def nothing_fails_unchanged(checks: list[Check]) -> None:
         for module in MODULES:
             for each in unchanged(module):
                 stack.enter_context(alive(each))
-        broken = {law for check in checks if (law := check.fails())}
+        nothing_fails(checks, "without any change")
+
+
+def nothing_fails(checks: list[Check], when: str) -> None:
+    broken = {law for check in checks if (law := check.fails())}
     if broken:
-        sys.exit(f"without any change these fail: {', '.join(sorted(broken))}")
+        sys.exit(f"{when} these fail: {', '.join(sorted(broken))}")
 
 
 def is_chosen(only: list[str], owner: str, file: str = "") -> bool:
@@ -75,6 +79,7 @@ def run(only: list[str]) -> tuple[dict[str, Tally], list[str]]:
         if law and mutant.key in EQUIVALENT:
             wrong.append(f"called equivalent, but noticed by {law}: {mutant}")
         left.discard(mutant.key)
+    nothing_fails(checks, "after the last mutant, which has left something behind,")
     return tallies, wrong + [f"called equivalent, but does not occur: {key}" for key in sorted(left)]
 
 

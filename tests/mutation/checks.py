@@ -132,5 +132,5 @@ def all_checks() -> list[Check]:
 
 def run_laws(name: str) -> None:
     """Run everything that a law may call."""
-    for law in ("shapes", "round_trip", "gradients_are_finite"):
+    for law in ("shapes", "round_trip", *LATER, *DEVICE):
         LAWS[law](EVERY[name], SEED, 3.0)

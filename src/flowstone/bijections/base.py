@@ -279,7 +279,7 @@ def _widths(links: tuple[Bijection, ...]) -> tuple[int | None, int | None]:
                     f"but {width} come out of the links before it"
                 )
             width = link.features
-            first = width if known and first is None else first
+            first = width if known else first
         if type(link).latent_shape is not Bijection.latent_shape:  # such a link may change the width
             width, known = link.latent_features, False
     return first, width

@@ -20,7 +20,7 @@ def is_outside(x: Tensor, low: Bound, high: Bound) -> Tensor:
     """Whether each x lies below ``low`` or above ``high`` by more than the rounding of float32."""
     x, slack = x.double(), abs(low)
     if not (isinstance(high, float) and math.isinf(high)):
-        slack = torch.maximum(torch.as_tensor(slack), torch.as_tensor(high).abs())
+        slack = torch.maximum(torch.as_tensor(slack), torch.as_tensor(high))
     return (x < low - ROUNDING * slack) | (x > high + ROUNDING * slack)
 
 

@@ -113,7 +113,8 @@ class Interval(_Bounded):
         return self.low - margin, self.high + margin
 
     def statistics_changed(self) -> None:
-        self.needs_float64 = not self.low.is_meta and is_coarse(self.low, self.high - self.low)
+        if not self.low.is_meta:
+            self.needs_float64 = is_coarse(self.low, self.high - self.low)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         z, log_slope = self.logit.bend((x.double() - self.low) / (self.high - self.low))
@@ -125,7 +126,7 @@ class Interval(_Bounded):
         return x.to(self.data_dtype), log_det + self._log_width(z)
 
     def _log_width(self, value: Tensor) -> Tensor:
-        return (self.high - self.low).log().expand(value.shape[1:]).sum().to(self.dtype)
+        return (self.high - self.low).log().expand(value.shape[1:]).sum()
 
     def extra_repr(self) -> str:
         return f"low={self.low.tolist()}, high={self.high.tolist()}, alpha={self.logit.alpha:g}"

@@ -160,13 +160,12 @@ def _triangular_inverse(triangle: Tensor) -> Tensor:
     vanish and $(I - M)^{-1} = I + M + M^2 + \dots = (I + M)(I + M^2)(I + M^4) \cdots$ is exact.
     """
     triangle = triangle.double()
-    eye = torch.eye(triangle.shape[0], dtype=triangle.dtype, device=triangle.device)
     diagonal = triangle.diagonal()
-    power = eye - triangle / diagonal[:, None]
-    inverse = eye + power
-    for _ in range((triangle.shape[0] - 1).bit_length() - 1):
-        power = power @ power
+    inverse = torch.eye(len(triangle), dtype=triangle.dtype, device=triangle.device)
+    power = inverse - triangle / diagonal[:, None]
+    for _ in range(len(triangle).bit_length()):
         inverse = inverse + inverse @ power
+        power = power @ power
     return inverse / diagonal
 
 

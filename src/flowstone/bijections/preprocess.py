@@ -65,9 +65,14 @@ class Standardize(DataLayer):
         self.initialized.fill_(True)
         self.statistics_changed()
 
+    @property
+    def data_dtype(self) -> torch.dtype:
+        # The tails are loaded after this layer's own statistics, so each keeps its own flag.
+        return torch.float64 if self.needs_float64 or self.tails.needs_float64 else self.dtype
+
     def statistics_changed(self) -> None:
         if not self.mean.is_meta:
-            self.needs_float64 = is_coarse(self.mean, self.std) or self.tails.reaches_beyond_float32()
+            self.needs_float64 = is_coarse(self.mean, self.std)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         z, log_det = self.standardized(x)

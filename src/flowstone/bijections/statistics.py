@@ -1,6 +1,6 @@
 """Layers in the data's own units: they keep statistics of the data in float64, whatever the flow's precision."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -56,12 +56,10 @@ class DataLayer(Bijection):
             self._buffers[name] = torch.empty_like(value, device=device) if value.is_meta else value.to(device)
         return self
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        wide = dict(state_dict)
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
         for name in self._statistics:
-            if prefix + name in wide:
-                wide[prefix + name] = wide[prefix + name].double()
-        super()._load_from_state_dict(wide, prefix, *args, **kwargs)
+            setattr(self, name, getattr(self, name).double())  # where ``assign`` has put those of a float32 file
         self.statistics_changed()
 
 

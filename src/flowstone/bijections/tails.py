@@ -67,7 +67,7 @@ class CompressTails(DataLayer):
         ordered = x.double().sort(0).values
         low, median, high = (ordered[round(part * (len(ordered) - 1))] for part in (0.125, 0.5, 0.875))
         width = high / OCTILES - low / OCTILES
-        size = ordered.abs().amax(0).clamp_min(torch.finfo(torch.float64).tiny)  # squares may overflow
+        size = ordered.abs().amax(0)  # squares may overflow
         inflated = (width > 0) & ((ordered / size).std(0, correction=0) > INFLATED * width / size)
         ends = torch.stack((median - ordered[0], ordered[-1] - median)) / width
         beyond = inflated & (ends > REACH)
@@ -80,7 +80,9 @@ class CompressTails(DataLayer):
         self.statistics_changed()
 
     def statistics_changed(self) -> None:
-        self.active = not self.knots.is_meta and bool((self.knots.abs() < NOWHERE).any())
+        if not self.knots.is_meta:
+            self.active = bool((self.knots.abs() < NOWHERE).any())
+            self.needs_float64 = self.reaches_beyond_float32()
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         z, log_det = self.compress(x.double())
