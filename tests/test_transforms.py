@@ -219,6 +219,15 @@ def test_a_cache_of_size_zero_keeps_nothing(float64):
         cached.with_cache(2)
 
 
+def test_the_methods_that_torch_calls_abstract_evaluate_anew(float64):
+    transform, x, z = some_transform("Coupling RQSpline")
+    with counted(transform.bijection) as calls:
+        for _ in range(2):
+            same(transform._call(x), transform(x))
+            same(transform._inverse(z), transform.inv(z))
+    assert calls == {"forward": 2, "inverse": 2}
+
+
 def test_composed_and_transformed_run_each_part_once(float64):
     transform, x, _ = some_transform("Autoregressive RQSpline")
     chain: Any = td.ComposeTransform([transform, td.TanhTransform(cache_size=1)], cache_size=1)
@@ -332,8 +341,10 @@ def test_copies_are_whole(float64):
         same(other.inv(z.detach()), x)
         assert other.inv.inv is other
         assert other != transform
-    back = copy.deepcopy(transform.inv)
-    same(back(z.detach()), x)
+    for back in (copy.deepcopy(transform.inv), pickle.loads(pickle.dumps(transform.inv))):
+        same(back(z.detach()), x)
+        assert back.inv.inv is back
+        assert transform.inv.inv.inv is transform.inv
 
 
 def test_transforms_of_one_bijection_are_equal():

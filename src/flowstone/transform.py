@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ class BijectionTransform(Transform, nn.Module):
     The last x and z are kept with their log-det, as torch's own transforms do with ``cache_size=1``, so that a value
     and its log-det cost one evaluation; ``with_cache(0)`` keeps nothing. A kept x or z is used again only while
     gradients are recorded, and not after a backward pass through it or a change of the bijection. (Changes that torch
-    does not count, those through ``.data`` and by fused optimizers, are not noticed.)
+    does not count, those through ``.data`` and by fused optimizers, are not noticed: ``clear_cache()`` after them.)
 
     Args:
         bijection: f, data → latent. One that draws noise (``Dequantize``, ``Pad``) is not ``bijective``.
@@ -142,10 +142,20 @@ class BijectionTransform(Transform, nn.Module):
         return hash(self._identity())
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_kept": None}
+        return super().__getstate__() | {"_kept": None, "_inv": None}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.bijection!r})"
+
+    def clear_cache(self) -> None:
+        """Keep no pair: Pyro's name for it, after a change that torch does not count."""
+        self._kept = None
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self._run(x).y
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self._run_back(y).x
 
     def _inv_call(self, y: Tensor) -> Tensor:
         return (self._find(None, y) or self._run_back(y)).x
@@ -218,6 +228,15 @@ class _Inverted(_InverseTransform, nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return nn.Module.__getstate__(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self.inv._inv is None:  # a copy, of which this is the inverse
+            self.inv.__dict__["_inv"] = self
+
+    def clear_cache(self) -> None:
+        """Keep no pair."""
+        cast(BijectionTransform, self.inv).clear_cache()
 
 
 class Preimage(Constraint):
