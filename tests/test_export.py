@@ -1,6 +1,7 @@
 """Flows through torch.export and ONNX with a batch of any size give the flow's own numbers on other batch sizes."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -148,6 +149,17 @@ def test_strict_torch_export(name):
     flow = a_vector_flow(name, 2)
     values = inputs(flow, "log_prob")
     check_equal(exported(flow, values, strict=True), flow, values)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", VECTORS)
+def test_torch_jit_trace(name, method, tmp_path):
+    flow = a_vector_flow(name, 2)
+    module, values = of_method(flow, method), inputs(flow, method)
+    traced: Any = torch.jit.trace(module, values)
+    traced.save(tmp_path / "traced.pt")
+    check_equal(torch.jit.load(tmp_path / "traced.pt"), module, values)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -4,12 +4,14 @@ import ctypes
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.func import jacrev, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import flowstone
 from flowstone.bijections import RQSpline
@@ -174,6 +176,23 @@ def test_what_is_not_an_ordinary_float32_tensor_is_plain():
     with kernels(False):
         assert not applicable(torch.zeros(1))
     assert applicable(torch.zeros(1))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_what_is_traced_is_plain(direction):
+    """A graph would hold a kernel's memory, or a call of Python that cannot be saved."""
+    spline = RQSpline(bins=4)
+
+    def run(x, parameters):
+        return getattr(spline, direction)(x, parameters)
+
+    one, other = inputs(300, 2, "table", 4, seed=21), inputs(300, 2, "table", 4, seed=22)
+    expected = run(*other)
+    torch.testing.assert_close(make_fx(run)(*one)(*other), expected, atol=1e-4, rtol=1e-4)
+    traced: Any = torch.jit.trace(run, one)
+    assert "Python" not in str(traced.graph)
+    torch.testing.assert_close(traced(*other), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_the_environment_switches_them_off():

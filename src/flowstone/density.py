@@ -92,7 +92,7 @@ class Density(nn.Module, ABC):
             ShapeError: x or the context has another shape than the density was built for, or is no tensor.
         """
         self._check(x, context, self.event_shape)
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return self._log_prob(x, context)
         parts = [
             self._log_prob(x[rows], None if context is None else context[rows])
