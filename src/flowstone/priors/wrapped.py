@@ -55,6 +55,8 @@ class FromTorch(Prior):
 
     @without_autocast
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        if len(z) == 0:  # whose support torch cannot check
+            return z.flatten(1).sum(-1)
         own = z.to(self.own)
         within = cast(Tensor, self.distribution.support.check(own)).reshape(len(own), -1).all(-1)  # pyright: ignore
         # A sample stands in for what lies outside the support, which torch would refuse.
