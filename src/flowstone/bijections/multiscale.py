@@ -48,10 +48,10 @@ class Squeeze(Bijection):
         return z, x.new_zeros(x.shape[0])
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        channels, height, width = self.event_shape(z.shape[1:])
         if self.order == "checkerboard":
             (a, d), (b, c) = (half.unflatten(1, (-1, 2)).unbind(2) for half in z.chunk(2, 1))
             z = torch.stack((a, b, c, d), 2).flatten(1, 2)
-        channels, height, width = self.event_shape(z.shape[1:])
         squares = z.unflatten(1, (channels, 2, 2)).permute(0, 1, 4, 2, 5, 3)
         return squares.reshape(z.shape[0], channels, height, width), z.new_zeros(z.shape[0])
 
@@ -62,6 +62,8 @@ class Squeeze(Bijection):
         return torch.Size((4 * channels, height // 2, width // 2))
 
     def event_shape(self, latent_shape: torch.Size) -> torch.Size:
+        if len(latent_shape) != 3 or latent_shape[0] % 4:
+            raise ShapeError(f"cannot undo a squeeze to shape {tuple(latent_shape)}: its channels come in fours")
         channels, height, width = latent_shape
         return torch.Size((channels // 4, 2 * height, 2 * width))
 
