@@ -70,7 +70,7 @@ def test_values_given(capsysbinary):
     assert {row["sex"] for row in rows} == {"F", "M"}
     Path("known.csv").write_text("sex,age\nM,25\nF,\n")
     flowstone("sample", "R", "-n", 2, "--out", "g.csv", "--given-table", "known.csv")
-    rows = list(csv.DictReader(Path("g.csv").open()))
+    rows = list(csv.DictReader(io.StringIO(Path("g.csv").read_text())))
     assert [row["sex"] for row in rows] == ["M", "M", "F", "F"]
     assert [row["age"] for row in rows[:2]] == ["25", "25"]
 
@@ -117,7 +117,7 @@ def test_gaps_are_filled_several_times():
         .equals(table.select(["name", "sex", "age", "height"]))
     )
     flowstone("impute", "R", "people.parquet", "--out", "likely.csv", "--how", "likely")
-    assert len(list(csv.DictReader(Path("likely.csv").open()))) == len(table)
+    assert len(list(csv.DictReader(io.StringIO(Path("likely.csv").read_text())))) == len(table)
 
 
 def test_evaluation_with_and_without_the_training_table(folder, capsys, monkeypatch):

@@ -1,9 +1,11 @@
 """Judges of synthetic tables: two-sample test, nearest rows, train on synthetic."""
 
+import sys
+
 import numpy as np
 import pytest
 
-from flowstone.errors import DataError
+from flowstone.errors import DataError, SettingError
 from flowstone.evaluation import classifier_two_sample_test, nearest_rows, train_on_synthetic
 from flowstone.evaluation.nearest_rows import _nearest, _spread
 
@@ -103,3 +105,18 @@ def test_levels_are_scored_by_accuracy_and_gaps_of_the_target_are_left_out(rng):
     assert result.real > 0.95
     with pytest.raises(DataError, match="one value alone"):
         train_on_synthetic(np.ones((5, 2)), np.ones((5, 2)), np.ones((5, 2)), 1)
+
+
+def test_codes_of_many_levels_are_numbers_to_the_trees(rng):
+    real, other = (np.column_stack((rng.integers(0, 300, 900), rng.normal(size=900))).astype(float) for _ in range(2))
+    assert classifier_two_sample_test(real, other, np.array([True, False])).score > 0.8
+
+
+def test_a_missing_classifier_is_said_in_one_line(rng, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    for judge in (
+        lambda: classifier_two_sample_test(rng.normal(size=(9, 2)), rng.normal(size=(9, 2))),
+        lambda: train_on_synthetic(np.eye(5), np.eye(5), np.eye(5), 1),
+    ):
+        with pytest.raises(SettingError, match="install scikit-learn"):
+            judge()

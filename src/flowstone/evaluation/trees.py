@@ -6,7 +6,7 @@ import numpy as np
 
 from flowstone.errors import SettingError
 
-__all__ = ["classifier", "regressor"]
+__all__ = ["classifier", "of_few_levels", "regressor", "require_sklearn"]
 
 MOST_LEVELS = 255  # levels of a column that the trees take as categorical
 
@@ -21,11 +21,25 @@ def regressor(categorical: np.ndarray | None, seed: int) -> Any:
     return _trees("HistGradientBoostingRegressor", categorical, seed)
 
 
-def _trees(name: str, categorical: np.ndarray | None, seed: int) -> Any:
+def require_sklearn() -> None:
+    """SettingError where scikit-learn is not installed."""
     try:
-        from sklearn import ensemble
+        import sklearn  # noqa: F401
     except ImportError as error:
         raise SettingError(
             "to judge tables by a classifier, install scikit-learn: pip install flowstone[evaluation]"
         ) from error
+
+
+def of_few_levels(categorical: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
+    """Which categorical columns the trees can take as such; codes of more levels are numbers to them."""
+    if categorical is None:
+        return None
+    highest = np.nanmax(rows, axis=0, initial=0.0, where=~np.isnan(rows))
+    return np.asarray(categorical, bool) & (highest < MOST_LEVELS)
+
+
+def _trees(name: str, categorical: np.ndarray | None, seed: int) -> Any:
+    from sklearn import ensemble
+
     return getattr(ensemble, name)(categorical_features=categorical, random_state=seed, early_stopping=False)

@@ -9,6 +9,7 @@ import numpy as np
 
 from flowstone.errors import DataError
 from flowstone.evaluation.trees import classifier as boosted_trees
+from flowstone.evaluation.trees import of_few_levels, require_sklearn
 from flowstone.validation import require_integer
 
 __all__ = ["TwoSample", "classifier_two_sample_test"]
@@ -61,6 +62,7 @@ def classifier_two_sample_test(
     >>> same.score > 0.8, far.score < 0.1
     (True, True)
     """
+    require_sklearn()
     from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import StratifiedKFold
 
@@ -73,7 +75,7 @@ def classifier_two_sample_test(
     rng = np.random.default_rng(seed)
     rows = np.concatenate([table[rng.permutation(len(table))[:n]] for table in (real, other)])
     labels = np.repeat([1, 0], n)
-    make = classifier or (lambda: boosted_trees(categorical, seed))
+    make = classifier or (lambda: boosted_trees(of_few_levels(categorical, rows), seed))
     aucs = []
     for train, test in StratifiedKFold(folds, shuffle=True, random_state=seed).split(rows, labels):
         probability = make().fit(rows[train], labels[train]).predict_proba(rows[test])[:, 1]

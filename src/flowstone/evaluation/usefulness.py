@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from flowstone.errors import DataError
-from flowstone.evaluation.trees import classifier, regressor
+from flowstone.evaluation.trees import classifier, of_few_levels, regressor, require_sklearn
 
 __all__ = ["Usefulness", "train_on_synthetic"]
 
@@ -54,13 +54,15 @@ def train_on_synthetic(
     >>> scores.measure, scores.real > 0.95
     ('auc', True)
     """
+    require_sklearn()
     coded = np.zeros(real.shape[1], bool) if categorical is None else np.asarray(categorical, bool)
     tables = [table[~np.isnan(table[:, target])] for table in (synthetic, real, test)]
     levels = np.unique(tables[1][:, target])
     if len(levels) < 2:
         raise DataError(f"column {target} has one value alone, {levels[0]:g}: nothing can be learned of it")
     measure = "auc" if len(levels) == 2 else "accuracy" if coded[target] else "r2"
-    inputs = np.delete(coded, target)
+    few = of_few_levels(coded, np.concatenate((real, synthetic, test)))
+    inputs = None if few is None else np.delete(few, target)
     make = regressor if measure == "r2" else classifier
     scores = []
     for table in tables[:2]:
