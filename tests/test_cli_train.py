@@ -89,7 +89,7 @@ def test_options_of_the_training_arrive_and_are_recorded(tmp_path):
 
 def test_options_of_the_data_arrive_and_are_recorded(tmp_path):
     (tmp_path / "t.csv").write_text('a,b,"c,d",e\n' + "".join(f"{i},{i**2 % 7},{i**3 % 11},\n" for i in range(60)))
-    words = ["--columns", '"c,d", b', "--no-dequantize", "--seed", 3]
+    words = ["--columns", '"c,d", b', "--no-dequantize", "--seed", 3, "--flow", "realnvp"]
     flowstone("train", "t.csv", *words, "--out", "R", *QUICK)
     record = Run(tmp_path / "R").record
     assert record["columns"] == ["c,d", "b"]
@@ -144,7 +144,7 @@ def test_constant_columns_are_said_and_left_out(tmp_path, capsys):
 def test_rows_with_gaps_are_left_out_by_the_flag_of_the_hint(tmp_path, capsys, monkeypatch):
     path = make_table(tmp_path / "t.csv")
     path.write_text(path.read_text() + "1,,2\n")
-    line = refused(capsys, monkeypatch, "train", "t.csv", "--out", "R", *QUICK)
+    line = refused(capsys, monkeypatch, "train", "t.csv", "--out", "R", *QUICK, "--flow", "spline")
     assert line.endswith("column 'b', row 201 is missing or NaN; 1 of 201 rows hold such values; to leave them out: "
                          "--drop-missing")  # fmt: skip
     flowstone("train", "t.csv", "--out", "R", *QUICK, "--drop-missing")

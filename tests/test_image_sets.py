@@ -164,7 +164,7 @@ def test_a_set_is_fetched_where_it_is_missing(tmp_path, monkeypatch):
     assert requests == [("ylecun/mnist", "dataset", ["*.parquet"])]
     with pytest.raises(SettingError, match="this set cannot be fetched"):
         open_source("faces32", data_dir=tmp_path / "data", download=True)
-    with pytest.raises(SettingError, match="is no set that has a name"):
+    with pytest.raises(SettingError, match="download=True is for images"):
         open_source(str(tmp_path), download=True)
 
     def fails(**_):

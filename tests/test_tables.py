@@ -79,7 +79,7 @@ def test_integers_booleans_and_decimals_are_numbers(tmp_path):
 def test_bad_tables_are_named_in_one_line(tmp_path, name, text, message):
     path = write(tmp_path / name, text)
     with pytest.raises(DataError) as caught:
-        open_source(str(path))
+        open_source(str(path), mixed=False)
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -101,7 +101,7 @@ def test_rounding_errors_are_no_gaps_and_atoms_are_told(tmp_path):
     rng = np.random.default_rng(0)
     spiky = np.where(rng.random(400) < 0.3, 0.0, rng.normal(size=400))
     np.save(tmp_path / "t.npy", np.stack([spiky, rng.normal(size=400)], 1))
-    assert open_source(str(tmp_path / "t.npy")).description["atoms"] == {"x1": 0.0}
+    assert open_source(str(tmp_path / "t.npy"), mixed=False).description["atoms"] == {"x1": 0.0}
 
 
 def test_missing_files_and_unknown_names_tell_the_nearest(tmp_path):
@@ -136,7 +136,7 @@ def test_drop_missing_leaves_out_those_rows_alone(tmp_path):
     text = good_csv(tmp_path / "t.csv").read_text() + "nan,1,2\n1,inf,2\n"
     path = write(tmp_path / "t.csv", text)
     with pytest.raises(DataError, match="to leave them out: drop_missing=True"):
-        open_source(str(path))
+        open_source(str(path), mixed=False)
     dataset = open_source(str(path), drop_missing=True)
     assert dataset.description["rows"] == 60
 

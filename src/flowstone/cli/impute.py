@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from flowstone.cli.flags import select, with_flags
-from flowstone.cli.values import Device, model_of, reading_options
+from flowstone.cli.values import Device, Out, model_of, reading_options
 from flowstone.data.request import DataRequest
 from flowstone.errors import OutputError, SettingError
 
@@ -18,7 +18,7 @@ def impute(
     run: Path,
     data: str,
     *,
-    out: Path,
+    out: Out,
     how: str = "draw",
     draws: Annotated[int, Parameter(name=("--draws",))] = 1,
     seed: int = 0,

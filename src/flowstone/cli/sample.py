@@ -10,6 +10,7 @@ from flowstone.cli.flags import with_flags
 from flowstone.cli.values import (
     Device,
     FiniteCheck,
+    Out,
     device_of,
     given_label,
     given_of,
@@ -37,7 +38,7 @@ def sample(
     run: Path,
     *,
     n: Annotated[int, Parameter(name=("-n", "--n"))],
-    out: Path,
+    out: Out,
     temperature: float = 1.0,
     seed: int = 0,
     given: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
@@ -106,7 +107,7 @@ def sample(
 def _sample_table(
     folder: "Run",
     model: "TableModel",
-    out: Path,
+    out: Out,
     n: int,
     given: list[str],
     given_table: str | None,

@@ -11,6 +11,7 @@ from flowstone.cli.flags import select, with_flags
 from flowstone.cli.values import (
     Device,
     FiniteCheck,
+    Out,
     device_of,
     images_options,
     model_of,
@@ -36,7 +37,7 @@ def score(
     run: Path,
     data: str,
     *,
-    out: Path,
+    out: Out,
     per_column: Annotated[bool, Parameter(negative=())] = False,
     device: Device = "auto",
     precision: str = Settings.precision,

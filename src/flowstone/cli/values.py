@@ -5,7 +5,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
 
 from flowstone.errors import NonFiniteError, SettingError
 from flowstone.validation import require_choice
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Device",
     "FiniteCheck",
+    "Out",
     "column_metrics",
     "device_of",
     "given_label",
@@ -37,6 +40,7 @@ __all__ = [
 ]
 
 Device = str
+Out = Annotated[Path, Parameter(allow_leading_hyphen=True)]  # a file; - is standard output
 
 
 def settings_of(words: Sequence[str]) -> dict[str, Any]:

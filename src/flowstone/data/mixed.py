@@ -15,13 +15,13 @@ from flowstone.errors import DataError, SettingError
 __all__ = ["is_mixed", "open_mixed"]
 
 
-def is_mixed(columns: Columns) -> bool:
-    """Whether some column is more than numbers on the real line: levels, gaps, values that hold mass, a circle.
-
-    Tables without such columns are learned by flows of whole rows, which measure better on them.
+def is_mixed(columns: Columns, *, drop_missing: bool = False) -> bool:
+    """Whether some column is more than numbers on the real line: levels, values that hold mass, a circle, or gaps in
+    rows that are not left out. Other tables are learned by flows.
     """
     heads = columns.heads()
-    return any(head["atoms"] or head["gaps"] or head["rest"] in (None, "circle") for head in heads)
+    gaps = not drop_missing and any(head["gaps"] for head in heads)
+    return gaps or any(head["atoms"] or head["rest"] in (None, "circle") for head in heads)
 
 
 def open_mixed(request: DataRequest, table: Table, columns: Columns, described: Mapping[str, Any]) -> Dataset:
@@ -40,6 +40,8 @@ def open_mixed(request: DataRequest, table: Table, columns: Columns, described: 
         left = ", ".join(f"{kind.column!r} {kind.describe().treatment}" for kind in columns.kinds)
         raise DataError(f"{table.path}: no column is left to learn the density of ({left})")
     x = columns.encode(table)
+    if request.drop_missing:
+        x = x[x.isfinite().all(1)]
     infinite = x.isinf().nonzero()
     if len(infinite):
         row, column = infinite[0].tolist()
@@ -47,8 +49,6 @@ def open_mixed(request: DataRequest, table: Table, columns: Columns, described: 
             f"{table.path}: column {columns.names[column]!r}, row {row + 1} is infinite; to read such values as gaps",
             remedy={"na": ["inf", "-inf"]},
         )
-    if request.drop_missing:
-        x = x[~x.isnan().any(1)]
     if len(x) < MIN_ROWS:
         raise DataError(f"{table.path}: {len(x)} rows; the 80/10/10 split needs at least {MIN_ROWS}")
     order = np.random.default_rng(request.seed).permutation(len(x))

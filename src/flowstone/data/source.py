@@ -62,7 +62,7 @@ def open_source(
     if name in TOYS:
         request.require_kind(TOY)
         return _open_toy(TOYS[name], request)
-    if are_images(name) and not _is_folder_of_tables(path):
+    if name in IMAGE_SETS or (are_images(name) and not _is_folder_of_tables(path)):
         request.require_kind(IMAGES)
         return open_images(request, progress=progress)
     if not path.suffix and not path.exists() and not is_table(name):
@@ -121,7 +121,7 @@ def _open_table(request: DataRequest, mixed: bool | None, *, warn: bool = True) 
     table.require((*request.context, *request.exclude, *request.columns, *request.kinds))
     wanted = [name for name in (*request.columns, *request.context) if name not in request.exclude]
     columns = _kinds(table, request, wanted, warn=warn)
-    if mixed or (mixed is None and not request.context and is_mixed(columns)):
+    if mixed or (mixed is None and not request.context and is_mixed(columns, drop_missing=request.drop_missing)):
         source = request.source if request.source in STANDARD_INPUT else str(path.resolve())
         described = replace(request, source=source).as_record(TABLE) | {"sha256": _digest(request.source)}
         return open_mixed(request, table, columns, described)

@@ -125,8 +125,9 @@ class Numbers(Kind):
         """Values that rounding errors part from the grid, put on it."""
         if self.step is None or pa.types.is_integer(self.type) or is_temporal(self.type):
             return values
-        rounded = self._rounded(values)
-        return np.where(np.abs(values - rounded) <= OFF_GRID * self.step, rounded, values)
+        with np.errstate(invalid="ignore"):  # of infinite values
+            rounded = self._rounded(values)
+            return np.where(np.abs(values - rounded) <= OFF_GRID * self.step, rounded, values)
 
     def _rounded(self, values: np.ndarray) -> np.ndarray:
         if self.step is None:
