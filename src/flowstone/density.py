@@ -72,7 +72,10 @@ class Density(nn.Module, ABC):
         return False
 
     def training_settings(self, rows: float) -> Mapping[str, Any]:
-        """Options of ``flowstone.train.Settings`` that suit this density and so many rows, where none are given."""
+        """Options of ``flowstone.train.Settings`` that suit this density and so many rows.
+
+        ``fit`` takes from it what the user leaves open (None in the settings); ``steps`` is for those who call it.
+        """
         return {}
 
     @abstractmethod

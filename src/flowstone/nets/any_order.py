@@ -11,16 +11,17 @@ __all__ = ["AnyOrderNet", "ResidualBlocks", "RowDropout"]
 
 
 class ResidualBlocks(nn.Module):
-    r"""$h \leftarrow h + W_2 \phi(\text{dropout}(W_1 \phi(h)))$ from block to block, φ = ReLU; then φ once more."""
+    r"""$h \leftarrow h + W_2 \phi(\text{dropout}(W_1 \phi(h)))$ from block to block, φ = ReLU; then φ and dropout."""
 
     def __init__(self, width: int, blocks: int) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(_block(width) for _ in range(blocks))
+        self.dropout = RowDropout(0.0)
 
     def forward(self, h: Tensor) -> Tensor:
         for block in self.blocks:
             h = h + block(h)
-        return h.relu()
+        return self.dropout(h.relu())
 
 
 class RowDropout(nn.Dropout):

@@ -195,7 +195,7 @@ class Settings:
             values = values | {"validate_every": SMALL_SET_VALIDATE_EVERY}
         if rows < TINY_SET:
             values = values | {"dropout": TINY_SET_DROPOUT}
-        values = values | dict(suited or {})
+        values = values | {name: value for name, value in (suited or {}).items() if name in values}
         given: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         given |= {name: value for name, value in values.items() if given[name] is None}
         return ResolvedSettings(**given)
