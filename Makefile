@@ -18,7 +18,7 @@ test: .venv/.dev lint  ## lint, then all tests but the long ones (minutes)
 laws: .venv/.dev  ## test the laws of bijections on many more inputs, and compiled (half an hour)
 	$(BIN)/python -m pytest -q -n 2 --hypothesis-profile=long -m "long or not long" tests/test_bijections.py
 
-mutants: .venv/.dev  ## break every bijection on purpose, measure every one: docs/reliability.md (ten minutes)
+mutants: .venv/.dev  ## break every bijection on purpose, measure every one: docs/reliability.md (20 minutes)
 	PYTHONPATH=tests $(BIN)/python -m mutation --out .venv/mutants.json
 	$(BIN)/python benchmarks/reliability.py --mutants .venv/mutants.json
 

@@ -163,10 +163,10 @@ def measure(number: int, tree: Path, rounds: int) -> dict[str, list[float]]:
             worker.close()
 
 
-def summary(title: str, found: list[float], wanted: float) -> str:
-    if not found:
+def summary(title: str, medians: list[float], wanted: float) -> str:
+    if not medians:
         return f"{title}: not measured"
-    return f"{title}: geometric mean {geometric_mean(found):.3f}, lowest {min(found):.3f}, wanted at least {wanted}"
+    return f"{title}: geometric mean {geometric_mean(medians):.3f}, lowest {min(medians):.3f}, wanted at least {wanted}"
 
 
 def main() -> None:
@@ -181,7 +181,7 @@ def main() -> None:
     tree = arguments.tree.resolve()
     if not (tree / "src" / "flowstone").is_dir():
         parser.error(f"{tree} has no src/flowstone: not a checkout of Flowstone")
-    found: dict[str, list[float]] = {"step": [], "scoring": []}
+    medians: dict[str, list[float]] = {"step": [], "scoring": []}
     print(f"{machine()}; ratio: the other checkout's time / this one's; above 1 this one is faster\n")
     print("| item | this, ms | other, ms | ratio |\n|---|---|---|---|")
     for number, (item, precision) in enumerate(RUNS):
@@ -190,13 +190,13 @@ def main() -> None:
             continue
         times = measure(number, tree, arguments.rounds)
         ratio = ratios(times["other"], times["this"])
-        found["step" if item.what == "step" else "scoring"].append(ratio.median)
+        medians["step" if item.what == "step" else "scoring"].append(ratio.median)
         print(
             f"| {name} | {Spread.of(times['this']):.1f} | {Spread.of(times['other']):.1f} | {ratio:.3f} |", flush=True
         )
     print()
-    print(summary("Training steps", found["step"], 0.94))
-    print(summary("Densities and samples", found["scoring"], 0.97))
+    print(summary("Training steps", medians["step"], 0.94))
+    print(summary("Densities and samples", medians["scoring"], 0.97))
 
 
 if __name__ == "__main__":

@@ -179,8 +179,8 @@ def write_section(name: str, text: str, page: Path = RESULTS) -> None:
     """Replace the section ``name`` of a page, between its two marks, and leave the rest as it is."""
     begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
     before, _, rest = page.read_text().partition(begin)
-    _, found, after = rest.partition(end)
-    if not found:
+    _, end_mark, after = rest.partition(end)
+    if not end_mark:
         raise SystemExit(f"{page} has no section {name!r}")
     page.write_text(f"{before}{begin}\n{text.strip()}\n\n{end}{after}")
 

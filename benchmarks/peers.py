@@ -161,7 +161,8 @@ def learn(name: str, rate: float, began: float) -> None:
     if name == OURS[0]:
         learn_by_fit(moons, held_out, chance, began)
     contender = LIBRARIES[name](Task("spline", 2, 6, 64, rate=rate))
-    assert contender is not None
+    if contender is None:
+        return  # this library has no such flow
     generator, best = torch.Generator().manual_seed(2), math.inf
     while best > 1.16 and time.time() - began < 100:
         for _ in range(20):
@@ -223,18 +224,18 @@ def peaks(threads: int) -> None:
     print(json.dumps({"gemm": 2 * 2048**3 / best(lambda: a @ a) / 1e9, "copy": copy}))
 
 
-def cells(found: dict[str, dict[str, Any]]) -> list[str]:
+def cells(measured: dict[str, dict[str, Any]]) -> list[str]:
     """Our milliseconds, how many times as fast our variants are, how many times as long each peer takes."""
-    row = [f"{found[OURS[0]]['spread']:.1f}"]
-    row += [f"{1 / found[name]['ratio']:.2f}" if name in found else "" for name in OURS[1:]]
-    return row + [f"{found[name]['ratio']:.2f}" if name in found else "" for name in PEERS]
+    row = [f"{measured[OURS[0]]['spread']:.1f}"]
+    row += [f"{1 / measured[name]['ratio']:.2f}" if name in measured else "" for name in OURS[1:]]
+    return row + [f"{measured[name]['ratio']:.2f}" if name in measured else "" for name in PEERS]
 
 
-def speed_line(item: Item, found: dict[str, dict[str, Any]], peak: dict[int, dict[str, float]]) -> str:
-    fastest = min(found[name]["ratio"] for name in PEERS if name in found)
-    counts = "/".join(f"{found[name]['parameters'] / 1e3:.0f}" for name in (OURS[0], *PEERS) if name in found)
-    used = rates(item, found[OURS[0]]["parameters"], found[OURS[0]]["spread"].median, peak[item.threads])
-    return f"| {item} | {' | '.join(cells(found))} | **{fastest:.2f}** | {item.wanted} | {used} | {counts} |"
+def speed_line(item: Item, measured: dict[str, dict[str, Any]], peak: dict[int, dict[str, float]]) -> str:
+    fastest = min(measured[name]["ratio"] for name in PEERS if name in measured)
+    counts = "/".join(f"{measured[name]['parameters'] / 1e3:.0f}" for name in (OURS[0], *PEERS) if name in measured)
+    used = rates(item, measured[OURS[0]]["parameters"], measured[OURS[0]]["spread"].median, peak[item.threads])
+    return f"| {item} | {' | '.join(cells(measured))} | **{fastest:.2f}** | {item.wanted} | {used} | {counts} |"
 
 
 def rates(item: Item, parameters: float, milliseconds: float, peak: dict[str, float]) -> str:
@@ -311,8 +312,8 @@ def speeds(only: str, peak: dict[int, dict[str, float]]) -> str:
 def growths() -> str:
     lines = []
     for number, item in enumerate(GROWTH):
-        found = measure("growth", number, [OURS[0], *PEERS])
-        row = cells(found)
+        measured = measure("growth", number, [OURS[0], *PEERS])
+        row = cells(measured)
         lines.append(f"| {item} | {' | '.join([row[0], *row[len(OURS) :]])} |")
         print(lines[-1], flush=True)
     return "\n".join(lines)
@@ -321,10 +322,10 @@ def growths() -> str:
 def memories() -> str:
     lines = []
     for depth, item in enumerate(DEPTHS):
-        found = {name: alone("grow", depth, name) for name in (OURS[0], CHECKPOINTED, *PEERS)}
-        row = [f"{each[0]:.0f}" if each else "" for each in found.values()]
+        measured = {name: alone("grow", depth, name) for name in (OURS[0], CHECKPOINTED, *PEERS)}
+        row = [f"{each[0]:.0f}" if each else "" for each in measured.values()]
         row.insert(2, f"{measure('depths', depth, (OURS[0], CHECKPOINTED))[CHECKPOINTED]['ratio']:.2f}")
-        lines.append(f"| {item.task.layers} | {found[OURS[0]][1]:.1f} | {' | '.join(row)} |")
+        lines.append(f"| {item.task.layers} | {measured[OURS[0]][1]:.1f} | {' | '.join(row)} |")
         print(lines[-1], flush=True)
     return "\n".join(lines)
 

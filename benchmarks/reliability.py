@@ -74,14 +74,14 @@ def errors(bijection: Bijection, rows: Rows) -> Figures:
 
 def in_both_precisions(bijection: Bijection, many: Iterable[Rows]) -> list[Figures]:
     """``bijection`` is in float32; the same weights and rows in float64 come first."""
-    double, found = copy.deepcopy(bijection).double(), [Figures(), Figures()]
+    double, worst = copy.deepcopy(bijection).double(), [Figures(), Figures()]
     with torch.no_grad():
         for rows in many:
             # Both see the float32 numbers.
             single = cast(rows, torch.float32)
-            found[0] = found[0].worse(errors(double, cast(single, torch.float64)))
-            found[1] = found[1].worse(errors(bijection, single))
-    return found
+            worst[0] = worst[0].worse(errors(double, cast(single, torch.float64)))
+            worst[1] = worst[1].worse(errors(bijection, single))
+    return worst
 
 
 def mixture(features: int, generator: torch.Generator) -> Callable[[int], Tensor]:
@@ -157,9 +157,10 @@ MUTANTS = """
 `make mutants` breaks the code on purpose, one small change at a time: a sign, a factor, a term, a comparison, an
 axis, a bound of a slice, a clamp, a buffer that is not saved; what `forward` and `inverse` return is shifted by 1e-4,
 their log-dets are scaled by 1.01, dropped and turned round. Each mutant is run by the quick laws over the cases that
-execute the changed line, and by checks of what docstrings promise (in `tests/mutation/`: formulas, bounds, starts,
-and a few more cases), until one fails. Left out are `traces_whole` and `measure_is_kept`, which are slow. A mutant
-counts for the first check that notices it, and the order is fixed: a law with a small count may notice many more.
+execute the changed line, by checks of what docstrings promise (in `tests/mutation/`: formulas, bounds, starts, states,
+and a few more cases) and by the examples in docstrings, until one fails. Left out are `traces_whole`,
+`measure_is_kept` and `grid_sums_to_one`, which are slow. A mutant counts for the first check that notices it, and the
+order is fixed: a law with a small count may notice many more.
 
 {total} mutants, {caught} noticed, {equivalent} equivalent, {survivors} others; {seconds} s, torch {torch}.
 
@@ -168,11 +169,11 @@ counts for the first check that notices it, and the order is fixed: a law with a
 {classes}
 
 Of those noticed, {by_laws} broke a law, {raised} raised an error in one of the checks, and {added} were first noticed
-by what `tests/mutation/` adds: mostly changes that leave forward, inverse and log-det at one with each other, but
-not with the docstring. In all: {laws}.
+by an example or by what `tests/mutation/` adds to the laws: mostly changes that leave forward, inverse and log-det at
+one with each other, but not with the docstring. In all: {laws}.
 
 Equivalent means that the mutated code computes the same map, or that the change is none to a user. Each one was looked
-at, and is listed in `tests/mutation/equivalent.py` with its reason; another survivor makes that script fail.
+at, and is listed in `tests/mutation/equivalent.py` with its reason; any other survivor makes `make mutants` fail.
 
 | where | original | mutated | why no check can tell |
 |---|---|---|---|
@@ -188,30 +189,30 @@ def code(text: str) -> str:
     return "`" + text.replace("|", "\\|") + "`"
 
 
-def about_mutants(found: dict[str, Any]) -> str:
+def about_mutants(result: dict[str, Any]) -> str:
     classes = [
         f"| {owner} | {row['mutants']} | {row['caught']} | {row['equivalent']} | {len(row['survivors'])} "
         f"| {counted(row['laws'])} |"
-        for owner, row in found["classes"].items()
+        for owner, row in result["classes"].items()
     ]
     reasons = [
         f"| {owner}.{function} | {code(before)} | {code(after)} | {why} |"
-        for owner, function, before, after, why in found["equivalent"]
+        for owner, function, before, after, why in result["equivalent"]
     ]
-    by_laws = sum(count for law, count in found["laws"].items() if law in LAWS)
-    raised = found["laws"].get("an exception", 0)
+    by_laws = sum(count for law, count in result["laws"].items() if law in LAWS)
+    raised = result["laws"].get("an exception", 0)
     return MUTANTS.format(
-        total=found["mutants"],
-        caught=sum(row["caught"] for row in found["classes"].values()),
+        total=result["mutants"],
+        caught=sum(row["caught"] for row in result["classes"].values()),
         equivalent=len(reasons),
-        survivors=sum(len(row["survivors"]) for row in found["classes"].values()),
-        seconds=found["seconds"],
-        torch=found["torch"],
+        survivors=sum(len(row["survivors"]) for row in result["classes"].values()),
+        seconds=result["seconds"],
+        torch=result["torch"],
         classes="\n".join(classes),
-        laws=counted(found["laws"]),
+        laws=counted(result["laws"]),
         by_laws=by_laws,
         raised=raised,
-        added=sum(found["laws"].values()) - by_laws - raised,
+        added=sum(result["laws"].values()) - by_laws - raised,
         reasons="\n".join(reasons),
     )
 
@@ -246,7 +247,7 @@ remedy. A round trip of noise (*Dequantize*) is exact in one direction and means
 {cases}
 
 `make mutants` made this page: `python benchmarks/reliability.py --mutants FILE`, with what
-`python -m mutation --out FILE` wrote; seed {seed}; {seconds} s; {machine}; one thread.
+`PYTHONPATH=tests python -m mutation --out FILE` wrote; seed {seed}; {seconds} s; {machine}; one thread.
 """  # noqa: E501 (a row of a table is one line)
 
 

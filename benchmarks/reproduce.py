@@ -74,7 +74,7 @@ PLAIN = {"schedule": "constant", "warmup": 0.0, "ema": 0.0, "clip": 1e9, "patien
 def experiments() -> list[Experiment]:
     """All trainings, in the order of the page."""
     nets = {"couplings": 6, "separate_nets": True}
-    found = [
+    result = [
         Experiment(
             "000", "RealNVP, 6 couplings, s and t nets of 5 layers, 256 wide", "moons", "realnvp",
             nets | {"hidden": (256,) * 4}, training=PLAIN | {"steps": 500, "lr": 1e-3},
@@ -89,13 +89,13 @@ def experiments() -> list[Experiment]:
     ]  # fmt: skip
     for toy in ("circles", "moons", "spirals"):
         for title, recipe in (("NICE", "nice"), ("RealNVP", "realnvp")):
-            found.append(
+            result.append(
                 Experiment(
                     "002", title, toy, recipe, {"couplings": 6}, training={"steps": 1000},
                     note="the document gives no sizes: our recipe, 6 couplings of 128 x 128, 1000 steps",
                 )
             )  # fmt: skip
-    found += [
+    result += [
         Experiment(
             "001", "RealNVP, learned scale, rate 5e-4", toy, "realnvp", nets | {"hidden": (64, 64)},
             training=PLAIN | {"steps": 1000, "lr": 5e-4},
@@ -104,7 +104,7 @@ def experiments() -> list[Experiment]:
         for toy in ("moons", "circles", "blobs", "uniform")
     ]  # fmt: skip
     leaky = {"couplings": 4, "hidden": (32,), "activation": "tanh", "leaky_relu": True}
-    found += [
+    result += [
         Experiment(
             "004", "coupling + LeakyReLU, tanh nets of one layer", "banana", "realnvp", leaky, 1024,
             {"steps": 3000, "lr": 3e-3, "batch_size": 1024, "schedule": "constant", "patience": 8,
@@ -114,8 +114,8 @@ def experiments() -> list[Experiment]:
         Experiment("004", f"{DEFAULT} (default)", "banana", points=1024, note="fixed 1024 points"),
     ]  # fmt: skip
     toys = ("moons", "circles", "spirals", "blobs", "uniform", "banana")
-    found += [Experiment("default", f"{DEFAULT} (default)", toy, note="fresh points, all defaults") for toy in toys]
-    return found
+    result += [Experiment("default", f"{DEFAULT} (default)", toy, note="fresh points, all defaults") for toy in toys]
+    return result
 
 
 @cache
@@ -173,11 +173,11 @@ def grid_of_flows(rows: dict[str, dict[str, Outcome]], *, density: bool) -> Figu
     return figure
 
 
-def pictures(found: dict[tuple[str, str, str], Outcome], images: Path) -> None:
+def pictures(outcomes: dict[tuple[str, str, str], Outcome], images: Path) -> None:
     """All pictures of the page."""
 
     def one(document: str, toy: str, start: str = "") -> Outcome:
-        return next(o for (d, t, label), o in found.items() if (d, t) == (document, toy) and label.startswith(start))
+        return next(o for (d, t, label), o in outcomes.items() if (d, t) == (document, toy) and label.startswith(start))
 
     moons = test_points("moons")
     for name, outcome in (("000-realnvp", one("000", "moons")), ("000-default", one("default", "moons"))):
@@ -351,15 +351,15 @@ def line_of_table(row: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def page(found: dict[tuple[str, str, str], Outcome], tables: list[dict[str, Any]], seconds: float) -> str:
+def page(outcomes: dict[tuple[str, str, str], Outcome], tables: list[dict[str, Any]], seconds: float) -> str:
     parts = ["# Reproductions", "", INTRODUCTION.format(minutes=seconds / 60, machine=machine(), test=TEST), ""]
     for document, (title, images) in SECTIONS.items():
-        mine = [o for (d, _, _), o in found.items() if d == document]
+        mine = [o for (d, _, _), o in outcomes.items() if d == document]
         toys = {o.experiment.toy for o in mine}
         has_default = any(o.experiment.label.startswith(DEFAULT) for o in mine)
-        beside = [] if has_default else [o for (d, t, _), o in found.items() if d == "default" and t in toys]
-        parts += [f"## {title}", "", table_of(mine + beside), "", images, ""]
-    default = [o for (document, _, _), o in found.items() if document == "default"]
+        defaults = [] if has_default else [o for (d, t, _), o in outcomes.items() if d == "default" and t in toys]
+        parts += [f"## {title}", "", table_of(mine + defaults), "", images, ""]
+    default = [o for (document, _, _), o in outcomes.items() if document == "default"]
     parts += [TABLES_INTRODUCTION, table_of_tables(tables), "", "## All toys with the default", "", table_of(default)]
     return "\n".join(parts) + "\n"
 
@@ -374,12 +374,12 @@ def main() -> None:
     shrink = 0.05 if options.quick else 1.0
     (docs / "images").mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    found = {(e.document, e.toy, e.label): run(e, shrink) for e in experiments()}
+    outcomes = {(e.document, e.toy, e.label): run(e, shrink) for e in experiments()}
     folder = Path(options.data_dir or DOCS.parents[1] / "shared" / "data") / "tables"
     paths = [folder / f"{name}.parquet" for name in TABLES if (folder / f"{name}.parquet").exists()]
     tables = [compare(path, docs / "images", shrink) for path in paths]
-    pictures(found, docs / "images")
-    (docs / "reproductions.md").write_text(page(found, tables, time.monotonic() - started))
+    pictures(outcomes, docs / "images")
+    (docs / "reproductions.md").write_text(page(outcomes, tables, time.monotonic() - started))
     print(f"wrote {docs / 'reproductions.md'} in {time.monotonic() - started:.0f} s")
 
 

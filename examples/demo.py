@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def picture(moons, test, trained):
-    """Above: points; below: densities, on one scale; the first column is the truth."""
+    """Points above, densities on one scale below; the first column shows the true density."""
     limits = plot.limits_of(test)
     peak = moons.log_prob(test[:5000]).exp().quantile(0.98).item()
     figure, axes = plot.new_figure(2, 1 + len(trained), (13.2, 6.8))

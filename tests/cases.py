@@ -1,6 +1,7 @@
 """Every bijection by name, with parameters that are not trivial: the laws run over all of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from flowstone.nets import MADE, MLP, ConvNet, Parallel
 from flowstone.nets.initialization import initialize_output
 from flowstone.testing import Case
 
-__all__ = ["CASES", "disturb", "normal", "reset_outputs", "same"]
+__all__ = ["CASES", "default_dtype", "disturb", "normal", "refuses", "reset_outputs", "same"]
 
 Transform = Callable[[int], b.Univariate]
 
@@ -24,6 +25,24 @@ def same(got: Any, wanted: Any, tolerance: float = 1e-9) -> None:
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def refuses(call: Callable[[], object], error: type[Exception]) -> None:
+    try:
+        call()
+    except error:
+        return
+    raise AssertionError(f"no {error.__name__} was raised")
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def disturb(module: nn.Module, size: float = 0.6) -> None:
@@ -178,9 +197,9 @@ def integers(*shape: int) -> Callable[[int, torch.Generator, float], Tensor]:
     return draw
 
 
-# Recipes far out, and deep chains of wild layers, are ill-conditioned: that would measure float64, not the bijection.
+# Recipes on values far out, and deep chains, are ill-conditioned: tests of them would measure float64.
 WHOLE: dict[str, Any] = {"size": 0.3, "widest": 3.0}
-# Of data bounded on some side, latents far out are at the border itself.
+# Latents far out are mapped to the border of bounded data.
 BOUNDED: dict[str, Any] = {"density": False, "widest": 3.0, "widest_float32": 2.0, "triangular": True}
 NOISY: dict[str, Any] = {"stochastic": True, "density": False}
 

@@ -21,7 +21,7 @@ QUICK = ["--set", "couplings=2", "hidden=16", "--steps", "60", "--batch-size", "
 
 
 def flowstone(*words: object) -> None:
-    """Run a command in this process; a FlowstoneError or SystemExit comes through."""
+    """Run a command in this process; a FlowstoneError or SystemExit is raised."""
     app([str(word) for word in words], result_action="return_value")
 
 

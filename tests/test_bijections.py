@@ -179,6 +179,12 @@ def test_wrong_settings_are_named():
         MADE(2, 2, hidden=(8, 9), residual=True)
     with pytest.raises(ShapeError, match=r"cannot squeeze shape \(1, 3, 4\)"):
         Squeeze()(torch.zeros(1, 1, 3, 4))
+    for order in ("channel", "checkerboard"):
+        with pytest.raises(ShapeError, match=r"cannot undo a squeeze to shape \(6, 2, 2\)"):
+            Squeeze(order=order).inverse(torch.zeros(1, 6, 2, 2))
+    for shape in ((3, 2, 2), (4, 2)):
+        with pytest.raises(ShapeError, match="its channels come in fours"):
+            Squeeze().event_shape(torch.Size(shape))
     with pytest.raises(SettingError, match="scale 1 ends with 1 channels"):
         MultiScale((1, 4, 4), [ActNorm(1), ActNorm(1)])
     with pytest.raises(SettingError, match="either features"):

@@ -46,7 +46,7 @@ class Faulty(Bijection):
 
 
 class Unsquared(Faulty):
-    """The same for whatever has 2 or 4 channels, as a scaling of all."""
+    """The same fault in a scaling of any number of channels by one factor."""
 
     def forward(self, x, context=None):
         log_det = self.log_scale[0] * x[0].numel() * (-1 if self.fault == "sign" else 1)
@@ -83,9 +83,9 @@ def test_a_sound_flow_is_found_sound():
     ("fault", "sentence"), [("sign", "claims a log-det that is not its Jacobian's"), ("shift", "does not invert")]
 )
 def test_one_faulty_layer_among_96_is_named(fault, sentence):
-    found = check(deep(Faulty(fault)), torch.randn(200, 2)).findings
-    assert any(f"layer 61, Faulty, {sentence}" in finding for finding in found), found
-    assert not any("layer 60," in finding or "layer 62," in finding for finding in found)
+    findings = check(deep(Faulty(fault)), torch.randn(200, 2)).findings
+    assert any(f"layer 61, Faulty, {sentence}" in finding for finding in findings), findings
+    assert not any("layer 60," in finding or "layer 62," in finding for finding in findings)
 
 
 def test_96_sound_layers_are_sound_and_what_rounding_does_to_them_is_said():
@@ -94,25 +94,25 @@ def test_96_sound_layers_are_sound_and_what_rounding_does_to_them_is_said():
     narrow = LULinear(2)
     narrow.triangles.above.data[0, 1] = narrow.triangles.below.data[1, 0] = 1.0
     narrow.triangles.log_diagonal.data[1] = -16.0
-    found = check(deep(narrow, place=97), torch.randn(200, 2)).findings
-    assert any("nearly singular" in finding and "layer 98, LULinear" in finding for finding in found), found
+    findings = check(deep(narrow, place=97), torch.randn(200, 2)).findings
+    assert any("nearly singular" in finding and "layer 98, LULinear" in finding for finding in findings), findings
 
 
 def test_a_flow_that_float32_cannot_invert_is_told_from_a_wrong_one():
     torch.manual_seed(0)
     flow = flowstone.realnvp(2, couplings=96, hidden=(16,))
     disturb(flow, 0.3)
-    found = check(flow, torch.randn(200, 2)).findings
-    assert any("float32" in finding or "even in float64" in finding for finding in found), found
-    assert not any("claims a log-det" in finding for finding in found), found
+    findings = check(flow, torch.randn(200, 2)).findings
+    assert any("float32" in finding or "even in float64" in finding for finding in findings), findings
+    assert not any("claims a log-det" in finding for finding in findings), findings
 
 
 def test_a_scale_at_its_bound_is_told():
-    for bound, told in (("soft", True), ("tanh", False)):  # the factor of a tanh is learned: that is no bound
+    for bound, reported in (("soft", True), ("tanh", False)):  # the factor of a tanh is learned: that is no bound
         flow = flowstone.realnvp(2, couplings=2, hidden=(8,), scale=bound)
         flow.bijection.links[1].net.output.bias.data[:] = 20.0  # pyright: ignore
-        found = check(flow, torch.randn(100, 2)).findings
-        assert any("runs at the bound of its scale" in finding for finding in found) == told, found
+        findings = check(flow, torch.randn(100, 2)).findings
+        assert any("runs at the bound of its scale" in finding for finding in findings) == reported, findings
 
 
 def test_images_and_context_are_checked_too():
@@ -193,16 +193,16 @@ def test_rows_outside_the_domain_are_told_and_left_out():
 
 def test_a_fault_beside_a_large_column_is_found():
     x = torch.randn(200, 2) * torch.tensor([1.0, 1e7])
-    found = check(flowstone.Flow(Chain(Faulty("shift"), Inverse(Faulty("none"))), StandardNormal(2)), x).findings
-    assert any("layer 1, Faulty, does not invert on the data" in finding for finding in found), found
+    findings = check(flowstone.Flow(Chain(Faulty("shift"), Inverse(Faulty("none"))), StandardNormal(2)), x).findings
+    assert any("layer 1, Faulty, does not invert on the data" in finding for finding in findings), findings
 
 
 def test_layers_inside_scales_and_inverses_are_looked_at():
     torch.manual_seed(0)
     scales = [Chain(Squeeze(), Unsquared("none")), Chain(Unsquared("none"), Inverse(Unsquared("sign")))]
     flow = flowstone.Flow(MultiScale((1, 4, 4), scales), StandardNormal(16))
-    found = check(flow, torch.randn(50, 1, 4, 4)).findings
-    assert all("layer 4, Unsquared, claims a log-det" in finding for finding in found), found
+    findings = check(flow, torch.randn(50, 1, 4, 4)).findings
+    assert all("layer 4, Unsquared, claims a log-det" in finding for finding in findings), findings
     iaf = check(flowstone.iaf(2, layers=2, hidden=(8,)), torch.randn(50, 2))
     assert [report.saturation is not None for report in iaf.layers if report.place == "data"] == [
         "Affine" in report.name for report in iaf.layers if report.place == "data"
@@ -225,8 +225,8 @@ def test_it_tells_what_nets_in_bfloat16_cost(images):
         flow, x = flowstone.realnvp(3, hidden=(32,)), torch.randn(40, 3)
     flow.initialize(x)
     disturb(flow, 0.1)
-    found = check(flow, x)
-    on_data = found.whole[0]
+    diagnosis = check(flow, x)
+    on_data = diagnosis.whole[0]
     assert (on_data.log_prob_float32 is None) == images  # other noise in another precision
     torch.manual_seed(0)
     exact = flow.eval().log_prob(x)
@@ -235,7 +235,7 @@ def test_it_tells_what_nets_in_bfloat16_cost(images):
         off = (flow.log_prob(x) - exact).abs().max().item()
     assert 1e-4 < on_data.log_prob_bf16 < 1
     assert off / 5 < on_data.log_prob_bf16 < 5 * off  # other rows, other noise
-    assert f"by {on_data.log_prob_bf16:.1e} with nets in bfloat16" in str(found)
+    assert f"by {on_data.log_prob_bf16:.1e} with nets in bfloat16" in str(diagnosis)
 
 
 def test_at_the_edge_densities_are_compared_at_the_same_points():

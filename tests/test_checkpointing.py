@@ -68,16 +68,16 @@ def gradient(flow, x, context, memory="keep"):
         loss = -flow.log_prob(x, context).mean()
     much = sum(kept)
     loss.backward()
-    found = [p.grad for p in flow.parameters() if p.grad is not None]
-    found += [] if context is None else [context.grad]
-    return torch.cat([g.double().flatten() for g in found]), much, loss.item()
+    gradients = [p.grad for p in flow.parameters() if p.grad is not None]
+    gradients += [] if context is None else [context.grad]
+    return torch.cat([g.double().flatten() for g in gradients]), much, loss.item()
 
 
-def assert_same_but_for_the_context(kept, found, context):
+def assert_same_but_for_the_context(kept, recomputed, context):
     """Bit for bit; of the context, which all segments share, but for the order of the sum."""
     count = len(kept) - context.numel()
-    assert torch.equal(kept[:count], found[:count])
-    torch.testing.assert_close(kept[count:], found[count:])
+    assert torch.equal(kept[:count], recomputed[:count])
+    torch.testing.assert_close(kept[count:], recomputed[count:])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -89,11 +89,11 @@ def test_the_same_gradients(name, dtype):
     after = {name: value.clone() for name, value in flow.named_buffers()}
     for name, value in flow.named_buffers():
         value.copy_(buffers[name])  # running averages
-    found, _, same_loss = gradient(flow, x, context, "recompute")
+    recomputed, _, same_loss = gradient(flow, x, context, "recompute")
     assert loss == same_loss
     of_weights = len(kept) - (0 if context is None else context.numel())
-    assert torch.equal(kept[:of_weights], found[:of_weights])
-    torch.testing.assert_close(kept, found)  # a context's is a sum over all layers
+    assert torch.equal(kept[:of_weights], recomputed[:of_weights])
+    torch.testing.assert_close(kept, recomputed)  # a context's is a sum over all layers
     assert all(torch.equal(value, after[name]) for name, value in flow.named_buffers())
 
 
@@ -103,10 +103,10 @@ def test_ninety_six_couplings_in_float32_against_float64(name, strength):
     exact, _, _ = gradient(*made(name, torch.float64, strength))
     flow, x, context = made(name, torch.float32, strength)
     assert sum(isinstance(module, Coupling) for module in flow.modules()) == 96
-    found, _, _ = gradient(flow, x, context, "recompute")
+    recomputed, _, _ = gradient(flow, x, context, "recompute")
     kept, _, _ = gradient(flow, x, context)
-    assert (found - exact).norm() < 1e-3 * exact.norm()
-    assert torch.equal(found, kept)
+    assert (recomputed - exact).norm() < 1e-3 * exact.norm()
+    assert torch.equal(recomputed, kept)
 
 
 @pytest.mark.parametrize(("name", "times"), [("spline", 12), ("realnvp", 12), ("modern images", 5), ("mixture", 3)])
@@ -145,8 +145,8 @@ def test_weights_that_are_held_fixed_get_no_gradient():
     for parameter in list(flow.parameters())[::2]:
         parameter.requires_grad_(False)
     kept, _, _ = gradient(flow, x, context)
-    found, _, _ = gradient(flow, x, context, "recompute")
-    assert_same_but_for_the_context(kept, found, context)
+    recomputed, _, _ = gradient(flow, x, context, "recompute")
+    assert_same_but_for_the_context(kept, recomputed, context)
 
 
 def test_weights_that_two_couplings_share_get_the_sum(float64):
@@ -155,8 +155,8 @@ def test_weights_that_two_couplings_share_get_the_sum(float64):
     disturb(flow, 0.3)
     x = torch.randn(8, 2)
     kept, _, _ = gradient(flow, x, None)
-    found, _, _ = gradient(flow, x, None, "recompute")
-    assert (kept - found).norm() < 1e-12 * kept.norm()
+    recomputed, _, _ = gradient(flow, x, None, "recompute")
+    assert (kept - recomputed).norm() < 1e-12 * kept.norm()
 
 
 class Rough(torch.nn.Module):
@@ -196,8 +196,8 @@ def test_nets_that_do_not_repeat_themselves(float64, layer):
     after = {name: value.clone() for name, value in flow.named_buffers()}
     for name, value in flow.named_buffers():
         value.copy_(buffers[name])
-    found, _, _ = gradient(flow, x, None, "recompute")
-    assert torch.equal(kept, found)
+    recomputed, _, _ = gradient(flow, x, None, "recompute")
+    assert torch.equal(kept, recomputed)
     assert all(torch.equal(value, after[name]) for name, value in flow.named_buffers())
 
 
@@ -207,11 +207,11 @@ def test_noise_between_couplings_is_the_same_again(float64, generator):
     flow = flowstone.Flow(Chain(*links), StandardNormal(2)).double()
     disturb(flow, 0.2)
     x = torch.randint(9, (16, 2)).double()
-    found = []
+    both = []
     for memory in ("keep", "recompute"):
         with nullcontext() if generator is None else noise_from(generator.manual_seed(0)):
-            found.append(gradient(flow, x, None, memory)[0])
-    assert torch.equal(*found)
+            both.append(gradient(flow, x, None, memory)[0])
+    assert torch.equal(*both)
 
 
 def test_hooks_of_weights_run_once():
@@ -220,8 +220,8 @@ def test_hooks_of_weights_run_once():
     calls = []
     weight.register_hook(lambda g: calls.append(1) or 0.5 * g)
     kept, _, _ = gradient(flow, x, context)
-    found, _, _ = gradient(flow, x, context, "recompute")
-    assert_same_but_for_the_context(kept, found, context)
+    recomputed, _, _ = gradient(flow, x, context, "recompute")
+    assert_same_but_for_the_context(kept, recomputed, context)
     assert len(calls) == 2
 
 
@@ -229,9 +229,9 @@ def test_one_within_another():
     flow, x, context = made("modern images", torch.float64)
     kept, _, _ = gradient(flow, x, context)
     with checkpointed(flow):
-        found, _, _ = gradient(flow, x, context, "recompute")
+        recomputed, _, _ = gradient(flow, x, context, "recompute")
         assert any("forward" in vars(module) for module in flow.modules())
-    assert torch.equal(kept, found)
+    assert torch.equal(kept, recomputed)
     assert not any("forward" in vars(module) for module in flow.modules())
 
 
@@ -299,14 +299,14 @@ def test_a_second_backward_pass_is_the_first_again():
     links = [link for i in range(9) for link in (Coupling(4, Affine(2), MLP(2, 4), swap=bool(i % 2)), BatchNorm(4))]
     flow, x = flowstone.Flow(Chain(*links), StandardNormal(4)).train(), torch.randn(16, 4)
     disturb(flow, 0.2)
-    found = []
+    both = []
     with checkpointed(flow):
         loss = -flow.log_prob(x).mean()
         for retain_graph in (True, False):
             flow.zero_grad()
             loss.backward(retain_graph=retain_graph)
-            found.append([parameter.grad for parameter in flow.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+            both.append([parameter.grad for parameter in flow.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*both, strict=True))
 
 
 def test_gradients_by_other_ways_than_backward_are_refused():
@@ -327,7 +327,7 @@ def test_a_flow_is_exported_as_ever():
 def test_the_second_run_is_in_the_mode_of_the_first(layer):
     flow, x = rough(layer)
 
-    def found():
+    def run():
         flow.train().zero_grad()
         torch.manual_seed(1)
         loss = -flow.log_prob(x).mean()
@@ -336,9 +336,9 @@ def test_the_second_run_is_in_the_mode_of_the_first(layer):
         assert not any(module.training for module in flow.modules())
         return torch.cat([p.grad.flatten() for p in flow.parameters() if p.grad is not None])
 
-    kept = found()
+    kept = run()
     with checkpointed(flow):
-        assert torch.equal(found(), kept)
+        assert torch.equal(run(), kept)
 
 
 @pytest.mark.parametrize(
@@ -353,12 +353,12 @@ def test_the_second_run_is_in_the_mode_of_the_first(layer):
     ],
 )
 def test_what_a_run_moves_moves_once(layer):
-    found = []
+    both = []
     for memory in ("keep", "recompute"):
         flow, x = rough(layer)
         gradients, _, _ = gradient(flow, x, None, memory)
-        found.append((gradients, torch.cat([value.double().flatten() for value in flow.buffers()])))
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+        both.append((gradients, torch.cat([value.double().flatten() for value in flow.buffers()])))
+    assert all(torch.equal(a, b) for a, b in zip(*both, strict=True))
 
 
 def test_weights_put_in_place_of_others_get_the_gradient():
@@ -368,9 +368,9 @@ def test_weights_put_in_place_of_others_get_the_gradient():
             if isinstance(module, torch.nn.Linear):
                 module.weight = torch.nn.Parameter(module.weight.detach().clone())
                 module.bias.register_hook(lambda g: 0.5 * g)
-        found, _, _ = gradient(flow, x, None)
+        recomputed, _, _ = gradient(flow, x, None)
     kept, _, _ = gradient(flow, x, None)
-    assert torch.equal(found, kept)
+    assert torch.equal(recomputed, kept)
 
 
 def test_the_second_run_has_the_weights_of_the_first():
@@ -380,15 +380,15 @@ def test_the_second_run_has_the_weights_of_the_first():
 
     def gradients():
         torch.func.functional_call(flow, others, (x,)).sum().backward()
-        found = [cast(torch.Tensor, value.grad) for value in others.values()]
+        values = [cast(torch.Tensor, value.grad) for value in others.values()]
         for value in others.values():
             value.grad = None
-        return found
+        return values
 
     kept = gradients()
     with checkpointed(flow):
-        found = gradients()
-    assert all(torch.equal(a, b) for a, b in zip(kept, found, strict=True))
+        recomputed = gradients()
+    assert all(torch.equal(a, b) for a, b in zip(kept, recomputed, strict=True))
 
 
 def test_a_copy_made_in_between_is_a_flow_of_its_own():
@@ -398,28 +398,28 @@ def test_a_copy_made_in_between_is_a_flow_of_its_own():
         with torch.no_grad():
             for parameter in other.parameters():
                 parameter.mul_(2)
-        found, _, _ = gradient(other, x, None)
+        recomputed, _, _ = gradient(other, x, None)
     disturbed, _ = rough(torch.nn.Identity)
     with torch.no_grad():
         for parameter in disturbed.parameters():
             parameter.mul_(2)
     kept, _, _ = gradient(disturbed, x, None)
-    assert torch.equal(found, kept)
+    assert torch.equal(recomputed, kept)
 
 
 def test_autocast_around_a_forward_pass_is_around_its_second_run():
     flow, x, _ = made("realnvp", torch.float32)
 
-    def found():
+    def run():
         flow.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = -flow.log_prob(x).mean()
         loss.backward()
         return torch.cat([p.grad.flatten() for p in flow.parameters() if p.grad is not None])
 
-    kept = found()
+    kept = run()
     with checkpointed(flow):
-        assert torch.equal(found(), kept)
+        assert torch.equal(run(), kept)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

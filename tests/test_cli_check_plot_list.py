@@ -38,9 +38,9 @@ def test_check_says_what_is_wrong_with_a_run(tmp_path, capsys):
     assert said.startswith("nothing wrong")
     assert "at the latent's edge" in said
     flowstone("check", "run", "t.csv", "--json")
-    found = json.loads(capsys.readouterr().out)
-    assert found["ok"]
-    assert {layer["place"] for layer in found["layers"]} == {"data", "outside", "edge"}
+    report = json.loads(capsys.readouterr().out)
+    assert report["ok"]
+    assert {layer["place"] for layer in report["layers"]} == {"data", "outside", "edge"}
     # Weights of another size are saved all the same, and check sees what they do.
     density = Run("run").density()
     for parameter in density.parameters():

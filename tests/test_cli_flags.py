@@ -16,7 +16,7 @@ from commands import flowstone
 from flowstone.cli import main
 from flowstone.cli.flags import flag_of, message_of, select
 from flowstone.data import DataRequest
-from flowstone.errors import DataError
+from flowstone.errors import DataError, DataWarning, SettingError
 from flowstone.options import options_of
 from flowstone.train import Settings
 
@@ -24,7 +24,7 @@ SOURCE = Path(package.__file__).parent
 FIXED = """
     --flow --set --steps --epochs --minutes --batch-size --lr --seed --device --precision --context --columns --out
     --resume --quiet --patience --memory --compile --flip --points --drop-missing --no-dequantize --size --gray
-    --skip-bad --data-dir --download --no-plots --tensorboard --exclude
+    --skip-bad --data-dir --download --no-plots --tensorboard --exclude --kinds --na --encoding
 """
 
 
@@ -70,6 +70,24 @@ def test_a_remedy_is_a_keyword_in_the_library_and_a_flag_in_the_command():
     assert message_of(error) == "t.csv: row 2 is missing; to leave it out: --drop-missing --size 32"
     assert flag_of("resume", "R/resume") == "--resume"
     assert flag_of("exclude", ["a", "b,c"]) == "--exclude 'a,\"b,c\"'"
+
+
+@given(st.dictionaries(st.text(min_size=1), st.sampled_from(["positive", "circular(0,360)", "ordinal(S,M,a=b)"])))
+def test_kinds_come_back_from_their_flag(kinds):
+    words = shlex.split(flag_of("kinds", kinds))
+    assert select(DataRequest, {"kinds": words[1:]}) == {"kinds": kinds}
+
+
+@pytest.mark.parametrize(("words", "message"), [(["a"], "expected column=kind"), (["a=b", "a=c"], "given twice")])
+def test_kinds_are_pairs(words, message):
+    with pytest.raises(SettingError, match=message):
+        select(DataRequest, {"kinds": words})
+
+
+def test_a_doubt_is_one_line_with_its_flag():
+    doubt = DataWarning("t.csv: -999 may stand for a gap; to read it as one", remedy={"na": ["-999"]})
+    assert message_of(doubt).endswith("to read it as one: --na=-999")
+    assert str(doubt).endswith("na=['-999']")
 
 
 @given(st.lists(st.text(min_size=1), min_size=1, unique=True))

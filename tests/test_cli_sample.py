@@ -27,15 +27,15 @@ def test_samples_in_every_form_and_by_seed(tmp_path):
 
 
 def test_tables_of_samples_are_written_as_they_come(monkeypatch):
-    monkeypatch.setattr("flowstone.cli.sample.PIECE", 3000)
+    monkeypatch.setattr("flowstone.cli.sample.ROWS_AT_ONCE", 3000)
     make_run("R", "uniform")
-    whole = load("R").sample(20_000, seed=2)
+    samples = load("R").sample(20_000, seed=2)
     flowstone("sample", "R", "-n", 20_000, "--seed", 2, "--out", "s.parquet")
     file = pyarrow.parquet.ParquetFile("s.parquet")
     assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [8192, 8192, 3616]
-    np.testing.assert_array_equal(np.stack([c.to_numpy() for c in file.read().columns], 1), whole.numpy())
+    np.testing.assert_array_equal(np.stack([c.to_numpy() for c in file.read().columns], 1), samples.numpy())
     flowstone("sample", "R", "-n", 20_000, "--seed", 2, "--out", "s.csv")
-    np.testing.assert_allclose(np.loadtxt("s.csv", delimiter=",", skiprows=1), whole.numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(np.loadtxt("s.csv", delimiter=",", skiprows=1), samples.numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_context_is_given_by_name_and_once(tmp_path, capsys, monkeypatch):

@@ -78,7 +78,7 @@ def test_rows_with_gaps_are_left_out_where_that_is_wanted(tmp_path, capsys):
 def test_nets_in_bfloat16(capsys):
     make_run("R", "moons")
     flowstone("sample", "R", "-n", 50, "--out", "s.parquet")
-    found = {}
+    figures = {}
     for precision in ("fp32", "bf16"):
         flowstone("sample", "R", "-n", 50, "--out", "s.npz", "--precision", precision)
         flowstone("score", "R", "s.parquet", "--out", "scored.parquet", "--precision", precision)
@@ -86,8 +86,8 @@ def test_nets_in_bfloat16(capsys):
         flowstone("evaluate", "R", "s.parquet", "--json", "--precision", precision)
         with np.load("s.npz") as samples:
             scores = pyarrow.parquet.read_table("scored.parquet").column("log_prob").to_numpy()
-            found[precision] = (samples["x"], scores, json.loads(capsys.readouterr().out)["nll_nats"])
-    for plain, low in zip(*found.values(), strict=True):
+            figures[precision] = (samples["x"], scores, json.loads(capsys.readouterr().out)["nll_nats"])
+    for plain, low in zip(*figures.values(), strict=True):
         assert not np.array_equal(plain, low)
         np.testing.assert_allclose(plain, low, atol=0.3)
 

@@ -120,15 +120,15 @@ def test_the_fused_spline_is_one_operation_of_a_graph(dtype):
         return torch.compile(loss, fullgraph=True, backend=aot_autograd(fw_compiler=noted, bw_compiler=noted)), noted
 
     quick, noted = traced()
-    found = torch.autograd.grad(quick(x, parameters), (x, parameters))
+    fused = torch.autograd.grad(quick(x, parameters), (x, parameters))
     assert {"flowstone.spline.default", "flowstone.spline_backward.default"} <= set(noted.names)
     right = torch.autograd.grad(loss(x, parameters), (x, parameters))
-    assert all(torch.equal(one, other) for one, other in zip(found, right, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(fused, right, strict=True))
     with kernels(False):
         quick, noted = traced()
         plain = torch.autograd.grad(quick(x, parameters), (x, parameters))
     assert not any("flowstone" in name for name in noted.names)
-    for one, other in zip(found, plain, strict=True):
+    for one, other in zip(fused, plain, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3 if dtype == torch.float32 else 0.02)
 
 
@@ -200,7 +200,7 @@ print(history.stopped, len(said), said[0])
 """
     environment = os.environ | {"CXX": "/nowhere/c++"}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert run.stdout.startswith("finished 1 not compiled, goes on without: InvalidCxxCompiler")
+    assert run.stdout.startswith("finished 1 not compiled, continuing without: InvalidCxxCompiler")
 
 
 class Breaks(Bijection):
@@ -217,7 +217,7 @@ def test_a_bijection_that_breaks_the_graph_is_run_as_it_is():
     flow = flowstone.Flow(Chain(Breaks()), StandardNormal(2))
     quick = compiled(lambda x: flow.log_prob(x).mean())
     x = torch.randn(5, 2).requires_grad_()
-    with pytest.warns(UserWarning, match="not compiled, goes on without: "):
+    with pytest.warns(UserWarning, match="not compiled, continuing without: "):
         first = quick(x)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -87,8 +87,8 @@ def test_statistics_keep_every_digit(name, move):
 def test_statistics_of_float32_files_become_float64(name):
     module = LAYERS[name]()
     wanted = {key: value.float().double() for key, value in statistics(module).items()}
-    found = statistics(reloaded(module, lambda value: value.float() if value.is_floating_point() else value))
-    assert all(value.dtype == torch.float64 and torch.equal(value, wanted[key]) for key, value in found.items())
+    after = statistics(reloaded(module, lambda value: value.float() if value.is_floating_point() else value))
+    assert all(value.dtype == torch.float64 and torch.equal(value, wanted[key]) for key, value in after.items())
 
 
 def test_precision_of_the_result_is_that_of_the_flow():
@@ -104,11 +104,11 @@ def test_columns_far_from_zero_have_their_exact_density(layer, scale, offset, lo
     flow = flowstone.Flow(layer(2), StandardNormal(2))
     flow.initialize(x)
     normal = torch.distributions.Normal(x.mean(0), x.std(0, correction=0))
-    found = flow.log_prob(x)
-    assert found.dtype == torch.float32
+    log_prob = flow.log_prob(x)
+    assert log_prob.dtype == torch.float32
     if layer is Standardize:
-        torch.testing.assert_close(found.double(), normal.log_prob(x).sum(-1), atol=1e-4, rtol=1e-5)
-    assert found.mean().item() == pytest.approx(log_density, abs=0.02)
+        torch.testing.assert_close(log_prob.double(), normal.log_prob(x).sum(-1), atol=1e-4, rtol=1e-5)
+    assert log_prob.mean().item() == pytest.approx(log_density, abs=0.02)
     samples = flow.sample(20_000, seed=0).double()
     off = (samples.mean(0) - x.mean(0)) / x.std(0)
     assert off.abs().max() < 0.05

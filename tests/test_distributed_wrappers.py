@@ -61,26 +61,26 @@ def process(rank: int, world: int, port: int, out: str) -> None:
     from torch.nn.parallel import DistributedDataParallel
 
     x, context = (part.chunk(world)[rank] for part in rows())
-    found = {}
+    results = {}
     for name in RECIPES:
         # Running averages are each process's own unless buffers are sent on: evaluation mode leaves them as they are.
         flow = a_flow(name).train(name != "maf")
-        found[f"ddp {name}"] = steps(DistributedDataParallel(flow), x, context), flow.state_dict()
+        results[f"ddp {name}"] = steps(DistributedDataParallel(flow), x, context), flow.state_dict()
         flow = a_flow(name).train(name != "maf")
         fully_shard(flow)
         gradients = steps(flow, x, context)
-        found[f"fsdp {name}"] = gradients, {key: full(value) for key, value in flow.state_dict().items()}
+        results[f"fsdp {name}"] = gradients, {key: full(value) for key, value in flow.state_dict().items()}
     flow = a_flow("maf").train()
     steps(DistributedDataParallel(flow), x, context)
-    found["ddp running"] = torch.empty(0), flow.state_dict()
+    results["ddp running"] = torch.empty(0), flow.state_dict()
     torch.distributed.barrier()
-    torch.save(found, Path(out) / f"{rank}.pt")
+    torch.save(results, Path(out) / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory) -> list[dict]:
-    """What both processes found."""
+def results(tmp_path_factory) -> list[dict]:
+    """The results of both processes."""
     out = tmp_path_factory.mktemp("processes")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -105,19 +105,19 @@ def found(tmp_path_factory) -> list[dict]:
 
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("engine", ["ddp", "fsdp"])
-def test_two_processes_train_as_one(found, engine, name):
+def test_two_processes_train_as_one(results, engine, name):
     flow = a_flow(name).train(name != "maf")
     gradients = steps(flow, *rows())
-    for of_process in found:
+    for of_process in results:
         theirs, state = of_process[f"{engine} {name}"]
         torch.testing.assert_close(theirs, gradients, atol=1e-6, rtol=1e-6)
         for key, value in flow.state_dict().items():
             torch.testing.assert_close(state[key], value, atol=1e-6, rtol=1e-6)
 
 
-def test_running_averages_stay_finite_and_parameters_the_same(found):
+def test_running_averages_stay_finite_and_parameters_the_same(results):
     """DistributedDataParallel sends the buffers of the first process to the others before each forward pass."""
-    (_, one), (_, other) = (of_process["ddp running"] for of_process in found)
+    (_, one), (_, other) = (of_process["ddp running"] for of_process in results)
     assert all(value.isfinite().all() for value in (*one.values(), *other.values()))
     before = a_flow("maf")
     assert all(torch.equal(one[name], other[name]) for name, _ in before.named_parameters())

@@ -167,7 +167,7 @@ def test_statistics_are_saved_and_loaded(tmp_path):
 @pytest.mark.parametrize(("recipe", "least", "cost"), [("spline", 0.99, 0.1), ("realnvp", 0.9, 0.3)])
 @pytest.mark.filterwarnings("ignore:validation has not moved")  # a normal bulk is what the flow starts as
 def test_outliers_do_not_hide_the_bulk(recipe, least, cost):
-    """The density kept 3% of its mass on the bulk, and nothing was said."""
+    """Without compression the density has only 3% of its mass on the bulk."""
     generator = torch.Generator().manual_seed(0)
     x = normal(20_000, generator)[:, None] + 5
     x[torch.randperm(len(x), generator=generator)[:20]] = 1e6 * torch.rand(20, 1, generator=generator).double()

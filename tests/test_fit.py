@@ -181,9 +181,9 @@ def moved_and_brought_back(flow, history):
 @pytest.mark.parametrize("watch", [gradients_of_its_own, moved_and_brought_back])
 def test_what_a_watch_does_to_the_flow_is_of_no_effect(watch):
     ends = []
-    for watched in (None, watch):
+    for chosen in (None, watch):
         flow = small()
-        flowstone.fit(flow, TOYS["moons"], steps=30, watch=watched, **QUICK)
+        flowstone.fit(flow, TOYS["moons"], steps=30, watch=chosen, **QUICK)
         ends.append(weights(flow))
     assert same(*ends)
 

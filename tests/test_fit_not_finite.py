@@ -28,9 +28,9 @@ class Poison(nn.Module):
         return self.net(x, context) * (float("nan") if bad else 1.0)
 
 
-@pytest.mark.parametrize("look_every", [1, 7])  # as on an accelerator
-def test_a_loss_that_is_not_finite_names_the_step_and_the_layer(look_every, monkeypatch):
-    monkeypatch.setitem(stepping.READ_EVERY, "cpu", look_every)
+@pytest.mark.parametrize("read_every", [1, 7])  # as on an accelerator
+def test_a_loss_that_is_not_finite_names_the_step_and_the_layer(read_every, monkeypatch):
+    monkeypatch.setitem(stepping.READ_EVERY, "cpu", read_every)
     flow = small()
     flow.bijection.links[2].net = Poison(flow.bijection.links[2].net)  # pyright: ignore
     with pytest.raises(NonFiniteError) as caught:
@@ -56,16 +56,14 @@ def test_a_bad_step_that_is_seen_later_and_does_not_come_again(monkeypatch):
             return before(x, context) * (math.nan if Once.calls == 3 and self.training else 1.0)
 
     flow.bijection.links[2].net = Once()  # pyright: ignore
-    with pytest.raises(
-        NonFiniteError, match=r"step 2: the loss is nan \(seen 4 steps later, when it did not come again"
-    ):
+    with pytest.raises(NonFiniteError, match=r"step 2: the loss is nan \(noticed 4 steps later, and not repeated"):
         flowstone.fit(flow, TOYS["moons"], steps=100, **QUICK)
     assert all(p.isfinite().all() for p in flow.parameters())
 
 
-@pytest.mark.parametrize("look_every", [1, 7])
-def test_a_gradient_that_is_not_finite_is_found_before_it_spoils_the_weights(look_every, monkeypatch):
-    monkeypatch.setitem(stepping.READ_EVERY, "cpu", look_every)
+@pytest.mark.parametrize("read_every", [1, 7])
+def test_a_gradient_that_is_not_finite_is_found_before_it_spoils_the_weights(read_every, monkeypatch):
+    monkeypatch.setitem(stepping.READ_EVERY, "cpu", read_every)
     flow = small()
     bad = flow.bijection.links[2].net.output.bias  # pyright: ignore
     bad.register_hook(lambda gradient: gradient * float("inf"))

@@ -94,7 +94,7 @@ def test_the_penalty_keeps_scales_small_and_nothing_else():
 def test_dropout_is_for_tiny_sets_and_for_training_alone():
     seen = []
 
-    class Watched(nn.Dropout):
+    class Recording(nn.Dropout):
         def forward(self, input):
             seen.append((self.training, self.p))
             return super().forward(input)
@@ -104,7 +104,7 @@ def test_dropout_is_for_tiny_sets_and_for_training_alone():
         torch.manual_seed(1)
         flow = flowstone.spline(3, couplings=1, hidden=(8,))
         layer = next(module for module in flow.modules() if isinstance(module, nn.Dropout))
-        layer.__class__ = Watched
+        layer.__class__ = Recording
         flowstone.fit(flow, torch.randn(rows, 3), steps=5, batch_size=32, progress=False, **settings)
         assert layer.p == 0.0
         return weights(flow), {p for training, p in seen if training}
@@ -119,10 +119,10 @@ def test_dropout_is_for_tiny_sets_and_for_training_alone():
 
 def test_flips_turn_half_of_the_images_and_repeat(tmp_path):
     x = torch.randint(256, (200, 1, 4, 4), dtype=torch.uint8)
-    turned = mirrored(Rows(x), generator(0, 5)).x
-    each = (turned == x.flip(-1)).flatten(1).all(-1)
+    flipped = mirrored(Rows(x), generator(0, 5)).x
+    each = (flipped == x.flip(-1)).flatten(1).all(-1)
     assert 60 < each.sum() < 140
-    assert torch.equal(turned[~each], x[~each])
+    assert torch.equal(flipped[~each], x[~each])
 
     def weights(**settings):
         torch.manual_seed(0)
@@ -176,12 +176,12 @@ class Secretive(torch.optim.SGD):
 )
 def test_a_factory_makes_the_optimizer_and_a_resume_is_exact(tmp_path, factory):
     settings: dict[str, Any] = {**QUICK, "optimizer": factory, "schedule": "constant", "warmup": 0.0, "lr": 1e-3}
-    start, whole, resumed = small(), small(), small()
-    flowstone.fit(whole, TOYS["moons"], steps=40, **settings)
+    start, uninterrupted, resumed = small(), small(), small()
+    flowstone.fit(uninterrupted, TOYS["moons"], steps=40, **settings)
     flowstone.fit(small(), TOYS["moons"], steps=20, resume=tmp_path, **settings)
     flowstone.fit(resumed, TOYS["moons"], steps=40, resume=tmp_path, **settings)
-    assert same(weights(whole), weights(resumed))
-    assert not same(dict(start.named_parameters()), dict(whole.named_parameters()))
+    assert same(weights(uninterrupted), weights(resumed))
+    assert not same(dict(start.named_parameters()), dict(uninterrupted.named_parameters()))
 
 
 def test_a_factory_optimizer_does_what_it_does_in_a_loop_by_hand():

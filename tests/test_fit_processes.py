@@ -107,10 +107,10 @@ def test_a_training_of_two_processes_is_resumed(tmp_path):
         flowstone.fit(flow, x, resume=folder, progress=False, settings=settings, steps=steps)
         return flow.state_dict()
 
-    whole = fit(80)
+    uninterrupted = fit(80)
     fit(40, f"{folder}/resume")
     resumed = fit(80, f"{folder}/resume")
-    result = {f"{name}.{i}": t for i, state in enumerate((whole, resumed)) for name, t in state.items()}
+    result = {f"{name}.{i}": t for i, state in enumerate((uninterrupted, resumed)) for name, t in state.items()}
     """
     first, second = run_two(tmp_path, body)
     assert_identical(first, second)

@@ -36,8 +36,8 @@ def test_a_broken_off_training_goes_on_as_if_it_had_not_been(tmp_path, monkeypat
     monkeypatch.setattr("flowstone.train.loop.SAVE_EVERY", 0.0)
     data = TOYS["moons"](300, torch.Generator().manual_seed(0)) if fixed else TOYS["moons"]
     validation = TOYS["moons"](200, torch.Generator().manual_seed(1))
-    whole = small()
-    history = flowstone.fit(whole, data, validation=validation, steps=80, **quick)
+    uninterrupted = small()
+    history = flowstone.fit(uninterrupted, data, validation=validation, steps=80, **quick)
 
     steps_taken = 0
     with monkeypatch.context() as patch:
@@ -55,7 +55,7 @@ def test_a_broken_off_training_goes_on_as_if_it_had_not_been(tmp_path, monkeypat
             flowstone.fit(small(), data, validation=validation, steps=80, resume=tmp_path, **quick)
     resumed = small()
     continued = flowstone.fit(resumed, data, validation=validation, steps=80, resume=tmp_path, **quick)
-    assert same(weights(whole), weights(resumed))
+    assert same(weights(uninterrupted), weights(resumed))
     for name in ("step", "train_nll", "val_nll", "learning_rate", "grad_norm"):
         assert continued.column(name) == history.column(name)
 
@@ -86,7 +86,7 @@ def interrupting(after: int):
 
 
 def test_ctrl_c_keeps_the_best_weights_and_the_place(tmp_path):
-    flow, whole, validation = small(), small(), TOYS["moons"](200, torch.Generator().manual_seed(1))
+    flow, uninterrupted, validation = small(), small(), TOYS["moons"](200, torch.Generator().manual_seed(1))
     settings: dict[str, Any] = {"steps": 100, "validation": validation, **QUICK}
     history = flowstone.fit(flow, interrupting(46), resume=tmp_path, **settings)
     assert history.stopped == "interrupted"
@@ -95,8 +95,8 @@ def test_ctrl_c_keeps_the_best_weights_and_the_place(tmp_path):
     assert nll == pytest.approx(history.best.val_nll, abs=1e-5)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     flowstone.fit(flow, TOYS["moons"], resume=tmp_path, **settings)
-    flowstone.fit(whole, TOYS["moons"], **settings)
-    assert same(weights(flow), weights(whole))
+    flowstone.fit(uninterrupted, TOYS["moons"], **settings)
+    assert same(weights(flow), weights(uninterrupted))
 
 
 def test_a_state_of_another_flow_is_refused(tmp_path):
@@ -123,26 +123,26 @@ def test_a_resume_keeps_moments_though_some_parameter_never_had_a_gradient(tmp_p
         return flow
 
     settings: dict[str, Any] = {**QUICK, "schedule": "constant", "warmup": 0.0}
-    whole, parts = with_a_spare(), with_a_spare()
-    flowstone.fit(whole, TOYS["moons"], steps=40, **settings)
+    uninterrupted, parts = with_a_spare(), with_a_spare()
+    flowstone.fit(uninterrupted, TOYS["moons"], steps=40, **settings)
     flowstone.fit(parts, TOYS["moons"], steps=20, resume=tmp_path, **settings)
     flowstone.fit(parts, TOYS["moons"], steps=40, resume=tmp_path, **settings)
-    assert same(weights(whole), weights(parts))
+    assert same(weights(uninterrupted), weights(parts))
 
 
 def test_the_same_training_however_often_it_is_looked_at(monkeypatch, tmp_path):
     outcomes = []
-    for look_every in (1, 7):
-        monkeypatch.setitem(stepping.READ_EVERY, "cpu", look_every)
+    for read_every in (1, 7):
+        monkeypatch.setitem(stepping.READ_EVERY, "cpu", read_every)
         flow = small()
-        history = flowstone.fit(flow, TOYS["moons"], steps=25, resume=tmp_path / str(look_every), **QUICK)
+        history = flowstone.fit(flow, TOYS["moons"], steps=25, resume=tmp_path / str(read_every), **QUICK)
         outcomes.append((weights(flow), history.column("train_nll"), history.column("grad_norm")))
     assert same(outcomes[0][0], outcomes[1][0])
     assert outcomes[0][1:] == outcomes[1][1:]
 
 
 def test_a_training_state_of_format_1_goes_on(tmp_path):
-    """It was written before buffers were kept in float64, and holds a number that told the prior's precision."""
+    """Its buffers are in float32, and it holds a number for the precision of the prior."""
     fixture = Path(__file__).parent / "fixtures" / "format-1"
     record = json.loads((fixture / "table" / "flow.json").read_text())
     expected = json.loads((fixture / "expected.json").read_text())["table"]

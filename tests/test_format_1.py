@@ -1,4 +1,4 @@
-"""Run folders of format 1, written by an earlier version: they load, score and sample to the numbers of then."""
+"""Run folders of format 1, written by an earlier version: they load, score and sample to the recorded numbers."""
 
 import json
 from pathlib import Path
@@ -20,5 +20,5 @@ def test_old_run_folders_give_the_same_numbers(name):
     log_prob = flow.log_prob(x, context)
     torch.testing.assert_close(log_prob, torch.tensor(wanted["log_prob"]), atol=1e-5, rtol=1e-5)
     samples = torch.tensor(wanted["samples"])
-    found = flow.sample(len(samples), None if context is None else context[:1], seed=1)
-    torch.testing.assert_close(found.to(samples).reshape(samples.shape), samples, atol=1e-5, rtol=1e-5)
+    drawn = flow.sample(len(samples), None if context is None else context[:1], seed=1)
+    torch.testing.assert_close(drawn.to(samples).reshape(samples.shape), samples, atol=1e-5, rtol=1e-5)

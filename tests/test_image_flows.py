@@ -53,9 +53,9 @@ def test_a_training_on_images_leaves_sheets_and_event_files(tmp_path, monkeypatc
 
     history = History.load(tmp_path / "R" / "history.csv")
     events = EventAccumulator(str(tmp_path / "R" / "tensorboard")).Reload()
-    found = [(event.step, event.value) for event in events.Scalars("val_nll")]
+    written = [(event.step, event.value) for event in events.Scalars("val_nll")]
     wanted = [(record.step, pytest.approx(record.val_nll, rel=1e-6)) for record in history]
-    assert found == wanted
+    assert written == wanted
     assert len(events.Images("samples")) == len(history)
     sheets = sorted(path.name for path in (tmp_path / "R" / "plots" / "training").iterdir())
     assert sheets == [f"step-{record.step:06d}.png" for record in history]
@@ -130,7 +130,7 @@ def test_images_given_their_label(tmp_path, capsys, monkeypatch):
             "recipe 'nice' is not for images (3x4x4); these are: glow, nice_image, realnvp_image",
         ),
         (["train", "pics", "--flow", "nic"], "did you mean 'nice'"),
-        (["train", "pics", "--set", "event_shape=3"], "--set event_shape: the data says that"),
+        (["train", "pics", "--set", "event_shape=3"], "--set event_shape: the data determine it"),
         (["train", "pics", "--download"], "is no set that has a name"),
         (["train", "mnist"], "mnist: where is it?"),
         (["train", "moons", "--size", "3"], "size=3x3 is for images"),

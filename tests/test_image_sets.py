@@ -147,10 +147,10 @@ def test_where_the_data_are_is_said_or_asked_for(tmp_path, monkeypatch):
 
 
 def test_a_set_is_fetched_where_it_is_missing(tmp_path, monkeypatch):
-    asked = []
+    requests = []
 
     def snapshot_download(*, repo_id, repo_type, allow_patterns, local_dir):
-        asked.append((repo_id, repo_type, allow_patterns))
+        requests.append((repo_id, repo_type, allow_patterns))
         rows = [(image, i % 10) for i, image in enumerate(pixels(40, 8, 8))]
         (tmp_path / "data" / "mnist").mkdir(parents=True)
         assert local_dir == str(tmp_path / "data" / "mnist")
@@ -161,10 +161,10 @@ def test_a_set_is_fetched_where_it_is_missing(tmp_path, monkeypatch):
     for _ in range(2):  # and no second time
         dataset = open_source("mnist", data_dir=tmp_path / "data", download=True, context=["label"])
         assert dataset.event_shape == (1, 8, 8)
-    assert asked == [("ylecun/mnist", "dataset", ["*.parquet"])]
+    assert requests == [("ylecun/mnist", "dataset", ["*.parquet"])]
     with pytest.raises(SettingError, match="this set cannot be fetched"):
         open_source("faces32", data_dir=tmp_path / "data", download=True)
-    with pytest.raises(SettingError, match="is no set that has a name"):
+    with pytest.raises(SettingError, match="download=True is for images"):
         open_source(str(tmp_path), download=True)
 
     def fails(**_):

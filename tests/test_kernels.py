@@ -4,12 +4,14 @@ import ctypes
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.func import jacrev, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import flowstone
 from flowstone.bijections import RQSpline
@@ -138,7 +140,7 @@ def test_threads_do_not_change_a_bit():
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_second_derivatives_are_those_of_the_plain_spline(direction):
     spline = RQSpline(bins=5)
-    found = []
+    both = []
     for fused in (True, False):
         x, parameters = inputs(20, 2, "table", 5, seed=4)
         x.requires_grad_()
@@ -146,8 +148,8 @@ def test_second_derivatives_are_those_of_the_plain_spline(direction):
         with kernels(fused):
             _, log_slope = getattr(spline, direction)(x, parameters)
             (slope,) = torch.autograd.grad(log_slope.sum(), x, create_graph=True)
-        found.append(torch.autograd.grad(slope.square().sum(), (x, parameters)))
-    for ours, plain in zip(*found, strict=True):
+        both.append(torch.autograd.grad(slope.square().sum(), (x, parameters)))
+    for ours, plain in zip(*both, strict=True):
         torch.testing.assert_close(ours, plain, atol=1e-4, rtol=1e-4)
 
 
@@ -174,6 +176,23 @@ def test_what_is_not_an_ordinary_float32_tensor_is_plain():
     with kernels(False):
         assert not applicable(torch.zeros(1))
     assert applicable(torch.zeros(1))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_what_is_traced_is_plain(direction):
+    """A graph would hold a kernel's memory, or a call of Python that cannot be saved."""
+    spline = RQSpline(bins=4)
+
+    def run(x, parameters):
+        return getattr(spline, direction)(x, parameters)
+
+    one, other = inputs(300, 2, "table", 4, seed=21), inputs(300, 2, "table", 4, seed=22)
+    expected = run(*other)
+    torch.testing.assert_close(make_fx(run)(*one)(*other), expected, atol=1e-4, rtol=1e-4)
+    traced: Any = torch.jit.trace(run, one)
+    assert "Python" not in str(traced.graph)
+    torch.testing.assert_close(traced(*other), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_the_environment_switches_them_off():
@@ -230,13 +249,13 @@ def test_parameters_in_bfloat16_are_those_numbers(direction):
     for layout in LAYOUTS:
         x, parameters = inputs(70, 3, layout, 8, seed=7)
         low = parameters.bfloat16()
-        found = []
+        both = []
         for parameters in (low, low.float()):
             value, raw = x.clone().requires_grad_(), parameters.clone().requires_grad_()
             outputs = getattr(spline, direction)(value, raw)
             gradients = torch.autograd.grad(outputs, (value, raw), [torch.ones_like(x)] * 2)
-            found.append((*outputs, gradients[0], gradients[1]))
-        (*low_values, low_gradient), (*values, gradient) = found
+            both.append((*outputs, gradients[0], gradients[1]))
+        (*low_values, low_gradient), (*values, gradient) = both
         assert all(torch.equal(a, b) for a, b in zip(low_values, values, strict=True))
         assert low_gradient.dtype == torch.bfloat16
         assert torch.equal(low_gradient, gradient.bfloat16())

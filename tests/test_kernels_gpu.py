@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture(autouse=True, scope="module")
 def interpreted():
-    """In this module the CPU is taken for a GPU."""
+    """In this module the kernels for GPUs run on the CPU."""
     gpu = import_module("flowstone.kernels.spline_gpu")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(spline_call.BACKENDS, "cpu", spline_call.BACKENDS["cuda"])
@@ -60,10 +60,10 @@ def test_where_it_is_hard(direction):
     parameters = drawn * torch.tensor([0.0, 1.0, 100.0]).repeat_interleave(8)[:, None, None]
     for dtype in (torch.float32, torch.bfloat16):
         raw = parameters.to(dtype)
-        value, told = x.clone().requires_grad_(), raw.clone().requires_grad_()
-        outputs = getattr(spline, direction)(value, told)
+        value, leaf = x.clone().requires_grad_(), raw.clone().requires_grad_()
+        outputs = getattr(spline, direction)(value, leaf)
         assert f"_{direction.capitalize()}" in str(outputs[0].grad_fn)
-        gradients = torch.autograd.grad(outputs, (value, told), [torch.ones_like(x)] * 2)
+        gradients = torch.autograd.grad(outputs, (value, leaf), [torch.ones_like(x)] * 2)
         with kernels(False):
             wide = x.double().requires_grad_(), raw.double().requires_grad_()
             plain = getattr(spline, direction)(*wide)
@@ -127,7 +127,7 @@ def without_interpreter(tmp_path) -> dict[str, str]:
 
 
 def test_they_compile_for_a_gpu(tmp_path):
-    """Which takes none."""
+    """Compiling takes no GPU."""
     run = subprocess.run(
         [sys.executable, "-c", FOR_GPUS], env=without_interpreter(tmp_path), capture_output=True, text=True, check=False
     )

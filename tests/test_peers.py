@@ -187,11 +187,11 @@ def affine_of_zuko(log_scale: Tensor, shift: Tensor) -> zt.DependentTransform:
     return zt.DependentTransform(zt.MonotonicAffineTransform(shift, raw, slope=1e-9), 1)
 
 
-def coupling_of_zuko(coupling: b.Coupling, features: int, told: Callable[[Tensor], Any]) -> OfZuko:
-    """``told`` makes the transform of the moving half from the net's numbers."""
+def coupling_of_zuko(coupling: b.Coupling, features: int, make: Callable[[Tensor], Any]) -> OfZuko:
+    """``make`` makes the transform of the moving half from the net's numbers."""
     moves = (torch.arange(features) >= features // 2) != coupling.swap
     return OfZuko(
-        lambda context: zt.CouplingTransform(lambda kept: told(coupling.net(kept, context)), ~moves)  # pyright: ignore
+        lambda context: zt.CouplingTransform(lambda kept: make(coupling.net(kept, context)), ~moves)  # pyright: ignore
     )
 
 
@@ -237,10 +237,10 @@ def test_spline_coupling_is_that_of_zuko(float64, swap, seed):
     disturb(coupling, 2.0)
     moved = b.Coupling.sizes(5, swap=swap)[1]
 
-    def told(raw: Tensor) -> zt.DependentTransform:
+    def univariate(raw: Tensor) -> zt.DependentTransform:
         return zt.DependentTransform(spline_of_zuko(spline, raw.unflatten(-1, (moved, -1))), 1)
 
-    agree(coupling, coupling_of_zuko(coupling, 5, told), 2 * torch.randn(8, 5))
+    agree(coupling, coupling_of_zuko(coupling, 5, univariate), 2 * torch.randn(8, 5))
 
 
 # --- autoregressive layers --------------------------------------------------------------------------------------------
@@ -255,7 +255,7 @@ def units(lowest: int) -> Tensor:
     return (place % width + lowest) * COPIES + place // width
 
 
-def hand_over(net: MADE, theirs: list[Any], order: Tensor) -> None:
+def copy_weights(net: MADE, theirs: list[Any], order: Tensor) -> None:
     """Weights as they are, to be masked by the peer; the masks must be ours, too."""
     own = torch.arange(net.layers[0].in_features)  # pyright: ignore
     outputs = torch.arange(net.output.out_features)
@@ -268,11 +268,11 @@ def hand_over(net: MADE, theirs: list[Any], order: Tensor) -> None:
         peer.bias.data.copy_(layer.bias[rows])
 
 
-def hand_to_nflows(net: MADE, theirs: nflows_made.MADE) -> None:
+def copy_weights_to_nflows(net: MADE, theirs: nflows_made.MADE) -> None:
     """nflows has no units of degree 0, which without context are constants: ours are cut off."""
     for layer in [*net.layers[1:], net.output]:
         layer.weight.data[:, :COPIES] = 0
-    hand_over(net, [theirs.initial_layer, theirs.blocks[0].linear, theirs.final_layer], units(lowest=1))
+    copy_weights(net, [theirs.initial_layer, theirs.blocks[0].linear, theirs.final_layer], units(lowest=1))
 
 
 def layer_of(transform: b.Univariate, context_features: int = 0) -> b.Autoregressive:
@@ -308,7 +308,7 @@ def test_autoregressive_affine_is_that_of_nflows(float64, seed):
     layer = layer_of(transform)
     theirs = nf.MaskedAffineAutoregressiveTransform(**NFLOWS_NET)
     assert isinstance(layer.net, MADE)
-    hand_to_nflows(layer.net, theirs.autoregressive_net)
+    copy_weights_to_nflows(layer.net, theirs.autoregressive_net)
 
     def translate(raw: Tensor) -> Tensor:
         log_scale, shift = scale_and_shift(transform, raw)
@@ -327,7 +327,7 @@ def test_autoregressive_spline_is_that_of_nflows(float64, seed):
         num_bins=5, tails="linear", tail_bound=2.0, **NFLOWS_NET
     )
     assert isinstance(layer.net, MADE)
-    hand_to_nflows(layer.net, theirs.autoregressive_net)
+    copy_weights_to_nflows(layer.net, theirs.autoregressive_net)
     slopes = theirs.autoregressive_net.final_layer.bias.data.unflatten(0, (FEATURES, -1))[:, 10:]
     slopes.copy_(shifted(spline, slopes))
     agree(layer, theirs, 2 * torch.randn(8, FEATURES))
@@ -343,7 +343,7 @@ def autoregressive_of_zuko(layer: b.Autoregressive, univariate: Callable[..., An
         activation=nn.Tanh,
     )
     assert isinstance(layer.net, MADE)
-    hand_over(layer.net, list(theirs.hyper)[::2], units(lowest=0))  # pyright: ignore
+    copy_weights(layer.net, list(theirs.hyper)[::2], units(lowest=0))  # pyright: ignore
     return OfZuko(theirs)
 
 

@@ -161,7 +161,7 @@ def test_autocast_leaves_priors_as_they_are(name):
 
 
 def test_autocast_leaves_the_gradients_of_the_flow_s_own_layers_as_they_are():
-    found = []
+    gradients = []
     for enabled in (False, True):
         torch.manual_seed(0)
         flow = flowstone.Flow(Chain(LULinear(3), ActNorm(3)), make_prior("mixture", 3))
@@ -169,5 +169,5 @@ def test_autocast_leaves_the_gradients_of_the_flow_s_own_layers_as_they_are():
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
             loss = flow.log_prob(torch.randn(20, 3)).mean()
         loss.backward()
-        found.append(torch.cat([p.grad.flatten() for p in flow.parameters() if p.grad is not None]))
-    assert torch.equal(*found)
+        gradients.append(torch.cat([p.grad.flatten() for p in flow.parameters() if p.grad is not None]))
+    assert torch.equal(*gradients)

@@ -83,6 +83,18 @@ def test_a_prior_with_parameters_gives_samples_without_gradient():
     assert trace.nodes["x"]["score_parts"].score_function is not 0  # noqa: F632
 
 
+@pytest.mark.parametrize("back", [False, True])
+def test_clearing_the_cache_as_pyro_does_drops_what_was_kept(back):
+    scaling, x = b.Scaling(2), torch.ones(3, 2)
+    transform = BijectionTransform(scaling)
+    way: Any = transform.inv if back else transform
+    density: Any = dist.TransformedDistribution(dist.Normal(torch.zeros(2), 1.0).to_event(1), [way])
+    same(way(x), x)
+    scaling.log_scale.data += 1  # torch does not count this
+    density.clear_cache()
+    same(way(x), x / torch.e if back else x * torch.e, 1e-6)
+
+
 # --- inference --------------------------------------------------------------------------------------------------------
 
 MEAN, SCALE = torch.tensor([1.0, -2.0]), torch.tensor([[1.0, 0.0], [0.8, 0.6]])

@@ -233,7 +233,7 @@ def test_a_recipe_of_an_installed_package_is_found(tmp_path, monkeypatch):
             flow = build("small-one", {"features": 3})
         said = sorted(str(warning.message) for warning in warned)
         assert said[0].startswith("recipe 'broken' of other_flows:missing cannot be loaded")
-        assert "recipe 'nice' is there already" in said[1]
+        assert "recipe 'nice' is already registered" in said[1]
         assert RECIPES["nice"] is ours
         assert flow.spec == {"recipe": "small-one", "arguments": {"features": 3, "context_features": 0}}
         flowstone.save(flow, tmp_path / "run")

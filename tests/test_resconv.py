@@ -11,8 +11,8 @@ def test_without_a_norm_the_residual_stream_is_not_overwritten():
     net = ResConvNet(2, 3, hidden=6, blocks=2, norm="none").double()
     nn.init.normal_(net.output.parametrizations.weight.original0)  # pyright: ignore
     x = torch.randn(5, 2, 4, 4, dtype=torch.float64)
-    found = net(x)
-    found.square().sum().backward()  # raises where a saved tensor was overwritten
+    output = net(x)
+    output.square().sum().backward()  # raises where a saved tensor was overwritten
     gradients = [parameter.grad for parameter in net.parameters()]
     for module in net.modules():
         if isinstance(module, nn.ReLU):
@@ -21,6 +21,6 @@ def test_without_a_norm_the_residual_stream_is_not_overwritten():
     expected = net(x)
     expected.square().sum().backward()
     assert expected.abs().max() > 0.1
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(output, expected)
     for gradient, parameter in zip(gradients, net.parameters(), strict=True):
         torch.testing.assert_close(gradient, parameter.grad)

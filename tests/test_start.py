@@ -22,10 +22,10 @@ def outputs(net: nn.Module, *shape: int) -> Tensor:
 @pytest.mark.parametrize("scale", [0.0, 0.5, 3.0])
 def test_the_output_starts_as_large_as_its_scale_says(kind, scale):
     torch.manual_seed(1)
-    whole = outputs(kind(3, 4, hidden=(32, 32), output_scale=1.0), 3)
+    full = outputs(kind(3, 4, hidden=(32, 32), output_scale=1.0), 3)
     torch.manual_seed(1)
     net = kind(3, 4, hidden=(32, 32), output_scale=scale)
-    torch.testing.assert_close(outputs(net, 3).std(), scale * whole.std(), rtol=0.5, atol=0)
+    torch.testing.assert_close(outputs(net, 3).std(), scale * full.std(), rtol=0.5, atol=0)
     assert net.output.bias.abs().max() == 0
 
 
@@ -66,10 +66,10 @@ def trained(toy: str, recipe: str, arguments: dict[str, Any], **settings: Any) -
 
 
 def test_realnvp_leaves_the_identity_on_a_uniform_square():
-    """No gradient moves output weights of zero there: it stayed at 2.838, the best normal distribution's."""
+    """No gradient moves output weights of zero there: from the identity the loss stays at 2.838, that of a normal."""
     assert trained("uniform", "realnvp", {"couplings": 4, "hidden": (32, 32)}, steps=400, batch_size=128) < 2.7
 
 
 def test_nice_leaves_the_identity_on_circles():
-    """It stayed at 2.907: under a logistic prior the identity is a local optimum of translations."""
+    """Under a logistic prior the identity is a local optimum of translations, with a loss of 2.907."""
     assert trained("circles", "nice", {"couplings": 6, "hidden": (64, 64)}, steps=400, batch_size=128) < 2.75

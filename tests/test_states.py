@@ -43,21 +43,21 @@ def test_states_chain_up_and_their_log_dets_add_up(float64, name):
     given = flow._standardized(context)
     z = torch.randn(6, *flow.prior.event_shape)
     layers = links(flow.bijection)
-    for states, start, whole, order, direction in (
+    for states, start, direct, order, direction in (
         (flow.states, x, flow.to_latent, layers, "forward"),
         (flow.inverse_states, z, flow.from_latent, layers[::-1], "inverse"),
     ):
         torch.manual_seed(0)
-        found = states(start, context)
+        results = states(start, context)
         torch.manual_seed(0)
-        end, log_det = whole(start, context)
-        assert found[0].layer is None
-        assert torch.equal(found[0].value, start)
-        assert not found[0].log_det.any()
-        assert [state.layer for state in found[1:]] == order
-        assert torch.equal(found[-1].value, end)
-        torch.testing.assert_close(sum(state.log_det for state in found), log_det)
-        for before, after in itertools.pairwise(found):
+        end, log_det = direct(start, context)
+        assert results[0].layer is None
+        assert torch.equal(results[0].value, start)
+        assert not results[0].log_det.any()
+        assert [state.layer for state in results[1:]] == order
+        assert torch.equal(results[-1].value, end)
+        torch.testing.assert_close(sum(state.log_det for state in results), log_det)
+        for before, after in itertools.pairwise(results):
             assert after.layer is not None
             if not any(layer.stochastic for layer in walk(after.layer)):
                 value, part = getattr(after.layer, direction)(before.value, given)
@@ -69,16 +69,16 @@ def test_states_chain_up_and_their_log_dets_add_up(float64, name):
 def test_states_of_a_bijection_end_where_it_does(float64, name):
     case = CASES[name]
     bijection, (x, z, context) = case.bijection(), case.rows(4, 0)
-    for states, whole, start in (
+    for states, direct, start in (
         (bijection.states, bijection.forward, x),
         (bijection.inverse_states, bijection.inverse, z),
     ):
         torch.manual_seed(0)
-        found = states(start, context)
+        results = states(start, context)
         torch.manual_seed(0)
-        end, log_det = whole(start, context)
-        assert torch.equal(found[-1].value, end)
-        torch.testing.assert_close(sum(state.log_det for state in found), log_det)
+        end, log_det = direct(start, context)
+        assert torch.equal(results[-1].value, end)
+        torch.testing.assert_close(sum(state.log_det for state in results), log_det)
 
 
 def test_states_ask_for_the_shape_of_the_flow():

@@ -61,21 +61,25 @@ def test_integers_booleans_and_decimals_are_numbers(tmp_path):
         ("empty.csv", "a,b\n", "the table is empty"),
         ("folder.csv.d", "", "cannot read '.d'"),
         ("t.csv", "a,b\n1,2\n3,x\n", "column 'b' is not numeric (row 2 holds 'x')"),
-        ("t.csv", "a,a\n1,2\n", "column name 'a' occurs more than once"),
         ("t.csv", "a,b\n1,2\n3,\n", "column 'b', row 2 is missing or NaN; 1 of 2 rows"),
         ("t.csv", "a,b\n1,inf\n3,4\n", "column 'b', row 1 is infinite"),
-        ("t.csv", "a,b\n1,2\n3\n", "cannot be read as .csv"),
+        ("t.csv", "a,b\n1,2\n3\n", "row 2 has 1 fields instead of 2 ('3'); rows of another length: 1"),
         ("t.parquet", "not parquet", "cannot be read as .parquet"),
         ("t.npy", "not npy", "cannot be read as .npy"),
-        ("t.xlsx", "", "cannot read '.xlsx'; tables are .csv, .parquet, .npy"),
+        ("t.sav", "", "cannot read '.sav'; tables are .csv, .tsv, .txt"),
+        ("t.csv", "a,b\n1,\0\n", "the file holds zero bytes: it is no text"),
+        ("t.csv", "a,b", "the table is empty (0 rows, 2 columns)"),
+        ("t.csv", "# nothing\n", "the file holds comments alone"),
+        ("t.csv.gz", "a,b\n", "the table is empty"),
+        ("t.csv.zip", "PK\x03\x04", "cannot be read as .csv"),
         ("t.csv", "a,b\n" + "1,2\n3,4\n" * 5, "10 rows; the 80/10/10 split needs at least 20"),
-        ("t.csv", "a,b\n" + "".join(f"{i},7\n" for i in range(40)), "column 'b' (7) is constant and has no density"),
+        ("t.csv", "a,b\n" + "".join(f"{i},7\n" for i in range(40)), "('a' identifier, 'b' constant); nothing is left"),
     ],
 )
 def test_bad_tables_are_named_in_one_line(tmp_path, name, text, message):
     path = write(tmp_path / name, text)
     with pytest.raises(DataError) as caught:
-        open_source(str(path))
+        open_source(str(path), mixed=False)
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -97,7 +101,7 @@ def test_rounding_errors_are_no_gaps_and_atoms_are_told(tmp_path):
     rng = np.random.default_rng(0)
     spiky = np.where(rng.random(400) < 0.3, 0.0, rng.normal(size=400))
     np.save(tmp_path / "t.npy", np.stack([spiky, rng.normal(size=400)], 1))
-    assert open_source(str(tmp_path / "t.npy")).description["atoms"] == {"x1": 0.0}
+    assert open_source(str(tmp_path / "t.npy"), mixed=False).description["atoms"] == {"x1": 0.0}
 
 
 def test_missing_files_and_unknown_names_tell_the_nearest(tmp_path):
@@ -132,7 +136,7 @@ def test_drop_missing_leaves_out_those_rows_alone(tmp_path):
     text = good_csv(tmp_path / "t.csv").read_text() + "nan,1,2\n1,inf,2\n"
     path = write(tmp_path / "t.csv", text)
     with pytest.raises(DataError, match="to leave them out: drop_missing=True"):
-        open_source(str(path))
+        open_source(str(path), mixed=False)
     dataset = open_source(str(path), drop_missing=True)
     assert dataset.description["rows"] == 60
 
@@ -195,14 +199,45 @@ def test_excluded_columns_are_left_out_of_columns_and_context(tmp_path):
         open_source(path, exclude=["a", "b", "c"])
 
 
-def test_all_constant_columns_are_named_and_the_remedy_works(tmp_path):
-    rows = [f"{a},5,{b},0,{c}" for a, b, c in np.random.default_rng(0).normal(size=(50, 3))]
-    path = write(tmp_path / "t.csv", "a,k,b,l,c\n" + "\n".join(rows))
-    request = DataRequest(path, context=["l", "c"])
-    with pytest.raises(DataError, match=r"columns 'k' \(5\), 'l' \(0\) are constant and have no density") as caught:
-        open_source(request)
-    dataset = open_source(request, **caught.value.remedy)
+def test_constant_columns_ids_and_text_are_left_out_and_said(tmp_path):
+    """Row numbers were learned as a dimension, and constant columns refused."""
+    draws = np.random.default_rng(0).normal(size=(50, 3))
+    rows = [f"{i},{a},5,{b},0,{c},note {i}" for i, (a, b, c) in enumerate(draws)]
+    path = write(tmp_path / "t.csv", ",a,k,b,l,c,note\n" + "\n".join(rows))
+    dataset = open_source(path, context=["l", "c"])
     assert (dataset.columns, dataset.context_columns) == (("a", "b"), ("c",))
+    assert dataset.kinds is not None
+    assert dataset.kinds.left_out == ("column_1", "k", "l", "note")
+    assert sum("left out as an identifier" in note for note in dataset.kinds.notes) == 2
+    again = reopen(json.loads(json.dumps(dataset.description)))
+    assert torch.equal(again.test.x, dataset.test.x)
+    assert open_source(path, columns=["column_1", "a"]).columns == ("column_1", "a")  # asked for by name
+    with pytest.raises(DataError, match=r"every column is context or left out \('column_1' identifier, 'a' left_out, "):
+        open_source(path, exclude=["a", "b", "c"])
+
+
+def test_the_index_of_a_frame_in_parquet_is_left_out(tmp_path):
+    about = {"index_columns": ["__index_level_0__"], "columns": [], "pandas_version": "2.0"}
+    values = np.random.default_rng(0).normal(size=(60, 2))
+    table = pa.table({"h": values[:, 0], "w": values[:, 1], "__index_level_0__": np.arange(60)[::-1] ** 2 % 7})
+    pyarrow.parquet.write_table(table.replace_schema_metadata({"pandas": json.dumps(about)}), tmp_path / "t.parquet")
+    assert open_source(tmp_path / "t.parquet").columns == ("h", "w")
+
+
+def test_kinds_that_are_asked_for_are_recorded(tmp_path):
+    path = good_csv(tmp_path / "t.csv")
+    dataset = open_source(path, kinds={"a": "bounded(-9,9)", "b": "identifier"})
+    assert dataset.columns == ("a", "c")
+    assert dataset.kinds is not None
+    assert dataset.kinds.kind("a").name == "bounded"
+    assert DataRequest.from_record(json.loads(json.dumps(dataset.description))).kinds == {
+        "a": "bounded(-9,9)",
+        "b": "identifier",
+    }
+    with pytest.raises(SettingError, match="kinds="):
+        open_source(path, kinds={"a": 3})
+    with pytest.raises(DataError, match="no column 'd'"):
+        open_source(path, kinds={"d": "positive"})
 
 
 def test_a_request_may_be_given_and_changed(tmp_path):
@@ -240,6 +275,8 @@ OPTIONS = st.fixed_dictionaries(
         "columns": st.lists(st.text(), unique=True),
         "exclude": st.lists(st.text(), unique=True),
         "drop_missing": st.booleans(),
+        "kinds": st.dictionaries(st.text(), st.text()),
+        "na": st.lists(st.text()),
         "dequantize": st.booleans(),
     },
 )
@@ -282,7 +319,7 @@ def test_writing_refuses_what_it_cannot_write(tmp_path):
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
 @pytest.mark.parametrize("header", ["größe,gewicht\n", ""])
 def test_text_is_read_in_its_encoding(tmp_path, encoding, header):
-    """A byte-order mark made the first row of numbers a header, and cp1252 raised a UnicodeDecodeError."""
+    """A byte-order mark is not part of the first name or number, and text in cp1252 is read with a warning."""
     path = tmp_path / "table.csv"
     path.write_text(header + "".join(f"{i}.5,{2 * i}\n" for i in range(60)), encoding=encoding)
     with pytest.warns(UserWarning, match="cp1252") if encoding == "cp1252" and header else nullcontext():

@@ -39,6 +39,15 @@ def test_shapes_are_those_of_a_normal_of_torch(float64, batch):
     assert "FlowDistribution" in repr(ours)
 
 
+def test_no_samples_where_the_prior_is_one_of_torch():
+    for prior in (td.Laplace(torch.zeros(2), 1.0), td.MultivariateNormal(torch.zeros(2), torch.eye(2))):
+        density = Flow(b.Scaling(2), prior).distribution()
+        x, log_prob = density.rsample_and_log_prob(torch.Size((0, 3)))
+        assert x.shape == (0, 3, 2)
+        assert log_prob.shape == density.log_prob(x).shape == (0, 3)
+        log_prob.sum().backward()
+
+
 def test_no_samples_and_no_contexts(float64):
     for batch, shape in (((2, 4), (0, 3)), ((0,), (6,)), (None, (0,))):
         _, density, batch_shape = some_distribution(batch)

@@ -7,55 +7,32 @@
 Names are imported when they are first used, so that the command's help need not wait for torch.
 """
 
-import importlib
 from typing import TYPE_CHECKING
+
+from flowstone.lazy import lazy_names
 
 if TYPE_CHECKING:
     from flowstone import bijections, data, errors, nets, plot, priors, recipes, testing
+    from flowstone.data.tables import kinds_of
     from flowstone.density import Density
     from flowstone.evaluation.check import check
     from flowstone.evaluation.metrics import bits_per_dim, evaluate, grid_integral
     from flowstone.flow import Flow
     from flowstone.recipes import glow, iaf, maf, maf_spline, nice, nice_image, realnvp, realnvp_image, recipe, spline
     from flowstone.runs.checkpoint import load, save
+    from flowstone.table_model import TableModel, learn
     from flowstone.train import fit, fit_to_density, importance_sample
     from flowstone.train.history import History
     from flowstone.transform import BijectionTransform
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "BijectionTransform": "transform",
-    "Density": "density",
-    "Flow": "flow",
-    "History": "train.history",
-    "bits_per_dim": "evaluation.metrics",
-    "check": "evaluation.check",
-    "evaluate": "evaluation.metrics",
-    "fit": "train",
-    "fit_to_density": "train",
-    "glow": "recipes",
-    "grid_integral": "evaluation.metrics",
-    "iaf": "recipes",
-    "importance_sample": "train",
-    "load": "runs.checkpoint",
-    "maf": "recipes",
-    "maf_spline": "recipes",
-    "nice": "recipes",
-    "nice_image": "recipes",
-    "realnvp": "recipes",
-    "realnvp_image": "recipes",
-    "recipe": "recipes",
-    "save": "runs.checkpoint",
-    "spline": "recipes",
-}
-_ROOMS = ("bijections", "data", "errors", "nets", "plot", "priors", "recipes", "testing")
-
 __all__ = [
     "BijectionTransform",
     "Density",
     "Flow",
     "History",
+    "TableModel",
     "bijections",
     "bits_per_dim",
     "check",
@@ -68,6 +45,8 @@ __all__ = [
     "grid_integral",
     "iaf",
     "importance_sample",
+    "kinds_of",
+    "learn",
     "load",
     "maf",
     "maf_spline",
@@ -85,17 +64,22 @@ __all__ = [
     "testing",
 ]
 
-
-def __getattr__(name: str):
-    if name in _HOME:
-        value = getattr(importlib.import_module(f"flowstone.{_HOME[name]}"), name)
-    elif name in _ROOMS:
-        value = importlib.import_module(f"flowstone.{name}")
-    else:
-        raise AttributeError(f"module 'flowstone' has no attribute {name!r}")
-    globals()[name] = value  # next time it is found without asking, and a submodule of the same name cannot hide it
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    __all__,
+    {
+        "data.tables": ["kinds_of"],
+        "density": ["Density"],
+        "evaluation.check": ["check"],
+        "evaluation.metrics": ["bits_per_dim", "evaluate", "grid_integral"],
+        "flow": ["Flow"],
+        "recipes": [
+            "glow", "iaf", "maf", "maf_spline", "nice", "nice_image", "realnvp", "realnvp_image", "recipe", "spline",
+        ],
+        "runs.checkpoint": ["load", "save"],
+        "table_model": ["TableModel", "learn"],
+        "train": ["fit", "fit_to_density", "importance_sample"],
+        "train.history": ["History"],
+        "transform": ["BijectionTransform"],
+    },
+)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Density: what everything above the model is written for."""
+"""Density: the interface by which training, evaluation, pictures and files use any model."""
 
 import math
 from abc import ABC, abstractmethod
@@ -20,8 +20,8 @@ T = TypeVar("T")
 class Density(nn.Module, ABC):
     r"""A probability distribution of x, or of x given a context c, with an exact likelihood.
 
-    A subclass computes; what is the same for all (shapes, chunks, seeds) is here. ``density(x, context)`` is
-    ``log_prob(x, context)``, so that what wraps modules (DistributedDataParallel, ``torch.compile``, export) works.
+    A subclass implements the abstract methods; shapes, chunks and seeds are handled here. ``density(x, context)`` is
+    ``log_prob(x, context)``, so that DistributedDataParallel, ``torch.compile`` and export work.
 
     Attributes:
         event_shape: shape of one x.
@@ -39,7 +39,7 @@ class Density(nn.Module, ABC):
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Where it is."""
+        """Where its parameters are."""
 
     @property
     @abstractmethod
@@ -50,6 +50,11 @@ class Density(nn.Module, ABC):
     def stochastic(self) -> bool:
         """Whether it draws noise (dequantization, padding): its log_prob is then a lower bound, and differs by draw."""
         return False
+
+    @property
+    def stochastic_training(self) -> bool:
+        """Whether ``forward`` draws random numbers in training mode."""
+        return self.stochastic
 
     @property
     def reparameterized(self) -> bool:
@@ -104,13 +109,13 @@ class Density(nn.Module, ABC):
             ShapeError: x or the context has another shape than the density was built for, or is no tensor.
         """
         self._check(x, context, self.event_shape)
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return self._log_prob(x, context)
-        found = [
+        parts = [
             self._log_prob(x[rows], None if context is None else context[rows])
             for rows in chunks(x.shape[0], self.event_shape, x.device)
         ]
-        return found[0] if len(found) == 1 else torch.cat(found)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def sample(
         self, n: int, context: Tensor | None = None, *, temperature: float = 1.0, seed: int | None = None
@@ -128,7 +133,7 @@ class Density(nn.Module, ABC):
     def stream(
         self, n: int, context: Tensor | None = None, *, temperature: float = 1.0, seed: int | None = None
     ) -> Iterator[Tensor]:
-        """What ``sample`` draws, chunk by chunk, for more than memory holds: ``(rows, *event_shape)`` each.
+        """The samples of ``sample`` in chunks ``(rows, *event_shape)``, for more samples than memory holds.
 
         With context, the first sample of every context row comes first, then the second of every row, and so on.
 
@@ -156,7 +161,7 @@ class Density(nn.Module, ABC):
     def rsample_and_log_prob(
         self, n: int, context: Tensor | None = None, *, seed: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The same with gradients, to parameters and context (the reparameterization trick).
+        """``sample_and_log_prob`` with gradients to parameters and context (the reparameterization trick).
 
         Raises:
             SettingError: samples do not carry every gradient: the prior has parameters of its own, or x is rounded.
@@ -190,7 +195,7 @@ class Density(nn.Module, ABC):
             yield sampler(*self._rows(n, context, rows), generator)
 
     def _rows(self, n: int, context: Tensor | None, rows: slice) -> tuple[int, Tensor | None]:
-        """How many samples these rows are, and the context of each: every draw goes through all context rows."""
+        """The number of these rows, and the context of each: the rows of the context repeat in order."""
         count = rows.stop - rows.start
         if context is None:
             return count, None

@@ -35,9 +35,9 @@ class _Invertible(Protocol):
 class FlowDistribution(Distribution):
     """A density as a ``torch.distributions.Distribution``; ``Flow.distribution`` makes it.
 
-    Shapes by torch's book: ``sample(s)`` is ``(*s, *batch_shape, *event_shape)``, ``log_prob`` broadcasts. The batch
+    Shapes are as in torch: ``sample(s)`` is ``(*s, *batch_shape, *event_shape)``, ``log_prob`` broadcasts. The batch
     shape is that of the context's rows, and ``()`` without context. ``rsample`` carries gradients to the parameters
-    and the context, where the prior has no parameters of its own. ``pyro.sample`` takes it as it is.
+    and the context, where the prior has no parameters of its own. ``pyro.sample`` takes it, too.
 
     Args:
         density: a flow, or any other ``Density``.
@@ -67,7 +67,7 @@ class FlowDistribution(Distribution):
     ) -> None:
         density.context_rows(context)
         if (mixin := _pyro_mixin()) is not None:
-            mixin.register(FlowDistribution)  # isinstance then says that it has what __getattr__ finds
+            mixin.register(FlowDistribution)  # so that isinstance agrees with __getattr__
         self.density, self.context = density, context
         self.has_rsample = density.reparameterized and not density.stochastic
         shape = torch.Size(batch_shape) if context is None else context.shape[:-1]
@@ -75,7 +75,7 @@ class FlowDistribution(Distribution):
 
     @property
     def arg_constraints(self) -> dict[str, Constraint]:
-        """None: a density has no named parameters."""
+        """Empty: a density has no named parameters."""
         return {}
 
     @property
@@ -85,7 +85,7 @@ class FlowDistribution(Distribution):
 
     @constraints.dependent_property
     def support(self) -> Constraint:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Where it has density: by feature where the flow can tell, else ``Preimage``. Of any density: everywhere."""
+        """The values with density: by feature if the flow knows it, else ``Preimage``; all reals if it is no flow."""
         dims = len(self.event_shape)
         density = self.density
         if not isinstance(density, _Invertible):
@@ -103,7 +103,7 @@ class FlowDistribution(Distribution):
         log_prob = self.density.log_prob(rows, self._context_rows(shape)).reshape(shape)
         if self._validate_args and value.numel():
             support = self.support
-            # Of a preimage the log-density tells, and a second evaluation of the flow is saved.
+            # The log-density shows whether a value is in a preimage, without a second evaluation of the flow.
             self._require(log_prob.isfinite() if isinstance(support, Preimage) else support.check(value), value)
         return log_prob
 
@@ -124,7 +124,7 @@ class FlowDistribution(Distribution):
         return x.reshape(*shape, *self.event_shape), log_prob.reshape(shape)
 
     def rsample_and_log_prob(self, sample_shape: Shape = SCALAR) -> tuple[Tensor, Tensor]:
-        """The same with gradients."""
+        """``sample_and_log_prob`` with gradients."""
         if not self.has_rsample:
             raise NotImplementedError(
                 f"no samples with gradients: the prior of this {type(self.density).__name__} has parameters of its "
@@ -135,7 +135,7 @@ class FlowDistribution(Distribution):
         return x.reshape(*shape, *self.event_shape), log_prob.reshape(shape)
 
     def cdf(self, value: Tensor) -> Tensor:
-        """P(X ≤ value), of the shape of ``log_prob(value)``: of flows of one feature whose prior has a cdf.
+        """P(X ≤ value), of the shape of ``log_prob(value)``, for flows of one feature whose prior has a cdf.
 
         >>> import flowstone
         >>> import torch
@@ -196,7 +196,7 @@ class FlowDistribution(Distribution):
         )
 
     def enumerate_support(self, expand: bool = True) -> NoReturn:
-        """Not of what is continuous."""
+        """A continuous distribution has no list of values."""
         raise NotImplementedError("the values of a flow cannot be listed")
 
     def __call__(self, sample_shape: Shape = SCALAR) -> Tensor:

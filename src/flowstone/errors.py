@@ -1,4 +1,4 @@
-"""The tree of errors. A message is one line that repeats what was wrong: name, shape, value, nearest valid choice."""
+"""The errors of Flowstone. A message is one line that repeats what is wrong: name, shape, value, valid choice."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -7,6 +7,7 @@ from typing import Any
 __all__ = [
     "CheckpointError",
     "DataError",
+    "DataWarning",
     "FlowstoneError",
     "NonFiniteError",
     "OutputError",
@@ -17,11 +18,11 @@ __all__ = [
 
 
 class FlowstoneError(Exception):
-    """The root of all that Flowstone raises for a user's mistake. The command line prints it and exits with 1.
+    """The base class of all errors that Flowstone raises for a user's mistake. The command prints it and exits with 1.
 
     Attributes:
-        remedy: options by name, with the values that would mend what is wrong. They end the message as keyword
-            arguments; the command line shows them as its flags instead.
+        remedy: options by name, with values that remove the error. They end the message as keyword arguments; the
+            command line shows them as its flags instead.
 
     >>> print(FlowstoneError("row 2 is missing; to leave it out", remedy={"drop_missing": True}))
     row 2 is missing; to leave it out: drop_missing=True
@@ -37,7 +38,7 @@ class FlowstoneError(Exception):
         return super().__str__()
 
     def __str__(self) -> str:
-        return self.problem + ": " * bool(self.remedy) + ", ".join(f"{k}={v!r}" for k, v in self.remedy.items())
+        return _with_keywords(self.problem, self.remedy)
 
 
 class UnknownNameError(FlowstoneError, LookupError):
@@ -62,6 +63,21 @@ class DataError(FlowstoneError, ValueError):
     """Data that cannot be learned from or scored: missing file, empty table, text in a column, NaN, too few rows."""
 
 
+class DataWarning(UserWarning):
+    """A doubt about data that were read: what was taken for what, and what would read it otherwise.
+
+    Attributes:
+        remedy: as that of a ``FlowstoneError``.
+    """
+
+    def __init__(self, problem: str, *, remedy: Mapping[str, Any] | None = None) -> None:
+        super().__init__(problem)
+        self.problem, self.remedy = problem, dict(remedy or {})
+
+    def __str__(self) -> str:
+        return _with_keywords(self.problem, self.remedy)
+
+
 class CheckpointError(FlowstoneError, ValueError):
     """A run folder that is missing, damaged, foreign or of a newer format."""
 
@@ -71,10 +87,14 @@ class OutputError(FlowstoneError, OSError):
 
 
 class NonFiniteError(FlowstoneError, ArithmeticError):
-    """A loss or gradient that is NaN or infinite; the message names the step and the first layer that went bad.
+    """A loss or gradient that is NaN or infinite; the message names the step and the first layer that is not finite.
 
     Attributes:
         history: the History up to there; the flow that was trained holds the best weights so far.
     """
 
     history: Any = None
+
+
+def _with_keywords(problem: str, remedy: Mapping[str, Any]) -> str:
+    return problem + ": " * bool(remedy) + ", ".join(f"{name}={value!r}" for name, value in remedy.items())

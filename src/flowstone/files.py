@@ -1,4 +1,4 @@
-"""Reading and writing files so that nothing is ever half-written."""
+"""Reading files, and writing them completely or not at all."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Flow(Density):
 
     @property
     def device(self) -> torch.device:
-        """Where the flow is."""
+        """Where its parameters are."""
         return self.prior.device
 
     @property
@@ -80,7 +80,7 @@ class Flow(Density):
     def to_latent(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data → latent: ``(z, log|det dz/dx|)``, shapes ``(batch, *prior.event_shape)`` and ``(batch,)``."""
         self._check(x, context, self.event_shape)
-        return self.bijection(self._data(x), self._standardized(context))
+        return self.bijection(self._to_own_dtype(x), self._standardized(context))
 
     def from_latent(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Latent → data: ``(x, log|det dx/dz|)``, shapes ``(batch, *event_shape)`` and ``(batch,)``."""
@@ -96,7 +96,7 @@ class Flow(Density):
         [(4, 2), (4, 2), (4, 2), (4, 2)]
         """
         self._check(x, context, self.event_shape)
-        x = self._data(x)
+        x = self._to_own_dtype(x)
         return [State(None, x, x.new_zeros(x.shape[0])), *self.bijection.states(x, self._standardized(context))]
 
     def inverse_states(self, z: Tensor, context: Tensor | None = None) -> list[State]:
@@ -119,7 +119,7 @@ class Flow(Density):
         return FlowDistribution(self, context, validate_args=validate_args)
 
     def transform(self, context: Tensor | None = None) -> BijectionTransform:
-        """The way from data to latent as a ``torch.distributions.Transform``; its ``inv`` is the way back.
+        """Data → latent as a ``torch.distributions.Transform``; its ``inv`` is latent → data.
 
         >>> import flowstone
         >>> import torch
@@ -127,10 +127,10 @@ class Flow(Density):
         >>> transform(torch.zeros(3, 4, 2)).shape
         torch.Size([3, 4, 2])
         """
-        given = self._standardized(self.context_rows(context))
-        if given is not None and context is not None:
-            given = given.reshape(context.shape)
-        return BijectionTransform(self.bijection, given, event_dim=len(self.event_shape))
+        standardized = self._standardized(self.context_rows(context))
+        if standardized is not None and context is not None:
+            standardized = standardized.reshape(context.shape)
+        return BijectionTransform(self.bijection, standardized, event_dim=len(self.event_shape))
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
@@ -138,13 +138,13 @@ class Flow(Density):
         self._check(x, context, self.event_shape)
         if self.standardize_context is not None and context is not None:
             self.standardize_context.initialize(context)
-        x, given = self._data(x), self._standardized(context)
-        self.bijection.initialize(x, given)
+        x, standardized = self._to_own_dtype(x), self._standardized(context)
+        self.bijection.initialize(x, standardized)
         if type(self.prior).initialize is not Prior.initialize:
-            self.prior.initialize(self.bijection(x, given)[0], context)
+            self.prior.initialize(self.bijection(x, standardized)[0], context)
 
     def _log_prob(self, x: Tensor, context: Tensor | None) -> Tensor:
-        z, log_det = self.bijection(self._data(x), self._standardized(context))
+        z, log_det = self.bijection(self._to_own_dtype(x), self._standardized(context))
         return self.prior.log_prob(z, context) + log_det
 
     def _sample(self, n: int, context: Tensor | None, generator: torch.Generator | None, temperature: float) -> Tensor:
@@ -158,7 +158,7 @@ class Flow(Density):
         x, log_det = self.bijection.inverse(z, self._standardized(context))
         return x, self.prior.log_prob(z, context) - log_det
 
-    def _data(self, x: Tensor) -> Tensor:
+    def _to_own_dtype(self, x: Tensor) -> Tensor:
         """Data in the flow's own precision, unless the first layer converts it itself and keeps every digit."""
         return x if self.bijection.accepts_any_dtype else x.to(self.dtype)
 

@@ -1,4 +1,4 @@
-"""Options: a field of a settings dataclass that carries its own help, from which flags and documents follow."""
+"""Options: fields of a settings dataclass that carry their own help, from which flags and docstrings are made."""
 
 from collections.abc import Iterable
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -50,7 +50,7 @@ def options_of(settings: type) -> tuple[Option, ...]:
 
 
 def require_options(kind: str, settings: type, names: Iterable[str]) -> None:
-    """Each name is that of an option of the settings class.
+    """Require that each name is that of an option of the settings class.
 
     Raises:
         UnknownNameError: one is not; the message holds the nearest option.
@@ -85,5 +85,4 @@ def describe_options(settings: type, *, indent: str = "") -> str:
 
 
 def _option_of(each: Field) -> Option:
-    said = each.metadata
-    return Option(each.name, each.default, said.get("help", ""), said.get("choices", ()), said.get("applies_to", ()))
+    return Option(each.name, each.default, **each.metadata)

@@ -1,7 +1,6 @@
-"""The laws that every bijection obeys, to hold your own against.
+"""The laws that every bijection obeys, to test your own by.
 
 ``check(Case(make, features))`` runs them all; each one alone is a function ``law(case, seed, spread)`` in ``LAWS``.
-Sign, inverse and persistence bugs recur in every library of flows: these laws are how they are caught here, too.
 """
 
 import copy
@@ -71,9 +70,9 @@ class Case:
         data, latents: ``(n, generator, spread) -> (n, *shape)`` draw x in its domain, and z; None is
             ``spread`` times a normal.
         widest, widest_float32: the largest spread at which each precision still resolves it.
-        triangular: whether it claims that z_i follows from x_1 … x_i alone.
+        triangular: whether z_i depends on x_1 … x_i alone.
         stochastic: whether it draws noise (dequantization): then it has no Jacobian, and its inverse gives x back.
-        density: whether x can be anything: then a normal z makes a density over all of space, which integrates to 1.
+        density: whether x can be any vector, so that a normal z makes a density over all of space.
     """
 
     make: Callable[[], Bijection]
@@ -99,7 +98,7 @@ class Case:
             return self.make().eval()
 
     def rows(self, n: int, seed: int, spread: float = 1.0) -> tuple[Tensor, Tensor, Tensor | None]:
-        """X, z and context, ``n`` rows of each."""
+        """Draw x, z and context, ``n`` rows of each."""
         generator = torch.Generator().manual_seed(seed)
         spread = min(spread, self.widest if torch.get_default_dtype() == torch.float64 else self.widest_float32)
         latent = self.bijection().latent_shape(self.shape)
@@ -114,7 +113,7 @@ class Case:
 
 
 def check(case: Case, *, seeds: int = 5, spreads: Sequence[float] = (0.1, 1.0, 3.0, 30.0)) -> None:
-    """Every law over ``case``, on inputs near and far; raises LawBrokenError at the first one that does not hold.
+    """Test every law on ``case``, on inputs near and far; raises LawBrokenError at the first one that does not hold.
 
     >>> import torch
     >>> from flowstone.bijections import LeakyReLU
@@ -135,7 +134,7 @@ def check(case: Case, *, seeds: int = 5, spreads: Sequence[float] = (0.1, 1.0, 3
 
 
 def shapes(case: Case, seed: int, spread: float) -> None:
-    """Z has the latent shape, x the event shape, log-dets are ``(batch,)``; an empty batch stays one."""
+    """The shapes of z, x and the log-dets are right, also for an empty batch."""
     bijection = case.bijection()
     latent = bijection.latent_shape(case.shape)
     _require(bijection.event_shape(latent) == case.shape, "shapes", "event_shape(latent_shape(s)) is not s")
@@ -148,7 +147,7 @@ def shapes(case: Case, seed: int, spread: float) -> None:
 
 
 def round_trip(case: Case, seed: int, spread: float) -> None:
-    """``inverse`` undoes ``forward``, and where it is no mere bound ``forward`` undoes ``inverse``."""
+    """``inverse`` undoes ``forward`` and, without noise, ``forward`` undoes ``inverse``."""
     bijection, (x, z, context) = case.bijection(), case.rows(16, seed, spread)
     tolerance = TOLERANCES[x.dtype].round_trip
     there = bijection(x, context)[0]
@@ -182,7 +181,7 @@ def log_det_of_jacobian(case: Case, seed: int, spread: float) -> None:
 
 
 def triangular(case: Case, seed: int, spread: float) -> None:
-    """Where it is claimed: z_i follows from x_1 … x_i alone, exactly."""
+    """If the case says so, z_i depends on x_1 … x_i alone, exactly."""
     if not case.triangular:
         return
     bijection, (x, z, context) = case.bijection(), case.rows(4, seed, spread)
@@ -192,7 +191,7 @@ def triangular(case: Case, seed: int, spread: float) -> None:
 
 
 def rows_do_not_mix(case: Case, seed: int, spread: float) -> None:
-    """Row i of the result follows from row i of the input alone."""
+    """Row i of the result depends on row i of the input alone."""
     if case.stochastic:
         return
     bijection, (x, z, context) = case.bijection(), case.rows(9, seed, spread)
@@ -207,7 +206,7 @@ def rows_do_not_mix(case: Case, seed: int, spread: float) -> None:
 
 
 def gradients_are_finite(case: Case, seed: int, spread: float) -> None:
-    """Finite gradients at zero, at bounds, far out and at and beyond the borders of the domain."""
+    """Gradients are finite at zero, at bounds, far out, and at and beyond the borders of the domain."""
     bijection, (x, z, context) = case.bijection(), case.rows(12, seed, spread)
     for direction, value, outmost in ((bijection.forward, x, 1e3), (bijection.inverse, z, 50.0)):
         special = [0.0, -0.0, 1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 5.0, 1e-30, outmost, -outmost]
@@ -224,7 +223,7 @@ def gradients_are_finite(case: Case, seed: int, spread: float) -> None:
 
 
 def saved_is_loaded(case: Case, seed: int, spread: float) -> None:
-    """State → bytes → another one, differently initialised: the same numbers."""
+    """A bijection that is initialised differently gives the same numbers after it has loaded the saved state."""
     bijection, (x, z, context) = case.bijection(), case.rows(5, seed, spread)
     state = {name: tensor.contiguous() for name, tensor in bijection.state_dict().items()}
     with torch.random.fork_rng(devices=[]):
@@ -251,12 +250,12 @@ def copies_are_apart(case: Case, seed: int, spread: float) -> None:
 
 
 def precision_follows(case: Case, seed: int, spread: float) -> None:
-    """``.double()`` and ``.float()`` leave nothing behind, and float32 gives what float64 gives, to its tolerance."""
+    """``.double()`` and ``.float()`` convert everything, and float32 gives the numbers of float64, to its tolerance."""
     bijection, (x, z, context) = case.bijection(), case.rows(8, seed, min(spread, 1.0))
     double, single = copy.deepcopy(bijection).double(), copy.deepcopy(bijection).float()
     tolerance = TOLERANCES[torch.float32]
     for name, value in (("forward", x), ("inverse", z)):
-        # Both see the float32 numbers: what rounding does to the input is not the bijection's doing.
+        # Both get the float32 numbers, so that rounding of the input does not count.
         given, narrow = None if context is None else context.float(), value.float()
         with noise_from(torch.Generator().manual_seed(0)):
             exact = getattr(double, name)(narrow.double(), None if given is None else given.double())
@@ -273,7 +272,7 @@ def precision_follows(case: Case, seed: int, spread: float) -> None:
 
 
 def device_follows(case: Case, seed: int, spread: float) -> None:
-    """``.to(device)`` leaves nothing behind (torch's ``meta`` device, which computes shapes alone)."""
+    """``.to(device)`` moves everything (tested on torch's ``meta`` device, which computes shapes alone)."""
     bijection, (x, z, context) = case.bijection().to("meta"), case.rows(4, seed, spread)
     for module in bijection.modules():
         aside = [name for name, value in vars(module).items() if isinstance(value, Tensor)]
@@ -303,10 +302,10 @@ def traces_whole(case: Case, seed: int, spread: float, backend: str = "eager") -
 
 
 def measure_is_kept(case: Case, seed: int, spread: float) -> None:
-    """A normal z makes a density over x that integrates to one: by a wide proposal, within six standard errors."""
+    """The density over x of a normal z integrates to one, by importance sampling, within six standard errors."""
     del spread
     if case.stochastic or not case.density or case.shape.numel() > 8:
-        return  # in more dimensions no proposal is near enough to the density
+        return  # in more dimensions the weights of importance sampling vary too much
     bijection, n = case.bijection(), 20_000
     generator = torch.Generator().manual_seed(seed)
     _, _, context = case.rows(1, seed)
@@ -336,7 +335,7 @@ def measure_is_kept(case: Case, seed: int, spread: float) -> None:
 
 
 def grid_sums_to_one(case: Case, seed: int, spread: float) -> None:
-    """On the line and in the plane: the density over x of a normal z, summed over a grid, is one.
+    """In one or two dimensions the density over x of a normal z, summed over a grid, is one.
 
     The grid lies along the axes of the density itself, so that it resolves a narrow ridge, too.
     """
@@ -396,7 +395,7 @@ def _require(holds: bool, law: str, what: str) -> None:
 
 
 def _close(got: Tensor, wanted: Tensor, tolerance: float, law: str) -> None:
-    """Equal to within ``tolerance``; an infinity where one is wanted; never NaN."""
+    """Require numbers equal to within ``tolerance``, infinities equal, and no NaN."""
     off = torch.where(got == wanted, 0.0, (got - wanted).abs())
     if not bool((off <= tolerance).all()):
         place = int(off.nan_to_num(math.inf).flatten().argmax())
@@ -406,7 +405,7 @@ def _close(got: Tensor, wanted: Tensor, tolerance: float, law: str) -> None:
 
 
 def _same(one: Bijection, two: Bijection, values: tuple[Tensor, Tensor], context: Tensor | None, law: str) -> None:
-    """Both directions, to the last bit."""
+    """Require that both directions give the same numbers, to the last bit."""
     results: list[list[Tensor]] = []
     for bijection in (one, two):
         with noise_from(torch.Generator().manual_seed(0)):

@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,10 +42,10 @@ class BijectionTransform(Transform, nn.Module):
     It is an ``nn.Module``, and so is ``transform.inv``: the bijection's parameters are found, moved and saved. The
     leading dimensions of x are free and broadcast with those of the context; the last ``event_dim`` are one x.
 
-    The last x and z are kept with their log-det, as torch's own transforms do with ``cache_size=1``, so that a
-    value and its log-det cost one evaluation; ``with_cache(0)`` keeps nothing. A kept x or z is used again only while
-    gradients are recorded, and not after they flowed through it or after the bijection changed. (Changes that torch
-    does not count, those through ``.data`` and by fused optimizers, are not noticed.)
+    The last x and z are kept with their log-det, as torch's own transforms do with ``cache_size=1``, so that a value
+    and its log-det cost one evaluation; ``with_cache(0)`` keeps nothing. A kept x or z is used again only while
+    gradients are recorded, and not after a backward pass through it or a change of the bijection. (Changes that torch
+    does not count, those through ``.data`` and by fused optimizers, are not noticed: ``clear_cache()`` after them.)
 
     Args:
         bijection: f, data → latent. One that draws noise (``Dequantize``, ``Pad``) is not ``bijective``.
@@ -89,7 +89,7 @@ class BijectionTransform(Transform, nn.Module):
 
     @property
     def bijective(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride] (an attribute in torch)
-        """Whether ``inv`` undoes it, and it ``inv``: not where noise is drawn."""
+        """Whether the two directions undo each other, which they do unless noise is drawn."""
         return not self._stochastic
 
     @constraints.dependent_property(is_discrete=False)
@@ -99,19 +99,19 @@ class BijectionTransform(Transform, nn.Module):
 
     @constraints.dependent_property(is_discrete=False)
     def codomain(self) -> Constraint:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Events that come out of it: as many dimensions as x has, but for what flattens images or unflattens z."""
+        """Events that it returns: of as many dimensions as x, unless the bijection flattens images."""
         return _events(self.bijection.codomain, self._latent_dims, self._dims, self.inv)
 
     @property
     def inv(self) -> Transform:
         """Latent → data, with the same parameters and the same kept values."""
         if self._inv is None:
-            self.__dict__["_inv"] = _Inverted(self)  # no submodule: it holds this one as its own
+            self.__dict__["_inv"] = _Inverted(self)  # not a submodule, because this is a submodule of it
         assert self._inv is not None
         return self._inv
 
     def with_cache(self, cache_size: int = 1) -> "BijectionTransform":
-        """The same map, of the same parameters, that keeps so many pairs."""
+        """The same map, with the same parameters, that keeps so many pairs."""
         if cache_size == self._cache_size:
             return self
         return BijectionTransform(self.bijection, self.context, event_dim=self._dims, cache_size=cache_size)
@@ -121,7 +121,7 @@ class BijectionTransform(Transform, nn.Module):
         return (self._find(x, None) or self._run(x)).y
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """Of the way from data to latent at x, of the shape of x without its event."""
+        """Return log|det dz/dx| at x, of the shape of x without its event."""
         return (self._find(x, y) or self._run(x)).log_det
 
     def forward_shape(self, shape: Shape) -> torch.Size:
@@ -142,10 +142,20 @@ class BijectionTransform(Transform, nn.Module):
         return hash(self._identity())
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_kept": None}
+        return super().__getstate__() | {"_kept": None, "_inv": None}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.bijection!r})"
+
+    def clear_cache(self) -> None:
+        """Keep no pair: Pyro's name for it, after a change that torch does not count."""
+        self._kept = None
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self._run(x).y
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self._run_back(y).x
 
     def _inv_call(self, y: Tensor) -> Tensor:
         return (self._find(None, y) or self._run_back(y)).x
@@ -179,7 +189,7 @@ class BijectionTransform(Transform, nn.Module):
         evaluation = _Evaluation(x, y, log_det, torch.is_grad_enabled(), self._state(x, y))
         if self._cache_size == 0 or torch.compiler.is_compiling():
             return evaluation
-        reference = weakref.ref(evaluation)  # a graph that held it would never be freed
+        reference = weakref.ref(evaluation)  # otherwise the graph would never be freed
 
         def clear(_: Tensor) -> None:
             if (used := reference()) is not None:
@@ -202,7 +212,7 @@ class BijectionTransform(Transform, nn.Module):
         return kept if fresh and self.bijective else None
 
     def _state(self, *values: Tensor) -> tuple[Any, ...]:
-        """What tells that the bijection and the values are still what they were."""
+        """A record that changes whenever the bijection or the values do."""
         tensors = (*self.parameters(), *self.buffers(), *values)
         return self.bijection.training, *((id(t), 0 if t.is_inference() else t._version) for t in tensors)
 
@@ -211,7 +221,7 @@ class BijectionTransform(Transform, nn.Module):
 
 
 class _Inverted(_InverseTransform, nn.Module):
-    """``transform.inv``: a module, too, so that what asks it for parameters finds them."""
+    """``transform.inv``, as a module, so that its parameters are found."""
 
     def __hash__(self) -> int:
         return id(self)
@@ -219,11 +229,20 @@ class _Inverted(_InverseTransform, nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         return nn.Module.__getstate__(self)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self.inv._inv is None:  # a copy, of which this is the inverse
+            self.inv.__dict__["_inv"] = self
+
+    def clear_cache(self) -> None:
+        """Keep no pair."""
+        cast(BijectionTransform, self.inv).clear_cache()
+
 
 class Preimage(Constraint):
-    """The events that ``transform`` takes into ``target``, with a finite log-det: where a flow has density.
+    """The events that ``transform`` maps into ``target``, with a finite log-det: where a flow has density.
 
-    ``biject_to`` it runs from free numbers to ``target``, and from there back through the transform.
+    ``biject_to`` maps unconstrained numbers to ``target``, and from there to the events.
     """
 
     def __init__(self, transform: Transform, target: Constraint, event_dim: int, *, is_discrete: bool = False) -> None:
@@ -235,7 +254,7 @@ class Preimage(Constraint):
 
     @torch.no_grad()
     def check(self, value: Tensor) -> Tensor:
-        """Whether each event is one."""
+        """Whether each event is mapped into ``target``."""
         image = self.transform(value)
         return self.target.check(image) & self.transform.log_abs_det_jacobian(value, image).isfinite()
 

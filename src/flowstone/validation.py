@@ -11,7 +11,7 @@ __all__ = ["require_bool", "require_choice", "require_integer", "require_number"
 
 
 def require_choice(name: str, value: Any, choices: Iterable[str]) -> None:
-    """``value`` is one of ``choices``.
+    """Require that ``value`` is one of ``choices``.
 
     Raises:
         UnknownNameError: it is not; the message holds the nearest choice.
@@ -22,13 +22,13 @@ def require_choice(name: str, value: Any, choices: Iterable[str]) -> None:
 
 
 def require_bool(name: str, value: Any) -> None:
-    """``value`` is True or False."""
+    """Require that ``value`` is True or False."""
     if not isinstance(value, bool):
         raise SettingError(f"{name}={value!r} must be True or False")
 
 
 def require_integer(name: str, value: Any, *, at_least: int = 1) -> None:
-    """``value`` is a whole number, at least ``at_least``."""
+    """Require that ``value`` is a whole number, at least ``at_least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
         raise SettingError(f"{name}={value!r} must be a whole number, at least {at_least}")
 
@@ -36,7 +36,7 @@ def require_integer(name: str, value: Any, *, at_least: int = 1) -> None:
 def require_number(
     name: str, value: Any, *, above: float | None = None, at_least: float | None = None, below: float | None = None
 ) -> None:
-    """``value`` is a finite number in the given range."""
+    """Require that ``value`` is a finite number in the given range."""
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise SettingError(f"{name}={value!r} must be a finite number")
     number = float(value)

@@ -11,5 +11,5 @@ those cases that execute the changed line, by the properties and the docstring e
 fails. A mutant that none of them notices must be in ``equivalent.EQUIVALENT``, with the reason why it is no bug; any
 other fails the check, and so does an entry of that table which no longer occurs or is noticed after all. Before that,
 every function is put in its own place unchanged, and nothing may fail: so it is the change that is noticed, not the way
-it is made.
+it is made. Nothing may fail after the last mutant either: so it is no trace of one before that is noticed.
 """

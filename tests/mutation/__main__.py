@@ -22,7 +22,7 @@ from mutation.mutants import MODULES, Mutant, alive, mutants, unchanged
 
 @dataclass
 class Tally:
-    """What became of the mutants of one class."""
+    """The mutants of one class: how each was noticed, or that it was not."""
 
     caught: Counter[str] = field(default_factory=Counter)
     equivalent: list[Mutant] = field(default_factory=list)
@@ -43,9 +43,13 @@ def nothing_fails_unchanged(checks: list[Check]) -> None:
         for module in MODULES:
             for each in unchanged(module):
                 stack.enter_context(alive(each))
-        broken = {law for check in checks if (law := check.fails())}
+        nothing_fails(checks, "without any change")
+
+
+def nothing_fails(checks: list[Check], when: str) -> None:
+    broken = {law for check in checks if (law := check.fails())}
     if broken:
-        sys.exit(f"without any change these fail: {', '.join(sorted(broken))}")
+        sys.exit(f"{when} these fail: {', '.join(sorted(broken))}")
 
 
 def is_chosen(only: list[str], owner: str, file: str = "") -> bool:
@@ -75,11 +79,12 @@ def run(only: list[str]) -> tuple[dict[str, Tally], list[str]]:
         if law and mutant.key in EQUIVALENT:
             wrong.append(f"called equivalent, but noticed by {law}: {mutant}")
         left.discard(mutant.key)
+    nothing_fails(checks, "after the last mutant, which has left something behind,")
     return tallies, wrong + [f"called equivalent, but does not occur: {key}" for key in sorted(left)]
 
 
 def summary(tallies: dict[str, Tally], seconds: float) -> dict[str, Any]:
-    """All of it as JSON knows it."""
+    """The result as plain values for JSON."""
     laws = sum((tally.caught for tally in tallies.values()), Counter())
     everyone = [mutant for tally in tallies.values() for mutant in tally.equivalent]
     return {
@@ -101,14 +106,14 @@ def summary(tallies: dict[str, Tally], seconds: float) -> dict[str, Any]:
     }
 
 
-def show(found: dict[str, Any]) -> None:
+def show(result: dict[str, Any]) -> None:
     print(f"{'class':20} mutants caught equivalent survive  caught by")
-    for owner, row in found["classes"].items():
+    for owner, row in result["classes"].items():
         laws = ", ".join(f"{law} {count}" for law, count in row["laws"].items())
         counts = f"{row['mutants']:7} {row['caught']:6} {row['equivalent']:10} {len(row['survivors']):7}"
         print(f"{owner:20} {counts}  {laws}")
-    caught = sum(found["laws"].values())
-    print(f"{found['mutants']} mutants, {caught} caught, in {found['seconds']} s: {found['laws']}")
+    caught = sum(result["laws"].values())
+    print(f"{result['mutants']} mutants, {caught} caught, in {result['seconds']} s: {result['laws']}")
 
 
 def main() -> int:
@@ -126,10 +131,10 @@ def main() -> int:
     warnings.simplefilter("ignore")
     started = time.perf_counter()
     tallies, wrong = run(options.only)
-    found = summary(tallies, time.perf_counter() - started)
-    show(found)
+    result = summary(tallies, time.perf_counter() - started)
+    show(result)
     if options.out:
-        options.out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        options.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     for line in wrong:
         print(line)
     return 1 if wrong or any(tally.survivors for tally in tallies.values()) else 0

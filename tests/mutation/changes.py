@@ -31,7 +31,7 @@ NEGATED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Is: ast.IsNot,
     ast.IsNot: ast.Is,
 }
-# At one point only, which no continuous map notices: but the degrees of masks are whole numbers.
+# A change at one point only, which no check of a continuous map notices; but the degrees of masks are whole numbers.
 AT_THE_BORDER: dict[type[ast.cmpop], type[ast.cmpop]] = {ast.Gt: ast.GtE, ast.GtE: ast.Gt}
 DROPPED = {
     *("abs", "argsort", "atan", "clamp", "clamp_min", "cumsum", "detach", "exp", "flip", "floor", "log", "log_softmax"),
@@ -41,7 +41,7 @@ DROPPED = {
 OTHER_NAME = {"exp": "expm1", "expm1": "exp", "log": "log1p", "log1p": "log", "sum": "mean", "amin": "amax"}
 OTHER_NAME |= {"amax": "amin", "tril": "triu", "triu": "tril", "std_mean": "var_mean"}
 EXCHANGED = {"where", "permute", "cat", "stack", "lerp", "addcmul", "addmm", "nextafter"}
-# Whose log-det is 0 whatever x is: scaling it or turning it round changes nothing.
+# Their log-det is 0 for every x: scaling it or changing its sign changes nothing.
 VOLUME_IS_KEPT = ("Additive", "Permutation", "Householder", "Squeeze", "Flatten", "Dequantize.inverse", "Pad.inverse")
 
 
@@ -161,7 +161,7 @@ RULES: dict[type[ast.AST], Callable[[Any], Changes]] = {
 
 
 def results(value: ast.expr, owner: str, function: str) -> Changes:
-    """What ``forward`` and ``inverse`` return, spoilt."""
+    """Changes to the results of ``forward`` and ``inverse``."""
     changes = ["out + 0.0001, log_det", "out, log_det + 0.0001"]
     if owner not in VOLUME_IS_KEPT and f"{owner}.{function}" not in VOLUME_IS_KEPT:
         changes += ["out, 1.01 * log_det", "out, 0 * log_det", "out, -log_det"]

@@ -1,13 +1,19 @@
 """Properties of bounded domains, integers, padding and noise."""
 
 import math
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.distributions import biject_to, constraints, transform_to
 
-from cases import normal, same
+from cases import normal, refuses, same, vector
 from flowstone import bijections as b
+from flowstone.bijections import noise as noises
+from flowstone.errors import DataError
 from flowstone.testing import jacobian
 from mutation.initialization import is_standard
 
@@ -16,7 +22,14 @@ __all__ = [
     "borders_hold_in_every_precision",
     "dequantized_noise_has_the_density_it_says",
     "dequantized_stays_within_its_integer",
+    "domains_are_checked_to_the_precision_of_float32",
+    "domains_are_those_of_their_layers",
+    "domains_have_the_precision_of_the_data",
     "integers_and_tables_are_read",
+    "integers_are_never_rounded_up",
+    "integers_that_leave_no_room_for_noise_are_refused",
+    "noise_is_of_the_precision_and_device_of_its_input",
+    "numbers_are_carried_into_domains",
     "outside_its_domain_is_no_density",
     "padding_counts_for_nothing",
     "rescaled_is_between_zero_and_one",
@@ -40,6 +53,93 @@ def outside_its_domain_is_no_density() -> None:
         assert (log_det == -math.inf).tolist() == [True, True, False]
         gradient = torch.autograd.grad(z.sum() + log_det[2], x)[0]
         assert gradient.isfinite().all()
+
+
+SQUASH = b.Inverse(b.Logit())
+NOT_SINGLE = b.Chain(b.LULinear(2), b.Logit())  # what satisfies its domain cannot be said of single features
+UNKNOWN: Any = object()
+
+
+def domains_are_those_of_their_layers() -> None:
+    infinity = math.inf
+    for bijection, domain, codomain in (
+        (b.Logit(), (0, 1), None),
+        (b.Logit(alpha=0.1), (-0.125, 1.125), None),
+        (b.Interval(-1.0, 4.0), (-1, 4), None),
+        (b.Interval(-1.0, 4.0, alpha=0.1), (-1.625, 4.625), None),
+        (b.Interval([0.0, -1.0], [1.0, 3.0]), ([0, -1], [1, 3]), None),
+        (b.Positive(low=2.0), (2, infinity), None),
+        (b.Rescale(0.0, 256.0), None, None),
+        (b.LogTails(), None, None),
+        (SQUASH, None, (0, 1)),
+        (NOT_SINGLE, UNKNOWN, None),
+        (b.Chain(b.Positive(), b.Scaling(2), b.LogTails()), (0, infinity), None),
+        (b.Chain(b.Positive(low=2.0), b.Inverse(b.Positive(low=3.0))), (2, infinity), (3, infinity)),
+        (b.Chain(b.Scaling(2), SQUASH), None, (0, 1)),
+        (b.Chain(b.LeakyReLU(), b.Inverse(b.Positive(low=3.0))), None, (3, infinity)),
+        (b.Chain(SQUASH, b.Logit(alpha=0.1)), None, UNKNOWN),
+        (b.Chain(b.Inverse(b.Interval(-9.0, 0.5)), b.Logit()), UNKNOWN, UNKNOWN),
+        (b.Chain(b.Inverse(b.Interval(0.5, 9.0)), b.Logit()), UNKNOWN, UNKNOWN),
+        (b.Chain(b.Inverse(b.Interval(0.2, 0.5)), b.Logit()), None, UNKNOWN),
+        (b.Chain(b.Scaling(2), b.Logit()), UNKNOWN, None),
+        (b.Chain(b.Scaling(2), b.Positive()), UNKNOWN, None),
+        (b.Chain(b.Scaling(2), NOT_SINGLE), UNKNOWN, None),
+        (b.Chain(b.Dequantize(levels=8), b.Interval(0.0, 8.0, alpha=0.1)), (0, 7), UNKNOWN),
+        (b.Chain(b.Dequantize(levels=8), b.Interval(0.0, 7.0)), UNKNOWN, None),
+        (b.Dequantize(levels=8), (0, 7), (0, 8)),
+        (b.Dequantize(), (-infinity, infinity), None),
+        (b.Chain(SQUASH, b.Dequantize()), UNKNOWN, UNKNOWN),
+        (b.MultiScale((1, 4, 4), [b.Chain(b.Logit(), b.Squeeze()), b.Squeeze()]), (0, 1), None),
+        (b.MultiScale((1, 4, 4), [b.Squeeze(), b.Logit()]), UNKNOWN, None),
+        (b.MultiScale((1, 4, 4), [b.Squeeze(), SQUASH]), None, UNKNOWN),
+        (b.Half(2, b.Scaling(1)), None, None),
+        (b.Half(2, b.Logit()), UNKNOWN, None),
+        (b.Half(2, SQUASH), None, UNKNOWN),
+        (vector(2, lambda _: b.Additive()), None, None),
+    ):
+        for constraint, wanted in ((bijection.domain, domain), (bijection.codomain, codomain)):
+            if wanted is UNKNOWN:
+                assert constraints.is_dependent(constraint), bijection
+            elif wanted is None:
+                assert constraint is constraints.real, bijection
+            else:
+                bounds: Any = constraint
+                for bound, number in zip((bounds.lower_bound, bounds.upper_bound), wanted, strict=True):
+                    same(torch.as_tensor(bound).double(), torch.tensor(number).double())
+        first = next(layer for layer in b.walk(bijection) if not layer.sublayers())
+        assert bijection.domain.is_discrete == isinstance(first, b.Dequantize), bijection
+
+
+def domains_are_checked_to_the_precision_of_float32() -> None:
+    """A border counts as inside, and so does what float32, rounding it, makes of it: in parts of the larger border."""
+    for layer, inside, outside in (
+        (b.Logit(), (-1e-7, 0.0, 0.5, 1.0, 1 + 1e-7), (-1e-6, 1 + 1e-6)),
+        (b.Interval(-5.0, -1.0), (-5 - 5e-7, -5.0, -2.0, -1.0, -1 + 5e-7), (-5 - 7e-7, -1 + 7e-7, 1.0)),
+        (b.Interval([-1.0], [8.0]), (-1 - 9e-7, -1.0, 8.0, 8 + 9e-7), (-1 - 1e-6, 8 + 1e-6)),
+        (b.Positive(low=2.0), (2 - 2e-7, 2.0, 1e30), (2 - 3e-7, -5.0)),
+    ):
+        x = torch.tensor([*inside, *outside])[:, None]
+        wanted = [True] * len(inside) + [False] * len(outside)
+        assert layer.domain.check(x)[:, 0].tolist() == wanted, layer
+        assert layer(x)[1].isfinite().tolist() == wanted, layer
+        assert not layer.domain.check(torch.tensor([[math.nan]]))
+
+
+def numbers_are_carried_into_domains() -> None:
+    number = torch.linspace(-9, 9, 19)[:, None].expand(-1, 3)
+    for layer, wanted in (
+        (b.Logit(), number.sigmoid()),
+        (b.Interval([0.0, -1.0, -2.0], [1.0, 3.0, 9.0]), number.sigmoid() * torch.tensor([1, 4, 11]) - torch.arange(3)),
+        (b.Positive(low=2.0), 2 + number.exp()),
+    ):
+        for way in (biject_to, transform_to):
+            same(way(layer.domain)(number), wanted)
+
+
+def domains_have_the_precision_of_the_data() -> None:
+    for high, dtype in ((5.0, torch.float32), (1e-9, torch.float32), (1e-37, torch.float64)):
+        domain: Any = b.Interval([0.0], [high]).float().domain
+        assert domain.lower_bound.dtype == domain.upper_bound.dtype == dtype
 
 
 def borders_are_as_near_as_precision_tells() -> None:
@@ -157,6 +257,42 @@ def dequantized_stays_within_its_integer() -> None:
         same(layer.inverse(z)[1], torch.zeros(100))
     with patch.object(torch, "rand_like", torch.ones_like):
         same(b.Dequantize().inverse(b.Dequantize()(x)[0])[0], x)
+
+
+def integers_are_never_rounded_up() -> None:
+    """Noise that rounding carries to the next integer ends just below it: above zero at the nearest number there is."""
+    for dtype, most in ((torch.float64, 2**16), (torch.float32, 2**16), (torch.bfloat16, 2**4)):
+        x = torch.arange(-most, most, dtype=dtype)[:, None]
+        with patch.object(torch, "rand_like", torch.ones_like):
+            z = b.Dequantize().to(dtype)(x)[0]
+        following = x + 1
+        same(z[following > 0], following.nextafter(x)[following > 0], 0)
+        assert (z < following).all()
+        assert (z >= following - 2 * torch.finfo(dtype).eps * following.abs().clamp_min(1)).all()
+
+
+def integers_that_leave_no_room_for_noise_are_refused() -> None:
+    far = torch.tensor([[0, 2**20 + 1]])
+    for x in (far, -far):
+        refuses(partial(b.Dequantize().float(), x), DataError)
+    for layer, x in (
+        (b.Dequantize().float(), far[:, :1]),
+        (b.Dequantize().float(), far[:0]),
+        (b.Dequantize().double(), far),
+        (b.Dequantize(levels=2**22).float(), far),  # who says how many there are knows what float32 makes of them
+    ):
+        same(layer(x)[0].floor(), x.to(layer.dtype), 0)
+    with patch.object(torch.compiler, "is_compiling", lambda: True):  # a number that is looked at would break the graph
+        assert b.Dequantize().float()(far)[0].isfinite().all()
+
+
+def noise_is_of_the_precision_and_device_of_its_input() -> None:
+    x = torch.zeros(3, 2, dtype=torch.float32)
+    for draw in (noises.uniform_like, noises.normal_like):
+        for drawn_from in (nullcontext(), b.noise_from(torch.Generator().manual_seed(0))):
+            with drawn_from, torch.device("meta"):  # wherever tensors are made that do not say where
+                noise = draw(x)
+            assert (noise.shape, noise.dtype, noise.device) == (x.shape, x.dtype, x.device)
 
 
 def dequantized_noise_has_the_density_it_says() -> None:

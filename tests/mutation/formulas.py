@@ -25,7 +25,7 @@ __all__ = [
 Formula = Callable[[Any, Tensor, Tensor | None], Tensor]
 
 
-def turned_conv() -> b.InvertibleConv1x1:
+def permuted_conv() -> b.InvertibleConv1x1:
     """Its row order is not its own inverse, and not that of its columns."""
     layer = b.InvertibleConv1x1(3)
     layer.order = torch.tensor([1, 2, 0])
@@ -39,7 +39,7 @@ def three_scales() -> b.MultiScale:
 
 
 MORE_CASES: dict[str, Case] = {
-    "InvertibleConv1x1 turned": cases.case(turned_conv, (3, 2, 2), size=0.3),
+    "InvertibleConv1x1 permuted": cases.case(permuted_conv, (3, 2, 2), size=0.3),
     "MultiScale three": cases.case(three_scales, (2, 4, 4), size=0.3),
     # Of six directions the row order of LU is hardly ever its own inverse, or that of other data.
     "Whiten PCA six": cases.case(lambda: cases.set_from_data(b.Whiten(6, kind="pca"), 6), 6),

@@ -7,11 +7,14 @@ import pkgutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
+
+from torch.distributions import biject_to, transform_to
 
 import flowstone.bijections
 from flowstone.bijections import Bijection, base
@@ -144,18 +147,15 @@ def mutants(module: ModuleType) -> Iterator[Mutant]:
 @contextmanager
 def alive(mutant: Mutant) -> Iterator[None]:
     """The mutated function in the place of the real one, wherever it is known."""
-    found = getattr(mutant.module, mutant.owner, None)
-    home = found if isinstance(found, type) else None  # a module may know another module by its own name
-    made = mutated(mutant, home)
-    spots = list(spots_of(mutant, home, made))
-    kept = [vars(owner)[name] for owner, name, _ in spots]
-    try:
-        for owner, name, function in spots:
+    definer = getattr(mutant.module, mutant.owner, None)
+    home = definer if isinstance(definer, type) else None  # a module may import another of its own name
+    with ExitStack() as stack:
+        for registry in (biject_to, transform_to):  # which a decorator may put the mutant in
+            stack.enter_context(patch.dict(registry._registry))
+        for owner, name, function in list(spots_of(mutant, home, mutated(mutant, home))):
+            stack.callback(setattr, owner, name, vars(owner)[name])
             setattr(owner, name, function)
         yield
-    finally:
-        for (owner, name, _), real in zip(spots, kept, strict=True):
-            setattr(owner, name, real)
 
 
 def spots_of(mutant: Mutant, home: type | None, made: Any) -> Iterator[tuple[Any, str, Any]]:
@@ -184,10 +184,10 @@ def subclasses(kind: type) -> Iterator[type]:
 def mutated(mutant: Mutant, home: type | None) -> Any:
     """The function itself, in the globals of its module; what is around it gives ``super()`` its class."""
     inner = "\n".join(f"    {line}" for line in mutant.source.splitlines())
-    found: dict[str, Any] = {}
+    namespace: dict[str, Any] = {}
     code = f"def around(__class__):\n{inner}\n    return {mutant.function}"
-    exec(compile(code, str(mutant), "exec"), vars(mutant.module), found)
-    return found["around"](home)
+    exec(compile(code, str(mutant), "exec"), vars(mutant.module), namespace)
+    return namespace["around"](home)
 
 
 def unchanged(module: ModuleType) -> Iterator[Mutant]:

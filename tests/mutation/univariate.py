@@ -14,6 +14,7 @@ __all__ = [
     "circle_closes_smoothly",
     "log_scales_keep_their_bound",
     "mixture_inverse_is_exact_and_has_a_gradient",
+    "numbers_below_one_are_allowed",
     "parameters_are_as_many_as_promised",
     "soft_clamp_is_soft_and_clamps",
     "spline_ends_smoothly",
@@ -141,14 +142,23 @@ def spline_inverse_survives_a_negative_discriminant() -> None:
 
 
 def spline_inverse_survives_a_root_at_infinity() -> None:
-    """In float32, where b and the discriminant's root cancel: a steep bin that ends a thousand times as steep."""
-    transform = b.RQSpline(bins=3)
-    raw = torch.tensor([0.0, 20, 0, 0, -20, 0, -20, 3e4], dtype=torch.float32)
-    z = torch.linspace(-0.0025, 0.0025, 5, dtype=torch.float32)[:, None]
-    with kernels(False):
-        x, _ = transform.inverse(z, raw.expand(5, 1, -1))
-    assert x.isfinite().all()
-    assert x.abs().max() <= 3
+    """In float32, where b and the discriminant's root cancel: a flat bin that ends a hundred million times as steep."""
+    rise, mean_slope, start, end = torch.tensor([0.5, 1e-3, 1e-3, 2e5], dtype=torch.float32)
+    back = rise * (start + end - 2 * mean_slope) - start
+    assert back == (back.square() + 4 * (mean_slope + back) * mean_slope * rise).sqrt()
+    same(b.RQSpline._solve(rise, mean_slope, torch.stack((start, end))), torch.tensor(1.0, dtype=torch.float32), 0)
+
+
+def numbers_below_one_are_allowed() -> None:
+    """Of what need only be positive."""
+    far = torch.tensor([[-3.0, 3.0]])
+    for transform, bound in (
+        (b.Affine(2, scale="soft", limit=0.5), 0.5),
+        (b.LogisticMixtureCDF(components=2, limit=0.5), 0.5),
+        (b.RQSpline(bound=0.5), 0.0),
+    ):
+        log_slope = transform(far, 1e3 * torch.ones(1, 2, transform.parameters_per_feature))[1]
+        assert log_slope.abs().max() <= bound
 
 
 def log_scales_keep_their_bound() -> None:

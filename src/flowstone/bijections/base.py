@@ -40,11 +40,11 @@ class Bijection(nn.Module, ABC):
     - ``inverse(z, context)`` returns ``(x, log_det)``: log_det of shape ``(batch,)`` = log|det dx/dz|;
     - the two undo each other, and their log-dets cancel;
     - row i of the result depends on row i of the input alone (``BatchNorm`` in training is the one exception);
-    - it holds no network of its own making: a network is given to it.
+    - it makes no network: a network is an argument of its constructor.
 
-    Both methods are wrapped when a subclass is defined: the width of what goes in and the shape of the log-det are
+    Both methods are wrapped when a subclass is defined: the width of the input and the shape of the log-det are
     checked there, and ``torch.autocast`` lowers the precision of conditioner nets but not of the bijection itself.
-    A subclass is final: wrap it, do not override it.
+    To change a bijection, wrap it; do not override its methods.
 
     Attributes:
         features: the number of features of x (of images: channels) where the bijection knows it, else None.
@@ -85,15 +85,15 @@ class Bijection(nn.Module, ABC):
 
     @property
     def domain(self) -> Constraint:
-        """What each feature of x may be: where it is not, the log-det is minus infinity.
+        """The values that each feature of x may have; the log-det of others is minus infinity.
 
-        ``constraints.dependent(is_discrete=…)`` where that cannot be said of single features.
+        It is ``constraints.dependent(is_discrete=…)`` where they depend on several features.
         """
         return constraints.real
 
     @property
     def codomain(self) -> Constraint:
-        """What each feature of z may be."""
+        """The values that each feature of z may have."""
         return constraints.real
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
@@ -113,7 +113,7 @@ class Bijection(nn.Module, ABC):
         return [State(self, *self.inverse(z, context))]
 
     def latent_shape(self, event_shape: torch.Size) -> torch.Size:
-        """Shape of one z, given that of one x: the same, but for what squeezes or flattens images.
+        """Shape of one z, given that of one x: the same, unless the bijection squeezes or flattens images.
 
         Raises:
             ShapeError: the bijection is not for x of this shape.
@@ -125,6 +125,10 @@ class Bijection(nn.Module, ABC):
         """Shape of one x, given that of one z."""
         self._check_shape(latent_shape, latent_shape, self.latent_features, self.latent_dims)
         return latent_shape
+
+    def extra_repr(self) -> str:
+        """The number of features, where it is known and the bijection is not made of others."""
+        return "" if self.features is None or self.sublayers() else f"{self.features}"
 
     def __repr__(self) -> str:
         """One line, or of a bijection made of several a line for each."""
@@ -142,7 +146,7 @@ class Bijection(nn.Module, ABC):
 
 
 def _checked(direction: Direction) -> Direction:
-    """``forward`` or ``inverse`` of a subclass, with what is checked of every bijection."""
+    """``forward`` or ``inverse`` of a subclass, with the checks that every bijection gets."""
     runs_back = direction.__name__ == "inverse"
 
     @wraps(direction)
@@ -229,7 +233,7 @@ class Chain(Bijection):
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         links = list(self.sublayers())
         while links and type(links[-1]).initialize is Bijection.initialize:
-            links.pop()  # what comes after the last link that wants to see data need not be computed
+            links.pop()  # links after the last one that is set from data need not be computed
         for link in links:
             link.initialize(x, context)
             if link is not links[-1]:
@@ -266,7 +270,7 @@ def _first_known(values: Iterable[int | None]) -> int | None:
 def _widths(links: tuple[Bijection, ...]) -> tuple[int | None, int | None]:
     """The widths of x and z of a chain, as far as its links know them."""
     first = width = None
-    known = True  # whether the first width that is met is still that of x
+    known = True  # whether no link so far may have changed the width
     for index, link in enumerate(links):
         if link.features is not None:
             if width is not None and link.features != width:
@@ -275,7 +279,7 @@ def _widths(links: tuple[Bijection, ...]) -> tuple[int | None, int | None]:
                     f"but {width} come out of the links before it"
                 )
             width = link.features
-            first = width if known and first is None else first
+            first = width if known else first
         if type(link).latent_shape is not Bijection.latent_shape:  # such a link may change the width
             width, known = link.latent_features, False
     return first, width
@@ -284,7 +288,7 @@ def _widths(links: tuple[Bijection, ...]) -> tuple[int | None, int | None]:
 class Inverse(Bijection):
     """The same map with its directions swapped: ``forward`` of the new one is ``inverse`` of the old one.
 
-    Data set nothing in it: what a layer makes standard in one direction, it would take apart in the other.
+    ``initialize`` sets nothing in it: a layer that standardises its input would do the opposite when it is inverted.
 
     >>> import torch
     >>> from flowstone.bijections import Inverse, Permutation

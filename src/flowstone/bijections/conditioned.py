@@ -41,11 +41,11 @@ class Conditioned(Bijection):
 
     @abstractmethod
     def split(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        """What the net sees of x, and what the transform changes."""
+        """The part of x that the net sees, and the part that the transform changes."""
 
     def conditioner_parameters(self, seen: Tensor, context: Tensor | None = None) -> Tensor:
-        """``(batch, transformed, …, parameters_per_feature)`` from what the net sees; under autocast in its precision,
-        which becomes that of ``seen`` unless the transform reads it as it is.
+        """``(batch, transformed, …, parameters_per_feature)`` from the part that the net sees, in the precision of that
+        part; under autocast in the net's own precision if the transform reads it (``reads_bf16``).
         """
         output = self.net(seen, context)
         each = self.transform.parameters_per_feature
@@ -60,6 +60,6 @@ class Conditioned(Bijection):
         return parameters if parameters.ndim == 3 else parameters.movedim(2, -1)
 
     def saturation(self, x: Tensor, context: Tensor | None = None) -> float | None:
-        """How near the transform runs to its bound at these x, 1 is at it; None where it has none."""
+        """How near to its bound the transform is at these x: 1 at the bound, None where there is no bound."""
         seen, changing = self.split(x)
         return self.transform.saturation(changing, self.conditioner_parameters(seen, context))

@@ -13,19 +13,19 @@ from torch.distributions.transforms import Transform
 __all__ = ["Between", "compose_domain", "is_outside", "is_real", "unknown"]
 
 Bound = float | Tensor
-ROUNDING = torch.finfo(torch.float32).eps  # what a border may be off by where a table was once written in float32
+ROUNDING = torch.finfo(torch.float32).eps  # relative error of a border in a table that was written in float32
 
 
 def is_outside(x: Tensor, low: Bound, high: Bound) -> Tensor:
-    """Whether each x lies below ``low`` or above ``high`` by more than float32 can tell."""
+    """Whether each x lies below ``low`` or above ``high`` by more than the rounding of float32."""
     x, slack = x.double(), abs(low)
     if not (isinstance(high, float) and math.isinf(high)):
-        slack = torch.maximum(torch.as_tensor(slack), torch.as_tensor(high).abs())
+        slack = torch.maximum(torch.as_tensor(slack), torch.as_tensor(high))
     return (x < low - ROUNDING * slack) | (x > high + ROUNDING * slack)
 
 
 class Between(constraints.interval):
-    """From ``low`` to ``high``, both included, and what is beyond them by no more than float32 can tell."""
+    """From ``low`` to ``high``, both included, and numbers beyond them by no more than the rounding of float32."""
 
     def __init__(self, low: Bound, high: Bound = math.inf) -> None:
         super().__init__(low, high)
@@ -49,7 +49,7 @@ def _to_between(constraint: Between) -> Transform:
 
 
 def unknown(*, is_discrete: bool = False) -> Constraint:
-    """The constraint of what depends on several features at once."""
+    """A constraint that depends on several features at once."""
     return constraints.dependent(is_discrete=is_discrete)  # pyright: ignore[reportArgumentType]
 
 
@@ -63,8 +63,7 @@ def is_real(constraint: Constraint) -> bool:
 def compose_domain(pairs: Iterable[tuple[Constraint, Constraint]]) -> Constraint:
     """The domain of maps one after the other, given the domain and the codomain of each.
 
-    It is that of the first one where every other takes all that comes out of the one before it. Else it cannot be said
-    of single features, and is ``unknown``.
+    It is the domain of the first map if each later one takes every output of the map before it; else ``unknown``.
     """
     pairs = list(pairs)
     first = pairs[0][0]

@@ -1,6 +1,4 @@
-"""The coupling layer: one half of the features changes, with parameters from a net that sees the other half. And a
-bijection of one half alone, which needs no net.
-"""
+"""The coupling layer: one half of the features changes, with parameters from a net that sees the other half."""
 
 import torch
 from torch import Tensor, nn
@@ -121,7 +119,7 @@ class Half(Bijection):
 
 
 def _of_half(constraint: Constraint) -> Constraint:
-    """What holds of all features where ``constraint`` holds of one half, and the other is free."""
+    """The constraint on all features if ``constraint`` holds for one half and the other is free."""
     return constraints.real if is_real(constraint) else unknown()
 
 

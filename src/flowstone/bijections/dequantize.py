@@ -33,8 +33,8 @@ class Dequantize(DataLayer):
         noise: None for uniform noise; else a bijection, data → latent, that ends in a standard normal: variational
             dequantization, $u = \sigma(\text{noise}^{-1}(\epsilon; x))$ (Ho et al. 2019, 3.1). Its context is
             x / levels - 1/2, and after it, where there is one, the flow's own (of images: as channels).
-        levels: how many integers there are, from 0: ``inverse`` then stays among them, and what is not among them has
-            no density (log-det $-\infty$). None: any integer, which a noise of its own cannot do with.
+        levels: how many integers there are, from 0: ``inverse`` then returns only these, and other numbers have no
+            density (log-det $-\infty$). None allows any integer, with uniform noise alone.
 
     >>> import torch
     >>> dequantize = Dequantize()
@@ -81,7 +81,7 @@ class Dequantize(DataLayer):
         if self.levels is not None:
             outside = ((x < 0) | (x > self.levels - 1)).flatten(1).any(-1)
             log_density = torch.where(outside, math.inf, log_density)
-        # Rounding may carry x + u up to the next integer; the last number below it is as good.
+        # Rounding may carry x + u up to the next integer; it is then set to the last number below.
         return torch.minimum(x + u, _next_below(x + 1)), -log_density
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -108,9 +108,9 @@ class Dequantize(DataLayer):
 
 
 def _next_below(integer: Tensor) -> Tensor:
-    """The nearest number below a positive integer, and a number nearly as near below another one.
+    """The nearest number below a positive integer; below another integer, one nearly as near.
 
-    In arithmetic that ONNX has, unlike ``torch.nextafter``.
+    Unlike ``torch.nextafter``, it consists of operations that ONNX has.
     """
     is_positive = (integer > 0).to(integer.dtype)
     return integer - torch.finfo(integer.dtype).eps * (1 - is_positive / 2) * integer.abs().clamp_min(1)

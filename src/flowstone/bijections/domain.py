@@ -33,8 +33,8 @@ class Logit(_Bounded):
 
     Where y is 0 or 1 it is taken to be as near to them as the precision can tell (with α = 0: at the borders 0 and 1).
     Where y is below 0 or above 1 there is no density: log-det is $-\infty$, and the gradient zero. With α > 0 a little
-    of the density lies beyond [0, 1], down to $-\alpha / (1 - 2\alpha)$ and as far above 1. What is beyond a border by
-    no more than float32 can tell is at it.
+    of the density lies beyond [0, 1], down to $-\alpha / (1 - 2\alpha)$ and as far above 1. Numbers beyond a border by
+    no more than the rounding of float32 count as the border.
 
     >>> import torch
     >>> z, log_det = Logit(alpha=0.05)(torch.tensor([[0.5, 1.0]]))
@@ -60,7 +60,7 @@ class Logit(_Bounded):
         return self._with_log_det(*self.bend(x.double()), is_outside(x, 0 - self.margin, 1 + self.margin))
 
     def bend(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Z and log dz/dx of each number in float64, that of the border beyond it."""
+        """Return z and log dz/dx of each number in float64; beyond a border, those of the border."""
         squeezed = self.alpha + (1 - 2 * self.alpha) * x
         z = squeezed.logit(eps=torch.finfo(self.dtype).eps)
         return z, -self._log_slope(z)
@@ -70,7 +70,7 @@ class Logit(_Bounded):
         return self._inverse_with_log_det((z.sigmoid() - self.alpha) / (1 - 2 * self.alpha), self._log_slope(z))
 
     def _log_slope(self, z: Tensor) -> Tensor:
-        """Log dx/dz."""
+        """Return log dx/dz."""
         return F.logsigmoid(z) + F.logsigmoid(-z) - math.log1p(-2 * self.alpha)
 
     def extra_repr(self) -> str:
@@ -82,8 +82,7 @@ class Interval(_Bounded):
 
     $$ \log|\det| = \sum_i \log(b_i - a_i) - \log(x_i - a_i) - \log(b_i - x_i) $$
 
-    With ``alpha`` the unit interval is first squeezed, as in ``Logit``. What is beyond a border by no more than float32
-    can tell is at it.
+    ``alpha`` and numbers beyond a border are treated as in ``Logit``.
 
     >>> import torch
     >>> Interval(0.0, 10.0)(torch.tensor([[5.0, 7.5]]))[0]
@@ -114,7 +113,8 @@ class Interval(_Bounded):
         return self.low - margin, self.high + margin
 
     def statistics_changed(self) -> None:
-        self.needs_float64 = not self.low.is_meta and is_coarse(self.low, self.high - self.low)
+        if not self.low.is_meta:
+            self.needs_float64 = is_coarse(self.low, self.high - self.low)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         z, log_slope = self.logit.bend((x.double() - self.low) / (self.high - self.low))
@@ -126,18 +126,18 @@ class Interval(_Bounded):
         return x.to(self.data_dtype), log_det + self._log_width(z)
 
     def _log_width(self, value: Tensor) -> Tensor:
-        return (self.high - self.low).log().expand(value.shape[1:]).sum().to(self.dtype)
+        return (self.high - self.low).log().expand(value.shape[1:]).sum()
 
     def extra_repr(self) -> str:
         return f"low={self.low.tolist()}, high={self.high.tolist()}, alpha={self.logit.alpha:g}"
 
 
 class Rescale(_Bounded):
-    r"""$z = \tfrac{x - a}{b - a}$: from between a and b to between 0 and 1, and nothing bent.
+    r"""$z = \tfrac{x - a}{b - a}$: from [a, b] to [0, 1], for images without a logit.
 
     $$ \log|\det| = -D \log(b - a) $$
 
-    What images get where there is no logit. Values beyond a and b are no worse than others.
+    Values outside [a, b] have density, too.
 
     >>> import torch
     >>> Rescale(0.0, 256.0)(torch.tensor([[64.0, 256.0]]))[0]
@@ -172,8 +172,8 @@ class Positive(_Bounded):
 
     $$ \log|\det| = -\sum_i \log\left(1 - e^{-(x_i - a)}\right) $$
 
-    Far above a it is the identity, so large values keep their scale; a itself (and what is below it by no more than
-    float32 can tell) is taken to be the least positive number away. ``inverse`` is the softplus, $a + \log(1 + e^z)$.
+    Far above a it is nearly the identity, so large values keep their scale. a itself, and numbers below it by no more
+    than the rounding of float32, count as a plus the least positive number. ``inverse`` is $a + \log(1 + e^z)$.
 
     >>> import torch
     >>> Positive()(torch.tensor([[0.6931, 50.0]]))[0].round(decimals=2).tolist()

@@ -38,9 +38,6 @@ class Permutation(Bijection):
         """A uniformly random order, drawn once."""
         return cls(torch.randperm(features, generator=generator))
 
-    def extra_repr(self) -> str:
-        return f"{self.features}"
-
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return x.index_select(1, self.order), x.new_zeros(x.shape[0])
 
@@ -61,7 +58,7 @@ class _Triangles(nn.Module):
         self.register_buffer("sign", torch.ones(features))
 
     def set(self, matrix: Tensor) -> Tensor:
-        """Take over the factors of ``matrix``; returns its row order (P of the pivoted decomposition)."""
+        """Set the factors to those of ``matrix``; returns its row order (P of the pivoted decomposition)."""
         order, below, above = torch.linalg.lu(matrix)
         with torch.no_grad():
             self.below.copy_(below)
@@ -81,8 +78,8 @@ class LULinear(Bijection):
 
     $$ \log|\det| = \sum_i d_i, \qquad U_{ii} = e^{d_i} $$
 
-    The identity at the start. Between couplings it learns how to mix the features (Oliva et al. 2018; Durkan et al.
-    2019, section 4.1); put a ``Permutation`` before it where a triangular start is a hindrance.
+    It starts as the identity. Between couplings it learns how to mix the features (Oliva et al. 2018; Durkan et al.
+    2019, section 4.1).
 
     >>> import torch
     >>> z, log_det = LULinear(3)(torch.ones(2, 3))
@@ -96,9 +93,6 @@ class LULinear(Bijection):
         super().__init__(features)
         self.triangles = _Triangles(features)
         self.bias = nn.Parameter(torch.zeros(features))
-
-    def extra_repr(self) -> str:
-        return f"{self.features}"
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         below, above = self.triangles.factors()
@@ -135,9 +129,6 @@ class InvertibleConv1x1(Bijection):
             order = self.triangles.set(torch.linalg.qr(torch.randn(channels, channels)).Q)
         self.register_buffer("order", order)
 
-    def extra_repr(self) -> str:
-        return f"{self.features}"
-
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         below, above = self.triangles.factors()
         matrix = (below @ above).index_select(0, self.order)
@@ -146,7 +137,7 @@ class InvertibleConv1x1(Bijection):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         below, above = self.triangles.factors()
         channels_last = z.index_select(1, self.order.argsort()).movedim(1, -1)
-        pixels = channels_last.reshape(-1, z.shape[1])  # one system of many right sides, not many of few
+        pixels = channels_last.reshape(-1, z.shape[1])  # one solve for all pixels instead of one for each image
         return solve_lu(below, above, pixels).reshape(channels_last.shape).movedim(-1, 1), -self._log_det(z)
 
     def _log_det(self, value: Tensor) -> Tensor:
@@ -154,7 +145,7 @@ class InvertibleConv1x1(Bijection):
 
 
 def solve_lu(below: Tensor, above: Tensor, rows: Tensor) -> Tensor:
-    """X with ``x @ (below @ above).T == rows``, for rows ``(n, features)``."""
+    """Solve ``x @ (below @ above).T == rows`` for x; rows are ``(n, features)``."""
     if torch.compiler.is_exporting():  # ONNX has no triangular solve
         inverse = _triangular_inverse(above) @ _triangular_inverse(below)
         return (rows.double() @ inverse.T).to(rows.dtype)
@@ -169,13 +160,12 @@ def _triangular_inverse(triangle: Tensor) -> Tensor:
     vanish and $(I - M)^{-1} = I + M + M^2 + \dots = (I + M)(I + M^2)(I + M^4) \cdots$ is exact.
     """
     triangle = triangle.double()
-    eye = torch.eye(triangle.shape[0], dtype=triangle.dtype, device=triangle.device)
     diagonal = triangle.diagonal()
-    power = eye - triangle / diagonal[:, None]
-    inverse = eye + power
-    for _ in range((triangle.shape[0] - 1).bit_length() - 1):
-        power = power @ power
+    inverse = torch.eye(len(triangle), dtype=triangle.dtype, device=triangle.device)
+    power = inverse - triangle / diagonal[:, None]
+    for _ in range(len(triangle).bit_length()):
         inverse = inverse + inverse @ power
+        power = power @ power
     return inverse / diagonal
 
 
@@ -200,9 +190,6 @@ class Householder(Bijection):
         if count < 2 or count % 2:
             raise SettingError(f"reflections={count} must be even and at least 2")
         self.vectors = nn.Parameter(torch.randn(count // 2, features).repeat_interleave(2, 0))
-
-    def extra_repr(self) -> str:
-        return f"{self.features}"
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._reflect(x, self.vectors)

@@ -18,11 +18,11 @@ class LogisticMixtureCDF(Univariate):
     $$ z = \operatorname{logit} F(x), \qquad F(x) = \sum_{k=1}^K \pi_k\, \sigma\!\left((x - \mu_k) e^{-s_k}\right),
        \qquad \log \tfrac{dz}{dx} = \log F'(x) - \log F(x) - \log(1 - F(x)) $$
 
-    It can bend a multimodal feature into one mode, as smoothly as a mixture is. Parameters per feature: K logits, K
-    means, K log-scales (softly kept within ±``limit``). With zeros all components are the standard logistic, which
-    makes it the identity; component k's mean is the net's number times a gain of its own, else all would stay equal.
-    The inverse has no formula: z lies between the quantiles of the components, which is where bisection starts, and a
-    Newton step ends it and carries the gradient.
+    It can map a multimodal feature to a unimodal one. Parameters per feature: K logits, K means, K log-scales (softly
+    kept within ±``limit``). With zeros all components are the standard logistic, which makes it the identity; each
+    mean is the net's number times a gain of that component, because the components would otherwise stay equal. The
+    inverse has no formula: bisection starts from the quantiles of the components, and a Newton step ends it and
+    carries the gradient.
 
     >>> import torch
     >>> transform = LogisticMixtureCDF(components=3)
@@ -59,7 +59,7 @@ class LogisticMixtureCDF(Univariate):
         return self._mixture(parameters)[2].abs().max().item() / self.limit
 
     def _mixture(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-weights, means, log-scales, each ``(…, K)``."""
+        """Return log-weights, means and log-scales, each ``(…, K)``."""
         logits, means, log_scales = parameters.unflatten(-1, (3, self.components)).unbind(-2)
         return logits.log_softmax(-1), means * self.gains, soft_clamp(log_scales, self.limit)
 

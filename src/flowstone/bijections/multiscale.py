@@ -48,10 +48,10 @@ class Squeeze(Bijection):
         return z, x.new_zeros(x.shape[0])
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        channels, height, width = self.event_shape(z.shape[1:])
         if self.order == "checkerboard":
             (a, d), (b, c) = (half.unflatten(1, (-1, 2)).unbind(2) for half in z.chunk(2, 1))
             z = torch.stack((a, b, c, d), 2).flatten(1, 2)
-        channels, height, width = self.event_shape(z.shape[1:])
         squares = z.unflatten(1, (channels, 2, 2)).permute(0, 1, 4, 2, 5, 3)
         return squares.reshape(z.shape[0], channels, height, width), z.new_zeros(z.shape[0])
 
@@ -62,6 +62,8 @@ class Squeeze(Bijection):
         return torch.Size((4 * channels, height // 2, width // 2))
 
     def event_shape(self, latent_shape: torch.Size) -> torch.Size:
+        if len(latent_shape) != 3 or latent_shape[0] % 4:
+            raise ShapeError(f"cannot undo a squeeze to shape {tuple(latent_shape)}: its channels come in fours")
         channels, height, width = latent_shape
         return torch.Size((channels // 4, 2 * height, 2 * width))
 
@@ -69,7 +71,7 @@ class Squeeze(Bijection):
 def checkerboard(bijection: Bijection) -> Chain:
     """``bijection`` on the squeezed image whose first half of channels is one colour of a checkerboard.
 
-    With a ``Coupling`` of 4C channels this is RealNVP's checkerboard coupling: nothing is masked, so nothing is wasted.
+    With a ``Coupling`` of 4C channels this is RealNVP's checkerboard coupling, without masks.
 
     >>> import torch
     >>> from flowstone.bijections import Permutation
@@ -112,13 +114,13 @@ class Flatten(Bijection):
 
 
 class MultiScale(Bijection):
-    r"""Scales one after the other; after each but the last, half of the channels is done and leaves (Dinh et al. 2016).
+    r"""Scales one after the other; after each but the last, half of the channels becomes latent (Dinh et al. 2016).
 
     $$ (z^{(i+1)}, h^{(i+1)}) = f^{(i+1)}(h^{(i)}), \qquad z^{(L)} = f^{(L)}(h^{(L-1)}), \qquad
        z = (z^{(1)}, \dots, z^{(L)}) $$
 
-    The first half of a scale's channels goes on as h, the second half leaves as z; z comes back flat, ``(batch, D)``,
-    the first to leave (the finest) first, so that priors stay plain.
+    The first half of a scale's channels goes on as h, the second half leaves as z. z is flat, ``(batch, D)``, and
+    begins with the channels that leave first (the finest), so that priors of vectors fit.
 
     Args:
         event_shape: ``(channels, height, width)`` of one x.

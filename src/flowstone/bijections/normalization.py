@@ -1,4 +1,4 @@
-"""Normalization as layers of a flow: by what the first batch showed (ActNorm), or by running averages (BatchNorm)."""
+"""Normalization as layers of a flow: by moments of the first batch (ActNorm), or by running averages (BatchNorm)."""
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ class ActNorm(Bijection):
     $$ z = (x - b) \odot e^{s}, \qquad \log|\det| = \sum_i s_i \;(\cdot\; \text{height} \cdot \text{width}) $$
 
     Of images ``(batch, channels, height, width)`` there is one scale and shift a channel (Kingma and Dhariwal 2018,
-    section 3.1). ``initialize`` sets it, once; that it did is saved with the weights.
+    section 3.1). ``initialize`` sets both, once; whether it has is saved with the weights.
 
     >>> import torch
     >>> layer = ActNorm(1)
@@ -31,9 +31,6 @@ class ActNorm(Bijection):
         self.shift = nn.Parameter(torch.zeros(features))
         self.log_scale = nn.Parameter(torch.zeros(features))
         self.register_buffer("initialized", torch.tensor(False))
-
-    def extra_repr(self) -> str:
-        return f"{self.features}"
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
@@ -62,8 +59,7 @@ class BatchNorm(Bijection):
     In training, ``statistics="running"`` (the paper's appendix E) normalizes by the running average with this batch
     already in it, $\tilde\mu \leftarrow (1-\rho)\tilde\mu + \rho\hat\mu$, through which the gradient flows;
     ``"batch"`` normalizes by the batch alone. In evaluation, and in the inverse always, it is the running average.
-    Until it has seen a batch it is the identity. Variances are biased ones. ``initialize`` sets the averages from data,
-    once.
+    Before the first batch it is the identity. Variances are biased. ``initialize`` sets the averages from data, once.
 
     Args:
         features: number of features, of images: channels.
@@ -91,9 +87,6 @@ class BatchNorm(Bijection):
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("variance", torch.full((features,), 1 - eps))  # with ε: exactly 1, the identity
         self.register_buffer("initialized", torch.tensor(False))
-
-    def extra_repr(self) -> str:
-        return f"{self.features}"
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:

@@ -20,9 +20,8 @@ class Pad(Bijection):
 
     $$ \log p(x) \ge \mathbb E_{u \sim \phi} \left[ \log p(x, u) - \log \phi(u) \right] $$
 
-    and the log-det of ``forward`` is $-\log \phi(u)$ of the noise it drew, so that the added pixels count for nothing:
-    the log-probability is that of x alone. A flow that leaves them as they are loses nothing by them. ``inverse`` has
-    log-det 0.
+    and the log-det of ``forward`` is $-\log \phi(u)$ of the noise it drew, so that the log-probability is that of x
+    alone. The bound is exact for a flow that leaves the added pixels as they are. ``inverse`` has log-det 0.
 
     Args:
         event_shape: ``(channels, height, width)`` of one x.

@@ -12,8 +12,8 @@ __all__ = ["LeakyReLU", "LogTails", "Scaling"]
 class Scaling(Bijection):
     r"""$z = x \odot e^{d}$ with a learned d per feature: NICE's last layer (Dinh et al. 2014, section 3.3).
 
-    d is 0 at the start; ``initialize`` sets it, once, so that z has deviation 1: features that hardly vary, such as the
-    border of an image of a digit, would need thousands of steps to get there.
+    d is 0 at the start; ``initialize`` sets it, once, so that z has deviation 1. Features that hardly vary, such as the
+    border of an image of a digit, would otherwise need thousands of steps to get there.
 
     >>> import torch
     >>> scaling = Scaling(2)
@@ -29,9 +29,6 @@ class Scaling(Bijection):
         super().__init__(features)
         self.log_scale = nn.Parameter(torch.zeros(features))
         self.register_buffer("initialized", torch.tensor(False))
-
-    def extra_repr(self) -> str:
-        return f"{self.features}"
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
@@ -77,7 +74,7 @@ class LeakyReLU(Bijection):
 
 
 class LogTails(Bijection):
-    r"""The identity on [-B, B], the logarithm beyond: what lies far out is drawn in, and no row is ever too far.
+    r"""The identity on [-B, B] and a logarithm beyond, which draws outliers in.
 
     $$ z = x \;\; (|x| \le B), \qquad
        z = \operatorname{sign}(x)\, B \left(1 + \log\tfrac{|x|}{B}\right) \;\;\text{beyond},

@@ -22,10 +22,10 @@ class Standardize(DataLayer):
     Columns whose outliers hide their bulk are compressed first (``CompressTails``, whose log-det is added); μ and σ are
     then those of the result.
 
-    The identity until it is initialised, once; a second ``initialize`` changes nothing. μ and σ are kept and applied in
+    It is the identity until ``initialize`` is called; a second call changes nothing. μ and σ are kept and applied in
     float64; z has the precision of the flow, and so has x in ``inverse``, unless float32 cannot resolve the columns
     (seconds since 1970) or hold them (1e44): then it is float64. A constant feature has no density and is refused;
-    ``keep_constant`` leaves its scale alone, for what is no data but a context.
+    ``keep_constant`` leaves its scale alone, for a context, which needs no density.
 
     >>> import torch
     >>> standardize = Standardize(1)
@@ -65,9 +65,14 @@ class Standardize(DataLayer):
         self.initialized.fill_(True)
         self.statistics_changed()
 
+    @property
+    def data_dtype(self) -> torch.dtype:
+        # The tails are loaded after this layer's own statistics, so each keeps its own flag.
+        return torch.float64 if self.needs_float64 or self.tails.needs_float64 else self.dtype
+
     def statistics_changed(self) -> None:
         if not self.mean.is_meta:
-            self.needs_float64 = is_coarse(self.mean, self.std) or self.tails.reaches_beyond_float32()
+            self.needs_float64 = is_coarse(self.mean, self.std)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         z, log_det = self.standardized(x)
@@ -87,9 +92,6 @@ class Standardize(DataLayer):
         x, log_det = self.tails.expand(torch.addcmul(self.mean, z.double(), self.std))
         return x, log_det + self.std.log().sum()
 
-    def extra_repr(self) -> str:
-        return f"{self.features}"
-
 
 class Whiten(DataLayer):
     r"""Columns made uncorrelated, each with deviation 1: PCA or ZCA whitening of what ``Standardize`` gives.
@@ -104,9 +106,8 @@ class Whiten(DataLayer):
     ZCA stays nearest to the data's own axes, PCA orders them by variance. Nearly singular tables need it: couplings
     spend their training on finding directions in which the data hardly vary. ``narrow`` whitens in part: directions
     narrower than that are widened to it, and all others are left as they are, so that with ZCA columns of few values
-    keep their shape. A direction narrower than a millionth of a deviation is taken to be as wide as that. The identity
-    until it is initialised, once. Kept as triangular factors, so that the inverse and the log-det are exact in every
-    precision.
+    keep their shape. A direction narrower than a millionth of a deviation is taken to be as wide as that. The layer is
+    the identity until it is initialised, once. It keeps triangular factors, so that inverse and log-det are exact.
 
     Args:
         features: number of features D.
@@ -148,7 +149,7 @@ class Whiten(DataLayer):
         bulk = self.standardize.tails.is_inside(x.double())
         if 2 * bulk.sum() > len(x):  # an outlier of one column would weaken all correlations of that column
             standardized = standardized[bulk]
-        standardized = standardized - standardized.mean(0)  # what rounding of a large mean has left
+        standardized = standardized - standardized.mean(0)  # rounding of a large mean has left a rest
         variance, rotation = torch.linalg.eigh(standardized.T @ standardized / len(standardized))
         spread, rotation = variance.flip(-1).clamp_min(NARROWEST**2).sqrt(), rotation.flip(-1)
         if self.narrow is not None:
@@ -170,7 +171,7 @@ class Whiten(DataLayer):
         return x.to(self.standardize.data_dtype), (log_det - self._log_det()).to(self.dtype)
 
     def _log_det(self) -> Tensor:
-        """Of the matrix alone."""
+        """The log-det of the matrix alone."""
         return self.above.diagonal().abs().log().sum()
 
     def extra_repr(self) -> str:

@@ -24,8 +24,8 @@ class RQSpline(Univariate):
 
     Parameters per feature: K raw widths, K raw heights, K - 1 raw inner slopes, K = ``bins``; zeros give the identity.
     No bin is narrower or lower than ``min_size`` of the interval, and no slope at a knot is below ``min_slope``. Inside
-    a bin that is far flatter than its ends the slope falls below both, to about $2 m_k^2 / \delta$ in its middle:
-    a wild net (raw parameters beyond 3) then costs digits in float32, which ``flowstone.check`` reports.
+    a bin that is far flatter than its ends the slope falls below both, to about $2 m_k^2 / \delta$ in its middle.
+    Large raw parameters (beyond 3) then cost digits in float32, which ``flowstone.check`` reports.
 
     ``circular=True`` is for angles: -B and B are the same point, what lies outside is wrapped, the slope at the seam is
     free and the same from both sides, and one more parameter turns the circle (Rezende et al. 2020): 3K + 1 parameters.
@@ -130,13 +130,13 @@ class RQSpline(Univariate):
 
     @staticmethod
     def _solve(rise: Tensor, mean_slope: Tensor, slopes: Tensor) -> Tensor:
-        """Xi in [0, 1] with ``_segment(xi)[0] == rise``: the stable root of a quadratic."""
+        """Solve ``_segment(xi)[0] == rise`` for xi in [0, 1], by the stable root of a quadratic."""
         start, end = slopes
         curve = rise * (start + end - 2 * mean_slope)
         a = mean_slope - start + curve
         b = start - curve
         c = -mean_slope * rise
-        discriminant = (b.square() - 4 * a * c).clamp_min(0)  # rounding can push it a hair below zero
+        discriminant = (b.square() - 4 * a * c).clamp_min(0)  # rounding can push it below zero
         root = -2 * c / (b + discriminant.sqrt())
         near = root.clamp(-0.01, 1.01)  # a little beyond by rounding, where its gradient is still right
         return root.clamp(0, 1).detach() + (near - near.detach())

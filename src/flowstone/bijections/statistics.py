@@ -1,6 +1,6 @@
-"""Layers in the data's own units: what they know of the data is kept in float64, whatever the flow's precision."""
+"""Layers in the data's own units: they keep statistics of the data in float64, whatever the flow's precision."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,9 +15,9 @@ COARSE = 1000.0  # deviations from 0 beyond which float32 resolves a column badl
 
 
 class DataLayer(Bijection):
-    """A first layer. ``forward`` computes in float64 and returns z in the flow's precision, so that timestamps and
-    integers keep their digits. ``inverse`` computes in float64, too; it returns the flow's precision, or float64 where
-    ``needs_float64`` says that float32 cannot hold the data.
+    """A first layer of a flow. ``forward`` computes in float64 and returns z in the flow's precision, so that
+    timestamps and integers keep their digits. ``inverse`` computes in float64, too; it returns the flow's precision, or
+    float64 where ``needs_float64`` says that float32 cannot hold the data.
     """
 
     accepts_any_dtype = True
@@ -56,12 +56,10 @@ class DataLayer(Bijection):
             self._buffers[name] = torch.empty_like(value, device=device) if value.is_meta else value.to(device)
         return self
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        wide = dict(state_dict)
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
         for name in self._statistics:
-            if prefix + name in wide:
-                wide[prefix + name] = wide[prefix + name].double()
-        super()._load_from_state_dict(wide, prefix, *args, **kwargs)
+            setattr(self, name, getattr(self, name).double())  # where ``assign`` has put those of a float32 file
         self.statistics_changed()
 
 

@@ -12,7 +12,7 @@ __all__ = ["CompressTails"]
 
 OCTILES = 2.3006987  # between the lowest and the highest eighth of a normal distribution, in deviations
 # Where the deviation of all rows is more than this many deviations of the bulk, a few rows decide it. Below, splines
-# resolve the bulk as it is. The noise that repeated values of a table get leaves at most 61.
+# resolve the bulk as it is. Columns with repeated values stay below 61, for the noise that is added to them.
 INFLATED = 64.0
 KNOT, REACH = 3.0, 5.0  # in deviations of the bulk: where the logarithm begins, and where the farthest row then lies
 NOWHERE = torch.finfo(torch.float64).max
@@ -24,9 +24,9 @@ class CompressTails(DataLayer):
     $$ z = b + c \log\left(1 + \frac{x - b}{c}\right) \;\text{above the knot } b, \qquad
        \log|\det| = -\sum_{x_i > b_i} \log\left(1 + \frac{x_i - b_i}{c_i}\right), $$
 
-    and the same, mirrored, below the lower knot. Beyond the farthest row x' of the data it goes on as a straight line,
-    with the slope 1 / (1 + r), r = (x' - b) / c, so that the inverse of a latent far out does not overflow. Value and
-    slope are continuous.
+    and the same, mirrored, below the lower knot. Beyond the farthest row x' of the data it is a straight line with the
+    slope 1 / (1 + r), r = (x' - b) / c, so that the inverse of a latent far out does not overflow. Value and slope are
+    continuous.
 
     ``initialize`` decides column by column. The bulk's deviation s is the distance between the lowest and the highest
     eighth of the column, divided by 2.30, as it would be for a normal distribution. Where the deviation of the whole
@@ -54,7 +54,7 @@ class CompressTails(DataLayer):
 
     def __init__(self, features: int) -> None:
         super().__init__(features)
-        # The lower and the upper knot b, the widths c and the ranges r. Files older than this layer hold none of them.
+        # The lower and the upper knot b, the widths c and the ranges r. Files of format 1 may lack them.
         self.register_statistic("knots", torch.tensor([[-NOWHERE], [NOWHERE]], dtype=torch.float64).repeat(1, features))
         self.register_statistic("widths", torch.ones(2, features))
         self.register_statistic("ranges", torch.ones(2, features))
@@ -67,7 +67,7 @@ class CompressTails(DataLayer):
         ordered = x.double().sort(0).values
         low, median, high = (ordered[round(part * (len(ordered) - 1))] for part in (0.125, 0.5, 0.875))
         width = high / OCTILES - low / OCTILES
-        size = ordered.abs().amax(0).clamp_min(torch.finfo(torch.float64).tiny)  # squares may overflow
+        size = ordered.abs().amax(0)  # squares may overflow
         inflated = (width > 0) & ((ordered / size).std(0, correction=0) > INFLATED * width / size)
         ends = torch.stack((median - ordered[0], ordered[-1] - median)) / width
         beyond = inflated & (ends > REACH)
@@ -80,7 +80,9 @@ class CompressTails(DataLayer):
         self.statistics_changed()
 
     def statistics_changed(self) -> None:
-        self.active = not self.knots.is_meta and bool((self.knots.abs() < NOWHERE).any())
+        if not self.knots.is_meta:
+            self.active = bool((self.knots.abs() < NOWHERE).any())
+            self.needs_float64 = self.reaches_beyond_float32()
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         z, log_det = self.compress(x.double())
@@ -128,9 +130,6 @@ class CompressTails(DataLayer):
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         absent = {prefix + name: getattr(self, name) for name in ("knots", "widths", "ranges", "initialized")}
         super()._load_from_state_dict(absent | dict(state_dict), prefix, *args, **kwargs)
-
-    def extra_repr(self) -> str:
-        return f"{self.features}"
 
 
 def _cut(value: Tensor, border: Tensor) -> tuple[Tensor, Tensor]:

@@ -45,7 +45,7 @@ class Univariate(nn.Module, ABC):
         """Latent → data."""
 
     def saturation(self, x: Tensor, parameters: Tensor) -> float | None:
-        """How near to its bound it runs, 1 is at it; None where there is no bound."""
+        """How near to its bound it is at these x: 1 at the bound, None where there is no bound."""
         return None
 
 
@@ -72,7 +72,7 @@ class Affine(Univariate):
     ``scale`` says how the net's number r becomes s; neither way clips a gradient:
 
     - ``"tanh"``: $s = a \tanh r$ with a learned factor a per feature, 1 at the start (section 4.1 of the paper);
-    - ``"soft"``: a soft clamp to ±``limit``, for which nothing is learned outside the net.
+    - ``"soft"``: a soft clamp to ±``limit``, without parameters of its own.
 
     ``features`` is how many features it transforms; of images, ``(channels, 1, 1)``.
 

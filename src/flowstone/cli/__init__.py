@@ -9,11 +9,22 @@ from cyclopts import App
 
 from flowstone import __version__
 from flowstone.cli.flags import message_of
-from flowstone.errors import FlowstoneError
+from flowstone.errors import DataWarning, FlowstoneError
 
 __all__ = ["app", "main"]
 
-app = App(
+STDIN = "/dev/stdin"  # what - means where a table is named: the parser takes a lone - for a flag
+
+
+class _App(App):
+    def __call__(self, tokens: Any = None, *others: Any, **options: Any) -> Any:
+        words = sys.argv[1:] if tokens is None else [*tokens]  # list is a command here
+        before = ["", *words]
+        tables = [STDIN if word == "-" and before[i] != "--out" else word for i, word in enumerate(words)]
+        return super().__call__(tables, *others, **options)
+
+
+app = _App(
     name="flowstone",
     help="Learn a probability distribution from data, with an exact likelihood, and sample from it.",
     version=__version__,
@@ -22,12 +33,14 @@ app = App(
 
 COMMANDS = {
     "train": "Learn the distribution of a toy, a table or images; writes a run folder.",
-    "evaluate": "Likelihood on the run's own test split, or on other data.",
+    "columns": "Show what the columns of a table are taken for, and what will be done with them.",
+    "evaluate": "Compute the likelihood of the run's own test split, or of other data.",
     "sample": "Draw new rows or images from a trained flow.",
-    "score": "Each row's log-likelihood, added to a table; or each image's.",
-    "check": "Whether the flow inverts and its log-dets are true, layer by layer.",
+    "impute": "Fill the gaps of a table, given what each row holds.",
+    "score": "Write the log-likelihood of each row of a table, or of each image.",
+    "check": "Check whether the flow inverts and its log-dets are correct, layer by layer.",
     "plot": "Draw the pictures of a run again.",
-    "list": "The recipes with their arguments, toys and image sets.",
+    "list": "List the recipes with their arguments, the toys and the image sets.",
 }
 for _name, _help in COMMANDS.items():
     app.command(f"flowstone.cli.{_name}:{'list_' if _name == 'list' else _name}", name=_name, help=_help)
@@ -43,7 +56,7 @@ def main() -> None:
         except FlowstoneError as error:
             print(f"flowstone: {message_of(error)}", file=sys.stderr)
             sys.exit(1)
-        except BrokenPipeError:  # whoever read the output, as `head` does, has seen enough
+        except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         except KeyboardInterrupt:
@@ -53,4 +66,5 @@ def main() -> None:
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     """A warning as one line without the place in the source that Python adds."""
-    print(f"flowstone: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    said = message_of(message) if isinstance(message, DataWarning) else " ".join(str(message).split())
+    print(f"flowstone: warning: {said}", file=sys.stderr)

@@ -20,14 +20,14 @@ def check(
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
     **options: Any,
 ) -> None:
-    """Whether the flow of RUN inverts and its log-dets are true, layer by layer; what is wrong comes first.
+    """Check whether the flow of RUN inverts and its log-dets are correct, layer by layer; errors come first.
 
     Parameters
     ----------
     run
         A run folder.
     data
-        A table or images to look at; without it, the run's own validation rows.
+        A table or images to check it on; without it, the run's own validation rows.
     as_json
         Print the figures as JSON.
     """

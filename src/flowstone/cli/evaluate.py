@@ -1,13 +1,26 @@
 """flowstone evaluate."""
 
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from flowstone.cli.flags import select, with_flags
-from flowstone.cli.values import Device, device_of, precision_of, print_metrics, say_noise
+from flowstone.cli.values import (
+    Device,
+    column_metrics,
+    device_of,
+    images_options,
+    model_of,
+    precision_of,
+    print_metrics,
+    reading_options,
+    say_noise,
+)
 from flowstone.data.request import DataRequest
+from flowstone.errors import DataError
 from flowstone.files import to_json
 from flowstone.train.settings import Settings
 
@@ -15,7 +28,7 @@ __all__ = ["evaluate"]
 
 
 @with_flags(Settings, "precision")
-@with_flags(DataRequest, "drop_missing", "skip_bad", "data_dir")
+@with_flags(DataRequest, "drop_missing", "na", "encoding", "skip_bad", "data_dir")
 def evaluate(
     run: Path,
     data: str | None = None,
@@ -26,7 +39,7 @@ def evaluate(
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
     **options: Any,
 ) -> None:
-    """Likelihood of held-out rows under the density of RUN.
+    """Compute the likelihood of held-out rows under the density of RUN.
 
     Parameters
     ----------
@@ -36,29 +49,47 @@ def evaluate(
         A table, all of whose rows are used; or images: a folder, an array, or the test part of a set by name. Without
         it, the run's own test split.
     bound_samples
-        Images: draws of the noise that the bound on each likelihood is made of; more make it tighter.
+        For images: draws of the noise in the bound on each likelihood; more make it tighter.
     device
         Where to compute.
     as_json
         Print the figures as JSON.
     """
+    from flowstone.data import Rows
     from flowstone.evaluation.metrics import evaluate as figures
+    from flowstone.mixed import MixedDensity
     from flowstone.runs import Run
 
     folder, chosen = Run(run), select(DataRequest, options)
     density = folder.density(device_of(device))
-    drop_missing, data_dir = chosen.pop("drop_missing", False), chosen.get("data_dir")
+    drop_missing, data_dir = chosen.get("drop_missing", False), chosen.get("data_dir")
     if data is None:
-        rows = folder.dataset(data_dir=data_dir, progress=not as_json).test
+        try:
+            rows = folder.dataset(data_dir=data_dir, progress=not as_json).test
+        except DataError as error:
+            if not folder.finished:
+                raise
+            print(f"{error.problem}; these are the figures of the training", file=sys.stderr)
+            _show(folder.metrics(), as_json=as_json)
+            return
+    elif folder.of_mixed_columns:
+        x = model_of(folder, device).encode(folder.read(data, **reading_options(chosen)))
+        rows = Rows(x[~x.isnan().any(1)] if drop_missing else x)
     elif folder.of_images:
-        rows = folder.images(data, **chosen).rows
+        rows = folder.images(data, **images_options(chosen)).rows
     else:
-        rows, noise = folder.rows(data, drop_missing=drop_missing)
+        rows, noise = folder.rows(folder.read(data, **reading_options(chosen)), drop_missing=drop_missing)
         say_noise(noise, "as in the training")
     with precision_of(precision, density):
-        metrics = figures(density, rows.x, rows.context, bound_samples=bound_samples)
+        metrics: dict[str, Any] = dict(figures(density, rows.x, rows.context, bound_samples=bound_samples))
+        if isinstance(density, MixedDensity):
+            metrics |= column_metrics(density, rows.x)
     if data is None:
         metrics |= {key: value for key, value in folder.metrics().items() if key not in metrics}
+    _show(metrics, as_json=as_json)
+
+
+def _show(metrics: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         print(to_json(metrics))
     else:

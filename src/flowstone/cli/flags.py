@@ -4,27 +4,28 @@ import functools
 import inspect
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from cyclopts import Parameter
 
-from flowstone.errors import FlowstoneError
+from flowstone.errors import DataWarning, FlowstoneError, SettingError
 from flowstone.options import Option, options_of
 
 __all__ = ["flag_of", "message_of", "select", "with_flags"]
 
 Command = TypeVar("Command", bound=Callable[..., None])
 NAME = re.compile(r'\s*(?:"((?:[^"]|"")*)"\s*|([^,]*))(?:,|$)')  # one in a list of names, quoted or plain
-SWITCHES = ("resume",)  # options that take a value in the library and none in the command
+PAIR = re.compile(r"(.+)=([\w-]+\s*(?:\(.*\))?)", re.DOTALL)
+SWITCHES = ("resume",)  # options that take a value in the library, but are switches in the command
 
 
 def with_flags(settings: type, *names: str, group: str | None = None) -> Callable[[Command], Command]:
     """Give a command a flag for each option of a settings class.
 
-    The command receives those that the user gave as arguments of their names, or in ``**options``; the settings class
-    knows the defaults. An option that several classes have, such as a seed, is one flag, with the help of all of them.
+    The command receives the options that the user gave, as arguments of their names or in ``**options``; the settings
+    class knows the defaults. An option that several classes have, such as a seed, is one flag, with the help of all.
 
     Args:
         settings: a dataclass whose fields are made by ``flowstone.options.option``.
@@ -39,7 +40,7 @@ def with_flags(settings: type, *names: str, group: str | None = None) -> Callabl
         after = {name: each for name, each in before.items() if each.kind is not each.VAR_KEYWORD}
         made = vars(command).get("made_of_options", frozenset())
         for name, each in chosen.items():
-            after[name] = _joined(after[name], each) if name in made else _parameter(each, hints[name], group)
+            after[name] = _with_more_help(after[name], each) if name in made else _parameter(each, hints[name], group)
 
         @functools.wraps(command)
         def run(*args: Any, **options: Any) -> None:
@@ -54,10 +55,10 @@ def with_flags(settings: type, *names: str, group: str | None = None) -> Callabl
 
 
 def select(settings: type, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the options given to a command that belong to a settings class, with lists of names taken apart."""
+    """The options of a command that belong to a settings class, with names as lists and pairs as dictionaries."""
     hints = get_type_hints(settings)
     chosen = {each.name: options[each.name] for each in options_of(settings) if each.name in options}
-    return {name: _names(value) if _is_names(hints[name]) else value for name, value in chosen.items()}
+    return {name: _taken_apart(name, value, hints[name]) for name, value in chosen.items()}
 
 
 def flag_of(name: str, value: Any) -> str:
@@ -71,12 +72,14 @@ def flag_of(name: str, value: Any) -> str:
         return f"--no-{word}"
     if value is True or name in SWITCHES:
         return f"--{word}"
+    if isinstance(value, Mapping):
+        return shlex.join([f"--{word}", *(f"{key}={each}" for key, each in value.items())])
     written = _written(value)
     return f"--{word}{'=' if written.startswith('-') else ' '}{shlex.quote(written)}"
 
 
-def message_of(error: FlowstoneError) -> str:
-    """The message of an error in one line, its remedy as flags."""
+def message_of(error: FlowstoneError | DataWarning) -> str:
+    """The message of an error or a doubt in one line, its remedy as flags."""
     flags = " ".join(flag_of(name, value) for name, value in error.remedy.items())
     return " ".join(f"{error.problem}{': ' if flags else ''}{flags}".split())
 
@@ -89,12 +92,14 @@ def _parameter(each: Option, hint: Any, group: str | None) -> inspect.Parameter:
     if each.default is MISSING:
         annotation = Annotated[kind, Parameter(help=about)]
         return inspect.Parameter(each.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=annotation)
-    shown = ([] if group is None else [Parameter(group=group)]) + [Parameter(help=about, negative=negative)]
+    several = _is_pairs(hint)
+    parameter = Parameter(help=about, negative=() if several else negative, consume_multiple=several or None)
+    shown = ([] if group is None else [Parameter(group=group)]) + [parameter]
     annotation = Annotated[kind | None, *shown]
     return inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _joined(before: inspect.Parameter, each: Option) -> inspect.Parameter:
+def _with_more_help(before: inspect.Parameter, each: Option) -> inspect.Parameter:
     """The same flag with the help of another option added."""
     kind, *shown = get_args(before.annotation)
     both = f"{shown[-1].help} {each.help}"
@@ -102,14 +107,43 @@ def _joined(before: inspect.Parameter, each: Option) -> inspect.Parameter:
     return before.replace(annotation=annotation)
 
 
-def _plain_type(hint: Any) -> type:
-    """What a flag is read as: text where text may stand, or names of columns; else the number or switch it is."""
-    able = get_args(hint) or (hint,)
-    return str if str in able else next((kind for kind in (bool, float, int) if kind in able), str)
+def _plain_type(hint: Any) -> Any:
+    """The type of a flag's value: text if the option may be text or names of columns, else a number or a switch."""
+    if _is_pairs(hint):
+        return list[str]
+    kinds = get_args(hint) or (hint,)
+    return str if str in kinds else next((kind for kind in (bool, float, int) if kind in kinds), str)
 
 
 def _is_names(hint: Any) -> bool:
     return get_origin(hint) is not None and get_args(hint) == (str,)
+
+
+def _is_pairs(hint: Any) -> bool:
+    return get_args(hint) == (str, str)
+
+
+def _taken_apart(name: str, value: Any, hint: Any) -> Any:
+    if _is_pairs(hint):
+        return _pairs(name, value)
+    return _names(value) if _is_names(hint) else value
+
+
+def _pairs(name: str, words: Sequence[str]) -> dict[str, str]:
+    """``name=kind`` words as a dictionary; a name may hold ``=`` itself.
+
+    >>> _pairs("kinds", ["price=positive", "size=ordinal(S,M,L)"])
+    {'price': 'positive', 'size': 'ordinal(S,M,L)'}
+    """
+    pairs: dict[str, str] = {}
+    for word in words:
+        match = PAIR.fullmatch(word)
+        if match is None:
+            raise SettingError(f"--{name} {word!r}: expected column=kind, such as price=positive")
+        if match[1] in pairs:
+            raise SettingError(f"--{name} {match[1]}: given twice, as {pairs[match[1]]} and as {match[2]}")
+        pairs[match[1]] = match[2]
+    return pairs
 
 
 def _names(text: str) -> list[str]:
@@ -118,8 +152,8 @@ def _names(text: str) -> list[str]:
     >>> _names('a, "b,c"')
     ['a', 'b,c']
     """
-    found = ((match[1], match[2].strip() if match[2] else "") for match in NAME.finditer(text))
-    return [plain if quoted is None else quoted.replace('""', '"') for quoted, plain in found if quoted or plain]
+    names = ((match[1], match[2].strip() if match[2] else "") for match in NAME.finditer(text))
+    return [plain if quoted is None else quoted.replace('""', '"') for quoted, plain in names if quoted or plain]
 
 
 def _written(value: Any) -> str:

@@ -1,6 +1,7 @@
-"""A training by the command: from a request, or a run folder that was broken off, to a finished run folder."""
+"""A training by the command: from a request, or an unfinished run folder, to a finished run folder."""
 
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -10,14 +11,15 @@ from typing import Any
 import torch
 
 from flowstone.cli.flags import flag_of
-from flowstone.cli.values import print_metrics, say_noise
+from flowstone.cli.values import column_metrics, print_metrics, say_noise
 from flowstone.cli.watch import watching
-from flowstone.data import DataRequest, Dataset, open_source
+from flowstone.data import DataRequest, Dataset, Rows, open_source
 from flowstone.density import Density
 from flowstone.errors import NonFiniteError, OutputError, SettingError, UnknownNameError
 from flowstone.evaluation.metrics import evaluate
 from flowstone.execution import thread_count
-from flowstone.recipes import DEFAULT, IMAGE_DEFAULT, all_recipes, build, shape_arguments
+from flowstone.mixed import MixedDensity
+from flowstone.recipes import DEFAULT, IMAGE_DEFAULT, MIXED_DEFAULT, all_recipes, build, shape_arguments
 from flowstone.runs import Run
 from flowstone.runs.checkpoint import build_recorded, describe, save
 from flowstone.train import Settings, fit
@@ -27,7 +29,8 @@ from flowstone.validation import require_integer
 __all__ = ["Job", "continued", "started"]
 
 Say = Callable[[str], None]
-EXTRA = ("columns", "context_columns", "data", "training", "request")  # of flow.json, what is not the density's
+# The parts of flow.json besides the density.
+EXTRA = ("columns", "context_columns", "kinds", "data", "training", "request")
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,14 @@ class Job:
         say: Say = (lambda _: None) if quiet else (lambda words: print(words, file=sys.stderr))
         self._introduce(say, quiet=quiet)
         fixed = None if callable(dataset.train) else dataset.train
-        beside = watching(
+        recording = watching(
             self.run.folder,
             sheets=plots and dataset.images,
             tensorboard=tensorboard,
             context=None if dataset.validation.context is None else dataset.validation.context.to(device),
         )
         try:
-            with beside as watch:
+            with recording as watch:
                 history = fit(
                     density,
                     dataset.train if callable(dataset.train) else dataset.train.x,
@@ -75,26 +78,30 @@ class Job:
         self._keep(history)
         if history.stopped == "interrupted":
             best = f"best weights so far (step {history.best.step})" if len(history) else "weights so far"
-            print(f"flowstone: interrupted; the {best} are in {self.run.folder}; --resume goes on", file=sys.stderr)
+            print(f"flowstone: interrupted; the {best} are in {self.run.folder}; --resume continues", file=sys.stderr)
             sys.exit(130)
         density.eval()
         self._finish(history, say, plots=plots)
 
     def _keep(self, history: History) -> None:
-        save(self.density, self.run.folder, extra={key: self.record[key] for key in EXTRA})
+        save(self.density, self.run.folder, extra={key: self.record[key] for key in EXTRA if key in self.record})
         history.save(self.run.folder / "history.csv")
 
     def _introduce(self, say: Say, *, quiet: bool) -> None:
         density, recipe, data = self.density, self.record["recipe"], self.record["data"]
-        by_choice = " (the default)" if recipe == (IMAGE_DEFAULT if self.dataset.images else DEFAULT) else ""
+        by_choice = " (the default)" if recipe == _default(self.dataset) else ""
         say(f"{data['source']}: {_extent(self.dataset)} → {self.run.folder}")
         rows = math.inf if callable(self.dataset.train) else len(self.dataset.train)
-        batch = self.settings.for_data(self.dataset.event_shape, rows).batch_size
+        suited = density.training_settings(rows)
+        batch = self.settings.for_data(self.dataset.event_shape, rows, suited).batch_size
         threads = thread_count(density, batch) if density.device.type == "cpu" else 0
         place = f", {batch} rows a step on {threads} thread{'s' * (threads > 1)}"
         say(f"flow: {recipe}{by_choice}, {_count(density)} parameters{place if threads else f' on {density.device}'}")
         if not quiet:
             say_noise(data.get("noise", {}), f"{flag_of('dequantize', False)} leaves them")
+        for note in (data.get("read"), *(self.dataset.kinds.notes if self.dataset.kinds else ())):
+            if note:
+                say(note)
         for name, value in data.get("atoms", {}).items():
             say(f"column {name!r} is continuous but for {value:g}, in over 1% of the rows: its density has a spike")
 
@@ -110,6 +117,8 @@ class Job:
         }
         if dataset.entropy is not None:
             metrics["entropy"] = dataset.entropy
+        if isinstance(self.density, MixedDensity) and isinstance(dataset.train, Rows):
+            metrics |= column_metrics(self.density, dataset.test.x, dataset.train.x)
         self.run.write_json("metrics.json", metrics)
         if plots:
             self._draw(history)
@@ -123,12 +132,12 @@ class Job:
         dataset, shown = self.dataset, self.dataset.rows_to_show
         save_plots(
             self.density, shown.x, dataset.columns, history, self.run.plots, context=shown.context,
-            test=dataset.test.x, test_context=dataset.test.context, entropy=dataset.entropy,
+            test=dataset.test.x, test_context=dataset.test.context, entropy=dataset.entropy, levels=dataset.levels,
         )  # fmt: skip
 
 
 def started(out: Path | None, request: Mapping[str, Any], *, progress: bool) -> Job:
-    """A new training: the data are read, the density is built, the run folder made; what is wrong is said before it is.
+    """A new training: read the data, build the density, make the run folder; errors are raised before there is one.
 
     Args:
         out: the run folder; None chooses a name that is free.
@@ -138,14 +147,17 @@ def started(out: Path | None, request: Mapping[str, Any], *, progress: bool) -> 
     recipe, settings = request["flow"], _settings(request["training"])
     if recipe is not None and recipe not in all_recipes():
         raise UnknownNameError("recipe", recipe, all_recipes())
-    dataset = open_source(DataRequest.of(request["source"], request["data"]), progress=progress)
-    recipe = recipe or (IMAGE_DEFAULT if dataset.images else DEFAULT)
+    data = DataRequest.of(request["source"], request["data"])
+    dataset = open_source(data, progress=progress, mixed=None if recipe is None else recipe == MIXED_DEFAULT)
+    recipe = recipe or _default(dataset)
     arguments = {**shape_arguments(recipe, dataset.event_shape), **request["set"]}
+    if dataset.mixed and dataset.kinds is not None:
+        arguments["columns"] = dataset.kinds.heads()
     if dataset.context_columns:
         arguments["context_features"] = len(dataset.context_columns)
-    settings = _with_epochs(settings, request["training"].get("epochs"), dataset)
     torch.manual_seed(settings.seed)
     density = build(recipe, arguments)
+    settings = _with_epochs(settings, request["training"].get("epochs"), dataset, density)
     extra = {
         "columns": list(dataset.columns),
         "context_columns": list(dataset.context_columns),
@@ -153,17 +165,19 @@ def started(out: Path | None, request: Mapping[str, Any], *, progress: bool) -> 
         "training": settings.as_record(),
         "request": dict(request),
     }
+    if dataset.mixed and dataset.kinds is not None:
+        extra["kinds"] = dataset.kinds.as_record()
     record = describe(density, extra)
-    numbered = Path("runs") / f"{Path(request['source']).resolve().stem}-{recipe}"
+    numbered = Path("runs") / f"{_stem(request['source'])}-{recipe}"
     run = Run.create(out) if out else Run.create_numbered(numbered)
     run.write_json("flow.json", record)
     return Job(run, dataset, density, settings, record)
 
 
 def continued(out: Path | None, request: Mapping[str, Any]) -> Job:
-    """The training in ``out``, to go on where it was broken off; options given again must be those it began with."""
+    """The unfinished training in ``out``; options that are given must be those it began with."""
     if out is None:
-        raise SettingError("--resume needs --out RUN: the folder of the training to go on with")
+        raise SettingError("--resume needs --out RUN: the folder of the training to continue")
     run = Run(out)
     record = run.record
     if run.finished:
@@ -172,13 +186,13 @@ def continued(out: Path | None, request: Mapping[str, Any]) -> Job:
     settings = run.settings()
     for name, before, now in _compared(record, settings, request):
         if now != before:
-            raise SettingError(f"--resume goes on with the settings of {out}: {name} was {before!r}, not {now!r}")
+            raise SettingError(f"--resume continues with the settings of {out}: {name} was {before!r}, not {now!r}")
     torch.manual_seed(settings.seed)
     return Job(run, dataset, build_recorded(record), settings, record)
 
 
 def _compared(record: Mapping[str, Any], settings: Settings, request: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """What was given now: its name, its value before, its value now."""
+    """The name of each option that was given, its value in the record, its value now."""
     before = {"source": None, "set": {}, "training": {}, "data": {}} | record.get("request", {})
     sources = (before["source"], record["data"]["source"])
     same_source = request["source"] in sources or str(Path(request["source"]).resolve()) in sources
@@ -196,7 +210,7 @@ def _compared(record: Mapping[str, Any], settings: Settings, request: Mapping[st
 
 
 def _settings(given: Mapping[str, Any]) -> Settings:
-    """The settings of the training; its steps are set when the data are there, where epochs are given."""
+    """The settings of the training; ``_with_epochs`` sets the steps if epochs are given."""
     given = dict(given)
     epochs = given.pop("epochs", None)
     if epochs is not None:
@@ -208,13 +222,19 @@ def _settings(given: Mapping[str, Any]) -> Settings:
     return Settings(**given)
 
 
-def _with_epochs(settings: Settings, epochs: int | None, dataset: Dataset) -> Settings:
+def _default(dataset: Dataset) -> str:
+    """The recipe that measures best on data of this kind."""
+    return IMAGE_DEFAULT if dataset.images else MIXED_DEFAULT if dataset.mixed else DEFAULT
+
+
+def _with_epochs(settings: Settings, epochs: int | None, dataset: Dataset, density: Density) -> Settings:
     if epochs is None:
         return settings
     if callable(dataset.train):
         raise SettingError(f"--epochs {epochs}: fresh points have no epochs; use --steps, or --points for a fixed set")
-    batch = settings.for_data(dataset.event_shape, len(dataset.train)).batch_size
-    return replace(settings, steps=epochs * max(1, len(dataset.train) // batch))
+    rows = len(dataset.train)
+    batch = settings.for_data(dataset.event_shape, rows, density.training_settings(rows)).batch_size
+    return replace(settings, steps=epochs * max(1, rows // batch))
 
 
 def _extent(dataset: Dataset) -> str:
@@ -225,6 +245,14 @@ def _extent(dataset: Dataset) -> str:
     left_out = dataset.description["left_out"]
     bad = f", {left_out} that cannot be read left out" if left_out else ""
     return f"{len(dataset.train)} images of {'x'.join(map(str, dataset.event_shape))}{bad}"
+
+
+def _stem(source: str) -> str:
+    """What a run is called after its source."""
+    if source in ("-", "/dev/stdin"):
+        return "stdin"
+    name = Path(source).resolve().name
+    return re.sub(r"[^\w.-]+", "_", Path(name).stem if Path(name).suffix else name)
 
 
 def _count(density: Density) -> int:

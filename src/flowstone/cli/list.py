@@ -10,7 +10,7 @@ __all__ = ["list_"]
 
 
 def list_(*, as_json: Annotated[bool, Parameter(name="--json", negative=())] = False) -> None:
-    """The recipes with their arguments, the toys with their entropies, and the image sets.
+    """List the recipes with their arguments, the toys with their entropies, and the image sets.
 
     Parameters
     ----------

@@ -15,7 +15,7 @@ def plot(run: Path, *, seed: int = 0, device: Device = "auto") -> None:
     run
         A run folder.
     seed
-        Of the samples shown.
+        Seed of the samples shown.
     device
         Where to compute.
     """
@@ -28,7 +28,7 @@ def plot(run: Path, *, seed: int = 0, device: Device = "auto") -> None:
     written = save_plots(
         density, shown.x, dataset.columns, folder.history, folder.plots,
         context=shown.context, test=dataset.test.x, test_context=dataset.test.context,
-        entropy=dataset.entropy, seed=seed,
+        entropy=dataset.entropy, levels=dataset.levels, seed=seed,
     )  # fmt: skip
     for path in written:
         print(path)

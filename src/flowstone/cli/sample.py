@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from flowstone.cli.flags import with_flags
-from flowstone.cli.values import Device, FiniteCheck, device_of, given_label, given_of, precision_of
+from flowstone.cli.values import (
+    Device,
+    FiniteCheck,
+    Out,
+    device_of,
+    given_label,
+    given_of,
+    given_values,
+    model_of,
+    precision_of,
+)
 from flowstone.errors import SettingError
 from flowstone.train.settings import Settings
 
@@ -16,10 +26,11 @@ if TYPE_CHECKING:
 
     from flowstone.density import Density
     from flowstone.runs import Run
+    from flowstone.table_model import TableModel
 
 __all__ = ["sample"]
 
-PIECE = 1 << 17  # rows
+ROWS_AT_ONCE = 1 << 17  # written to a file
 
 
 @with_flags(Settings, "precision")
@@ -27,10 +38,12 @@ def sample(
     run: Path,
     *,
     n: Annotated[int, Parameter(name=("-n", "--n"))],
-    out: Path,
+    out: Out,
     temperature: float = 1.0,
     seed: int = 0,
     given: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
+    given_table: str | None = None,
+    gaps: Annotated[bool, Parameter(negative=())] = False,
     device: Device = "auto",
     precision: str = Settings.precision,
 ) -> None:
@@ -45,25 +58,40 @@ def sample(
     n
         How many rows.
     out
-        Where to: .csv, .parquet, .npz, or .png for a picture of them. Images: .npz, as uint8 (n, height, width,
-        channels), or .png.
+        The file to write: .csv, .parquet, .npz, or .png for a picture; - writes .csv to standard output. For images:
+        .npz, as uint8 (n, height, width, channels), or .png.
     temperature
         Factor on the latent; below 1 stays nearer to the mode, 1 samples the model itself.
     seed
         The same seed gives the same rows.
     given
-        For a conditional density: the context, as column=value; of images, label=NAME.
+        Values of columns, as column=value, or column=a,b for one of several. For a conditional density: the context;
+        for images, label=NAME.
+    given_table
+        A table of values of columns: N rows are drawn for each of its rows. Its gaps are drawn, too.
+    gaps
+        Draw gaps, too, in columns that had some.
     device
         Where to compute.
     """
     from flowstone.data.tables import check_writable
     from flowstone.runs import Run
 
-    check_writable(out, tuple(_WRITERS))
+    folder = Run(run)
+    check_writable(out, (".csv", ".parquet") if folder.of_mixed_columns else tuple(_WRITERS))
     if n < 1:
         raise SettingError(f"-n {n}: at least one sample is needed")
-    folder, finite = Run(run), FiniteCheck()
-    density = folder.density(device_of(device))
+    if folder.of_mixed_columns:
+        model = model_of(folder, device)
+        with precision_of(precision, model.density):
+            _sample_table(
+                folder, model, out, n, given or [], given_table, temperature=temperature, gaps=gaps, seed=seed
+            )
+        return
+    if given_table is not None or gaps:
+        flag = "--gaps" if given_table is None else "--given-table"
+        raise SettingError(f"{flag} is for densities of mixed columns (--flow mixed); {run} is none")
+    finite, density = FiniteCheck(), folder.density(device_of(device))
     how: dict[str, Any] = {"n": n, "temperature": temperature, "seed": seed}
     with precision_of(precision, density):
         if folder.of_images:
@@ -72,8 +100,29 @@ def sample(
             columns, context_columns = folder.columns()
             values = given_of(given or [])
             how["context"] = _context(context_columns, values, density)
-            _WRITERS[out.suffix.lower()](out, density, how, columns, values, finite)
+            _WRITERS[out.suffix.lower()](out, density, how, columns, values, finite, folder.kinds)
     finite.require(out, "a value")
+
+
+def _sample_table(
+    folder: "Run",
+    model: "TableModel",
+    out: Out,
+    n: int,
+    given: list[str],
+    given_table: str | None,
+    *,
+    seed: int,
+    **how: Any,
+) -> None:
+    from flowstone.data.tables import write_chunks
+
+    if given_table is None:
+        write_chunks(out, model.stream(n, given_values(given, model.columns), seed=seed, **how))
+    elif given:
+        raise SettingError("--given and --given-table say the same thing twice: give one of them")
+    else:
+        write_chunks(out, [model.sample_given(folder.read(given_table), n, seed=seed, **how)])
 
 
 def _context(columns: list[str], values: dict[str, float], density: "Density") -> "Tensor | None":
@@ -111,35 +160,39 @@ def _sample_images(
         write_arrays(out, x=pixels, **{f"given_{name}": np.array(value) for name, value in values.items()})
 
 
-def _write_table(out: Path, density, how, columns, values, finite) -> None:
-    """Each piece as it comes: more samples than memory holds."""
+def _write_table(out: Path, density, how, columns, values, finite, kinds) -> None:
+    """Write the samples as they come, so that they need not fit into memory; constant columns are put back."""
     import numpy as np
     import pyarrow as pa
 
-    from flowstone.data.tables import write_pieces
+    from flowstone.data.tables import write_chunks
 
     def table(x: "Tensor") -> pa.Table:
         arrays = {name: x[:, index].numpy() for index, name in enumerate(columns)}
-        return pa.table(arrays | {name: np.full(len(x), value) for name, value in values.items()})
+        arrays |= {name: np.full(len(x), value) for name, value in values.items()}
+        constants = [kind for kind in kinds.kinds if kind.name == "constant"] if kinds else []
+        arrays |= {kind.column: kind.decode(np.zeros(len(x))) for kind in constants if kind.column not in arrays}
+        in_order = [kind.column for kind in kinds.kinds if kind.column in arrays] if constants else list(arrays)
+        return pa.table({name: arrays[name] for name in in_order})
 
-    write_pieces(out, (table(finite(piece)) for piece in _gathered(density.stream(**how))))
+    write_chunks(out, (table(finite(chunk)) for chunk in _larger(density.stream(**how))))
 
 
-def _gathered(parts: "Iterable[Tensor]") -> "Iterator[Tensor]":
-    """Fewer and larger pieces: what a file is written in."""
+def _larger(chunks: "Iterable[Tensor]") -> "Iterator[Tensor]":
+    """The same rows in chunks of at least ``ROWS_AT_ONCE``."""
     import torch
 
     held = []
-    for part in parts:
-        held.append(part)
-        if sum(map(len, held)) >= PIECE:
+    for chunk in chunks:
+        held.append(chunk)
+        if sum(map(len, held)) >= ROWS_AT_ONCE:
             yield torch.cat(held).cpu()
             held.clear()
     if held:
         yield torch.cat(held).cpu()
 
 
-def _write_npz(out: Path, density, how, columns, values, finite) -> None:
+def _write_npz(out: Path, density, how, columns, values, finite, _) -> None:
     import numpy as np
 
     from flowstone.data.tables import write_arrays
@@ -148,7 +201,7 @@ def _write_npz(out: Path, density, how, columns, values, finite) -> None:
     write_arrays(out, x=x, columns=np.array(columns), **{f"given_{k}": np.array(v) for k, v in values.items()})
 
 
-def _write_png(out: Path, density, how, columns, _, finite) -> None:
+def _write_png(out: Path, density, how, columns, _, finite, __) -> None:
     from flowstone.plot import sample_figure, save_figure
 
     x = finite(density.sample(**how).flatten(0, -2).cpu())

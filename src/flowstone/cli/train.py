@@ -36,7 +36,7 @@ def train(
     Parameters
     ----------
     flow
-        The recipe; without it, the one that measures best.
+        The recipe; without it, the default that `flowstone list` names.
     recipe_arguments
         Arguments of the recipe, as key=value: --set couplings=8 hidden=256,256
     epochs
@@ -44,15 +44,15 @@ def train(
     device
         cpu, cuda, cuda:1; auto takes a GPU where there is one.
     out
-        The run folder; runs/<source>-<flow> without it. An existing one is never written over.
+        The run folder; without it, runs/<source>-<flow>. An existing one is never written over.
     resume
-        Go on with the training in --out where it was broken off.
+        Continue the unfinished training in --out.
     plots
-        Draw the pictures at the end; of images, some samples at each validation, too.
+        Draw the pictures at the end; for images, also some samples at each validation.
     tensorboard
         Write event files for TensorBoard into RUN/tensorboard.
     quiet
-        No progress bar and no figures.
+        Show no progress bar and no figures.
     """
     from flowstone.cli.job import continued, started
 

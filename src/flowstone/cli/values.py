@@ -1,11 +1,13 @@
-"""What several commands share: reading values from words, checking what is written, and showing figures."""
+"""Shared by several commands: reading values from words, checking what is written, and showing figures."""
 
 import ast
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
 
 from flowstone.errors import NonFiniteError, SettingError
 from flowstone.validation import require_choice
@@ -13,21 +15,32 @@ from flowstone.validation import require_choice
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from flowstone.data.tables import Columns
     from flowstone.density import Density
+    from flowstone.mixed import MixedDensity
+    from flowstone.runs import Run
+    from flowstone.table_model import TableModel
 
 __all__ = [
     "Device",
     "FiniteCheck",
+    "Out",
+    "column_metrics",
     "device_of",
     "given_label",
     "given_of",
+    "given_values",
+    "images_options",
+    "model_of",
     "precision_of",
     "print_metrics",
+    "reading_options",
     "say_noise",
     "settings_of",
 ]
 
 Device = str
+Out = Annotated[Path, Parameter(allow_leading_hyphen=True)]  # a file; - is standard output
 
 
 def settings_of(words: Sequence[str]) -> dict[str, Any]:
@@ -36,7 +49,7 @@ def settings_of(words: Sequence[str]) -> dict[str, Any]:
     for key in ("features", "event_shape", "context_features"):
         if key in settings:
             choice = "--columns, --exclude and --context choose the columns, --size and --gray the shape of images"
-            raise SettingError(f"--set {key}: the data says that ({choice})")
+            raise SettingError(f"--set {key}: the data determine it ({choice})")
     return settings
 
 
@@ -49,6 +62,24 @@ def given_of(words: Sequence[str]) -> dict[str, float]:
         except ValueError as error:
             raise SettingError(f"--given {name}={text}: expected a number") from error
     return values
+
+
+def given_values(words: Sequence[str], columns: "Columns") -> dict[str, Any]:
+    """``["sex=F,M", "age=40"]`` → values by column; a comma parts several, unless the whole text is a level."""
+    values: dict[str, Any] = {}
+    for name, text in _pairs("--given", words).items():
+        known = columns.kind(name) if name in columns.names else None
+        is_level = text in map(str, getattr(known, "levels", ()))
+        values[name] = text if is_level or "," not in text else [part.strip() for part in text.split(",")]
+    return values
+
+
+def model_of(run: "Run", device: Device) -> "TableModel":
+    """The density of mixed columns in a run folder, with the kinds of its columns."""
+    from flowstone.table_model import TableModel
+
+    run.density()  # says what is missing from the folder
+    return TableModel.load(run.folder, device=device_of(device))
 
 
 def given_label(words: Sequence[str]) -> dict[str, str]:
@@ -69,11 +100,21 @@ def device_of(name: Device) -> str:
     try:
         return str(torch.empty(0, device=name).device)
     except (RuntimeError, AssertionError) as error:
-        raise SettingError(f"--device {name}: not to be had here ({str(error).splitlines()[0]})") from error
+        raise SettingError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from error
+
+
+def reading_options(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the data options that say how a file of a table is read."""
+    return {name: chosen[name] for name in ("na", "encoding", "skip_bad") if name in chosen}
+
+
+def images_options(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the data options that say how images are read."""
+    return {name: chosen[name] for name in ("skip_bad", "data_dir") if name in chosen}
 
 
 def precision_of(name: str, density: "Density") -> AbstractContextManager:
-    """What the density runs in: ``fp32``, as it is; ``bf16``, its nets in bfloat16."""
+    """A context in which the density runs as it is (``fp32``) or with its nets in bfloat16 (``bf16``)."""
     from flowstone.execution import bf16_conditioners
     from flowstone.train.settings import PRECISIONS
 
@@ -96,7 +137,7 @@ class FiniteCheck:
         return rows
 
     def require(self, out: Path, what: str) -> None:
-        """NonFiniteError where a row was not finite: the file is whole, and the exit status says that it is not sound.
+        """Raise NonFiniteError if a row was not finite. The file is complete; the exit status tells of such rows.
 
         Args:
             out: the file that was written.
@@ -111,25 +152,58 @@ class FiniteCheck:
 
 
 def say_noise(noise: Mapping[str, float], why: str) -> None:
-    """Tell, on stderr, which columns have noise added to them."""
+    """Print on stderr which columns have noise added to them."""
     if noise:
         widths = ", ".join(f"{name} {width:.3g}" for name, width in noise.items())
         print(f"repeated values, so uniform noise is added ({why}), of width: {widths}", file=sys.stderr)
 
 
+def column_metrics(density: "MixedDensity", x: "Tensor", train: "Tensor | None" = None) -> dict[str, Any]:
+    """What each column costs in bits, and where the training rows are at hand what rows of independent columns cost."""
+    from flowstone.evaluation.columns import column_bits, independent_columns
+    from flowstone.evaluation.metrics import log_prob
+
+    found: dict[str, Any] = {"bits_per_column": column_bits(density, x)}
+    if train is not None:
+        alone = independent_columns(density, train)
+        found["independent_nll_nats"] = -log_prob(alone, x).double().mean().item()
+        found["independent_bits_per_column"] = column_bits(alone, x)
+    return found
+
+
 def print_metrics(metrics: Mapping[str, Any], say: Callable[[str], None]) -> None:
-    """The figures in lines that a person reads."""
+    """Print the figures in lines of text."""
     say(f"test NLL {metrics['nll_nats']:.4f} ± {metrics['nll_stderr']:.4f} nats on {metrics['n_test']} rows")
     if "entropy" in metrics:
         say(f"entropy  {metrics['entropy']:.4f} nats, below which no model gets")
     if metrics["n_not_finite"]:
         say(f"of these, {metrics['n_not_finite']} rows have a likelihood that is not finite")
+    if "bits_per_column" in metrics:
+        _print_columns(metrics, say)
+        _print_training(metrics, say)
+        return
     bits = f"bits/dim {metrics['bits_per_dim']:.4f}"
     if "bound_samples" in metrics:
         draws = metrics["bound_samples"]
         bits += f" ± {metrics['bits_per_dim_stderr']:.4f}, of integers 0 … 255: a bound by {draws} draw(s) of the noise"
     say(bits)
-    say(f"round trip at most {metrics['round_trip_max']:.1e}")
+    if "round_trip_max" in metrics:
+        say(f"round trip at most {metrics['round_trip_max']:.1e}")
+    _print_training(metrics, say)
+
+
+def _print_columns(metrics: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """Bits of each column given those before it, beside its bits alone where they are known."""
+    bits, alone = metrics["bits_per_column"], metrics.get("independent_bits_per_column")
+    if alone is not None:
+        say(f"independent columns would have {metrics['independent_nll_nats']:.4f} nats")
+    width = max(map(len, bits))
+    say(f"{'bits of':{width}}  given those before it" + ("   alone" if alone else ""))
+    for name, value in bits.items():
+        say(f"{name:{width}}  {value:21.3f}" + (f"{alone[name]:8.3f}" if alone else ""))
+
+
+def _print_training(metrics: Mapping[str, Any], say: Callable[[str], None]) -> None:
     if "seconds" in metrics:
         say(
             f"{metrics['steps']} steps in {metrics['seconds']:.1f} s ({metrics['stopped']}), "

@@ -1,4 +1,4 @@
-"""What a training leaves behind while it runs: its history, sheets of samples, TensorBoard's files."""
+"""Files that are written while a training runs: its history, sheets of samples, TensorBoard's event files."""
 
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,12 +13,12 @@ SHEET = 64  # images drawn at each validation
 
 @contextmanager
 def watching(folder: Path, *, sheets: bool, tensorboard: bool, context: Any = None):
-    """Yields what ``fit`` calls after each validation.
+    """Yields the function ``watch`` that ``fit`` calls after each validation.
 
     Args:
         sheets: whether to draw 64 images into ``folder/plots/training``, from the same latents each time.
         tensorboard: whether to write event files into ``folder/tensorboard``.
-        context: of the images drawn.
+        context: context of the images drawn.
     """
     with ExitStack() as stack:
         writer = stack.enter_context(_event_files(folder / "tensorboard")) if tensorboard else None
@@ -60,7 +60,7 @@ def _event_files(folder: Path):
 
 
 def summary_writer() -> Any:
-    """TensorBoard's writer, or one line on how to get it."""
+    """TensorBoard's writer; SettingError where its package is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:

@@ -1,10 +1,11 @@
-"""Data: everything that turns a name or a path into arrays. Knows nothing of flows.
+"""Data: turns names and paths into arrays. Nothing here depends on flows.
 
 Names are imported when they are first used, so that ``flowstone.data.request`` is read without waiting for torch.
 """
 
-import importlib
 from typing import TYPE_CHECKING
+
+from flowstone.lazy import lazy_names
 
 if TYPE_CHECKING:
     from flowstone.data.dataset import Dataset
@@ -14,31 +15,13 @@ if TYPE_CHECKING:
     from flowstone.data.request import DataRequest
     from flowstone.data.rows import Rows
     from flowstone.data.source import open_source, reopen
-    from flowstone.data.tables import Table, read_table
+    from flowstone.data.tables import Columns, Table, kinds_of, read_table
     from flowstone.data.toy import TOYS, Toy
-
-_HOME = {
-    "IMAGE_SETS": "image_sets",
-    "TOYS": "toy",
-    "DataRequest": "request",
-    "Dataset": "dataset",
-    "ImageSet": "image_sets",
-    "NamedRows": "images",
-    "Rows": "rows",
-    "Table": "tables",
-    "Toy": "toy",
-    "add_noise": "noise",
-    "context_of": "images",
-    "noise_widths": "noise",
-    "open_source": "source",
-    "read_images": "images",
-    "read_table": "tables",
-    "reopen": "source",
-}
 
 __all__ = [
     "IMAGE_SETS",
     "TOYS",
+    "Columns",
     "DataRequest",
     "Dataset",
     "ImageSet",
@@ -48,6 +31,7 @@ __all__ = [
     "Toy",
     "add_noise",
     "context_of",
+    "kinds_of",
     "noise_widths",
     "open_source",
     "read_images",
@@ -55,10 +39,18 @@ __all__ = [
     "reopen",
 ]
 
-
-def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module 'flowstone.data' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"flowstone.data.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    __all__,
+    {
+        "dataset": ["Dataset"],
+        "image_sets": ["IMAGE_SETS", "ImageSet"],
+        "images": ["NamedRows", "context_of", "read_images"],
+        "noise": ["add_noise", "noise_widths"],
+        "request": ["DataRequest"],
+        "rows": ["Rows"],
+        "source": ["open_source", "reopen"],
+        "tables": ["Columns", "Table", "kinds_of", "read_table"],
+        "toy": ["TOYS", "Toy"],
+    },
+)

@@ -57,20 +57,20 @@ def _unpacked(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes]]
 
 
 def _packed(archive: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    """Members by their names, read in the order of the archive, handed on in that of ``names``; none is unpacked."""
-    found: dict[str, bytes] = {}
+    """The members of these names in the order of ``names``, read without unpacking the archive."""
+    contents: dict[str, bytes] = {}
     names = list(names)
     try:
         with tarfile.open(archive) as file:
             for member in file:
                 if member.name in names and (stream := file.extractfile(member)) is not None:
-                    found[member.name] = stream.read()
+                    contents[member.name] = stream.read()
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise DataError(f"{archive}: cannot be read ({error})") from error
     for name in names:
-        if name not in found:
+        if name not in contents:
             raise DataError(f"{archive}: {name} is missing in it")
-        yield f"{archive}: {name}", found[name]
+        yield f"{archive}: {name}", contents[name]
 
 
 def _binary(where: str, content: bytes) -> Batch:
@@ -99,17 +99,17 @@ def _pickled(where: str, content: bytes) -> Batch:
 
 
 class _Type:
-    """What numpy's dtype is in a pickle: a name."""
+    """The stand-in for numpy's dtype in a pickle: a name."""
 
     def __init__(self, name: Any, *_: object) -> None:
         self.name = _text(name)
 
     def __setstate__(self, state: object) -> None:
-        """Byte order and the like, of which bytes have none."""
+        """Ignore byte order and the like, which bytes do not have."""
 
 
 class _Array:
-    """What numpy's array is in a pickle: a shape and bytes."""
+    """The stand-in for numpy's array in a pickle: a shape and bytes."""
 
     def __setstate__(self, state: tuple) -> None:
         _, self.shape, self.kind, self.fortran, self.raw = state
@@ -135,9 +135,9 @@ def _text(value: Any) -> str:
 
 
 class _Plain(pickle.Unpickler):
-    """Dictionaries, lists, strings, numbers and arrays of bytes; whatever else a pickle names is refused, not run.
+    """Reads dictionaries, lists, strings, numbers and arrays of bytes; anything else in a pickle is refused, not run.
 
-    Not even numpy's own functions are called: stand-ins take what they would get.
+    Not even numpy's own functions are called: stand-ins take their arguments.
     """
 
     ADMITTED = {  # noqa: RUF012

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from flowstone.data.rows import Rows
+
+if TYPE_CHECKING:
+    from flowstone.data.tables import Columns
 
 __all__ = ["Dataset"]
 
@@ -20,9 +23,11 @@ class Dataset:
         columns, context_columns: names of the features of x, and of the context. The pixels of images have none; the
             context of images is one-hot, with a column for each class: ``label=cat``.
         train: rows, or a function ``(n, generator)`` that draws fresh ones. Images are uint8, ``(n, C, H, W)``.
-        validation, test: held-out rows; the test part is for one look at the end.
+        validation, test: held-out rows; the test part is to be used once, at the end.
         description: how to open the same data again, for ``flow.json``.
-        entropy: in nats, where it is known: the floor of every model's expected NLL.
+        kinds: of a table, the kinds of its columns; those that are left out are among them.
+        entropy: entropy in nats, where it is known: no model has a lower expected NLL.
+        kinds: the kinds of a table's columns.
     """
 
     columns: tuple[str, ...]
@@ -32,6 +37,7 @@ class Dataset:
     test: Rows
     description: Mapping[str, Any]
     entropy: float | None = None
+    kinds: "Columns | None" = None
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -44,6 +50,18 @@ class Dataset:
         return self.description.get("kind") == "images"
 
     @property
+    def mixed(self) -> bool:
+        """Whether rows are encoded by the kinds of a table's columns, and may have gaps."""
+        return bool(self.description.get("mixed"))
+
+    @property
+    def levels(self) -> dict[str, list[str]]:
+        """Names of the levels of categorical columns."""
+        kinds = () if self.kinds is None else self.kinds.modelled
+        found = {kind.column: getattr(kind, "levels", None) for kind in kinds}
+        return {name: list(map(str, levels)) for name, levels in found.items() if levels is not None}
+
+    @property
     def rows_to_show(self) -> Rows:
-        """Rows for pictures: the training rows, the most there are; fresh data: the test draws."""
+        """Rows for pictures: the training rows, or the test rows where the training draws fresh ones."""
         return self.test if callable(self.train) else self.train

@@ -20,12 +20,12 @@ from flowstone.errors import DataError
 
 __all__ = ["Decoded", "decode"]
 
-THREADS, BLOCK, MANY = 2, 64, 2000  # images handed to a thread at once; images from which on a bar is worth its lines
+THREADS, BLOCK, MANY = 2, 64, 2000  # threads; images that a thread decodes at once; images from which on a bar is shown
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """``pixels (n, C, H, W)`` of the rows asked for, which of these rows they are, and a digest of what was read."""
+    """``pixels (n, C, H, W)`` of the requested rows, which of these rows they are, and a digest of what was read."""
 
     pixels: np.ndarray
     kept: np.ndarray
@@ -101,7 +101,7 @@ def _attempt(work: Callable[[], T]) -> T | str:
 
 
 def _openers(collection: ImageCollection) -> tuple[Callable[[int], Image.Image], Callable[[int], bytes]]:
-    """How to open one image, and how to read what its digest is of."""
+    """A function that opens an image, and one that reads the bytes for its digest."""
     images = collection.images
     if isinstance(images, EncodedImages):
         return lambda row: Image.open(io.BytesIO(images.read(row))), images.read
@@ -135,7 +135,7 @@ def _common(
 def _memory() -> float:
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not told everywhere
+    except (AttributeError, ValueError, OSError):  # not every system has these
         return float("inf")
 
 
@@ -152,7 +152,7 @@ def _in_blocks(pool: ThreadPoolExecutor, work: Callable[[int], None], count: int
 
 @contextmanager
 def _pillow() -> Iterator[None]:
-    """Pillow's guard against decompression bombs is an error, its other warnings are nobody's concern."""
+    """Make Pillow's warning about decompression bombs an error, and ignore its other warnings."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
         warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -29,24 +29,24 @@ def hub_set(folder: Path, classes: tuple[str, ...] = (), *, groups: str | None =
     if not shards:
         return None
     tables = {part: pa.concat_tables([_read(path, bool(classes), groups) for path in shards[part]]) for part in shards}
-    whole = pa.concat_tables(tables.values())
+    combined = pa.concat_tables(tables.values())
     ends = np.cumsum([len(table) for table in tables.values()])
-    rows = dict(zip(tables, np.split(np.arange(len(whole)), ends[:-1]), strict=True))
-    content = whole.column("image")
+    rows = dict(zip(tables, np.split(np.arange(len(combined)), ends[:-1]), strict=True))
+    images = combined.column("image")
 
     def read(row: int) -> bytes:
-        found = content[row].as_py()
-        if found is None:
+        content = images[row].as_py()
+        if content is None:
             raise DataError("no bytes: only a path, to a file that is elsewhere")
-        return found
+        return content
 
     names = [f"{part} image {row + 1}" for part, table in tables.items() for row in range(len(table))]
     return ImageCollection(
         folder,
         EncodedImages(names, read),
-        labels=whole.column("label").to_numpy().astype(np.int64) if classes else None,
+        labels=combined.column("label").to_numpy().astype(np.int64) if classes else None,
         classes=classes,
-        groups=None if groups is None else np.array(whole.column("group").to_pylist(), dtype=str),
+        groups=None if groups is None else np.array(combined.column("group").to_pylist(), dtype=str),
         parts=rows if "test" in rows else {},
     )
 
@@ -63,32 +63,32 @@ def fetch(name: str, hub_name: str, folder: Path) -> None:
         library.snapshot_download(
             repo_id=hub_name, repo_type="dataset", allow_patterns=["*.parquet"], local_dir=str(folder)
         )
-    except Exception as error:  # what the network raises is the library's affair
+    except Exception as error:  # the library lets through whatever its network layer raises
         raise DataError(
             f"{name}: {hub_name} could not be fetched into {folder} ({type(error).__name__}): is there a network?"
         ) from error
 
 
 def _shards(folder: Path) -> dict[str, list[Path]]:
-    """The shards of each part, in order, and all of them."""
-    found: dict[str, list[tuple[int, int, Path]]] = {part: [] for part in ("train", "validation", "test")}
+    """The shards of each part, in order; DataError where one is missing."""
+    by_part: dict[str, list[tuple[int, int, Path]]] = {part: [] for part in ("train", "validation", "test")}
     for path in sorted(folder.rglob("*.parquet")):
         if match := SHARD.fullmatch(path.name):
-            found[PARTS[match["part"]]].append((int(match["number"]), int(match["count"]), path))
-    if not found["train"] and any(found.values()):
+            by_part[PARTS[match["part"]]].append((int(match["number"]), int(match["count"]), path))
+    if not by_part["train"] and any(by_part.values()):
         raise DataError(f"{folder}: no train-*.parquet, only those of other parts")
-    for shards in found.values():
+    for shards in by_part.values():
         numbers = [number for number, _, _ in shards]
         for _, count, path in shards[:1]:
             missing = sorted(set(range(count)) - set(numbers))
             if missing or len(numbers) != count:
                 what = f"shard {missing[0]} of {count} is missing" if missing else "a shard is there twice"
                 raise DataError(f"{path.parent}: {what} ({path.name} is there)")
-    return {part: [path for *_, path in sorted(shards)] for part, shards in found.items() if shards}
+    return {part: [path for *_, path in sorted(shards)] for part, shards in by_part.items() if shards}
 
 
 def _read(path: Path, labelled: bool, groups: str | None) -> pa.Table:
-    """One shard as the columns ``image`` (bytes), ``label`` and ``group``, as far as they are asked for."""
+    """One shard as the columns ``image`` (bytes) and, if ``labelled`` or ``groups``, ``label`` and ``group``."""
     import pyarrow.parquet
 
     try:

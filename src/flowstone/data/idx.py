@@ -57,13 +57,13 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
                 raise DataError(f"{path}: the magic number is 0x{magic:08x}, wanted {wanted}")
             shape = struct.unpack(f">{dimensions}I", head[4:].ljust(4 * dimensions, b"\0"))
             wanted = len(head) + math.prod(shape)
-            body = file.read(math.prod(shape) + 1)  # one more shows what is too long, whatever it unzips to
+            body = file.read(math.prod(shape) + 1)  # one byte more shows that a file is too long
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
-    found = len(head) + len(body)
-    if len(head) < 4 + 4 * dimensions or found < wanted:
-        raise DataError(f"{path}: cut off: {found} bytes of the {max(wanted, 4 + 4 * dimensions)} its header tells of")
-    if found > wanted:
+    size = len(head) + len(body)
+    if len(head) < 4 + 4 * dimensions or size < wanted:
+        raise DataError(f"{path}: cut off: {size} bytes of the {max(wanted, 4 + 4 * dimensions)} its header tells of")
+    if size > wanted:
         raise DataError(f"{path}: longer than the {wanted} bytes its header tells of")
     return np.frombuffer(body, np.uint8).reshape(shape)
 

@@ -34,7 +34,7 @@ class ImageCollection:
         groups: images of one group, such as the pictures of one person, are kept in one part of the split; or None.
         parts: the rows of the official ``train``, ``validation`` and ``test`` part; empty where there are none.
         crop: the rectangle to cut out first: left, top, right, bottom, of an image of ``crop_from`` (height, width).
-        size: the height and width to resize to where no other is asked for.
+        size: the height and width to resize to by default.
     """
 
     where: Path

@@ -21,7 +21,7 @@ def holds_images(path: Path) -> bool:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False).ndim in (3, 4)
     except (OSError, ValueError, EOFError):
-        return False  # and the reader of tables says what is wrong with it
+        return False  # the reader of tables then says what is wrong with it
 
 
 def image_folder(folder: Path) -> ImageCollection:

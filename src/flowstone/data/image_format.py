@@ -1,11 +1,13 @@
-"""What is done to each image before it is learned from.
+"""The conversion of images to arrays, in this order:
 
-In this order: it is turned as its EXIF orientation says; of an animation the first frame is taken; 16 bits a value
-become 8 (the upper ones); palettes and other colour spaces become RGB; what is transparent shows white behind it; the
-set's own crop; with ``gray`` one channel (Pillow's L: 0.299 R + 0.587 G + 0.114 B); with ``size`` the middle of the
-image with the proportions of the target, resized to it by the mean over each new pixel's area (Pillow's BOX), which is
-the shorter side resized and the longer one cropped. Where all images are grey they keep one channel, else all get
-three.
+- An image is rotated as its EXIF orientation says; of an animation the first frame is taken.
+- Values of 16 bits become 8 bits (the upper ones), palettes and other colour spaces RGB, transparent pixels white.
+- It is cropped as its set says.
+- With ``gray`` it gets one channel (Pillow's L: 0.299 R + 0.587 G + 0.114 B).
+- With ``size`` its shorter side is resized and its longer one cropped around the middle, by the mean over each new
+  pixel's area (Pillow's BOX).
+
+Where all images are grey they keep one channel, else all get three.
 """
 
 from collections.abc import Sequence
@@ -25,7 +27,7 @@ ORIENTATION, FIRST_SIDEWAYS = 0x0112, 5  # from 5 on, width and height change pl
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """What images are to look like: ``size (height, width)`` or as they are, ``gray`` or as they are."""
+    """The format that images are converted to; None and False leave size and colours as they are."""
 
     size: tuple[int, int] | None = None
     gray: bool = False
@@ -34,7 +36,7 @@ class ImageFormat:
 def shape_of(image: Image.Image, collection: ImageCollection, image_format: ImageFormat) -> tuple[int, int, int]:
     """Channels, height and width as they will be, from the image's header alone."""
     sideways = image.getexif().get(ORIENTATION, 1) >= FIRST_SIDEWAYS
-    if sideways and image.format == "TIFF":  # which Pillow turns by itself, at the latest when it is read
+    if sideways and image.format == "TIFF":  # Pillow rotates TIFF files itself when they are read
         image.load()
         sideways = False
     height, width = (image.width, image.height) if sideways else (image.height, image.width)
@@ -49,7 +51,7 @@ def shape_of(image: Image.Image, collection: ImageCollection, image_format: Imag
 
 
 def pixels_of(image: Image.Image, collection: ImageCollection, image_format: ImageFormat, channels: int) -> np.ndarray:
-    """``(channels, height, width)``, uint8."""
+    """The pixels, ``(channels, height, width)``, uint8."""
     image = _plain(ImageOps.exif_transpose(image))
     image = image.convert("L" if channels == 1 else "RGB")
     if collection.crop is not None:
@@ -62,7 +64,7 @@ def pixels_of(image: Image.Image, collection: ImageCollection, image_format: Ima
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """L or RGB, eight bits, nothing transparent."""
+    """The image as L or RGB, with eight bits and without transparency."""
     grey = image.mode in GREY
     if image.mode.startswith("I"):
         values = np.asarray(image)

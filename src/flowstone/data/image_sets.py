@@ -31,9 +31,9 @@ class ImageSet:
     Attributes:
         name: what the command line calls it, and its folder in the data folder.
         about: one line.
-        forms: what is looked for in the folder.
-        find: folder → what is there, or None.
-        hub_name: what to fetch, or None where it is not to be had.
+        forms: the files that are looked for in the folder.
+        find: folder → the images in it, or None.
+        hub_name: the repository to fetch it from, or None where there is none.
     """
 
     name: str

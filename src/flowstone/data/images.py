@@ -34,7 +34,7 @@ def are_images(source: str) -> bool:
 
 
 def open_images(request: DataRequest, *, progress: bool = False) -> Dataset:
-    """``open_source`` for images: see there."""
+    """``open_source`` for images."""
     collection, folder = _find(request.source, request.data_dir, request.download)
     _check_context(collection, request.context)
     image_format = ImageFormat(cast("tuple[int, int] | None", request.size) or collection.size, request.gray)
@@ -46,9 +46,9 @@ def open_images(request: DataRequest, *, progress: bool = False) -> Dataset:
     _check_counts(collection, kept)
     ends = np.cumsum(list(kept.values())).tolist()
     context_rows = _one_hot(collection, decoded.kept) if request.context else None
-    whole = Rows(torch.from_numpy(decoded.pixels), context_rows)
+    rows = Rows(torch.from_numpy(decoded.pixels), context_rows)
     train, validation, test = (
-        whole.take(slice(end - count, end)) for end, count in zip(ends, kept.values(), strict=True)
+        rows.take(slice(end - count, end)) for end, count in zip(ends, kept.values(), strict=True)
     )
     channels, height, width = decoded.pixels.shape[1:]
     source = request.source if folder else str(Path(request.source).resolve())
@@ -72,7 +72,7 @@ def open_images(request: DataRequest, *, progress: bool = False) -> Dataset:
 
 @dataclass(frozen=True)
 class NamedRows:
-    """Images and what each is called."""
+    """Images with a name for each."""
 
     names: list[str]
     rows: Rows
@@ -115,7 +115,7 @@ def read_images(
 
 
 def folder_of(description: Mapping[str, Any], data_dir: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
-    """The data folder to look in: the one given, else where the set was, else None: the environment says."""
+    """The data folder: the given one, else the recorded one, else None for that of the environment."""
     before = description.get("data_dir")
     return data_dir or (before if before and Path(before).is_dir() else None)
 
@@ -174,7 +174,7 @@ def _split(collection: ImageCollection, seed: int) -> dict[str, np.ndarray]:
         groups = np.arange(len(collection.images)) if collection.groups is None else collection.groups
         _, member, counts = np.unique(groups, return_inverse=True, return_counts=True)
         order = generator.permutation(len(counts))
-        middle = np.empty(len(counts))  # of each group, where all stand in line
+        middle = np.empty(len(counts))  # the middle of each group in the shuffled order
         middle[order] = np.cumsum(counts[order]) - counts[order] / 2
         tenth = len(member) // 10
         test, validation, train = (
@@ -194,7 +194,7 @@ def _one_hot(collection: ImageCollection, rows: np.ndarray) -> Tensor:
 
 
 def _digest(collection: ImageCollection, rows: np.ndarray, pixels: str) -> str:
-    """Of the images as they were read, and of their labels."""
+    """A digest of the images as they were read, and of their labels."""
     digest = hashlib.sha256(pixels.encode())
     if collection.labels is not None:
         digest.update(collection.labels[rows].astype(np.int64).tobytes())

@@ -28,12 +28,12 @@ def atoms(names: Sequence[str], values: np.ndarray, widths: np.ndarray) -> dict[
 
     Noise as narrow as the gaps of the continuous part leaves a spike there that says little about the rest.
     """
-    found = {}
+    values_of = {}
     for name, column, width in zip(names, values.T, widths, strict=True):
         distinct, counts = np.unique(column, return_counts=True)
         if counts.max() > max(1, 0.01 * len(column)) and width < 1e-3 * column.std():
-            found[name] = float(distinct[counts.argmax()])
-    return found
+            values_of[name] = float(distinct[counts.argmax()])
+    return values_of
 
 
 def add_noise(values: np.ndarray, widths: np.ndarray, seed: int) -> np.ndarray:

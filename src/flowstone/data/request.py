@@ -12,7 +12,7 @@ from flowstone.validation import require_bool, require_integer
 
 __all__ = ["IMAGES", "MIN_ROWS", "TABLE", "TOY", "DataRequest"]
 
-MIN_ROWS = 20  # of fewer rows a tenth is no test set
+MIN_ROWS = 20  # a tenth of fewer rows is too few for a test set
 TOY, TABLE, IMAGES = "toy", "table", "images"
 WORDS = {TOY: ("a toy", "toys"), TABLE: ("a table", "tables"), IMAGES: ("images", "images")}
 
@@ -27,19 +27,18 @@ class DataRequest:
 
     source: str = option(
         MISSING,
-        "A toy's name (moons, circles, ...), a table (.csv, .parquet, .npy), an image set by its name (mnist, "
-        "fashion-mnist, cifar10, celeba, faces32), a folder of images, or an array of them (.npy, .npz).",
+        "A toy's name (moons, circles, ...); a table: text (.csv, .tsv, .txt, also compressed), Parquet, Arrow, JSON "
+        "lines, .npy, .xlsx, - for standard input, or a folder or pattern of such files; an image set by its name "
+        "(mnist, fashion-mnist, cifar10, celeba, faces32), a folder of images, or an array of them (.npy, .npz).",
     )
     seed: int = option(0, "Seed of the split and of the noise that is added to columns with repeated values.")
     context: Sequence[str] = option(
         (),
-        "Columns that the density of the others is conditioned on. Of images: label, which becomes one-hot; it is that "
-        "of a set, the subfolder's name in a folder, the array y in an .npz.",
+        "Columns that the density of the others is conditioned on. For images: label, one-hot; in a folder it is the "
+        "name of the subfolder, in an .npz the array y.",
         applies_to=(TABLE, IMAGES),
     )
-    columns: Sequence[str] = option(
-        (), "The columns to use, in this order; all where none is named.", applies_to=[TABLE]
-    )
+    columns: Sequence[str] = option((), "The columns to use, in this order. If not set: all.", applies_to=[TABLE])
     exclude: Sequence[str] = option(
         (), "Columns to leave out, also where columns or context name them.", applies_to=[TABLE]
     )
@@ -62,10 +61,29 @@ class DataRequest:
         applies_to=[IMAGES],
     )
     gray: bool = option(False, "Make images grey, of one channel.", applies_to=[IMAGES])
-    skip_bad: bool = option(False, "Leave out images that cannot be read.", applies_to=[IMAGES])
+    na: Sequence[str] = option(
+        (),
+        "Texts or numbers of a table that mean a gap, beside the usual ones (NA ? - None null ...).",
+        applies_to=[TABLE],
+    )
+    kinds: Mapping[str, str] = option(
+        (),
+        "What columns of a table are, where they are taken for something else, as column=kind: continuous, positive, "
+        "bounded(0,1), circular(0,360), integer, gridded(0.01), ordinal(S,M,L), categorical, boolean, datetime, "
+        "identifier or text.",
+        applies_to=[TABLE],
+    )
+    encoding: str | None = option(
+        None, "The encoding of a text file, such as cp1252; without it, what its bytes say.", applies_to=[TABLE]
+    )
+    skip_bad: bool = option(
+        False,
+        "Leave out images that cannot be read, and rows of a text file with too many or too few fields.",
+        applies_to=[TABLE, IMAGES],
+    )
     data_dir: str | os.PathLike[str] | None = option(
         None,
-        "The folder that holds the image sets that have a name; without it the environment's FLOWSTONE_DATA says.",
+        "The folder of the image sets that have a name. If not set: the environment variable FLOWSTONE_DATA.",
         applies_to=[IMAGES],
     )
     download: bool = option(
@@ -82,6 +100,8 @@ class DataRequest:
             require_bool(name, getattr(self, name))
         plain = {"source": str(self.source), "size": _height_and_width(self.size)}
         plain |= {name: _names(name, getattr(self, name)) for name in ("context", "columns", "exclude")}
+        plain["na"] = (str(self.na),) if isinstance(self.na, str | int | float) else tuple(map(str, self.na))
+        plain["kinds"] = _pairs("kinds", self.kinds)
         plain["data_dir"] = None if self.data_dir is None else str(self.data_dir)
         for name, value in plain.items():
             object.__setattr__(self, name, value)
@@ -135,6 +155,15 @@ def _names(option: str, names: str | Iterable[str]) -> tuple[str, ...]:
         if names.count(name) > 1:
             raise SettingError(f"{option}: column {name!r} is named more than once")
     return names
+
+
+def _pairs(option: str, pairs: Mapping[str, str] | Iterable) -> Mapping[str, str] | tuple[()]:
+    """Texts by name; an empty tuple, the default, where there are none."""
+    pairs = dict(pairs)
+    for name, text in pairs.items():
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise SettingError(f"{option}={pairs!r} must be texts by the names of columns")
+    return pairs or ()
 
 
 def _height_and_width(size: int | str | Sequence[int] | None) -> tuple[int, int] | None:

@@ -19,9 +19,9 @@ class Rows:
         return len(self.x)
 
     def take(self, index: Tensor | slice) -> "Rows":
-        """These rows of both."""
+        """The rows at ``index``, with their context."""
         return Rows(self.x[index], None if self.context is None else self.context[index])
 
     def to(self, device: torch.device | str) -> "Rows":
-        """Both on another device."""
+        """The same rows on another device."""
         return Rows(self.x.to(device), None if self.context is None else self.context.to(device))

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,14 @@ import numpy as np
 import torch
 
 from flowstone.data.dataset import Dataset
+from flowstone.data.image_files import IMAGE_ENDINGS
 from flowstone.data.image_sets import IMAGE_SETS
 from flowstone.data.images import are_images, folder_of, open_images
+from flowstone.data.mixed import is_mixed, open_mixed
 from flowstone.data.noise import add_noise, atoms, noise_widths
 from flowstone.data.request import IMAGES, MIN_ROWS, TABLE, TOY, DataRequest
 from flowstone.data.rows import Rows
-from flowstone.data.tables import read_table
+from flowstone.data.tables import STANDARD_INPUT, Columns, Table, decide, files_of, is_pattern, is_table, read_table
 from flowstone.data.toy import TOYS, Toy
 from flowstone.errors import DataError, UnknownNameError
 
@@ -25,16 +28,24 @@ __all__ = ["open_source", "reopen"]
 TEST_DRAWS, VALIDATION_DRAWS = 100_000, 10_000
 
 
-def open_source(source: str | os.PathLike[str] | DataRequest, *, progress: bool = False, **options: Any) -> Dataset:
+def open_source(
+    source: str | os.PathLike[str] | DataRequest,
+    *,
+    progress: bool = False,
+    mixed: bool | None = None,
+    **options: Any,
+) -> Dataset:
     """Open a toy by its name, a table by its path, or images: a set by its name, a folder, an array in .npy or .npz.
 
-    Split 80/10/10 by ``seed``; an image set keeps its official parts, and where it has none for validation, a tenth of
-    its training part (at most 5,000 images) is that. Images are uint8, ``(n, C, H, W)``; what is done to
-    palettes, 16 bits and the like is said in ``flowstone.data.image_format``.
+    Rows are split 80/10/10 by ``seed``; an image set keeps its official parts, and where it has none for validation, a
+    tenth of its training part (at most 5,000 images) is taken. Images are uint8, ``(n, C, H, W)``;
+    ``flowstone.data.image_format`` says how palettes, 16 bits and the like are converted.
 
     Args:
         source: a name, a path, or a ``DataRequest``.
         progress: a bar while many images are read, if stderr is a terminal.
+        mixed: whether a table's rows are encoded by the kinds of its columns, for the density of mixed columns; None
+            decides by the kinds.
         options: options of ``DataRequest`` by name, such as ``context=["age"]``; they go before those of a request.
 
     Raises:
@@ -51,22 +62,22 @@ def open_source(source: str | os.PathLike[str] | DataRequest, *, progress: bool 
     if name in TOYS:
         request.require_kind(TOY)
         return _open_toy(TOYS[name], request)
-    if are_images(name):
+    if name in IMAGE_SETS or (are_images(name) and not _is_folder_of_tables(path)):
         request.require_kind(IMAGES)
         return open_images(request, progress=progress)
-    if not path.suffix and not path.exists():
+    if not path.suffix and not path.exists() and not is_table(name):
         if path.name != name:
             raise DataError(f"{name}: no such file or folder")
         raise UnknownNameError("source", name, (*TOYS, *IMAGE_SETS))
     request.require_kind(TABLE)
-    return _open_table(request)
+    return _open_table(request, mixed)
 
 
 def reopen(description: Mapping[str, Any], *, data_dir: Path | str | None = None, progress: bool = False) -> Dataset:
     """The same data, split in the same way, from what ``Dataset.description`` holds.
 
     Args:
-        data_dir: where the image sets are now; without it where they were, or else where FLOWSTONE_DATA says.
+        data_dir: the folder of the image sets, if it is not the recorded one or FLOWSTONE_DATA.
 
     Raises:
         DataError: the file is gone or is no longer what it was.
@@ -74,11 +85,16 @@ def reopen(description: Mapping[str, Any], *, data_dir: Path | str | None = None
     request, digest = DataRequest.from_record(description), description.get("sha256")
     images, path = description.get("kind") == IMAGES, Path(request.source)
     changed = DataError(f"{path} has changed since the flow was trained on it: its test split cannot be made again")
-    if digest is not None and not images and path.is_file() and _digest(path) != digest:
+    if request.source in STANDARD_INPUT:
+        raise DataError("the table came from standard input: it cannot be read again")
+    is_there = path.exists() or is_pattern(request.source)
+    if digest is not None and not images and is_there and _digest(request.source) != digest:
         raise changed
     if images:
         request = replace(request, data_dir=folder_of(description, data_dir))
-    dataset = open_source(request, progress=progress)
+    mixed = bool(description.get("mixed"))
+    of_table = description.get("kind") == TABLE
+    dataset = _open_table(request, mixed, warn=False) if of_table else open_source(request, progress=progress)
     if images and dataset.description["sha256"] != digest:
         raise changed
     return dataset
@@ -99,15 +115,21 @@ def _open_toy(toy: Toy, request: DataRequest) -> Dataset:
     )
 
 
-def _open_table(request: DataRequest) -> Dataset:
+def _open_table(request: DataRequest, mixed: bool | None, *, warn: bool = True) -> Dataset:
     path, seed = Path(request.source), request.seed
-    table = read_table(path)
-    table.require((*request.context, *request.exclude, *request.columns))
-    context = tuple(name for name in request.context if name not in request.exclude)
-    names = tuple(name for name in request.columns or table.columns if name not in request.exclude)
+    table = read_table(request.source, na=request.na, encoding=request.encoding, skip_bad=request.skip_bad)
+    table.require((*request.context, *request.exclude, *request.columns, *request.kinds))
+    wanted = [name for name in (*request.columns, *request.context) if name not in request.exclude]
+    columns = _kinds(table, request, wanted, warn=warn)
+    if mixed or (mixed is None and not request.context and is_mixed(columns, drop_missing=request.drop_missing)):
+        source = request.source if request.source in STANDARD_INPUT else str(path.resolve())
+        described = replace(request, source=source).as_record(TABLE) | {"sha256": _digest(request.source)}
+        return open_mixed(request, table, columns, described)
+    context = tuple(name for name in request.context if name in columns.names)
+    names = tuple(name for name in request.columns or table.columns if name in columns.names)
     features = tuple(name for name in names if name not in context)
     if not features:
-        raise DataError(f"{path}: every column is context or left out; nothing is left to learn the density of")
+        raise DataError(_nothing_left(request.source, columns, context))
     table, values = table.finite((*features, *context), drop_missing=request.drop_missing)
     if len(values) < MIN_ROWS:
         raise DataError(f"{path}: {len(values)} rows; the 80/10/10 split needs at least {MIN_ROWS}")
@@ -123,7 +145,8 @@ def _open_table(request: DataRequest) -> Dataset:
         chosen = torch.from_numpy(values[rows])
         return Rows(chosen[:, : len(features)], chosen[:, len(features) :] if context else None)
 
-    resolved = replace(request, source=str(path.resolve()), context=context, columns=names, exclude=())
+    source = request.source if request.source in STANDARD_INPUT else str(path.resolve())
+    resolved = replace(request, source=source, context=context, columns=names, exclude=())
     return Dataset(
         columns=features,
         context_columns=context,
@@ -136,9 +159,31 @@ def _open_table(request: DataRequest) -> Dataset:
             "noise": {name: float(width) for name, width in zip(features, widths, strict=False) if width > 0},
             "atoms": spikes,
             "rows": len(values),
-            "sha256": _digest(path),
+            "sha256": _digest(request.source),
+            "read": table.notes[0] if table.notes else None,
+            "schema": columns.as_record(),
         },
+        kinds=columns,
     )
+
+
+def _kinds(table: Table, request: DataRequest, wanted: Sequence[str], *, warn: bool) -> Columns:
+    """The kinds of the columns that are asked for, in the order of the table."""
+    chosen = [name for name in table.columns if not request.columns or name in wanted]
+    part = read_table(replace(table, arrow=table.arrow.select(chosen)), na=("inf", "-inf"))  # named with the gaps
+    kinds = {name: kind for name, kind in dict(request.kinds).items() if name in chosen}
+    exclude = [name for name in request.exclude if name in chosen]
+    columns, doubts = decide(part, kinds, exclude, keep=wanted)
+    for doubt in doubts if warn else ():
+        warnings.warn(doubt, stacklevel=5)
+    return columns
+
+
+def _nothing_left(source: str, columns: Columns, context: Sequence[str]) -> str:
+    why = [f"{kind.column!r} {kind.name}" for kind in columns.kinds if not kind.modelled]
+    why += [f"{name!r} context" for name in context]
+    shown = ", ".join(why[:5]) + (", …" if len(why) > 5 else "")
+    return f"{source}: every column is context or left out ({shown}); nothing is left to learn the density of"
 
 
 def _refuse_constant(request: DataRequest, names: Sequence[str], values: np.ndarray) -> None:
@@ -152,6 +197,17 @@ def _refuse_constant(request: DataRequest, names: Sequence[str], values: np.ndar
     raise DataError(f"{request.source}: {what} no density; to leave out what is constant", remedy=remedy)
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _is_folder_of_tables(path: Path) -> bool:
+    """Whether a folder holds tables and no image; text files may lie beside images."""
+    return path.is_dir() and is_table(path) and not any(f.suffix.lower() in IMAGE_ENDINGS for f in path.rglob("*"))
+
+
+def _digest(source: str) -> str | None:
+    """Of the bytes of all files of a table; standard input has none, as it cannot be read again."""
+    if source in STANDARD_INPUT:
+        return None
+    digests = []
+    for path in files_of(source):
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

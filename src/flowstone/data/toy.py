@@ -48,7 +48,7 @@ class Toy:
         return self.raw_log_density(raw) + std.log().sum()
 
 
-# --- pieces -----------------------------------------------------------------------------------------------------------
+# --- parts of toys ----------------------------------------------------------------------------------------------------
 
 
 def _uniform(n: int, generator: torch.Generator | None, low: float = 0.0, high: float = 1.0) -> Tensor:
@@ -122,7 +122,7 @@ def _spiral(u: Tensor, arm: Tensor) -> Tensor:
 
 
 def _spiral_second_moments() -> tuple[float, float]:
-    """E[(a cos a)²] / 9 and E[(a sin a)²] / 9 for a = SPIRAL_END √u: integrals of 2a³ cos²a / end² and its twin."""
+    """E[(a cos a)²] / 9 and E[(a sin a)²] / 9 for a = SPIRAL_END √u: integrals of 2a³ cos²a / end², and of sin²."""
     end = SPIRAL_END
     swing = (3 * end**2 / 4 - 3 / 8) / end**2  # (1/end²) ∫₀^end a³ cos 2a da, where end is a multiple of π
     return (end**2 / 4 + swing) / 9, (end**2 / 4 - swing) / 9

@@ -1,19 +1,32 @@
-"""What is measured of a density: likelihood on held-out rows, round trips, a check layer by layer."""
+"""Measurements: likelihood on held-out rows, round trips, a check layer by layer, and judges of synthetic tables."""
 
 from flowstone.evaluation.check import check
+from flowstone.evaluation.columns import column_bits, independent_columns, require_comparable
 from flowstone.evaluation.diagnosis import Diagnosis, LayerReport, WholeReport
 from flowstone.evaluation.jacobian import jacobian
 from flowstone.evaluation.metrics import bits_per_dim, evaluate, grid_integral, log_prob, round_trip
+from flowstone.evaluation.nearest_rows import NearestRows, nearest_rows
+from flowstone.evaluation.two_sample import TwoSample, classifier_two_sample_test
+from flowstone.evaluation.usefulness import Usefulness, train_on_synthetic
 
 __all__ = [
     "Diagnosis",
     "LayerReport",
+    "NearestRows",
+    "TwoSample",
+    "Usefulness",
     "WholeReport",
     "bits_per_dim",
     "check",
+    "classifier_two_sample_test",
+    "column_bits",
     "evaluate",
     "grid_integral",
+    "independent_columns",
     "jacobian",
     "log_prob",
+    "nearest_rows",
+    "require_comparable",
     "round_trip",
+    "train_on_synthetic",
 ]

@@ -1,4 +1,4 @@
-"""Whether a flow inverts and its log-dets are true, layer by layer."""
+"""Whether a flow inverts and its log-dets are correct, layer by layer."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -23,11 +23,11 @@ MANY = 256  # dimensions beyond which Jacobians are left out
 
 
 def check(flow: Density, x: Tensor, context: Tensor | None = None) -> Diagnosis:
-    """Whether the flow inverts and its log-dets are true, layer by layer; ``print`` the result.
+    """Whether the flow inverts and its log-dets are correct, layer by layer; ``print`` the result.
 
     On up to 256 rows of the data, outside them and at the latent's edge: round-trip and log-det errors in float64,
-    condition numbers of the Jacobians, how near its bound each scale runs, and what float32 makes of it; first of
-    all a sentence on each thing that is wrong (Behrmann et al. 2021 show how inverses explode unseen).
+    condition numbers of the Jacobians, how near each scale is to its bound, and the errors of float32; first of all a
+    sentence on each thing that is wrong (Behrmann et al. 2021 show how inverses fail unnoticed).
 
     Raises:
         ShapeError: x or the context has another shape than the flow was built for.
@@ -47,14 +47,14 @@ def check(flow: Density, x: Tensor, context: Tensor | None = None) -> Diagnosis:
             x = x.to(flow.dtype)
         pair = _Pair(flow)
         lost = pair.double.log_prob(x.double(), _to(context, torch.float64)) == -torch.inf
-        found = [_outside_the_domain(lost, rows)] if lost.any() else []
+        left_out = [_outside_the_domain(lost, rows)] if lost.any() else []
         layers, whole = [], []
         if not lost.all():
             x, context = x[~lost], None if context is None else context[~lost]
             for place, start in _starts(pair, x, context).items():
                 layers += pair.walk(start, context, place)
                 whole.append(pair.whole(start, context, place))
-    return Diagnosis(tuple(layers), tuple(whole), (*found, *findings(layers, whole)))
+    return Diagnosis(tuple(layers), tuple(whole), (*left_out, *findings(layers, whole)))
 
 
 def _same_noise(device: torch.device):
@@ -77,7 +77,7 @@ def _starts(pair: "_Pair", x: Tensor, context: Tensor | None) -> dict[str, Tenso
         outside = outside.round()
     has_density = flow.log_prob(outside.double(), given) != -torch.inf
     in_prior = flow.prior.log_prob(edge, given) != -torch.inf
-    if any(getattr(module, "circular", False) for module in flow.modules()):  # beyond its ends a circle begins again
+    if any(getattr(module, "circular", False) for module in flow.modules()):  # a circle has no outside
         has_density, in_prior = has_density & False, in_prior & False
     return {"data": x, "outside": _where(has_density, outside, x), "edge": _where(in_prior, edge, z)}
 
@@ -98,7 +98,7 @@ class _Pair:
     def __init__(self, flow: Flow) -> None:
         self.double = copy.deepcopy(flow).double().eval()
         self.single = copy.deepcopy(flow).float().eval()
-        self.as_handed = flow.dtype == torch.float32  # the float32 flow is the user's own, and reads the user's rows
+        self.is_float32 = flow.dtype == torch.float32  # the float32 copy then reads the user's rows as they are
         self.layers = list(zip(_layers(self.double.bijection), _layers(self.single.bijection), strict=True))
         self.numbers: dict[int, int] = {}
         self.stochastic = flow.stochastic
@@ -110,7 +110,7 @@ class _Pair:
         given = _to(context, torch.float64)
         for index, call in enumerate(self._calls(lambda: run(start.double(), given))):
             number = self.numbers.setdefault(call.layer, len(self.numbers) + 1)
-            reads_rows = index == 0 and not backwards and self.as_handed
+            reads_rows = index == 0 and not backwards and self.is_float32
             yield self._report(call, number, place, start if reads_rows else call.value.float())
 
     def _calls(self, run: Callable[[], object]) -> list[_Call]:
@@ -131,7 +131,7 @@ class _Pair:
             run()
         finally:
             for layer, _ in self.layers:
-                del layer.forward, layer.inverse  # of this one copy: those of its class are back
+                del layer.forward, layer.inverse  # the methods of the class are visible again
         return calls
 
     def _report(self, call: _Call, number: int, place: str, rounded: Tensor) -> LayerReport:
@@ -161,9 +161,9 @@ class _Pair:
         """There and back through all layers, in both precisions."""
         backwards = place == "edge"
         given = _to(context, torch.float64)
-        if self.stochastic and backwards:  # rounding to integers: it is those that come back
+        if self.stochastic and backwards:  # latents do not come back from integers: begin with the integers
             start, backwards = self.double.from_latent(start, given)[0], False
-        rounded = start if self.as_handed and not backwards else start.float()
+        rounded = start if self.is_float32 and not backwards else start.float()
 
         def there_and_back(flow: Flow, value: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
             there, back = (flow.from_latent, flow.to_latent) if backwards else (flow.to_latent, flow.from_latent)
@@ -213,13 +213,12 @@ def _jacobian(direction: Direction, value: Tensor, context: Tensor | None) -> tu
 
 
 def _deviations(value: Tensor) -> Tensor:
-    """Of each feature; 1 where it does not vary."""
+    """The standard deviation of each feature; 1 where it does not vary."""
     deviation = value.flatten(1).std(0, correction=0)
     return torch.where(deviation > 0, deviation, 1.0)
 
 
 def _saturation(layer: Bijection, x: Tensor, context: Tensor | None) -> float | None:
-    """The transform's own measure, from the parameters that the layer's net gives it there."""
     return layer.saturation(x, context) if isinstance(layer, Conditioned) else None
 
 
@@ -236,9 +235,7 @@ def _relative(got: Tensor, wanted: Tensor) -> float:
 
 
 def _on_average(got: Tensor, wanted: Tensor) -> float:
-    """Of integers: one comes back as its neighbour where its noise ended within an error of the edge, and over all
-    noise that is, on average, the error itself; in parts of the largest number.
-    """
+    """The mean error of integers, in parts of the largest number: single ones may come back as their neighbour."""
     return ((got - wanted).abs().mean() / wanted.abs().max().clamp_min(1)).item()
 
 
@@ -247,7 +244,7 @@ def _worst(values: Tensor) -> float:
 
 
 def _farther(values: Tensor) -> Tensor:
-    """From their middle."""
+    """The values, ``FAR`` times as far from their mean."""
     return values.mean(0) + FAR * (values - values.mean(0))
 
 

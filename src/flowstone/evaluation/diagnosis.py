@@ -27,8 +27,8 @@ class LayerReport:
         log_det: largest error of its log-det in nats, against its Jacobian (in many dimensions: against the way back).
         condition: largest ratio of the Jacobian's singular values, each feature in units of its own deviation before
             and after the layer; None in many dimensions.
-        saturation: how near its bound the layer runs, 1 is at it: of an affine log-scale what 19 of 20 values are
-            below, in parts of the bound; of a spline the part of values that lie beyond; None where there is no bound.
+        saturation: how near the layer is to its bound: for an affine log-scale its 95% quantile, in parts of the bound;
+            for a spline the part of the values that lie beyond; None where there is no bound.
         float32: largest difference between float32 and float64 on the same float32 numbers, in parts of the largest
             number of the same feature.
     """
@@ -45,8 +45,8 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class WholeReport:
-    """The whole flow at one place: round trips in both precisions, condition number, and by how many nats log_prob is
-    off at most: in float32 (None where noise of another precision is other noise), and with nets in bfloat16 besides
+    """The whole flow at one place: round trips in both precisions, condition number, and the largest error of log_prob
+    in nats: in float32 (None where a flow draws noise, which differs by precision), and with nets in bfloat16
     (``precision="bf16"``).
     """
 
@@ -60,7 +60,7 @@ class WholeReport:
 
 @dataclass(frozen=True, repr=False)
 class Diagnosis:
-    """What ``check`` found; ``print`` makes a table of it, sentences first.
+    """The result of ``check``; ``print`` shows its sentences and a table.
 
     Attributes:
         layers: a report for each layer at each place.
@@ -78,7 +78,7 @@ class Diagnosis:
         return not self.findings
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON."""
+        """The figures as a dictionary for JSON."""
         return {"ok": self.ok, **asdict(self)}
 
     def __repr__(self) -> str:
@@ -125,7 +125,7 @@ def _layer_findings(here: Sequence[LayerReport], place: str) -> Iterator[str]:
         others = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         return report, f"layer {report.layer}, {report.name},{others}"
 
-    # What float64 itself loses in a layer this ill-conditioned is no fault of the layer.
+    # Rounding in float64 is no fault of an ill-conditioned layer.
     if wrong := [r for r in here if not r.round_trip <= max(WRONG, 1e3 * EPS * (r.condition or 1))]:
         report, name = worst(wrong, "round_trip")
         yield f"{name} does not invert {where}: there and back is off by {report.round_trip:.1e}"

@@ -28,7 +28,7 @@ def bits_per_dim(nll_nats: float, dimensions: int) -> float:
 
 @torch.no_grad()
 def log_prob(density: Density, x: Tensor, context: Tensor | None = None, *, bound_samples: int = 1) -> Tensor:
-    r"""Log-density of each row in nats, ``(n, *event_shape)`` → ``(n,)``, in chunks, on as many threads as pay.
+    r"""Log-density of each row in nats, ``(n, *event_shape)`` → ``(n,)``, in chunks.
 
     A density that dequantizes (or pads) draws the same noise each time, from a generator of its own. Its log-density is
     a lower bound, which more draws make tighter (Burda et al. 2016): $\log P(x) \ge \log \tfrac1K \sum_k e^{\ell_k}$,
@@ -47,8 +47,8 @@ def log_prob(density: Density, x: Tensor, context: Tensor | None = None, *, boun
 def round_trip(flow: Flow, x: Tensor, context: Tensor | None = None) -> float:
     """Largest |x - f⁻¹(f(x))| over all rows and features, in the units of the data.
 
-    Of a flow that dequantizes it is x with its noise that is compared: rounding to integers would hide errors of a
-    tenth, and make errors of a millionth, next to an integer, 1.
+    For a flow that dequantizes, x with its noise is compared: rounding to integers would hide most errors, and turn
+    tiny ones next to an integer into 1.
     """
     device, worst = flow.device, []
     with noise_from(torch.Generator(device).manual_seed(0)):
@@ -69,7 +69,7 @@ def evaluate(
     ``n_test``, ``n_not_finite``, and of a flow ``round_trip_max``. A row whose likelihood is NaN or infinite is counted
     and never dropped: the mean is then not finite either.
 
-    Of a density that dequantizes also ``bits_per_dim_stderr``, and ``bound_samples``: how many draws of the noise the
+    A density that dequantizes also has ``bits_per_dim_stderr``, and ``bound_samples``: how many draws of the noise the
     bound is made of (``log_prob``).
 
     >>> import torch, flowstone
@@ -97,8 +97,8 @@ def evaluate(
 
 
 def grid_integral(density: Density, low: tuple[float, float], high: tuple[float, float], *, points: int = 500) -> float:
-    """The density of a plane summed over a grid of ``points`` x ``points`` cell middles: 1 if all is right and the
-    rectangle from ``low`` to ``high`` holds all of the mass.
+    """The sum of a density on the plane over a grid of ``points`` x ``points`` cells: 1 if it is normalized and the
+    rectangle from ``low`` to ``high`` holds all of its mass.
     """
     if tuple(density.event_shape) != (2,):
         raise ShapeError(f"a grid integral needs a density of event shape (2,), got {tuple(density.event_shape)}")

@@ -15,7 +15,7 @@ from flowstone.execution.override import ForwardOverride
 
 __all__ = ["checkpointed"]
 
-RUNNING = (BatchNorm, _NormBase, _SpectralNorm)  # a run changes their buffers
+RUNNING = (BatchNorm, _NormBase, _SpectralNorm)  # modules whose buffers a run changes
 STATE = ("training", "_parameters", "_buffers")  # of a module
 NETS_PER_SEGMENT = {2: 6, 4: 1}  # of vectors and of images, by the dimensions of x
 
@@ -24,11 +24,11 @@ def checkpointed(density: nn.Module) -> ForwardOverride:
     """A context in which the gradient of a deep flow takes memory that hardly grows with its depth.
 
     Each chain is cut into segments of six layers with nets (of images: one). Only what goes into a segment is kept; in
-    the backward pass it runs once more (Chen et al. 2016, https://arxiv.org/abs/1604.06174), but for the last segment,
-    with which that pass begins. Random numbers are the same again and running averages take a batch in once, so that
-    gradients are those of a flow that keeps everything, bit for bit (of the context, which all segments share, but for
-    the order of the sum). The backward pass belongs into the context, and is ``backward``: ``torch.autograd.grad`` and
-    gradients of gradients need a flow that keeps everything.
+    the backward pass it runs once more (Chen et al. 2016, https://arxiv.org/abs/1604.06174), except the last segment,
+    with which that pass begins. Random numbers are the same again and running averages count a batch once, so that
+    gradients are those of a flow that keeps everything, bit for bit (that of the context, which all segments share, up
+    to the order of its sum). Call ``backward`` inside the context: ``torch.autograd.grad`` and gradients of gradients
+    need a flow that keeps everything.
     """
     chains = [module for module in density.modules() if type(module) is Chain]
     return ForwardOverride({chain: _forward_of(chain, is_last=chain is chains[0]) for chain in chains})
@@ -90,7 +90,7 @@ class Segment:
         """The same with nothing kept but x and ``log_det``.
 
         Torch's reentrant form records no graph in the first run, which takes a third less time than the other form, and
-        frees memory in an order in which the C library can use it again. It wants an input that requires a gradient.
+        frees memory in an order in which the C library can use it again. It needs an input that requires a gradient.
         """
         wants_gradient = torch.empty(0, requires_grad=True)
         return checkpoint(_Runs(self), x, log_det, context, wants_gradient, use_reentrant=True)

@@ -28,7 +28,7 @@ def compiled(function: Callable[..., Result], *, graphs: bool = False) -> Callab
         mode = "reduce-overhead" if graphs else None
         quick, works = torch.compile(function, fullgraph=True, dynamic=False, mode=mode), True
     except RuntimeError as error:  # torch.compile does not support this Python or system
-        warnings.warn(f"not compiled, goes on without: {error}", stacklevel=2)
+        warnings.warn(f"not compiled, continuing without: {error}", stacklevel=2)
         return function
 
     @wraps(function)
@@ -42,7 +42,7 @@ def compiled(function: Callable[..., Result], *, graphs: bool = False) -> Callab
             except TorchDynamoException as error:
                 works = False
                 reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-                warnings.warn(f"not compiled, goes on without: {reason}", stacklevel=2)
+                warnings.warn(f"not compiled, continuing without: {reason}", stacklevel=2)
         return function(*inputs)
 
     return run

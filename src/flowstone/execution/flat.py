@@ -66,8 +66,8 @@ class FlatParameters(AbstractContextManager):
 
     def views(self, array: Tensor) -> list[Tensor]:
         """An array of this size as views with the parameters' shapes."""
-        pieces = array.split([parameter.numel() for parameter in self.parameters])
-        return [piece.view(parameter.shape) for piece, parameter in zip(pieces, self.parameters, strict=True)]
+        parts = array.split([parameter.numel() for parameter in self.parameters])
+        return [part.view(parameter.shape) for part, parameter in zip(parts, self.parameters, strict=True)]
 
     def zero_grad(self) -> None:
         """Set all gradients to 0, and make values and gradients of the parameters views of the arrays again where

@@ -12,10 +12,10 @@ __all__ = ["ForwardOverride", "has_hooks"]
 
 
 class ForwardOverride(AbstractContextManager):
-    """While it is entered, a module runs ``forwards[module](module, …)``; afterwards what it ran before.
+    """A context in which a module runs ``forwards[module](module, …)`` instead of its own forward.
 
-    It can be entered again and again, once a training step, and within itself, always with the same functions:
-    ``torch.compile`` would compile others anew. It is for one thread, and the last one entered is the first one left.
+    It can be entered many times, such as once a training step, and within itself, always with the same functions:
+    ``torch.compile`` would compile others anew. It is for one thread; contexts are left in reverse order.
     """
 
     def __init__(self, forwards: Mapping[nn.Module, Callable]) -> None:

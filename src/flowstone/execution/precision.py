@@ -15,8 +15,8 @@ __all__ = ["bf16_conditioners"]
 def bf16_conditioners(density: nn.Module) -> ForwardOverride:
     """A context in which the net of every coupling and autoregressive layer runs in bfloat16.
 
-    The flow's own arithmetic keeps its precision: parameters are widened to it, but for transforms that read parameters
-    in bfloat16. The backward pass belongs into the context where activations are recomputed in it.
+    The flow's own arithmetic keeps its precision: parameters are widened to it, unless a transform reads them in
+    bfloat16. Where activations are recomputed, call ``backward`` inside the context.
     """
     nets = {layer.net for layer in density.modules() if isinstance(layer, Conditioned)}
     layers = {part for net in nets for part in net.modules() if type(part) is nn.Sequential}

@@ -27,13 +27,16 @@ def kernels(enabled: bool) -> Iterator[None]:
 
 def applicable(*values: Tensor) -> bool:
     """Whether these are ordinary tensors of one device, in float32 or bfloat16, and nothing traces or transforms the
-    arithmetic: no ``torch.compile``, ``torch.func``, forward-mode derivative or batch of gradients.
+    arithmetic: no ``torch.compile``, ``torch.jit.trace``, ``make_fx``, ``torch.func``, forward-mode derivative or batch
+    of gradients.
     """
     return (
         _allowed()
         and all(type(v) in _ORDINARY and v.dtype in _PRECISIONS and v.device.type in _DEVICES for v in values)
         and len({v.device for v in values}) == 1
         and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not torch._C._len_torch_dispatch_stack()
         and not any(map(is_legacy_batchedtensor, values))
     )
 

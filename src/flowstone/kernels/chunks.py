@@ -6,14 +6,14 @@ import torch
 
 __all__ = ["CHUNK", "chunks"]
 
-# With fewer rows the small steps between matrix products count, with more the activations leave the caches; a GPU wants
-# more to do. Of long rows (images) as many as make so many numbers.
+# Smaller chunks spend more of their time between matrix products, larger ones do not fit the caches; a GPU needs more
+# rows at once. Chunks of long rows (images) hold at most so many numbers.
 CHUNK, GPU_CHUNK = 8192, 65_536
 NUMBERS, GPU_NUMBERS = 2**17, 2**23
 
 
 def chunks(n: int, event_shape: torch.Size, device: torch.device) -> Iterator[slice]:
-    """Slices of n rows of that shape; of no rows an empty one.
+    """Slices of n rows of that shape; an empty one if there are no rows.
 
     >>> [(rows.start, rows.stop) for rows in chunks(10_000, torch.Size((2,)), torch.device("cpu"))]
     [(0, 8192), (8192, 10000)]

@@ -49,7 +49,7 @@ def _works(function: type[torch.autograd.Function], spline: Any, plain: Callable
 
 def _agrees(function: type[torch.autograd.Function], spline: Any, plain: Callable, parameters: Tensor) -> bool:
     """Whether a kernel gives the numbers of the plain spline in float64 on this device. It is tried once, before the
-    kernel is first used there, for not every kind of accelerator could be tested.
+    kernel is first used there, because not every kind of accelerator could be tested.
     """
     device = parameters.device
     key = (str(device), plain.__name__, spline.bins, parameters.dtype)
@@ -73,7 +73,7 @@ def _difference(
     function: type[torch.autograd.Function], spline: Any, plain: Callable, device: torch.device, dtype: torch.dtype
 ) -> float:
     """The largest error of values and gradients, relative to 1 plus their size (in bfloat16: to its resolution)."""
-    found = []
+    both = []
     with torch.inference_mode(False), torch.enable_grad():
         generator = torch.Generator().manual_seed(0)
         value = spline.bound * torch.randn(300, generator=generator, device="cpu")
@@ -83,10 +83,10 @@ def _difference(
             raw = parameters.to(device, torch.float64 if wide else dtype).requires_grad_()
             outputs = plain(spline, x, raw) if wide else function.apply(x, raw, spline, plain)
             gradients = torch.autograd.grad(outputs, (x, raw), [torch.ones_like(output) for output in outputs])
-            found.append([t.detach().double() for t in (*outputs, gradients[0], gradients[1].to(dtype))])
+            both.append([t.detach().double() for t in (*outputs, gradients[0], gradients[1].to(dtype))])
     precise = AGREEMENT if dtype == torch.float32 else 2 * torch.finfo(dtype).eps
     scales = (1.0, 1.0, 1.0, AGREEMENT / precise)
-    return max(scale * ((a - b).abs() / (1 + b.abs())).max().item() for scale, a, b in zip(scales, *found, strict=True))
+    return max(scale * ((a - b).abs() / (1 + b.abs())).max().item() for scale, a, b in zip(scales, *both, strict=True))
 
 
 class _Forward(torch.autograd.Function):

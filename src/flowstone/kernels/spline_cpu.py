@@ -1,9 +1,8 @@
 """The rational-quadratic spline in one pass over its parameters, on CPU, in float32: numba compiles it.
 
-What is computed is ``RQSpline``'s, step by step; only the order in memory is another one. A block of elements at a time
-lies in ``a``, one row for each quantity below and then one for each parameter, so that every loop over a row becomes
-vector instructions and nothing leaves the cache. Rows and constants are plain numbers, which the
-compiler treats as constants.
+The steps are those of ``RQSpline``; only the order in memory differs. A block of elements at a time lies in ``a``, one
+row for each quantity below and then one for each parameter, so that every loop over a row becomes vector instructions
+and nothing leaves the cache. Rows and constants are plain numbers, which the compiler treats as constants.
 
 The parameters of an element are ``inner`` numbers apart, those of the next element follow: ``(outer, P, inner)`` is an
 image's order (inner: its pixels) and a table's (inner = 1).
@@ -40,7 +39,7 @@ MODE: dict[str, Any] = {"fastmath": {"contract", "nsz"}, "error_model": "numpy"}
 PART: dict[str, Any] = MODE | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # only kernels call it
 compiled = njit(**PART)
 
-# exp and log to the last bit or two, after Cephes (Moshier 1989): what libm offers is not vectorised.
+# exp and log to the last bit or two, after Cephes (Moshier 1989): those of libm are not vectorised.
 LOG2_E, LN2_HIGH, LN2_LOW = f32(1.44269504), f32(0.693359375), f32(-2.12194440e-4)
 E1, E2, E3 = f32(1.9875691500e-4), f32(1.3981999507e-3), f32(8.3334519073e-3)
 E4, E5, E6 = f32(4.1665795894e-2), f32(1.6666665459e-1), f32(5.0000001201e-1)
@@ -55,21 +54,21 @@ ROOT_HALF = i32(0x3F3504F3)
 def exp(x):
     x = LOWEST if x < LOWEST else x
     x = HIGHEST if x > HIGHEST else x
-    whole = np.rint(x * LOG2_E)
-    r = x - whole * LN2_HIGH - whole * LN2_LOW
+    exponent = np.rint(x * LOG2_E)
+    r = x - exponent * LN2_HIGH - exponent * LN2_LOW
     p = ((((E1 * r + E2) * r + E3) * r + E4) * r + E5) * r + E6
-    power = i32((i32(whole) + i32(127)) << i32(23)).view(np.float32)
+    power = i32((i32(exponent) + i32(127)) << i32(23)).view(np.float32)
     return (p * (r * r) + r + ONE) * power
 
 
 @compiled
 def log(x):
     bits = f32(x).view(np.int32)
-    whole = i32(bits - ROOT_HALF) >> i32(23)
-    r = i32(bits - i32(whole << i32(23))).view(np.float32) - ONE
+    exponent = i32(bits - ROOT_HALF) >> i32(23)
+    r = i32(bits - i32(exponent << i32(23))).view(np.float32) - ONE
     p = ((((((((L1 * r + L2) * r + L3) * r + L4) * r + L5) * r + L6) * r + L7) * r + L8) * r + L9) * r
     square = r * r
-    value = r + (p * square + f32(whole) * LN2_LOW - HALF * square) + f32(whole) * LN2_HIGH
+    value = r + (p * square + f32(exponent) * LN2_LOW - HALF * square) + f32(exponent) * LN2_HIGH
     return value if x > ZERO else NAN
 
 
@@ -114,7 +113,7 @@ def read(full, low, a, begin, size, count, inner):
     while e < size:
         outer, at = divmod(begin + e, inner)
         run = min(inner - at, size - e)
-        if inner == ONE_ROW:  # a table: one turn for all rows, whose parameters lie one after the other
+        if inner == ONE_ROW:  # a table: one pass over all rows, whose parameters lie one after the other
             run = size
         stride, step = (count, ONE_ROW) if inner == ONE_ROW else (ONE_ROW, inner)
         source = outer * count * inner + at
@@ -156,7 +155,7 @@ def write(full, low, a, begin, size, count, inner):
 
 @compiled
 def softmax(a, first, bins):
-    """Of ``bins`` rows, in place."""
+    """The softmax of ``bins`` rows, in place."""
     for e in range(BLOCK):
         a[TOP + e] = a[first + e]
         a[TOTAL + e] = ZERO
@@ -180,7 +179,7 @@ def softmax(a, first, bins):
 def locate(a, bins, bound, min_size, min_slope, zero_slope, along_y):
     """The bin that holds each element: its lower corner, its size, its two end slopes.
 
-    ``along_y``: which edges it is looked for among, those of y or of x.
+    ``along_y`` chooses the edges among which it is searched: those of y, else those of x.
     """
     heights, slopes = FIRST + bins * BLOCK, FIRST + bins * BLOCK + bins * BLOCK
     softmax(a, FIRST, bins)
@@ -218,7 +217,7 @@ def locate(a, bins, bound, min_size, min_slope, zero_slope, along_y):
             a[WIDTH + e] = next_width if here else width
             a[HEIGHT + e] = next_height if here else height
         before = slopes + row - BLOCK
-        after = before if k == bins - ONE_ROW else slopes + row  # the last one's end slope is 1, whatever is read
+        after = before if k == bins - ONE_ROW else slopes + row  # the last bin's end slope is 1, whatever is read
         for e in range(BLOCK):
             here = a[AT + e] == f32(k)
             start, end = a[RAW_START + e], a[RAW_END + e]
@@ -268,7 +267,7 @@ class Call(ctypes.Structure):
 
 
 CALL = np.dtype(Call)
-intrinsic: Any = _intrinsic  # such functions are called otherwise than they are written
+intrinsic: Any = _intrinsic  # such functions are called with other arguments than they are defined with
 
 
 @intrinsic
@@ -399,8 +398,8 @@ def backward(call_address):
                 - TWO * by_steepness * start * rest
             )
             by_inside = by_xi / width
-            # By left and bottom, and by width and height: what the softmax's own gradient wants of its shares. In the
-            # last bin width and height are what left and bottom leave: beyond the bound these gradients are exactly 0.
+            # Gradients by left and bottom, and by width and height, from which ``shares`` continues. In the last bin
+            # width and height are what left and bottom leave: beyond the bound these gradients are exactly 0.
             by_bottom = a[G_Z + e]
             by_width = -by_inside * xi - by_mean * mean / width
             by_height = by_bottom * rise + by_mean / width

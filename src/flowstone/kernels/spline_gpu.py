@@ -1,11 +1,11 @@
 """The rational-quadratic spline in one pass over its parameters, on GPUs, in float32: Triton compiles it.
 
-What is computed is ``RQSpline``'s, for a block of elements at a time: their bins lie side by side as a second axis, so
+The steps are those of ``RQSpline``, for a block of elements at a time: their bins lie side by side as a second axis, so
 that softmax, running sums and the choice of a bin are reductions along it. Parameters are stored as for the CPU
 (``spline_cpu``): of element e the p-th is at ``(e // inner) * P * inner + p * inner + e % inner``.
 """
 
-# Triton's own types do not know its indexing, and not every machine has it.
+# Triton's type annotations do not cover its indexing, and not every machine has Triton.
 # pyright: reportMissingImports=false, reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false
 
 from typing import Any
@@ -41,7 +41,7 @@ def shares(raw, at, valid, BINS: tl.constexpr, WIDE: tl.constexpr):
 
 @triton.jit
 def pick(values, here):
-    """Of each row the value of the bin that holds the element."""
+    """The value of the bin that holds the element, in each row."""
     return tl.sum(tl.where(here, values, 0.0), 1)
 
 
@@ -91,7 +91,7 @@ def place(inside, left, bottom, width, height, start, end, ALONG_Y: tl.constexpr
 
 @triton.jit
 def segment(xi, mean, start, end):
-    """What the curve of one bin, and its slope, are made of at xi."""
+    """The terms of the curve of one bin, and of its slope, at xi."""
     rest = 1 - xi
     bend = xi * rest
     turn = start + end - 2 * mean
@@ -191,7 +191,7 @@ def backward(
 def run(
     name: str, spline: Any, values: tuple[Tensor, ...], stored: Tensor, inner: int, zero_slope: float, *, along_y: bool
 ) -> tuple[Tensor, Tensor]:
-    """As ``spline_cpu.run``."""
+    """The same as ``spline_cpu.run``."""
     value, *more = values
     first = torch.empty_like(value)
     second = torch.empty_like(stored if name == "backward" else value)

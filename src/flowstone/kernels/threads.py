@@ -10,7 +10,7 @@ import torch
 
 __all__ = ["run_on_threads"]
 
-SMALLEST_SHARE = 1 << 9  # elements below which a second thread costs more than it brings
+SMALLEST_SHARE = 1 << 9  # elements below which a second thread costs more time than it saves
 
 
 def run_on_threads(kernel: Callable[..., None], call: Any) -> None:
@@ -18,7 +18,7 @@ def run_on_threads(kernel: Callable[..., None], call: Any) -> None:
     elements and advances ``call.next``, which all of them share.
 
     They are the threads of torch's own OpenMP. Those stay active for milliseconds after each operation, so that a
-    second pool of threads would find the cores busy and be twice as slow. Without GNU OpenMP it is one thread.
+    second pool of threads would find the cores busy and be twice as slow. Without GNU OpenMP there is one thread.
     """
     threads = min(torch.get_num_threads(), call.total // SMALLEST_SHARE + 1)
     parallel = _parallel() if threads > 1 else None
@@ -26,7 +26,7 @@ def run_on_threads(kernel: Callable[..., None], call: Any) -> None:
         kernel(ctypes.byref(call))
     else:
         parallel(kernel, ctypes.byref(call), threads, 0)
-    if call.next < call.total:  # compiled code cannot raise: it stops where no memory is left
+    if call.next < call.total:  # compiled code cannot raise: it stops if there is no memory
         raise MemoryError(f"no memory for a kernel's {threads} threads")
 
 

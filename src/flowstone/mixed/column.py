@@ -10,7 +10,7 @@ from flowstone.errors import SettingError, UnknownNameError
 __all__ = ["Column", "columns_of"]
 
 RESTS = ("real", "positive", "interval", "circle", "grid")
-KEYS = ("name", "atoms", "rest", "low", "high", "step", "gaps")
+KEYS = ("name", "atoms", "rest", "low", "high", "step", "anchor", "gaps")
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Column:
         atoms: values that hold mass, ascending.
         rest: None where there are atoms alone; ``real``: all numbers; ``positive``: those above ``low`` (0 where None);
             ``interval``: those from ``low`` to ``high``; ``circle``: the same, and both ends are one point;
-            ``grid``: ``low + k * step``. A grid without ``low`` holds all multiples of its step; with it, none lower;
-            with ``high``, none higher.
+            ``grid``: ``anchor + k * step``, with ``low`` none lower, with ``high`` none higher.
         low, high, step: of the rest.
+        anchor: a value of the grid; None: ``low``, or 0 where there is none.
         gaps: whether a value may be missing, and being missing has a probability.
 
     >>> Column.of({"name": "hours", "atoms": [40.0], "rest": "grid", "low": 0.0, "step": 1.0}).options
@@ -40,6 +40,7 @@ class Column:
     low: float | None = None
     high: float | None = None
     step: float | None = None
+    anchor: float | None = None
     gaps: bool = False
 
     @classmethod
@@ -61,6 +62,11 @@ class Column:
     def options(self) -> int:
         """The number of things that a value can be: one of the atoms, or of the rest."""
         return len(self.atoms) + (self.rest is not None)
+
+    @property
+    def origin(self) -> float:
+        """A value of the grid."""
+        return (self.low or 0.0) if self.anchor is None else self.anchor
 
     @property
     def border(self) -> tuple[float | None, float | None]:

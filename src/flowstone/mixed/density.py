@@ -91,6 +91,11 @@ class MixedDensity(Density):
         return True
 
     @property
+    def stochastic_training(self) -> bool:
+        """Always: known and hidden columns are drawn for each row."""
+        return True
+
+    @property
     def encoder(self) -> Encoder:
         """What reads rows."""
         return self.heads.encoder

@@ -101,7 +101,7 @@ class Encoder(nn.Module):
         column = self.columns[index]
         low, high = column.low if column.rest == "grid" else column.border[0], column.border[1]
         if column.step is not None and column.rest == "grid":
-            origin, high = column.low or 0.0, column.high
+            origin, high = column.origin, column.high
             value = origin + ((value - origin) / column.step).round() * column.step
         return value.clamp(low, high) if low is not None or high is not None else value
 
@@ -149,5 +149,5 @@ def _tables(columns: Sequence[Column]) -> dict[str, Tensor]:
         "highs": highs,
         "turns": (highs - lows).where(is_circle, 0.0),
         "steps": torch.tensor([column.step or 0.0 for column in columns], dtype=torch.float64),
-        "origins": torch.tensor([column.low or 0.0 for column in columns], dtype=torch.float64),
+        "origins": torch.tensor([column.origin for column in columns], dtype=torch.float64),
     }

@@ -12,10 +12,10 @@ __all__ = ["ConvNet"]
 class ConvNet(nn.Module):
     """Glow's conditioner: a 3x3, a 1x1 and a 3x3 convolution, the last one zero at the start.
 
-    ``(batch, in_channels, height, width)`` → ``(batch, out_channels, height, width)``; a context ``(batch,
-    context_features)`` is more channels, the same at every pixel (Kingma and Dhariwal 2018, appendix B). The context
-    may be an image, too, of the same size or k times as high and wide, whose k x k pixels are then channels:
-    ``context_features`` counts them.
+    ``(batch, in_channels, height, width)`` → ``(batch, out_channels, height, width)`` (Kingma and Dhariwal 2018,
+    appendix B). A context ``(batch, context_features)`` is appended as channels, the same at every pixel. The context
+    may also be an image of the same size, or k times as high and wide; each square of k x k pixels then becomes
+    channels, which ``context_features`` counts.
 
     >>> import torch
     >>> ConvNet(2, 3, hidden=16)(torch.randn(5, 2, 4, 4)).shape
@@ -51,7 +51,7 @@ class ConvNet(nn.Module):
 
 
 def with_context(x: Tensor, context: Tensor | None) -> Tensor:
-    """X and, as more channels, the context: a vector the same at every pixel, a larger image by squares of pixels."""
+    """Append the context to x as channels: a vector at every pixel, a larger image by squares of pixels."""
     if context is None:
         return x
     height, width = x.shape[2:]

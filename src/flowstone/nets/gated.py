@@ -10,7 +10,7 @@ __all__ = ["GatedConvNet"]
 
 
 class GatedConvNet(nn.Module):
-    r"""Residual blocks that end in a gate; no normalization, and cheap: one 3x3 and one 1x1 convolution a block.
+    r"""Residual blocks of one 3x3 and one 1x1 convolution that end in a gate, without normalization.
 
     $h \leftarrow h + u \odot \sigma(v)$ with $(u, v) = W_{1 \times 1}\, \phi(W_{3 \times 3}\, \phi(h))$ and φ = SiLU,
     between a 3x3 convolution in and a 1x1 out, which is zero at the start (gates: van den Oord et al. 2016).
@@ -54,6 +54,7 @@ class _Gate(nn.Module):
     r"""$u \odot \sigma(v)$ of the two halves (u, v) of the channels."""
 
     def forward(self, x: Tensor) -> Tensor:
-        # Copies: where the channels of a pixel lie together, a half of them is five times as slow to work through.
+        # Copies, because half of the channels is not contiguous where the channels of a pixel lie together, and
+        # operations on it are five times as slow.
         u, v = (half.clone() for half in x.chunk(2, 1))
         return u * v.sigmoid()

@@ -12,10 +12,9 @@ OUTPUT_SCALE = 0.5  # of torch's own start; with 0.1 RealNVP does not leave the 
 def initialize_output(layer: nn.Module, scale: float = OUTPUT_SCALE) -> None:
     """Make the weights of a linear layer or convolution small and its bias zero: the flow starts near the identity.
 
-    The weights become ``scale`` times those that torch drew; of a weight that is a direction and a magnitude (weight
-    normalization) the magnitude does. Zero makes the flow exactly the identity. That is right for splines, whose many
-    parameters see every kind of dependence, and for images. Affine and additive couplings must start away from it: on
-    symmetric data, such as a uniform square, the gradient of their output weights at zero is zero, and they would stay.
+    The weights, or the magnitudes of weight-normalized ones, become ``scale`` times those that torch drew. Zero makes
+    the flow exactly the identity, which suits splines and flows of images. Affine and additive couplings must start
+    away from it: on symmetric data, such as a uniform square, the gradient of their output weights is zero there.
     """
     name = "parametrizations.weight.original0" if hasattr(layer, "parametrizations") else "weight"
     layer.get_parameter(name).mul_(scale)
@@ -23,5 +22,5 @@ def initialize_output(layer: nn.Module, scale: float = OUTPUT_SCALE) -> None:
 
 
 def scale_at_depth(layers: int, scale: float = OUTPUT_SCALE) -> float:
-    """The scale for a flow of so many layers, such that beyond eight of them it starts no farther from the identity."""
+    """The scale for a flow of so many layers: more than eight start no farther from the identity than eight."""
     return scale * min(1.0, 8 / layers)

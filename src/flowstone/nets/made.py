@@ -35,7 +35,7 @@ class MaskedLinear(nn.Linear):
 
 
 class MADE(nn.Module):
-    """A masked multilayer perceptron: the outputs of feature i follow from features before i, and from the context.
+    """A masked multilayer perceptron: the outputs of feature i depend on features before i, and on the context.
 
     ``(batch, features)`` → ``(batch, features * outputs)``, the outputs of one feature next to each other (Germain et
     al. 2015). Features have degrees 1 … D, hidden units 0 … D - 1, context 0: a unit of degree 0 sees the context
@@ -47,7 +47,7 @@ class MADE(nn.Module):
     >>> net = MADE(3, 2, hidden=(16, 16))
     >>> _ = torch.nn.init.ones_(net.output.weight)
     >>> x = torch.randn(1, 3)
-    >>> bool((net(x) == net(x * torch.tensor([1.0, 1.0, 0.0]))).all())  # nothing follows from the last
+    >>> bool((net(x) == net(x * torch.tensor([1.0, 1.0, 0.0]))).all())  # no output depends on the last feature
     True
     """
 

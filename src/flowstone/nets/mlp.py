@@ -21,16 +21,16 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 def activation_of(name: str, *, inplace: bool = True) -> Callable[[], nn.Module]:
-    """The activation of that name, to be made anew for each place.
+    """A function that makes the activation of that name.
 
-    ReLU works in place, which saves an array a layer; where its input is used elsewhere, ``inplace=False``.
+    ReLU works in place, which saves an array a layer, unless ``inplace=False``, for inputs that are used elsewhere.
     """
     require_choice("activation", name, ACTIVATIONS)
     return partial(nn.ReLU, inplace=inplace) if name == "relu" else ACTIVATIONS[name]
 
 
 def concat_inputs(x: Tensor, context: Tensor | None) -> Tensor:
-    """What a net for vectors sees: x and the context; where both are empty, a 1."""
+    """The input of a net for vectors: x and the context; if both are empty, a 1."""
     if context is not None:
         x = torch.cat((x, context), -1)
     return x if x.shape[-1] else x.new_ones(x.shape[0], 1)
@@ -40,8 +40,8 @@ class MLP(nn.Module):
     """A multilayer perceptron whose output starts small, so that the flow around it starts near the identity.
 
     ``(batch, in_features)`` → ``(batch, out_features)``; a context ``(batch, context_features)`` is more input.
-    With no input at all it sees a 1 and learns a constant, as fast as other nets learn. ``output_scale`` says how small
-    the output's weights are, as a part of torch's own start (``initialize_output``).
+    Without any input it gets a 1 and learns a constant. ``output_scale`` says how small the output's weights are, as a
+    part of torch's own start (``initialize_output``).
 
     >>> import torch
     >>> MLP(2, 3, hidden=(16, 16), output_scale=0.0)(torch.randn(5, 2)).abs().max().item()

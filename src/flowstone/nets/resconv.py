@@ -15,7 +15,7 @@ __all__ = ["NORMS", "FullResolution", "ResConvNet"]
 
 
 class _GroupNorm(nn.GroupNorm):
-    """In plain arithmetic: torch's own kernel refuses a half of the channels under ``vmap``."""
+    """``nn.GroupNorm`` in plain arithmetic: torch's kernel does not take half of the channels under ``vmap``."""
 
     def forward(self, input: Tensor) -> Tensor:
         groups = input.reshape(len(input), self.num_groups, -1)
@@ -44,7 +44,7 @@ class ResConvNet(nn.Module):
         hidden, blocks: channels of h, and how many blocks.
         norm: ν: ``"batch"`` as in the paper, ``"instance"``, ``"layer"``, ``"group"`` or ``"none"``.
         weight_norm: every convolution's weight as a direction and a magnitude (Salimans and Kingma 2016).
-        normed_input: whether x is normalized, too.
+        normed_input: whether x is normalized.
 
     >>> import torch
     >>> ResConvNet(2, 3, hidden=8, blocks=1)(torch.randn(5, 2, 4, 4)).shape
@@ -100,17 +100,17 @@ class ResConvNet(nn.Module):
 
 
 class FullResolution(nn.Module):
-    """A net that sees one colour of a checkerboard in its place, the other colour zero, and answers at the other's.
+    """A net on the full image: it gets the pixels of one colour of a checkerboard, and zeros at those of the other.
 
-    ``(batch, 2 * channels, height, width)``, the kept half of ``checkerboard(Coupling(…))``, → its parameters: what
-    RealNVP's masked coupling computes, at four times the cost of a net on the half itself.
+    ``(batch, 2 * channels, height, width)``, the kept half of ``checkerboard(Coupling(…))``, → the parameters of the
+    other half, as RealNVP's masked coupling computes them, at four times the cost of a net on the half itself.
 
     Args:
         net: ``(batch, channels + 1, 2 * height, 2 * width)`` → ``(batch, channels * each, 2 * height, 2 * width)``; its
             last input channel is the mask.
-        channels: of the image.
-        swap: as of the coupling: which colour is kept.
-        norm: normalization of what is kept, without the zeros.
+        channels: number of channels of the image.
+        swap: which colour is kept, as in the coupling.
+        norm: normalization of the kept pixels, without the zeros.
     """
 
     def __init__(self, net: nn.Module, channels: int, *, swap: bool = False, norm: str = "batch") -> None:

@@ -1,4 +1,4 @@
-"""What all pictures share: the two colours, empty figures, the loss curve, and how they are written.
+"""Shared by all pictures: the two colours, empty figures, the loss curve, and writing to files.
 
 Colours are from the colour-blind safe Okabe-Ito set: data blue, samples vermilion.
 """
@@ -24,7 +24,7 @@ def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figu
 
 
 def loss_curve(history: History, ax: Axes, *, entropy: float | None = None) -> Axes:
-    """Train and validation NLL over steps; a dotted floor where the entropy is known."""
+    """Train and validation NLL over steps; a dotted line at the entropy where it is known."""
     steps = history.column("step")
     ax.plot(steps, history.column("train_nll"), color=DATA, label="train", linewidth=1.2)
     ax.plot(steps, history.column("val_nll"), color=SAMPLES, label="validation", linewidth=1.5)
@@ -34,7 +34,7 @@ def loss_curve(history: History, ax: Axes, *, entropy: float | None = None) -> A
     )
     if entropy is not None:
         ax.axhline(entropy, color="black", linestyle=":", linewidth=1, label=f"entropy: {entropy:.4f}")
-    # The first steps are far above all that matters later.
+    # The first steps are so far above the later ones that they are left out of the range.
     first = max(1, len(history) // 10) if len(history) > 3 else 0
     later = history.column("val_nll")[first:] + history.column("train_nll")[first:]
     low, high = min([*later, min(later) if entropy is None else entropy]), sorted(later)[int(0.97 * (len(later) - 1))]

@@ -1,4 +1,4 @@
-"""Pictures of images: samples, what temperature does, where latents lead, what each scale holds, what is likely."""
+"""Pictures of images: samples, temperatures, reconstructions, interpolations, scales, likelihoods."""
 
 import math
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ __all__ = [
 
 ROW = 8  # images in a row
 TEMPERATURES = (0.6, 0.8, 1.0)
-COMPARED = 20_000  # training images among which the nearest are looked for
+COMPARED = 20_000  # training images that are compared with a sample
 
 
 def mosaic(x: Tensor, *, columns: int | None = None) -> np.ndarray:
@@ -83,7 +83,7 @@ def temperature_figure(flow: Flow, n: int, *, context: Tensor | None = None, see
 
 @torch.no_grad()
 def reconstruction_figure(flow: Flow, x: Tensor, *, context: Tensor | None = None) -> Figure:
-    """Images, what comes back of them through both directions, and the difference, which should be none."""
+    """Images, the same images after both directions, and the difference, which should be zero."""
     back = flow.from_latent(flow.to_latent(x, context)[0], context)[0]
     off = (back - x.to(back)).abs()
     worst = off.max().item()
@@ -109,7 +109,7 @@ def interpolation_figure(flow: Flow, x: Tensor, *, context: Tensor | None = None
 
 @torch.no_grad()
 def scale_figure(flow: Flow, x: Tensor, *, context: Tensor | None = None, seed: int = 0) -> Figure | None:
-    """What each scale holds: its latents, and those of all finer ones, drawn anew (Dinh et al. 2016, appendix D).
+    """Images with the latents of a scale, and of all finer ones, drawn anew (Dinh et al. 2016, appendix D).
 
     None where the flow has one scale.
     """
@@ -129,7 +129,7 @@ def scale_figure(flow: Flow, x: Tensor, *, context: Tensor | None = None, seed: 
 
 
 def nearest_figure(samples: Tensor, x: Tensor, *, count: int = 5) -> Figure:
-    """Samples, each with the images of ``x`` nearest to it by the distance of pixels: is any learned by heart?"""
+    """Samples, each with the nearest images of ``x`` by distance of pixels, which show whether samples are copies."""
     x = x[:COMPARED]
     flat = samples.flatten(1).float().cpu()
     nearest = torch.cdist(flat, x.flatten(1).float().cpu()).topk(min(count, len(x)), largest=False).indices

@@ -1,6 +1,6 @@
 """All pictures that suit a flow, written into a folder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -8,6 +8,8 @@ from torch import Tensor
 
 from flowstone.density import Density
 from flowstone.flow import Flow
+from flowstone.mixed import MixedDensity
+from flowstone.plot.columns import column_figure
 from flowstone.plot.figures import loss_curve, new_figure, save_figure
 from flowstone.plot.images import (
     image_figure,
@@ -23,8 +25,9 @@ from flowstone.train.history import History
 
 __all__ = ["save_plots"]
 
-# Images in a sheet, in a few rows, beside their nearest; images whose likelihoods are compared.
-SHEET, FEW, BESIDE, JUDGED = 64, 16, 10, 1000
+# Numbers of images: in a sheet, in pictures of few rows, with their nearest neighbours, compared by likelihood.
+SHEET, FEW, WITH_NEAREST, SCORED = 64, 16, 10, 1000
+ROWS = 5000  # of mixed columns
 
 
 def save_plots(
@@ -38,13 +41,16 @@ def save_plots(
     test: Tensor | None = None,
     test_context: Tensor | None = None,
     entropy: float | None = None,
+    levels: Mapping[str, Sequence[str]] | None = None,
     seed: int = 0,
 ) -> list[Path]:
-    """All pictures that suit the density ``model``, into ``folder``: the loss curve always; one column without context:
-    its density; two: the three panels, the density, the layers; otherwise the pair plot. Of images: samples beside data
-    and beside the training images nearest to them, temperatures, reconstructions, interpolations, what each scale
-    holds, and the most and least likely of ``test``. Pictures of latents and layers are drawn where ``model`` is a
-    Flow. ``x`` and ``context`` are rows of data.
+    """Write all pictures that suit the density ``model`` into ``folder``; ``x`` and ``context`` are rows of data.
+
+    The loss curve is always drawn. For one column without context: its density; for two: data, latent and samples, the
+    density, the layers; otherwise the pair plot. For mixed columns: each column beside that of samples, with ``levels``
+    the names of categories. For images: samples beside data and beside the training images nearest to them,
+    temperatures, reconstructions, interpolations, scales, and the most and least likely of ``test``. Pictures of
+    latents and layers need a Flow.
     """
     figures: dict[str, Figure | None] = {}
     if len(history):
@@ -54,8 +60,12 @@ def save_plots(
     if len(model.event_shape) == 3:
         figures |= _of_images(model, x, given, seed)
         if test is not None and len(test) >= 2 and isinstance(model, Flow):
-            few = None if test_context is None else test_context[:JUDGED]
-            figures["likely"] = likelihood_figure(model, test[:JUDGED], context=few)
+            few = None if test_context is None else test_context[:SCORED]
+            figures["likely"] = likelihood_figure(model, test[:SCORED], context=few)
+    elif isinstance(model, MixedDensity):
+        rows = x[:ROWS]
+        drawn = model.sample(len(rows), seed=seed, gaps=True)
+        figures["columns"] = column_figure(rows, drawn, columns, levels)
     else:
         figures |= _of_vectors(model, x.to(model.device, model.dtype), given, columns, seed)
     return [save_figure(figure, folder / f"{name}.png") for name, figure in figures.items() if figure is not None]
@@ -67,11 +77,11 @@ def _of_images(model: Density, x: Tensor, context: Tensor | None, seed: int) -> 
     drawn = model.sample(len(few), seed=seed) if given is None else model.sample(1, given, seed=seed)[0]
     first = None if given is None else given[row]
     if not isinstance(model, Flow):
-        return {"samples": image_figure(few, drawn), "nearest": nearest_figure(drawn[:BESIDE], x)}
+        return {"samples": image_figure(few, drawn), "nearest": nearest_figure(drawn[:WITH_NEAREST], x)}
     return {
         "samples": image_figure(few, drawn),
         "temperatures": temperature_figure(model, len(few), context=given, seed=seed),
-        "nearest": nearest_figure(drawn[:BESIDE], x),
+        "nearest": nearest_figure(drawn[:WITH_NEAREST], x),
         "reconstructions": reconstruction_figure(model, few[row], context=first),
         "interpolation": interpolation_figure(model, few, context=given) if len(few) >= 4 else None,
         "scales": scale_figure(model, few[row], context=first, seed=seed),

@@ -75,7 +75,7 @@ def density(
     where = torch.stack(torch.meshgrid(across, up, indexing="xy"), -1).reshape(-1, 2)
     values = log_prob(log_density, where) if isinstance(log_density, Density) else log_density(where)
     values = values.exp().reshape(grid, grid)
-    # Bright edges of a density would hide the rest: levels follow the values themselves, not their range.
+    # Very high values at edges would hide the rest: the levels end at a quantile.
     highest = peak or max(values.flatten().sort().values[int(0.998 * values.numel())].item(), 1e-30)
     levels = np.linspace(0, highest, 25)  # in float64: a density in large units is a very small number
     filled = ax.contourf(across, up, values.clamp_max(highest), levels=levels, cmap="viridis")
@@ -113,7 +113,7 @@ def density_curve(density: Density, ax: Axes, x: Tensor, *, column: str = "x1") 
 
 
 def data_latent_samples(flow: Flow, x: Tensor, *, columns: Sequence[str] = ("x1", "x2"), seed: int = 0) -> Figure:
-    """Data | its latent | samples. Colour is the first coordinate, so one sees where points go."""
+    """Data, its latent, and samples; the colour is the first coordinate, which shows where points go."""
     with torch.no_grad():
         latent, _ = flow.to_latent(x[:SHOWN])
     samples = flow.sample(min(len(x), SHOWN), seed=seed)
@@ -131,7 +131,7 @@ def data_latent_samples(flow: Flow, x: Tensor, *, columns: Sequence[str] = ("x1"
 
 @torch.no_grad()
 def layers(flow: Flow, x: Tensor, *, seed: int = 0, most: int = 8) -> Figure:
-    """The state after every layer: above, data → latent; below, latent → data, read right to left."""
+    """The state after every layer: data → latent above, and latent → data below, from right to left."""
     x = x[:SHOWN]
     there = flow.states(x)
     back = flow.inverse_states(_latents(flow, seed)[: len(x)])[::-1]
@@ -164,7 +164,7 @@ def _visible(states: Sequence[State]) -> list[tuple[str, int]]:
 
 
 def pair_plot(x: Tensor | None, samples: Tensor, columns: Sequence[str]) -> Figure:
-    """For more than two columns: marginals on the diagonal, data above, samples below; without x samples alone."""
+    """Pairs of columns: marginals on the diagonal, data above it, samples below it; without x samples alone."""
     count = min(len(columns), PAIRED)
     size = (1.9 * count + 0.6, 1.9 * count + 0.8)
     figure, axes = new_figure(count, count, size)
@@ -207,7 +207,7 @@ def sample_figure(x: Tensor, columns: Sequence[str]) -> Figure:
 
 
 def _range(values: Tensor, *, margin: float = 0.05) -> tuple[float, float]:
-    """Nearly all of the values, without the few that would squeeze the rest."""
+    """The range of nearly all values, without outliers."""
     values = values[:100_000].double()
     low, high = values.quantile(0.001).item(), values.quantile(0.999).item()
     if high <= low:

@@ -26,6 +26,6 @@ PRIORS = {"normal": StandardNormal, "logistic": Logistic, "student": StudentT, "
 
 
 def make_prior(name: str, event_shape: int | Sequence[int]) -> Prior:
-    """The prior called ``name``."""
+    """Make the prior called ``name``."""
     require_choice("prior", name, PRIORS)
     return PRIORS[name](event_shape)

@@ -36,7 +36,7 @@ class Prior(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """Where its parameters are."""
         return self._reference.device
 
     @property
@@ -54,7 +54,7 @@ class Prior(nn.Module, ABC):
 
     @property
     def support(self) -> Constraint:
-        """What z may be."""
+        """The values of z that have density."""
         return constraints.independent(constraints.real, len(self.event_shape))
 
     def cdf(self, z: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class Prior(nn.Module, ABC):
 
 
 def without_autocast(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A method of a prior that computes with products: ``torch.autocast`` does not lower their precision."""
+    """A method of a prior whose matrix products keep their precision under ``torch.autocast``."""
 
     @wraps(method)
     def call(self: Prior, *args: Any, **kwargs: Any) -> Tensor:

@@ -42,7 +42,7 @@ def best_mixture(z: Tensor, most: int, generator: torch.Generator) -> Mixture:
         if likelihood > best_likelihood:
             best, best_likelihood = mixture, likelihood
         elif likelihood < best_likelihood - 1:
-            break  # past the best, more only fit the rows they see
+            break  # more components would only overfit
         count = count * 2
     return improve(z, best) if best else moments(z, z.new_ones(len(z), 1))
 
@@ -60,7 +60,7 @@ def fit_mixture(z: Tensor, count: int, generator: torch.Generator) -> Mixture:
 
 
 def improve(z: Tensor, mixture: Mixture) -> Mixture:
-    """EM until a round brings next to nothing."""
+    """EM until a round gains less than ``TOLERANCE``."""
     before = -math.inf
     for _ in range(ROUNDS):
         joint = mixture.log_prob(z)
@@ -82,7 +82,7 @@ def moments(z: Tensor, share: Tensor) -> Mixture:
     scale = []
     for weight, mean in zip(share.T, means, strict=True):
         away = (z - mean) * weight.sqrt()[:, None]
-        # A component of few rows leans towards a ball: D + 1 rows are the least that span a covariance.
+        # The ridge makes covariances regular also of components with fewer than D + 1 rows.
         scale.append(away.T @ away / weight.sum().clamp_min(1e-9) + RIDGE * eye)
     return Mixture(mass / mass.sum(), means, torch.linalg.cholesky(torch.stack(scale)))
 

@@ -23,8 +23,8 @@ class GaussianMixture(Prior):
 
     Modes in the data need no bridges between them when the prior has modes of its own (Stimper et al. 2022; Izmailov
     et al. 2020). ``initialize`` (which ``fit`` calls) sets all of it by expectation-maximization on the latents that
-    the flow begins with; how many components are worth having is chosen on a fifth of them, held out. The rest of the
-    K are copies, which the training may part. A flow that begins as the identity thus begins as the best mixture.
+    the flow begins with; the number of components is chosen on a fifth of them, held out. The rest of the K are copies,
+    which training may separate. A flow that begins as the identity thus begins as the best mixture.
 
     Args:
         event_shape: of one z: a number of features.
@@ -87,11 +87,11 @@ class GaussianMixture(Prior):
         generator = torch.Generator().manual_seed(0)
         order = torch.randperm(len(z), generator=generator)[:ROWS].to(z.device)
         z = z[order].double()
-        self._take_over(best_mixture(z, len(self.logits), generator))
+        self._set_components(best_mixture(z, len(self.logits), generator))
         self.initialized.fill_(True)
 
-    def _take_over(self, mixture: Mixture) -> None:
-        """Every component, then copies of the heaviest until there are K."""
+    def _set_components(self, mixture: Mixture) -> None:
+        """Set each component of ``mixture``, then copies of the heaviest until there are K."""
         features, count = self.means.shape[1], len(mixture.weights)
         source = list(range(count))
         shares = mixture.weights.tolist()

@@ -102,7 +102,7 @@ class StudentT(Prior):
 
 
 class Uniform(Prior):
-    r"""Uniform on [low, high] in every feature, what a circular flow ends in; $-\infty$ outside.
+    r"""Uniform on [low, high] in every feature, for circular flows; $-\infty$ outside.
 
     $$ \log p(z) = -D \log(\text{high} - \text{low}) $$
 

@@ -16,8 +16,8 @@ __all__ = ["FromTorch"]
 class FromTorch(Prior):
     """A ``torch.distributions`` object standing in for a prior; its batch and event shape together are one z.
 
-    ``Flow`` wraps one that it is given by itself. It stays on the device and in the precision that it was made in; z is
-    brought there and the result back. Its parameters are not saved with the flow and not trained.
+    ``Flow`` wraps the distributions that it is given. They stay on their device and in their precision; z is brought
+    there and the result back. Their parameters are not saved with the flow and not trained.
 
     >>> import torch
     >>> prior = FromTorch(torch.distributions.Laplace(torch.zeros(3), torch.ones(3)))
@@ -55,6 +55,8 @@ class FromTorch(Prior):
 
     @without_autocast
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        if len(z) == 0:  # whose support torch cannot check
+            return z.flatten(1).sum(-1)
         own = z.to(self.own)
         within = cast(Tensor, self.distribution.support.check(own)).reshape(len(own), -1).all(-1)  # pyright: ignore
         # A sample stands in for what lies outside the support, which torch would refuse.

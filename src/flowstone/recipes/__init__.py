@@ -15,6 +15,7 @@ from flowstone.recipes.spline import spline
 __all__ = [
     "DEFAULT",
     "IMAGE_DEFAULT",
+    "MIXED_DEFAULT",
     "RECIPES",
     "all_recipes",
     "build",
@@ -32,5 +33,6 @@ __all__ = [
     "spline",
 ]
 
-DEFAULT = "spline"  # what measured best per second, on toys and on tables (docs/reproductions.md)
-IMAGE_DEFAULT = "realnvp_image"  # the same on held-out training images of MNIST
+DEFAULT = "spline"  # the best per second of training, on toys and on tables (docs/reproductions.md)
+IMAGE_DEFAULT = "realnvp_image"  # the best per second on held-out training images of MNIST
+MIXED_DEFAULT = "mixed"  # for tables with categories, gaps, or values that hold mass

@@ -37,7 +37,7 @@ def vector_coupling(
     separate: bool = False,
     output_scale: float = OUTPUT_SCALE,
 ) -> Coupling:
-    """A coupling whose net is an MLP or a ResNet; ``transform`` makes the transform of that many features.
+    """A coupling whose net is an MLP or a ResNet; ``transform(changed)`` makes the transform of its changed features.
 
     With ``separate`` each parameter of the transform comes from a net of its own (RealNVP's s and t nets).
     ``output_scale`` says how near to the identity the coupling starts.
@@ -75,8 +75,8 @@ def coupling_chain(
 
     ``mixing`` of the features, where there are more than two, comes after every second coupling: ``"permutation"`` is a
     random one, and all are undone at the end, so that the flow begins near the identity; ``"lu"`` adds a learned
-    ``LULinear`` to each. After every second and not after each: two couplings in turn move both halves, and four then
-    let every feature depend on every other, however permuted. ``leaky_relu`` puts a learned kink between couplings.
+    ``LULinear`` to each. Two consecutive couplings change both halves, and with four of them every feature depends on
+    every other, whatever the permutation. ``leaky_relu`` puts a learned kink between couplings.
     """
     if features < 1 or couplings < 1:
         raise SettingError(f"features={features} and couplings={couplings} must be at least 1")

@@ -24,8 +24,8 @@ def iaf(
     """Inverse autoregressive flow: MAF's layers the other way round (Kingma et al. 2016).
 
     One pass samples and gives the density of its samples; scoring a given point takes D passes. So it is for
-    ``fit_to_density`` (variational inference) rather than for ``fit``. The paper gives it a place in a variational
-    autoencoder (3.11 bits/dim on CIFAR-10) and no number by itself.
+    ``fit_to_density`` (variational inference) rather than for ``fit``. The paper reports it inside a variational
+    autoencoder only (3.11 bits/dim on CIFAR-10).
 
     >>> import flowstone
     >>> flowstone.iaf(3, layers=2).sample(4, seed=0).shape

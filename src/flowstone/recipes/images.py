@@ -13,7 +13,9 @@ __all__ = ["image_flow", "prepared"]
 
 
 def prepared(event_shape: Sequence[int], alpha: float | None, noise: Bijection | None = None) -> list[Bijection]:
-    """Integers 0 … 255 dequantized, and carried to the line by a logit; with ``alpha`` None to [0, 1] alone."""
+    """The first links: integers 0 … 255 are dequantized and mapped to the real line by a logit; without ``alpha``
+    to [0, 1].
+    """
     if len(event_shape) != 3 or min(event_shape) < 1:
         raise SettingError(f"event_shape={tuple(event_shape)}: wanted (channels, height, width)")
     return [Dequantize(noise, levels=256), Rescale(0.0, 256.0) if alpha is None else Interval(0.0, 256.0, alpha=alpha)]
@@ -30,10 +32,10 @@ def image_flow(
     halvings: int | None = None,
     noise: Bijection | None = None,
 ) -> Flow:
-    """``scale(index, channels)`` for each scale, after what ``prepared`` makes.
+    """The links that ``prepared`` makes, then ``scale(index, channels)`` for each scale.
 
-    Sizes that cannot be halved so often (``halvings`` times; None: once a scale) are padded, which costs the likelihood
-    of the image nothing (``Pad``).
+    Sizes that cannot be halved ``halvings`` times (None: once a scale) are padded, which leaves the likelihood that of
+    the image (``Pad``).
     """
     if scales < 1:
         raise SettingError(f"scales={scales} must be at least 1")

@@ -26,8 +26,8 @@ def maf(
 
     The paper's choices: 5 (or 10) layers, the order of the features reversed from one to the next; ``batch_norm``
     between them as there, ``residual`` for ResMADEs (Durkan and Nash 2019). The log-scale is softly kept within ±3,
-    which the paper's is not. One pass scores, D passes sample. The paper reports a
-    log-likelihood of 0.14 nats on POWER (5 layers).
+    which the paper's is not. One pass scores, D passes sample. The paper reports a log-likelihood of 0.14 nats on POWER
+    (5 layers).
 
     >>> import flowstone
     >>> flowstone.maf(3, layers=2).sample(4, seed=0).shape

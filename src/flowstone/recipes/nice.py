@@ -11,7 +11,8 @@ from flowstone.recipes.registry import recipe
 
 __all__ = ["nice"]
 
-# Translations that are small die out: under a log-concave prior the identity is a local optimum on data like circles.
+# Smaller translations vanish in training: under a log-concave prior the identity is a local optimum on data like
+# circles.
 OUTPUT_SCALE = 3.0
 
 
@@ -28,8 +29,8 @@ def nice(
     """Non-linear Independent Components Estimation: additive couplings and a final scaling (Dinh et al. 2014).
 
     The paper's choices: couplings that keep volume, one learned diagonal scaling at the end, a factorised logistic (or
-    ``"normal"``) prior, ReLU nets. In place of the paper's odd/even split and reversed order, the
-    halves alternate. On MNIST it reports 1980.50 nats with 4 couplings of 5 hidden layers of 1000.
+    ``"normal"``) prior, ReLU nets. In place of the paper's odd/even split and reversed order, the halves alternate. The
+    paper reports 1980.50 nats on MNIST with 4 couplings of 5 hidden layers of 1000.
 
     >>> import flowstone
     >>> flowstone.nice(2).sample(3, seed=0).shape

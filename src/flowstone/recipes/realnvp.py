@@ -29,8 +29,8 @@ def realnvp(
     """Real-valued Non-Volume Preserving flow: affine couplings (Dinh, Sohl-Dickstein, Bengio 2016).
 
     Args:
-        scale: how the log-scale is kept in bounds: ``"tanh"`` times a learned factor (the paper), or ``"soft"``.
-        separate_nets: one net for s and one for t, as in the paper; one net for both is faster and measures the same.
+        scale: how the log-scale is bounded: ``"tanh"`` times a learned factor (the paper), or ``"soft"``.
+        separate_nets: one net for s and one for t, as in the paper; one net for both is faster and as good.
         leaky_relu: a learned kink between couplings.
         shuffle: a random permutation after every second coupling where there are more than two features.
 

@@ -82,9 +82,8 @@ def realnvp_image(
     """RealNVP on images ``(channels, height, width)`` of integers 0 … 255 (Dinh, Sohl-Dickstein, Bengio 2016).
 
     Each scale has ``couplings`` checkerboard couplings, as many channel couplings after a squeeze, and then one colour
-    of a checkerboard leaves; the last scale has four checkerboard couplings. Sizes that cannot be halved
-    ``scales`` times are padded at no cost (``Pad``). The paper reports 3.49 bits/dim on CIFAR-10 (alpha 0.05), and the
-    field 1.06 on MNIST (alpha 1e-6).
+    of a checkerboard leaves; the last scale has four checkerboard couplings. Sizes that cannot be halved ``scales``
+    times are padded (``Pad``). Published are 3.49 bits/dim on CIFAR-10 (alpha 0.05) and 1.06 on MNIST (alpha 1e-6).
 
     Args:
         preset: sets what is None below. ``"faithful"``: residual nets with batch and weight normalization that see the
@@ -92,13 +91,14 @@ def realnvp_image(
             where the paper's code starts the factor of checkerboard couplings at 0), batch normalization of the
             flow by running averages, wider nets at coarser scales. ``"modern"``: gated nets on half of the pixels
             alone, rational-quadratic splines, ActNorm, a learned split prior.
-        alpha: of the logit; None: pixels in [0, 1] and no logit.
-        noise: of the dequantization: ``"uniform"``, or ``"variational"``, learned by a flow of four couplings that
-            sees the image (Ho et al. 2019): a tighter bound, for more time; of even sizes alone.
+        alpha: α of the logit; None: pixels in [0, 1] and no logit.
+        noise: the noise of the dequantization: ``"uniform"``, or ``"variational"``, learned by a flow of four couplings
+            that sees the image (Ho et al. 2019): a tighter bound, for more time; for even sizes alone.
         net: ``"residual"`` or ``"gated"``.
-        masked: whether the nets of checkerboard couplings see the whole image, half of it masked.
-        norm, weight_norm: of residual nets (``ResConvNet``).
-        flow_norm: ``"batch"`` (with ``momentum``), ``"actnorm"`` or ``"none"``, of what each coupling changed.
+        masked: whether the nets of checkerboard couplings see the full image, half of it masked.
+        norm, weight_norm: settings of residual nets (``ResConvNet``).
+        flow_norm: normalization of the half that a coupling changed: ``"batch"`` (with ``momentum``), ``"actnorm"`` or
+            ``"none"``.
         transform: ``"affine"``, ``"spline"`` (rational-quadratic, ``bins`` on ±``bound``) or ``"mixture"`` (of ``bins``
             logistics).
         split_prior: whether what leaves is first transformed by a coupling whose net sees what stays: a learned prior.
@@ -124,7 +124,7 @@ def realnvp_image(
 
     def scale(index: int, width: int) -> Bijection:
         hidden = channels * 2**index if style.widening else channels
-        # Splines and nets want numbers of size 1, which a logit's are not.
+        # Splines and nets need numbers of size 1, which those of a logit are not.
         first = [ActNorm(width)] if index == 0 and style.flow_norm == "actnorm" else []
         if index + 1 == scales:
             return Chain(*first, checkerboard(style.alternating(4, width, hidden, board=True)))
@@ -181,7 +181,7 @@ class _Style:
         return Chain(*links)
 
     def noise(self, event_shape: Sequence[int], hidden: int) -> Bijection:
-        """What variational dequantization draws from: its nets see the image, a square of pixels as channels."""
+        """The flow of the noise of variational dequantization; its nets see squares of the image as channels."""
         image, *sides = event_shape
         if any(side % 2 for side in sides):
             raise SettingError(f"event_shape={tuple(event_shape)}: noise='variational' wants an even height and width")
@@ -190,7 +190,7 @@ class _Style:
         return checkerboard(noisy.alternating(4, image, hidden, board=True))
 
     def coupling(self, width: int, hidden: int, *, swap: bool, board: bool, transform: str) -> Coupling:
-        """Of an image of ``width`` channels, which squeezed has four times as many."""
+        """A coupling of an image of ``width`` channels, which has four times as many after the squeeze."""
         univariate = self._univariate(transform, 2 * width)
         each = univariate.parameters_per_feature
         if board and self.masked:

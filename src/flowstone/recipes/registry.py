@@ -28,7 +28,7 @@ def recipe(function: Callable[P, D]) -> Callable[P, D]:
 
 def _register(name: str, function: Callable[P, D]) -> Callable[P, D]:
     if name in RECIPES and inspect.unwrap(RECIPES[name]).__module__ != function.__module__:
-        raise SettingError(f"recipe {name!r} is there already, of {inspect.unwrap(RECIPES[name]).__module__}")
+        raise SettingError(f"recipe {name!r} is already registered by {inspect.unwrap(RECIPES[name]).__module__}")
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -45,7 +45,7 @@ def _register(name: str, function: Callable[P, D]) -> Callable[P, D]:
 
 @functools.cache
 def all_recipes() -> Mapping[str, Callable[..., Any]]:
-    """Ours, and those of installed packages: entry points of the group ``flowstone.recipes``, which are imported once.
+    """Flowstone's recipes and those of installed packages, whose entry points ``flowstone.recipes`` are imported once.
 
     A package offers its recipe by ``[project.entry-points."flowstone.recipes"]``, ``name = "package.module:function"``.
     One that cannot be imported is left out with a warning.

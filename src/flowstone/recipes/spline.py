@@ -30,19 +30,19 @@ def spline(
     """Neural spline flow, coupling form: RQ-NSF (C) (Durkan, Bekasov, Murray, Papamakarios 2019). The default recipe.
 
     The paper's choices: rational-quadratic splines with linear tails outside ``[-bound, bound]``, 8 bins, residual
-    nets, learned LU mixing. Ours: what comes before the first coupling, which real tables need. The paper reports a
-    log-likelihood of 0.64 nats on POWER.
+    nets, learned LU mixing. Whitening and logarithmic tails before the first coupling are additions for real tables.
+    The paper reports a log-likelihood of 0.64 nats on POWER.
 
     Args:
         hidden: the width of each residual block, all the same; of each layer without ``residual``.
         residual: residual nets, or plain multilayer perceptrons; None is residual from three features on (with fewer
-            it measures the same and is half again as slow).
-        mixing: of the features, after every second coupling: ``"lu"``, ``"permutation"`` or ``"none"``.
+            plain nets are as good and a third faster).
+        mixing: how features are mixed after every second coupling: ``"lu"``, ``"permutation"`` or ``"none"``.
         whiten: directions narrower than this, in deviations, are widened to it (``Whiten``); None standardises alone.
-        bound: of the splines; None is 5 on the line and in the plane, where what a normal prior has beyond 3 shows, and
-            3 from three features on, where columns of few values want narrow bins.
-        log_tails: beyond 5 deviations data are drawn in by a logarithm (``LogTails``): no row costs too much. Columns
-            whose deviation a few outliers decide are drawn in before that, in every recipe (``CompressTails``).
+        bound: bound of the splines; None is 5 for one or two features, where the tails of a normal prior beyond 3 show,
+            and 3 for more, where columns of few values need narrow bins.
+        log_tails: a logarithm draws in data beyond 5 deviations (``LogTails``). In every recipe, columns whose
+            deviation a few outliers decide are drawn in before that (``CompressTails``).
 
     >>> import flowstone
     >>> flowstone.spline(1).sample(3, seed=0).shape

@@ -1,4 +1,4 @@
-"""Run folders: what a training leaves on disk, and how to find it again."""
+"""Run folders: the files of a training, and how they are read again."""
 
 from flowstone.runs.checkpoint import FORMAT_VERSION, describe, load, read_record, save
 from flowstone.runs.folder import Run

@@ -1,4 +1,4 @@
-"""Saving and loading: JSON for what a flow is, safetensors for its weights. No pickle anywhere."""
+"""Saving and loading: JSON for the description of a flow, safetensors for its weights, and no pickle."""
 
 import json
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def save(density: Density, folder: Path | str, *, extra: Mapping[str, Any] | Non
         extra: more to record in ``flow.json``, such as the description of the data.
 
     Raises:
-        SettingError: the density was put together by hand; give it a recipe (``@flowstone.recipes.recipe``).
+        SettingError: no recipe made the density; make its builder one (``@flowstone.recipes.recipe``).
         OutputError: the folder cannot be written.
 
     >>> import flowstone, tempfile
@@ -39,13 +39,13 @@ def save(density: Density, folder: Path | str, *, extra: Mapping[str, Any] | Non
     """
     folder, record = Path(folder), describe(density, extra)
     make_folder(folder)
-    # Weights first: a folder with flow.json is whole.
+    # The weights come first, so that a folder with flow.json is complete.
     write_atomically(folder / "flow.safetensors", tensors_to_bytes(density.state_dict()))
     write_atomically(folder / "flow.json", (to_json(record) + "\n").encode())
 
 
 def describe(density: Density, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What ``flow.json`` says of a density; SettingError where it was put together by hand."""
+    """The content of ``flow.json`` for a density; SettingError where no recipe made it."""
     if density.spec is None:
         raise SettingError(
             "this density has no spec: build it by a recipe, or make its builder one with @flowstone.recipes.recipe"
@@ -86,7 +86,7 @@ def build_recorded(record: Mapping[str, Any]) -> Density:
 
 
 def read_record(folder: Path | str) -> dict[str, Any]:
-    """``flow.json`` as a dictionary, its format checked, and arguments by the names that they have now."""
+    """``flow.json`` as a dictionary, its format checked, and arguments under their present names."""
     path = Path(folder) / "flow.json"
     if not path.is_file():
         raise CheckpointError(f"{folder} is not a run folder: it holds no flow.json")

@@ -1,7 +1,7 @@
-"""The run folder: what a training leaves behind, and how to find it again."""
+"""The run folder: the files of a training, and how they are read again."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from flowstone.data import Dataset, NamedRows, Rows, Table, add_noise, noise_widths, read_images, read_table, reopen
+from flowstone.data.tables import Columns
 from flowstone.density import Density
 from flowstone.errors import CheckpointError, FlowstoneError, OutputError, SettingError
 from flowstone.files import make_folder, to_json, write_atomically
@@ -22,8 +23,8 @@ __all__ = ["Run"]
 class Run:
     """A folder written by ``flowstone train``.
 
-    ``flow.json`` what the density and its data are · ``flow.safetensors`` weights · ``history.csv`` ·
-    ``metrics.json`` · ``plots/`` · ``resume/`` the training state.
+    It holds ``flow.json`` (the description of the density and its data), ``flow.safetensors`` (its weights),
+    ``history.csv``, ``metrics.json``, ``plots/`` and ``resume/`` (the state of the training).
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -37,7 +38,7 @@ class Run:
             return run
         if run.folder.exists():
             resume = {"resume": str(run.folder / "resume")}
-            raise OutputError(f"{folder} exists: choose another folder; to go on with its training", remedy=resume)
+            raise OutputError(f"{folder} exists: choose another folder; to continue its training", remedy=resume)
         make_folder(run.folder, new=True)
         return run
 
@@ -67,21 +68,21 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the training ended and the test part has had its one look."""
+        """Whether the training has ended and was evaluated on the test part."""
         return (self.folder / "metrics.json").exists()
 
     def density(self, device: torch.device | str = "cpu") -> Density:
         """The trained density."""
-        read_record(self.folder)  # a folder that is no run folder is said to be so first
+        read_record(self.folder)  # first, for its error where this is no run folder
         if not (self.folder / "flow.safetensors").exists():
             resume = {"resume": str(self.folder / "resume")}
             raise CheckpointError(
-                f"{self.folder} holds no weights: its training was cut off; to go on with it", remedy=resume
+                f"{self.folder} holds no weights: its training was interrupted; to continue it", remedy=resume
             )
         return load(self.folder, device=device)
 
     def dataset(self, *, data_dir: Path | str | None = None, progress: bool = False) -> Dataset:
-        """The data that the density was trained on, split as it was then; ``data_dir`` is where image sets are now."""
+        """The data that the density was trained on, split in the same way; ``data_dir`` is the folder of image sets."""
         return reopen(self._recorded("data"), data_dir=data_dir, progress=progress)
 
     def settings(self) -> Settings:
@@ -101,6 +102,11 @@ class Run:
         """Whether the density was trained on images."""
         return self.record.get("data", {}).get("kind") == "images"
 
+    @property
+    def of_mixed_columns(self) -> bool:
+        """Whether the density was trained on rows encoded by the kinds of their columns."""
+        return isinstance(self.record.get("kinds"), list)
+
     def images(self, source: str, *, data_dir: Path | str | None = None, skip_bad: bool = False) -> NamedRows:
         """Images as the density takes them: a folder, an array, or the test part of a set by its name."""
         return read_images(source, self.record["data"], data_dir=data_dir, skip_bad=skip_bad)
@@ -113,25 +119,42 @@ class Run:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path}: cannot be read ({error})") from error
 
-    def table(self, path: Path | str, *, drop_missing: bool = False) -> tuple[Table, Rows]:
+    @property
+    def kinds(self) -> Columns | None:
+        """The kinds of the columns of the table it was trained on; None of toys, images and older runs."""
+        schema = self.record.get("data", {}).get("schema")
+        return None if schema is None else Columns.from_record(schema)
+
+    def read(self, path: Path | str, *, na: Sequence[str] = (), **reading: Any) -> Table:
+        """A table as the training read its own: what meant a gap there does here.
+
+        Args:
+            na: further texts or numbers that mean a gap.
+            reading: ``encoding`` and ``skip_bad`` of ``read_table``.
+        """
+        return read_table(path, na=[*self.record.get("data", {}).get("na", ()), *na], **reading)
+
+    def table(self, path: Path | str | Table, *, drop_missing: bool = False) -> tuple[Table, Rows]:
         """A table and its rows as the density takes them; its columns are found by name, others are ignored.
 
         A .npy has no names: its columns are taken in order, features first, then context.
         """
         if self.of_images:
-            raise SettingError(f"{self.folder} is of images; {path} cannot be read as a table of them")
+            raise SettingError(
+                f"{self.folder} is of images; {getattr(path, 'path', path)} cannot be read as a table of them"
+            )
         features, context = self.columns()
-        table = read_table(path)
+        table = path if isinstance(path, Table) else self.read(path)
         if table.path.suffix.lower() == ".npy":
             table = table.renamed([*features, *context])
         table, values = table.finite([*features, *context], drop_missing=drop_missing)
         rows = torch.from_numpy(values)
         return table, Rows(rows[:, : len(features)], rows[:, len(features) :] if context else None)
 
-    def rows(self, path: Path | str, *, drop_missing: bool = False) -> tuple[Rows, dict[str, float]]:
+    def rows(self, path: Path | str | Table, *, drop_missing: bool = False) -> tuple[Rows, dict[str, float]]:
         """The rows of a table to evaluate on, and the noise added to them.
 
-        It is the noise of the training, on those columns in which values repeat here too.
+        It is the noise of the training, on the columns in which values repeat in this table, too.
         """
         _, rows = self.table(path, drop_missing=drop_missing)
         data, (features, _) = self.record.get("data", {}), self.columns()

@@ -1,4 +1,4 @@
-"""Batches by step number: nothing is remembered between steps, so a resumed run sees the batches of an unbroken one."""
+"""Batches that depend on the step number alone, so that a resumed run sees the batches of an uninterrupted one."""
 
 from collections.abc import Callable
 

@@ -39,7 +39,7 @@ class Weighted:
 
     @property
     def weights(self) -> Tensor:
-        """Normalized: they sum to 1; a mean under the density is ``(weights[:, None] * values).sum(0)``."""
+        """Weights that sum to 1; a mean under the density is ``(weights[:, None] * values).sum(0)``."""
         return self.log_weights.softmax(0)
 
     @property
@@ -57,7 +57,7 @@ class Weighted:
 
 @dataclass(frozen=True)
 class DensityFit:
-    r"""What came of ``fit_to_density``.
+    r"""The result of ``fit_to_density``.
 
     Attributes:
         losses: the estimate of $KL(q \| p)$ minus the log normalizer, at each step.
@@ -69,7 +69,7 @@ class DensityFit:
 
     @property
     def effective_sample_size(self) -> float:
-        """Of ``sample``, as a part of its size."""
+        """The effective sample size of ``sample``, as a part of its size."""
         return self.sample.effective_sample_size
 
 
@@ -95,16 +95,16 @@ def fit_to_density(
     for flows Vaitl et al. 2022), so the gradient's variance vanishes as q reaches the density.
 
     Args:
-        density: its prior must have no parameters of its own. Recipes standardise data; here there is none, so they
-            leave x as it is: let ``log_density`` be of order one, or put a ``Scaling`` or an ``ActNorm`` first.
+        density: its prior must have no parameters of its own. There are no data here by which recipes could standardise
+            x: let ``log_density`` be that of numbers of size 1, or put a ``Scaling`` or an ``ActNorm`` first.
         log_density: ``(batch, *event_shape) -> (batch,)``, differentiable, in nats, up to a constant.
         context: one row ``(1, context_features)`` or ``(context_features,)`` for a conditional flow.
-        steps, batch_size, lr, warmup, clip: of Adam with warm-up and cosine.
+        steps, batch_size, lr, warmup, clip: settings of Adam with warm-up and cosine.
         n_samples: samples drawn at the end, with importance weights.
-        seed: of the samples; on the CPU the same seed gives the same weights, bit for bit.
+        seed: seed of the samples; on the CPU the same seed gives the same weights, bit for bit.
 
-    Reverse KL covers modes badly: it is content with one of several. Look at the effective sample size, and know that
-    it, too, is blind to a mode that the flow never reaches.
+    Reverse KL may cover only one of several modes. The effective sample size is low where samples are unlike the
+    density, but it does not show a mode that the flow never reaches.
 
     Raises:
         NonFiniteError: the loss or gradient is not finite; ShapeError: log_density has another shape.

@@ -1,4 +1,4 @@
-"""When a loss or a gradient is not finite: which layer went bad first."""
+"""Finds the first layer that is not finite when a loss or a gradient is not."""
 
 import torch
 from torch import nn
@@ -15,13 +15,13 @@ def first_bad_output(density: Density, rows: Rows) -> str:
     """Run the batch again and name the first module whose output is not finite."""
     if not (rows.x.isfinite() | (rows.x.isnan() & density.accepts_gaps)).all():
         return "the batch itself holds NaN or infinity"
-    found: list[str] = []
+    bad: list[str] = []
     names = {module: name for name, module in density.named_modules()}
 
     def record(module: nn.Module, _, output) -> None:
         values = output if isinstance(output, tuple) else (output,)
-        if not found and not all(value.isfinite().all() for value in values):
-            found.append(f"first bad output: {names[module]}, {type(module).__name__}")
+        if not bad and not all(value.isfinite().all() for value in values):
+            bad.append(f"first bad output: {names[module]}, {type(module).__name__}")
 
     hooks = [module.register_forward_hook(record) for module in density.modules()]
     try:
@@ -30,7 +30,7 @@ def first_bad_output(density: Density, rows: Rows) -> str:
     finally:
         for hook in hooks:
             hook.remove()
-    return found[0] if found else "first bad output: the prior's log-density"
+    return bad[0] if bad else "first bad output: the prior's log-density"
 
 
 def first_bad_gradient(density: Density) -> str:

@@ -1,4 +1,4 @@
-"""Validation: the likelihood of held-out rows, and whether it has moved."""
+"""Validation: the likelihood of held-out rows, and whether it has improved."""
 
 import math
 
@@ -38,13 +38,13 @@ class HeldOut:
         return -self.latest.mean().item()
 
     def keep_as_best(self) -> None:
-        """The latest figures are the best so far."""
+        """Take the latest log-densities as the best so far."""
         if self.start is None:
             self.start = self.latest
         self.best = self.latest
 
     def improvement(self) -> tuple[float, float]:
-        """How far the best NLL is below the first one, and the standard error of that; both in nats."""
+        """By how much the best NLL is below the first one, and the standard error of that; both in nats."""
         if self.start is None or self.best is None:
             return math.nan, math.nan
         gains = self.best - self.start
@@ -56,10 +56,10 @@ class HeldOut:
         return not gain <= SIGNIFICANT * error
 
     def tensors(self) -> dict[str, list[Tensor]]:
-        """What the state of a training stores of it."""
+        """The tensors that the state of a training stores."""
         return {} if self.start is None or self.best is None else {"held_out": [self.start, self.best.clone()]}
 
     def restore(self, tensors: dict[str, list[Tensor]]) -> None:
-        """Go on from a state; an old one holds nothing of it."""
+        """Restore what ``tensors`` returned; states of format 1 may lack it."""
         if "held_out" in tensors:
             self.start, self.best = (tensor.to(self.density.device) for tensor in tensors["held_out"])

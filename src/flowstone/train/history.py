@@ -1,4 +1,4 @@
-"""History: what was measured while a flow was trained."""
+"""History: the figures of a training, step by step."""
 
 import csv
 import io

@@ -58,7 +58,7 @@ def _drawn_rows(
 
 
 def check_rows(density: Density, rows: Rows, what: str) -> None:
-    """Rows are such as the density takes: tensors of the right shapes with numbers that it can hold."""
+    """Require tensors of the density's shapes, with numbers that its precision can hold."""
     for values, name in ((rows.x, what), (rows.context, f"the context of {what}")):
         if values is not None and not isinstance(values, Tensor):
             raise SettingError(f"{name} is a {type(values).__name__}: give a torch.Tensor (torch.as_tensor makes one)")
@@ -82,7 +82,7 @@ def _check_finite(values: Tensor, what: str, *, gaps: bool = False) -> None:
 
 
 def _check_precision(x: Tensor, dtype: torch.dtype, what: str) -> None:
-    """No number overflows in the precision of the density, and no column is lost in it."""
+    """Require that no number overflows in the precision of the density, and that no column becomes constant in it."""
     if x.dtype == dtype or x.dtype.itemsize < 4:
         return
     name, held = str(dtype).removeprefix("torch."), x.to(dtype)

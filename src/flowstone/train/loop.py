@@ -62,7 +62,7 @@ def fit(
         context: ``(n, context_features)``, for a conditional density.
         validation, validation_context: held-out rows; without them a tenth of ``data`` (fresh data: 4096 draws).
         settings: how to train, None for ``Settings()``; ``help(flowstone.train.Settings)`` lists all options.
-        resume: a folder in which the training state is kept; if it holds one, training goes on from there.
+        resume: a folder in which the training state is kept; if it holds one, training continues from there.
         progress: whether to show a progress bar on stderr.
         watch: called as ``watch(density, history)`` after each validation, while the density holds the averaged weights
             in evaluation mode.
@@ -76,7 +76,7 @@ def fit(
     that all end with the same weights; process 0 shows progress, calls ``watch`` and writes to ``resume``.
 
     Returns:
-        The History. After Ctrl-C, too: the density then holds the best weights so far, and ``history.stopped`` says so.
+        The History, also after Ctrl-C; the density then holds the best weights so far, and ``history.stopped`` says so.
 
     Raises:
         NonFiniteError: the loss or its gradient is not finite; the density keeps the best weights so far.
@@ -92,14 +92,14 @@ def fit(
     """
     settings = _settings(settings, overrides)
     given = None if validation is None else Rows(validation, validation_context)
-    rows, held_out = training_rows(density, data, context, given, settings.seed)
+    rows, validation_rows = training_rows(density, data, context, given, settings.seed)
     count = len(rows) if isinstance(rows, Rows) else math.inf
     plan = settings.for_data(density.event_shape, count, density.training_settings(count))
     images = len(density.event_shape) == 3
     if plan.flip and not images:
         raise SettingError(f"flip=True mirrors images; the rows here have shape {tuple(density.event_shape)}")
     processes, device = Processes(), density.device
-    processes.require_same("rows and settings", _fingerprint(rows, held_out, plan))
+    processes.require_same("rows and settings", _fingerprint(rows, validation_rows, plan))
     if isinstance(rows, Rows):
         batches = FixedBatches(rows.to(device), plan.batch_size, plan.seed)
     else:
@@ -115,9 +115,9 @@ def fit(
         weights = Weights(density, list(flats))
         optimizer = make_optimizer(plan.optimizer, weights, list(flats.values()))
         stepper = Stepper(density, plan, weights, optimizer, batches, processes)
-        judge = HeldOut(density, held_out.to(device), plan.seed)
-        store = Store(resume, weights, optimizer, judge, processes)
-        return _Training(density, plan, weights, stepper, judge, store, processes, watch).run(update)
+        held_out = HeldOut(density, validation_rows.to(device), plan.seed)
+        store = Store(resume, weights, optimizer, held_out, processes)
+        return _Training(density, plan, weights, stepper, held_out, store, processes, watch).run(update)
 
 
 class _Training:
@@ -151,11 +151,11 @@ class _Training:
             self._save()
         except NonFiniteError as error:
             history.stopped = "not finite"
-            said = NonFiniteError(f"{error}; kept: {self._kept()}")
-            said.history = history
-            raise said from None
+            complete = NonFiniteError(f"{error}; kept: {self._kept()}")
+            complete.history = history
+            raise complete from None
         finally:
-            if not history.records:  # nothing was validated: the best weights are those of the start
+            if not history.records:  # without a validation the best weights are those of the start
                 self.weights.keep_as_best()
             self.weights.restore_best()
         if history.stopped != "interrupted" and self.processes.rank == 0:
@@ -165,7 +165,7 @@ class _Training:
     def _loop(self, update: Bar, interrupted: Callable[[], bool]) -> str:
         settings, state = self.settings, self.state
         if not state.history.records and state.step == 0:
-            self._validate(settings.learning_rate(0.0))  # where training only harms, the start is the best
+            self._validate(settings.learning_rate(0.0))  # the start may be the best
         while True:
             pressed = self._tick(interrupted)
             progress = settings.progress(state.step, self.seconds)
@@ -209,7 +209,7 @@ class _Training:
         with self.weights.averaged():
             self.processes.copy_from_first(self.weights.buffers)
             nll = self.processes.first(self.held_out.nll())
-            if state.step == 0:  # no step was taken yet: the loss of the first batch as it is about to be seen
+            if state.step == 0:  # no step was taken yet: record the loss of the first batch
                 state.add(self.stepper.loss_of(0), 0.0)
             self._require_finite(nll)
             train_nll, norm = state.take_means()
@@ -261,7 +261,7 @@ def _settings(settings: Settings | None, overrides: dict[str, Any]) -> Settings:
 
 
 def _initialize(density: Density, batches: Batches, processes: Processes) -> None:
-    """Set what depends on data; where that fails, the density is as it was before. All processes start out equal.
+    """Set what depends on data, the same in all processes; if that fails, the density stays as it was.
 
     Raises:
         NonFiniteError: a weight is not finite afterwards.
@@ -280,10 +280,10 @@ def _initialize(density: Density, batches: Batches, processes: Processes) -> Non
         raise
     if processes.size > 1:
         processes.copy_from_first(density.state_dict().values())
-        density.load_state_dict(density.state_dict())  # what follows from buffers is set anew
+        density.load_state_dict(density.state_dict())  # so that layers derive again what depends on their buffers
 
 
 def _fingerprint(rows: Rows | Sampler, held_out: Rows, settings: ResolvedSettings) -> tuple[Any, ...]:
-    """What must be the same in all processes; functions cannot be compared."""
+    """Numbers of rows, and settings, which must be the same in all processes; functions cannot be compared."""
     count = len(rows) if isinstance(rows, Rows) else "drawn"
     return count, len(held_out), {name: value for name, value in vars(settings).items() if not callable(value)}

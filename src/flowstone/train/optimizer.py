@@ -42,7 +42,7 @@ class Optimizer:
     Torch's classes compute the same, but load all of its compiler with their first parameter, which takes a second.
 
     Attributes:
-        moments: by name, one like each array; ``steps``: how many each array has taken.
+        moments: by name, a tensor for each array; ``steps``: how many steps each array has taken.
         skips_nonfinite: whether a step can be left out on the device, without waiting for the loss.
 
     >>> import torch
@@ -68,7 +68,7 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, rate: float, found_inf: Tensor | None = None) -> None:
-        """Move each array against its gradient; where ``found_inf`` is 1 nothing changes, but for adamax."""
+        """Move each array against its gradient; if ``found_inf`` is 1 nothing changes, except with adamax."""
         settings: dict[str, Any] = {"lr": rate, "beta1": BETA1, "beta2": BETA2, "eps": EPS}
         if self.name == "adamax":
             settings |= {"foreach": True}
@@ -82,11 +82,11 @@ class Optimizer:
             self.function(*lists, state_steps=[step], weight_decay=decay, **settings, **fused)
 
     def state(self, weights: Weights) -> tuple[Tensors, dict[str, Any]]:
-        """What a later training needs to go on: tensors, and a record for JSON."""
+        """The state that a resumed training needs: tensors, and a record for JSON."""
         return self._tensors(weights), {}
 
     def restore(self, weights: Weights, tensors: Mapping[str, list[Tensor]], record: Mapping[str, Any]) -> None:
-        """Go on from a state."""
+        """Continue from a state."""
         if record:
             raise CheckpointError(f"of another optimizer: {record.get('class')} instead of {self.name}")
         for name, into in self._tensors(weights).items():
@@ -127,7 +127,7 @@ class FactoryOptimizer:
         self.optimizer.step()
 
     def state(self, weights: Weights) -> tuple[Tensors, dict[str, Any]]:
-        """Tensors of ``state_dict``, and the rest of it as a record; where that cannot be written, why."""
+        """Tensors of ``state_dict``, and the rest of it as a record; if that cannot be written, the reason."""
         state = self.optimizer.state_dict()
         values = {f"{i}/{key}": value for i, entry in state["state"].items() for key, value in entry.items()}
         tensors = {f"optimizer/{name}": [value] for name, value in values.items() if isinstance(value, Tensor)}
@@ -145,7 +145,7 @@ class FactoryOptimizer:
         return tensors, record
 
     def restore(self, weights: Weights, tensors: Mapping[str, list[Tensor]], record: Mapping[str, Any]) -> None:
-        """Go on from a state.
+        """Continue from a state.
 
         Raises:
             CheckpointError: it is of another optimizer, or could not be written.
@@ -161,12 +161,12 @@ class FactoryOptimizer:
             index, _, entry = key.partition("/")
             state.setdefault(int(index), {})[entry] = value
         now = self.optimizer.state_dict()["param_groups"]
-        groups = [group | _like(group, old) for group, old in zip(now, record["groups"], strict=True)]
+        groups = [group | _with_tuples(group, old) for group, old in zip(now, record["groups"], strict=True)]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups, **record["more"]})
         self._keep_precision(state)
 
     def _keep_precision(self, state: Mapping[int, Mapping[str, Any]]) -> None:
-        """``load_state_dict`` casts to the precision of the parameters; what had another one gets it back."""
+        """Give back their precision to the tensors that ``load_state_dict`` converted to that of the parameters."""
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         for index, entry in state.items():
             own = self.optimizer.state[parameters[index]]
@@ -175,6 +175,6 @@ class FactoryOptimizer:
                     own[key] = value.to(own[key].device)
 
 
-def _like(group: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Values from JSON, which has lists in place of tuples."""
+def _with_tuples(group: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Values from JSON, which has lists in place of the tuples of ``group``."""
     return {key: tuple(value) if isinstance(group.get(key), tuple) else value for key, value in saved.items()}

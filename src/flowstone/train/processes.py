@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Processes:
-    """The processes that ``torch.distributed`` was initialised for; one where it was not, and then nothing is sent.
+    """The processes of ``torch.distributed``; where it is not initialised there is one, which sends nothing.
 
     Every process holds the same rows and the same settings. Of each batch it takes its own part, so that a step is the
     same however many processes share it.
@@ -65,7 +65,7 @@ class Processes:
         return tuple(values.tolist())
 
     def require_same(self, what: str, value: Any) -> None:
-        """Every process has the same value; what differs would let them wait for each other without end."""
+        """Refuse values that differ between processes, because those would wait for each other without end."""
         if self.size == 1:
             return
         values: list[Any] = [None] * self.size

@@ -17,9 +17,9 @@ REDRAW = 0.1  # seconds; drawing at every step would cost as much as a small ste
 
 @contextmanager
 def training_bar(settings: ResolvedSettings, *, enabled: bool, images: bool = False) -> Iterator[Bar]:
-    """Yields ``update(step, seconds, loss, history)``; without ``enabled`` an update that does nothing.
+    """Yields ``update(step, seconds, loss, history)``, which does nothing unless ``enabled``.
 
-    Speed is told in steps, or in ``images``, a second.
+    The bar shows the speed in steps, or in ``images``, a second.
     """
     if not enabled:
         yield lambda *_: None

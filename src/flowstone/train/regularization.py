@@ -1,4 +1,4 @@
-"""What keeps a flow from fitting its rows too closely: dropout, weight decay, a penalty on scales."""
+"""Regularization against overfitting: dropout, weight decay, a penalty on scales."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ __all__ = ["dropout_rate", "groups_by_decay"]
 
 @contextmanager
 def dropout_rate(module: nn.Module, rate: float) -> Iterator[None]:
-    """A context in which every dropout layer leaves out this fraction of its units; afterwards it has its own again."""
+    """A context in which every dropout layer has this rate."""
     before = [(layer, layer.p) for layer in module.modules() if isinstance(layer, nn.Dropout)]
     for layer, _ in before:
         layer.p = rate

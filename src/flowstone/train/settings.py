@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowstone.errors import SettingError
 from flowstone.options import describe_options, option, require_options
-from flowstone.validation import require_choice, require_integer, require_number
+from flowstone.validation import require_bool, require_choice, require_integer, require_number
 
 __all__ = ["OPTIMIZERS", "PRECISIONS", "SCHEDULES", "OptimizerFactory", "ResolvedSettings", "Schedule", "Settings"]
 
@@ -36,51 +36,51 @@ OF_VECTORS: dict[str, Any] = {
 OF_IMAGES: dict[str, Any] = {
     "batch_size": 64, "lr": 2e-3, "warmup": 0.05, "clip": 50.0, "ema": 0.999, "dropout": 0.0, "validate_every": 500,
 }  # fmt: skip
-# A fixed set with fewer rows than these is soon learned by heart: it is validated more often, and given dropout.
+# Flows soon overfit a fixed set with fewer rows than these: it is validated more often, and trained with dropout.
 SMALL_SET, SMALL_SET_VALIDATE_EVERY = 10_000, 20
 TINY_SET, TINY_SET_DROPOUT = 2_000, 0.2
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train. The defaults measured best per second on tables; None in an option that depends on the data leaves
-    its value to the data's shape and number of rows (``for_data``).
+    """The options of a training. The defaults measured best per second on tables.
+
+    Options that are None because they depend on the data get their values from ``for_data``. ``steps=None`` leaves the
+    end of the training to ``minutes``, and ``patience=None`` never stops it early.
     """
 
     steps: int | None = option(
-        3000, "Training steps at most. With minutes given, too, whichever ends first; None leaves the end to minutes."
+        3000, "Training steps at most. If minutes are set, too, the training ends with whichever comes first."
     )
     minutes: float | None = option(
-        None, "Training time at most. The schedule then follows the clock, and a run no longer repeats bit for bit."
+        None, "Training time at most. The schedule then follows the clock, and a run does not repeat bit for bit."
     )
     batch_size: int | None = option(
-        None, "Rows a step, of all processes together where several train. None is 512, and 64 for images."
+        None, "Rows a step, of all processes together where several train. If not set: 512, and 64 for images."
     )
     lr: float | None = option(
-        None, "The highest learning rate, reached at the end of the warm-up. None is 5e-3, and 2e-3 for images."
+        None, "The highest learning rate, reached at the end of the warm-up. If not set: 5e-3, and 2e-3 for images."
     )
     warmup: float | None = option(
-        None, "Fraction of the run in which the learning rate rises linearly to lr. None is 0.02, and 0.05 for images."
+        None, "Fraction of the run in which the learning rate rises linearly to lr. If not set: 0.02, 0.05 for images."
     )
     clip: float | None = option(
-        None, "The largest norm of the gradient; a longer one is shortened to it. None is 5, and 50 for images."
+        None, "The largest norm of the gradient; a longer one is shortened to it. If not set: 5, and 50 for images."
     )
     ema: float | None = option(
         None,
-        "Decay per step of the exponential moving average of the weights, which is what is validated and kept; 0 for "
-        "no averaging. None is 0.99, and 0.999 for images.",
+        "Decay per step of the exponential moving average of the weights, which is validated and kept; 0 for no "
+        "averaging. If not set: 0.99, and 0.999 for images.",
     )
     dropout: float | None = option(
         None,
-        "Fraction of the units that nets with dropout layers leave out in training. None is 0, and 0.2 for a fixed set "
-        "of fewer than 2,000 rows.",
+        "Fraction of the units that nets with dropout layers leave out in training. If not set: 0, and 0.2 for a fixed "
+        "set of fewer than 2,000 rows.",
     )
-    patience: int | None = option(
-        30, "Validations without improvement after which the training stops; None never stops it early."
-    )
+    patience: int | None = option(30, "Validations without improvement after which the training stops.")
     validate_every: int | None = option(
         None,
-        "Steps between two validations. None is 100, 500 for images, and 20 for a fixed set of fewer than 10,000 "
+        "Steps between two validations. If not set: 100, 500 for images, and 20 for a fixed set of fewer than 10,000 "
         "rows that are not images.",
     )
     seed: int = option(
@@ -112,12 +112,12 @@ class Settings:
     scale_penalty: float = option(
         0.0,
         "Factor of an L2 penalty on the learned factors of log-scales and on the magnitudes of weight-normalized "
-        "layers (RealNVP on images: 5e-5). It is no part of the NLL that is reported.",
+        "layers (5e-5 for RealNVP on images). It is not part of the reported NLL.",
     )
     memory: str = option(
         "keep",
-        "recompute keeps only the values between couplings (of vectors: of every sixth) and runs layers a second time "
-        "for the gradient, which is the same: deep flows take far less memory and about a third more time.",
+        "recompute keeps only the values between couplings (for vectors: after every sixth) and runs layers a second "
+        "time for the gradient, which is the same: deep flows take far less memory and about a third more time.",
         choices=MEMORIES,
     )
     compile: bool = option(
@@ -148,8 +148,7 @@ class Settings:
 
     def _check_choices(self) -> None:
         for name in ("flip", "compile"):
-            if not isinstance(value := getattr(self, name), bool):
-                raise SettingError(f"{name}={value!r} must be True or False")
+            require_bool(name, getattr(self, name))
         require_choice("precision", self.precision, PRECISIONS)
         require_choice("memory", self.memory, MEMORIES)
         if not callable(self.schedule):
@@ -214,13 +213,13 @@ class Settings:
         return record
 
     def progress(self, step: int, seconds: float) -> float:
-        """The fraction of the run that is over, by steps or by the clock, whichever is further; 1 and above: all."""
+        """The fraction of the run that is over, by steps or by the clock, whichever is larger; 1 or more at the end."""
         by_steps = step / self.steps if self.steps else 0.0
         return by_steps if self.minutes is None else max(by_steps, seconds / (60 * self.minutes))
 
 
 class ResolvedSettings(Settings):
-    """Settings that leave nothing to the data: what ``Settings.for_data`` returns."""
+    """Settings with a value in every option, as ``Settings.for_data`` returns them."""
 
     if TYPE_CHECKING:
         batch_size: int
@@ -242,7 +241,7 @@ class ResolvedSettings(Settings):
 
 
 def _written(value: Any) -> str:
-    """A name in quotes; of a function its name or, of a ``functools.partial``, that of what it calls."""
+    """A name in quotes, or the name of a function; for a ``functools.partial`` that of its function."""
     if isinstance(value, str):
         return repr(value)
     inner = getattr(value, "func", value)

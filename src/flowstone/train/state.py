@@ -1,4 +1,4 @@
-"""The state of a training: all that is needed to go on as if it had never stopped."""
+"""The state of a training on disk."""
 
 import json
 from dataclasses import dataclass, field
@@ -18,14 +18,14 @@ FORMAT_VERSION = 1
 
 @dataclass
 class TrainingState:
-    """All that ``fit`` needs to go on as if it had never stopped; batches follow from the step."""
+    """All that ``fit`` needs to continue as if it had never stopped; batches depend on the step alone."""
 
     step: int = 0
     seconds: float = 0.0
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # loss, gradient norm, count since last record
     tensors: dict[str, list[Tensor]] = field(default_factory=dict)
     history: History = field(default_factory=History)
-    optimizer: dict[str, Any] = field(default_factory=dict)  # of one that a factory made: what of it is no tensor
+    optimizer: dict[str, Any] = field(default_factory=dict)  # of a factory's optimizer, the part that is no tensor
 
     def add(self, loss: float, norm: float) -> None:
         """Count one step into the means."""
@@ -54,7 +54,7 @@ def save_state(folder: Path, state: TrainingState) -> None:
 
 
 def load_state(folder: Path) -> TrainingState | None:
-    """What ``save_state`` wrote; None where there is none yet."""
+    """The state that ``save_state`` wrote, or None if there is none."""
     path = Path(folder) / "state.safetensors"
     if not path.is_file():
         return None

@@ -1,4 +1,4 @@
-"""One step of a training after the other: loss, gradient, clipping, optimizer."""
+"""The steps of a training: loss, gradient, clipping, optimizer."""
 
 import math
 from collections.abc import Sequence
@@ -46,7 +46,9 @@ class Stepper:
         self.density, self.settings, self.weights, self.optimizer = density, settings, weights, optimizer
         self.batches, self.processes = batches, processes
         self.device = density.device
-        graphs = self.device.type == "cuda"  # a step is done with loss and gradients before the next one begins
+        dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in density.modules())
+        self.stochastic = density.stochastic_training or dropout
+        graphs = self.device.type == "cuda"  # no step needs the loss or the gradients of an earlier one
         self._loss = compiled(self._mean_nll, graphs=graphs) if settings.compile else self._mean_nll
         self._contexts = _execution_contexts(density, settings)
         self.pending_losses: list[tuple[int, Tensor]] = []  # step; loss and norm of the gradient
@@ -54,7 +56,7 @@ class Stepper:
         self.read_every = READ_EVERY.get(self.device.type, 1) if optimizer.skips_nonfinite else 1
 
     def take(self, step: int, rate: float) -> list[tuple[float, float]]:
-        """Take the step with this learning rate. Returns what was read after it: see ``read``."""
+        """Take the step with this learning rate. Returns the figures of ``read`` if this step reads, else none."""
         loss = self._gradient(step)
         norm = nn.utils.get_total_norm([flat.gradient for flat in self.weights.flats])
         values = torch.stack((loss.detach(), norm.to(loss.dtype)))
@@ -88,7 +90,7 @@ class Stepper:
 
     @torch.no_grad()
     def loss_of(self, step: int) -> float:
-        """The loss of a step's batch as things stand, without gradient or noise of its own."""
+        """The loss of a step's batch with the present weights, without a gradient."""
         rows, share = self._rows(step)
         loss = self._mean_nll(rows.x, rows.context) * share
         self.processes.add([loss])
@@ -129,20 +131,21 @@ class Stepper:
         return rows.to(self.device), len(rows) / total
 
     def _seed_noise(self, step: int) -> None:
-        """Noise follows from seed and step, so that a resumed training repeats it; each process has its own."""
-        rank = [self.processes.rank] if self.processes.rank else []
-        torch.manual_seed(generator(self.settings.seed, NOISE, step, *rank).initial_seed())
+        """Seed the noise by seed and step, so that a resumed training repeats it; each process has its own."""
+        if self.stochastic:
+            rank = [self.processes.rank] if self.processes.rank else []
+            torch.manual_seed(generator(self.settings.seed, NOISE, step, *rank).initial_seed())
 
     def _diagnose(self, step: int, loss: float, now: int) -> str:
         again = math.nan
-        if late := step < now:  # other steps were taken since: compute it again, with the weights as they are now
+        if late := step < now:  # other steps were taken since: compute it again, with the present weights
             again = self._gradient(step).item()
         where = first_bad_gradient(self.density)
         if not math.isfinite(loss):
             self._seed_noise(step)
             where = first_bad_output(self.density, self._rows(step)[0])
         if late and (where == OVERFLOW if math.isfinite(loss) else math.isfinite(again)):
-            where = f"seen {now - step} steps later, when it did not come again"
+            where = f"noticed {now - step} steps later, and not repeated"
         what = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
         return f"step {step}: {what} ({where})"
 

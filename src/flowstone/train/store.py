@@ -1,4 +1,4 @@
-"""Where the state of a training is stored, and how it goes back."""
+"""Stores the state of a training in a folder, and restores it."""
 
 import time
 from pathlib import Path
@@ -56,7 +56,8 @@ class Store:
                 f"{self.folder}: the training state there is of another flow or optimizer ({error})"
             ) from error
         self.held_out.restore(tensors)
-        self.weights.module.load_state_dict(self.weights.module.state_dict())  # what follows from buffers is set anew
+        module = self.weights.module
+        module.load_state_dict(module.state_dict())  # so that layers derive again what depends on their buffers
         return state
 
     def save(self, state: TrainingState) -> None:
@@ -84,14 +85,16 @@ class Store:
 
 
 def _matching(saved: list[Tensor], names: list[str], buffers: list[Tensor]) -> list[Tensor]:
-    """Saved values of these buffers; older states lack some of today's, which stay, and hold some that are gone."""
+    """The saved values of these buffers. States of format 1 may lack those of ``CompressTails``, which then stay, and
+    may hold a number for the precision of each prior or layer, which is left out.
+    """
     if [tensor.shape for tensor in saved] == [tensor.shape for tensor in buffers]:
         return saved
     wanted = [(name, buffer) for name, buffer in zip(names, buffers, strict=True) if ".tails." not in f".{name}"]
     kept: list[Tensor] = []
-    for tensor in saved:  # numbers that carried the precision of a prior or layer are gone
+    for tensor in saved:
         is_marker = tensor.ndim == 0 and tensor.is_floating_point()
         if not (is_marker and (len(kept) == len(wanted) or wanted[len(kept)][1].shape != tensor.shape)):
             kept.append(tensor)
-    found = dict(zip((name for name, _ in wanted), kept, strict=True))
-    return [found.get(name, buffer) for name, buffer in zip(names, buffers, strict=True)]
+    values = dict(zip((name for name, _ in wanted), kept, strict=True))
+    return [values.get(name, buffer) for name, buffer in zip(names, buffers, strict=True)]

@@ -39,12 +39,12 @@ class Weights:
 
     @torch.no_grad()
     def average(self, decay: float, step: int) -> None:
-        """Take the arrays into the averages; in the first steps with a lower decay, which forgets the start sooner."""
+        """Update the averages by the arrays; in the first steps with a lower decay, which forgets the start sooner."""
         torch._foreach_lerp_(self.averages, self.arrays, 1 - min(decay, (1 + step) / (10 + step)))
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """A context in which the module holds the averages, in evaluation mode; afterwards it trains on."""
+        """A context in which the module holds the averages, in evaluation mode."""
         raw = clones(self.arrays)
         copy_into(self.arrays, self.averages)
         self.module.eval()
@@ -59,7 +59,7 @@ class Weights:
         return all(bool(average.isfinite().all()) for average in self.averages)
 
     def keep_as_best(self) -> None:
-        """The averages of now are the best so far."""
+        """Take the present averages as the best so far."""
         copy_into(self.best, self.averages)
         copy_into(self.best_buffers, self.buffers)
 
@@ -74,7 +74,7 @@ class Weights:
         return [view for flat, array in zip(self.flats, arrays, strict=True) for view in flat.views(array)]
 
     def tensors(self) -> dict[str, list[Tensor]]:
-        """All of it by name, as the state of a training stores it; what is written into these is written here."""
+        """All tensors by name, as the state of a training stores them; writing into them changes the weights."""
         return {
             "raw": self.views(self.arrays),
             "buffer": self.buffers,

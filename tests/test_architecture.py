@@ -1,4 +1,4 @@
-"""The shape of the house: who may import whom, and that what is visible is what is meant and documented."""
+"""The levels of packages and what each may import, and that ``__all__`` is what is visible and documented."""
 
 import ast
 import importlib
@@ -15,9 +15,9 @@ import pytest
 import flowstone
 
 SOURCE = Path(flowstone.__file__).parent
-# From the ground up. A room imports from rooms on floors below it alone: so bijections and nets never meet.
-FLOORS = (
-    ("errors",),
+# From the lowest. A package imports only from packages on lower levels, so bijections and nets are independent.
+LEVELS = (
+    ("errors", "lazy"),
     ("validation", "options", "files", "kernels"),
     ("nets", "bijections", "priors", "data"),
     ("density", "transform"),
@@ -29,14 +29,15 @@ FLOORS = (
     ("testing",),
     ("train",),
     ("runs", "plot"),
+    ("table_model",),
     ("cli",),
 )
-FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+LEVEL = {package: level for level, packages in enumerate(LEVELS) for package in packages}
 
 
 def modules() -> list[str]:
-    found = pkgutil.walk_packages([str(SOURCE)], "flowstone.")
-    return sorted(module.name for module in found if not module.name.endswith("__main__"))
+    walked = pkgutil.walk_packages([str(SOURCE)], "flowstone.")
+    return sorted(module.name for module in walked if not module.name.endswith("__main__"))
 
 
 def imports_of(name: str) -> set[str]:
@@ -44,14 +45,14 @@ def imports_of(name: str) -> set[str]:
     spec = importlib.util.find_spec(name)
     assert spec is not None
     assert spec.origin is not None
-    found = set()
+    imported = set()
     for node in ast.walk(ast.parse(Path(spec.origin).read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("flowstone"):
             parts = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {part if part in ALL else node.module for part in parts}
+            imported |= {part if part in ALL else node.module for part in parts}
         elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names if alias.name.startswith("flowstone")}
-    return found - {name}
+            imported |= {alias.name for alias in node.names if alias.name.startswith("flowstone")}
+    return imported - {name}
 
 
 ALL = set(modules())
@@ -63,25 +64,25 @@ COMPILERS = {  # not on every machine
 LOADABLE = {name for name in ALL if name not in COMPILERS or importlib.util.find_spec(COMPILERS[name])}
 
 
-def room(module: str) -> str | None:
+def package_of(module: str) -> str | None:
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else None
 
 
-def test_every_room_has_a_floor():
-    assert {room(module) for module in ALL} == set(FLOOR)
+def test_every_package_has_a_level():
+    assert {package_of(module) for module in ALL} == set(LEVEL)
 
 
 @pytest.mark.parametrize("module", sorted(ALL))
 def test_imports_run_downward(module):
-    here = room(module)
+    here = package_of(module)
     assert here is not None
     for other in IMPORTS[module]:
-        there = room(other)
-        if there is None:  # flowstone itself: its version is all that may be asked for
+        there = package_of(other)
+        if there is None:  # flowstone itself, of which only the version may be imported
             assert module == "flowstone.cli"
             continue
-        assert here == there or FLOOR[there] < FLOOR[here], f"{module} imports {other}, which does not live below it"
+        assert here == there or LEVEL[there] < LEVEL[here], f"{module} imports {other}, which is not on a lower level"
 
 
 @pytest.mark.parametrize(
@@ -89,13 +90,14 @@ def test_imports_run_downward(module):
 )
 def test_the_model_imports_nothing_that_executes_judges_or_stores(here):
     above = {"execution", "evaluation", "testing", "train", "runs", "plot", "cli", "data"}
-    imported = {room(other) for module in ALL if room(module) == here for other in IMPORTS[module]}
+    imported = {package_of(other) for module in ALL if package_of(module) == here for other in IMPORTS[module]}
     assert not imported & above
-    assert imported <= set(FLOOR)
+    assert imported <= set(LEVEL)
 
 
 def test_bijections_know_no_nets():
-    assert "nets" not in {room(other) for module in ALL if room(module) == "bijections" for other in IMPORTS[module]}
+    imports = {other for module in ALL if package_of(module) == "bijections" for other in IMPORTS[module]}
+    assert "nets" not in map(package_of, imports)
 
 
 def test_no_two_files_import_each_other_in_a_ring():
@@ -129,12 +131,16 @@ def test_all_is_what_is_visible_and_documented(name):
     assert {n for n in own if not n.startswith("_")} <= set(module.__all__), f"{name}: public, but not in __all__"
 
 
-def test_what_is_visible_at_the_top_is_what_all_says():
-    code = "import flowstone; print(*(n for n in vars(flowstone) if not n.startswith('_')), sep='\\n')"
+@pytest.mark.parametrize("name", ["flowstone", "flowstone.data", "flowstone.train"])
+def test_lazy_names_are_what_all_says(name):
+    code = f"import {name}; print(*(n for n in vars({name}) if not n.startswith('_')), sep='\\n')"
     fresh = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
-    assert set(fresh) <= {"importlib", "TYPE_CHECKING"}  # nothing is there before it is asked for
-    assert dir(flowstone) == sorted(flowstone.__all__)
-    assert all(getattr(flowstone, name) is not None for name in flowstone.__all__)
+    assert set(fresh) <= {"TYPE_CHECKING", "lazy", "lazy_names"}  # names are imported when they are first used
+    module = importlib.import_module(name)
+    assert dir(module) == sorted(module.__all__)
+    assert all(getattr(module, public) is not None for public in module.__all__)
+    with pytest.raises(AttributeError, match=f"module '{name}' has no attribute 'unknown'"):
+        _ = module.unknown
 
 
 def test_public_methods_are_documented():

@@ -1,0 +1,69 @@
+"""flowstone impute."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from flowstone.cli.flags import select, with_flags
+from flowstone.cli.values import Device, Out, model_of, reading_options
+from flowstone.data.request import DataRequest
+from flowstone.errors import OutputError, SettingError
+
+__all__ = ["impute"]
+
+
+@with_flags(DataRequest, "na", "encoding", "skip_bad")
+def impute(
+    run: Path,
+    data: str,
+    *,
+    out: Out,
+    how: str = "draw",
+    draws: Annotated[int, Parameter(name=("--draws",))] = 1,
+    seed: int = 0,
+    device: Device = "auto",
+    **options: Any,
+) -> None:
+    """Write DATA with its gaps filled, given what each row holds; all other values stay as they are.
+
+    Parameters
+    ----------
+    run
+        A run folder of a density of mixed columns (train --flow mixed).
+    data
+        A table that holds the density's columns; other columns are carried along.
+    out
+        Where to: .csv or .parquet; - writes .csv to standard output.
+    how
+        draw: from the distribution of what is missing; likely: the most likely value, of numbers the median.
+    draws
+        So many imputed tables one below the other, in a column imputation that counts from 1; the first has SEED, the
+        next one SEED + 1, and so on.
+    seed
+        The same seed gives the same values.
+    device
+        Where to compute.
+    """
+    import pyarrow as pa
+
+    from flowstone.data.tables import check_writable, write_chunks
+    from flowstone.runs import Run
+
+    check_writable(out)
+    if out.exists() and Path(data).exists() and out.samefile(data):
+        raise OutputError(f"cannot write {out}: it is the table to be filled")
+    if draws < 1:
+        raise SettingError(f"--draws {draws}: at least one is needed")
+    folder = Run(run)
+    if not folder.of_mixed_columns:
+        raise SettingError(f"{run} is not of mixed columns, so it cannot fill gaps: train with --flow mixed")
+    model, table = model_of(folder, device), folder.read(data, **reading_options(select(DataRequest, options)))
+    if draws == 1:
+        write_chunks(out, [model.impute(table, how=how, seed=seed)])
+        return
+    filled = (model.impute(table, how=how, seed=seed + number) for number in range(draws))
+    counted = (
+        one.add_column(0, "imputation", pa.array([number] * len(one))) for number, one in enumerate(filled, start=1)
+    )
+    write_chunks(out, counted)

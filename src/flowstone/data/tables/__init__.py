@@ -1,0 +1,42 @@
+"""Tables: any file or object that holds one, its columns' kinds, and back.
+
+Names are imported when they are first used, so that a command's help need not wait for pyarrow.
+"""
+
+from typing import TYPE_CHECKING
+
+from flowstone.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from flowstone.data.tables.columns import Columns, decide, kinds_of
+    from flowstone.data.tables.read import READABLE, STANDARD_INPUT, files_of, is_pattern, is_table, read_table
+    from flowstone.data.tables.table import Table
+    from flowstone.data.tables.write import check_writable, write_arrays, write_chunks, write_table
+
+__all__ = [
+    "READABLE",
+    "STANDARD_INPUT",
+    "Columns",
+    "Table",
+    "check_writable",
+    "decide",
+    "files_of",
+    "is_pattern",
+    "is_table",
+    "kinds_of",
+    "read_table",
+    "write_arrays",
+    "write_chunks",
+    "write_table",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    __all__,
+    {
+        "columns": ["Columns", "decide", "kinds_of"],
+        "read": ["READABLE", "STANDARD_INPUT", "files_of", "is_pattern", "is_table", "read_table"],
+        "table": ["Table"],
+        "write": ["check_writable", "write_arrays", "write_chunks", "write_table"],
+    },
+)

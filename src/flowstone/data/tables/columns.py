@@ -1,0 +1,286 @@
+"""Columns: the kinds of a table's columns, by which its rows become a tensor and a tensor rows again."""
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from flowstone.data.tables.arrow import compute
+from flowstone.data.tables.facts import SHORT, Facts
+from flowstone.data.tables.kinds import INFERRED, KINDS, Constant, Kind, LeftOut, kind_from_record, kind_named
+from flowstone.data.tables.read import read_table
+from flowstone.data.tables.table import Table
+from flowstone.data.tables.types import is_number, is_text
+from flowstone.data.tables.values import number_mask, parse_dates, parse_numbers, without_gaps
+from flowstone.errors import DataError, DataWarning, FlowstoneError, SettingError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Columns", "decide", "kinds_of"]
+
+SPECIFIED = re.compile(r"\s*([\w-]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
+MOSTLY = 0.9
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The kinds of all columns of a table, in its order.
+
+    Attributes:
+        kinds: one for each column; those that are left out have a kind, too.
+        notes: what was decided or is in doubt, a sentence each.
+
+    >>> columns = kinds_of({"age": [31, 44, 44, 60], "sex": ["f", "m", "m", "f"]})
+    >>> columns.names, columns.encode({"age": [44], "sex": ["m"]}).tolist()
+    (('age', 'sex'), [[44.0, 1.0]])
+    >>> columns.decode([[60.0, 0.0]]).to_pylist()
+    [{'age': 60, 'sex': 'f'}]
+    """
+
+    kinds: tuple[Kind, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def modelled(self) -> tuple[Kind, ...]:
+        """The kinds of the columns of the tensor, in its order."""
+        return tuple(kind for kind in self.kinds if kind.modelled)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns of the tensor."""
+        return tuple(kind.column for kind in self.modelled)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Columns of the table that are not in the tensor: constants, identifiers, text."""
+        return tuple(kind.column for kind in self.kinds if not kind.modelled)
+
+    def kind(self, name: str) -> Kind:
+        """The kind of a column.
+
+        Raises:
+            DataError: there is no such column; the message holds the nearest one.
+        """
+        found = {kind.column: kind for kind in self.kinds}
+        if name not in found:
+            Table(Path("columns"), pa.table({each: pa.nulls(0) for each in found})).require([name])
+        return found[name]
+
+    def select(self, names: Sequence[str]) -> "Columns":
+        """The same kinds of these columns alone, in this order."""
+        return replace(self, kinds=tuple(self.kind(name) for name in names))
+
+    def encode(self, table: Any, *, partial: bool = False) -> "Tensor":
+        """Rows as float64, ``(rows, D)``: level indices, 0 and 1, numbers, days or seconds; NaN for gaps.
+
+        Args:
+            table: a ``Table``, or whatever ``read_table`` takes.
+            partial: whether columns that the table lacks are gaps rather than an error.
+
+        Raises:
+            DataError: a column is missing, or a value is none of its kind; the message names column, row and value.
+        """
+        import torch
+
+        table = read_table(table)
+        if not partial:
+            table.require(self.names)
+        values = np.full((len(table), len(self.names)), np.nan)
+        for index, kind in enumerate(self.modelled):
+            if kind.column in table.columns:
+                values[:, index] = kind.encode(table.arrow.column(kind.column), str(table.path))
+        return torch.from_numpy(values)
+
+    def decode(self, x: Any, *, seed: int = 0) -> pa.Table:
+        """A table of the original columns, types and levels from ``(rows, D)`` numbers; constants are put back.
+
+        Values are rounded to the grid of their column and kept within its bounds; NaN becomes null.
+
+        Args:
+            x: a tensor or array whose columns are ``names``.
+            seed: of the draws among rare levels that were grouped.
+        """
+        values = np.asarray(x.detach().cpu() if hasattr(x, "detach") else x, dtype=np.float64)
+        if values.ndim != 2 or values.shape[1] != len(self.names):
+            raise DataError(f"expected numbers of shape (rows, {len(self.names)}), got {values.shape}")
+        made, place = {}, {name: index for index, name in enumerate(self.names)}
+        for kind in self.kinds:
+            if kind.modelled:
+                made[kind.column] = kind.decode(values[:, place[kind.column]], seed=seed)
+            elif not isinstance(kind, LeftOut):
+                made[kind.column] = kind.decode(np.zeros(len(values)))
+        return pa.table(made)
+
+    def heads(self) -> list[dict[str, Any]]:
+        """What a density is told of each column of the tensor."""
+        return [kind.head() for kind in self.modelled]
+
+    def as_record(self) -> list[dict[str, Any]]:
+        """Plain values for JSON."""
+        return [kind.as_record() for kind in self.kinds]
+
+    @classmethod
+    def from_record(cls, record: Sequence[Mapping[str, Any]]) -> "Columns":
+        """The columns that ``as_record`` wrote."""
+        return cls(tuple(map(kind_from_record, record)))
+
+
+def kinds_of(
+    table: Any, kinds: Mapping[str, str] | None = None, exclude: Sequence[str] = (), *, na: Sequence[str] = ()
+) -> Columns:
+    """The kinds of a table's columns: inferred by the rules in ``flowstone.data.tables.kinds``, or as asked.
+
+    Args:
+        table: a ``Table``, or whatever ``read_table`` takes: a path, a frame, an array, a dictionary of columns …
+        kinds: what columns are where the inference errs, such as ``{"price": "positive", "angle": "circular(0,360)",
+            "zip": "categorical", "size": "ordinal(S,M,L)"}``.
+        exclude: columns to leave out.
+        na: texts or numbers that mean a gap, beside the usual ones.
+
+    Raises:
+        DataError: columns that cannot be anything as they are; all of them are named at once.
+        SettingError, UnknownNameError: a column cannot be of the kind that is asked for, or there is no such kind.
+
+    >>> columns = kinds_of({"id": [7, 8, 9], "x": [0.5, 1.5, 0.25], "unit": ["m", "m", "m"]}, exclude=["id"])
+    >>> [(kind.column, kind.name) for kind in columns.kinds]
+    [('id', 'left_out'), ('x', 'continuous'), ('unit', 'constant')]
+    """
+    table = read_table(table, na=na)
+    columns, doubts = decide(table, kinds, exclude)
+    for doubt in doubts:
+        warnings.warn(doubt, stacklevel=2)
+    return columns
+
+
+def decide(
+    table: Table, kinds: Mapping[str, str] | None = None, exclude: Sequence[str] = (), *, keep: Sequence[str] = ()
+) -> tuple[Columns, list[DataWarning]]:
+    """``kinds_of`` a table, and the doubts, of which no warning is given.
+
+    Args:
+        keep: columns that are wanted, even if they look like identifiers or text.
+    """
+    kinds, exclude = dict(kinds or {}), (exclude,) if isinstance(exclude, str) else tuple(exclude)
+    table.require((*kinds, *exclude))
+    decided, notes, doubts, problems = [], list(table.notes[1:]), [], []
+    for name in table.columns:
+        facts = Facts(name, table.arrow.column(name), str(table.path), index=name in table.index)
+        try:
+            decided.append(_decide(facts, "left_out" if name in exclude else kinds.get(name), name in keep))
+        except (DataError, SettingError) as error:
+            problems.append(error)
+        notes.extend(f"column {name!r}: {note}" for note in facts.notes)
+        notes.extend(f"column {name!r}: {doubt}" for doubt, _, _ in facts.doubts)
+        for doubt, otherwise, remedy in facts.doubts:
+            doubts.append(DataWarning(f"{table.path}: column {name!r}: {doubt}{otherwise}", remedy=remedy))
+    constant = [kind for kind in decided if isinstance(kind, Constant)]
+    if constant:
+        said = ", ".join(f"{kind.column!r} ({kind.said})" for kind in constant)
+        notes.append(f"constant columns are left out and put back in samples: {said}")
+    if problems:
+        raise _all_problems(str(table.path), problems)
+    return Columns(tuple(decided), tuple(notes)), doubts
+
+
+def _decide(facts: Facts, asked: str | None, keep: bool) -> Kind:
+    if asked is not None:
+        name, arguments = _specified(asked)
+        kind = kind_named(name)
+        if arguments and not kind.takes:
+            raise SettingError(f"column {facts.name!r}: {asked}: {name} takes nothing in brackets")
+        _check_values(facts, name)
+        return kind.asked(_parsed(facts, name), arguments)
+    if not facts.index:
+        _check_values(facts, None)
+    tried = [kind for kind in INFERRED if not (keep and issubclass(kind, LeftOut))]
+    kind = next((made for each in tried if (made := each.infer(facts)) is not None), None)
+    if kind is None:  # wanted text
+        return KINDS["categorical"].asked(facts, ())
+    if kind.modelled and is_number(facts.type) and facts.sentinel is not None:
+        value, count = f"{facts.sentinel:g}", int(facts.counts[facts.unique == facts.sentinel][0])
+        facts.doubt(f"{value}, in {count} rows, may stand for a gap", "to read it as one", na=[value])
+    return kind
+
+
+def _specified(asked: str) -> tuple[str, tuple[str, ...]]:
+    """``circular(0,360)`` as its name and what stands in brackets.
+
+    >>> _specified("circular(0, 360)")
+    ('circular', ('0', '360'))
+    """
+    match = SPECIFIED.fullmatch(asked) if isinstance(asked, str) else None
+    if match is None:
+        raise SettingError(f"kind {asked!r}: expected a name, such as positive, or circular(0,360)")
+    arguments = tuple(part.strip() for part in match[2].split(",")) if match[2] and match[2].strip() else ()
+    return match[1].replace("-", "_").lower(), arguments
+
+
+def _parsed(facts: Facts, name: str) -> Facts:
+    """Facts of the column as numbers, where text is to be a kind of numbers and can be one."""
+    if not is_text(facts.type) or name in ("categorical", "ordinal", "text", "identifier", "left_out", "constant"):
+        return facts
+    text = without_gaps(compute.cast(facts.column, pa.string()))
+    dates = parse_dates(text) if name == "datetime" else None
+    column = dates[0] if dates else parse_numbers(text)
+    return facts if column is None else replace(facts, column=column)
+
+
+def _check_values(facts: Facts, asked: str | None) -> None:
+    """Refuse what no kind of numbers can hold: infinities, numbers and texts in one column, too many digits."""
+    if asked in ("categorical", "text", "identifier", "left_out", "ordinal", "constant"):
+        return
+    if is_number(facts.type) and not facts.too_wide and not facts.finite:
+        plain = compute.cast(facts.column, pa.float64())
+        infinite = compute.fill_null(compute.is_inf(plain), False)
+        row, count = compute.index(infinite, True).as_py(), compute.sum(infinite).as_py()
+        raise DataError(
+            f"column {facts.name!r}, row {row + 1} is infinite; rows with such values: {count}; to read them as gaps",
+            remedy={"na": ["inf", "-inf"]},
+        )
+    if facts.too_wide and facts.looks_like_identifier is None and not facts.is_short:
+        whole = facts.whole_numbers
+        assert whole is not None
+        row = int(np.argmax(np.abs(whole.astype(np.float64))))
+        raise DataError(
+            f"column {facts.name!r} holds whole numbers further apart than 2^53, which float64 cannot tell apart "
+            f"(row {row + 1}: {whole[row]}); to leave it out",
+            remedy={"exclude": [facts.name]},
+        )
+    if is_text(facts.type):
+        _refuse_mixed(facts)
+
+
+def _refuse_mixed(facts: Facts) -> None:
+    """Refuse a column of many different numbers with a few texts among them."""
+    levels, counts = facts.level_counts
+    numeric = np.asarray(number_mask(levels), dtype=bool)
+    share = counts[numeric].sum() / max(1, counts.sum())
+    if facts.distinct <= SHORT // 4 or share < MOSTLY or share == 1 or numeric.sum() < MOSTLY * len(levels):
+        return
+    texts = levels.filter(pa.array(~numeric)).to_pylist()
+    cells = compute.fill_null(compute.is_in(facts.column, value_set=pa.array(texts, facts.type)), False)
+    row = compute.index(cells, True).as_py()
+    raise DataError(
+        f"column {facts.name!r} holds numbers, but row {row + 1} holds {facts.column[row].as_py()!r} "
+        f"(rows with text: {counts[~numeric].sum()}); to read it as a gap",
+        remedy={"na": texts[:5]},
+    )
+
+
+def _all_problems(where: str, problems: Sequence[FlowstoneError]) -> FlowstoneError:
+    """One error that says all of them, with what would mend each."""
+    remedy: dict[str, Any] = {}
+    for error in problems:
+        for name, value in error.remedy.items():
+            before = remedy.get(name, [])
+            remedy[name] = [*before, *(each for each in value if each not in before)]
+    if len(problems) == 1:
+        return type(problems[0])(f"{where}: {problems[0].problem}", remedy=remedy)
+    said = "; ".join(f"({number}) {error.problem}" for number, error in enumerate(problems, start=1))
+    return DataError(f"{where}: {len(problems)} columns cannot be taken as they are: {said}", remedy=remedy)

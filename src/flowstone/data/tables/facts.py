@@ -1,0 +1,342 @@
+"""Facts: what a column shows, on which the kinds decide. Every rule of the inference that counts values is here.
+
+Atoms
+    A column of at most ``SHORT`` different values that come ten times on average, or of a dozen that come twice, is
+    made of atoms: each value holds mass. In others a value is an atom if at least 1% of the rows, and ten of them, have
+    it, and five times as many as its twenty neighbours on average. A value at a bound is always an atom, as is a
+    suspected sentinel.
+Grid
+    The step of a column is the largest one of which all differences are multiples, among whole numbers and decimals
+    of up to six digits. Whole numbers are on a grid; decimals are, if values repeat (at most 95% are different) and the
+    middle 90% of the values span at most 10,000 steps. Where whole numbers span more than a million steps, the grid is
+    too fine to matter and the column is continuous, its samples rounded.
+Bounds
+    A column is positive if no value is below 0 and the least is less than a quarter of the median. It is bounded by 0
+    and 1, or 0 and 100, if it comes within 5% of both; and by its own ends where both are atoms.
+Sentinels
+    -999, 9999 and the like at an end, further from the other values than those are from each other, are suspected.
+Identifiers
+    Whole numbers, all different, that count up by one, from 0 or 1 if they are not in order; that grow from row to row,
+    unless the column is named like a time (in doubt); text, all different; and columns named like an index or id whose
+    values are mostly different.
+"""
+
+import math
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from flowstone.data.tables.arrow import compute
+from flowstone.data.tables.types import is_number, is_temporal, is_text
+
+__all__ = ["GROWING", "SHORT", "Facts", "digits_of", "ticks_per_unit"]
+
+SHORT = 128
+FEW, REPEATS, FEW_REPEATS = 12, 10, 2
+MASS, LEAST_COUNT, PROMINENCE, NEIGHBOURS, MOST_ATOMS = 0.01, 10, 5.0, 10, 32
+DECIMALS, MOST_STEPS, FINEST = 6, 10_000, 1_000_000
+EXACT = 2**53
+FUZZ = 1e-14  # rounding errors of sums, relative to the value
+ENOUGH = 20  # rows from which "all different" means something
+SENTINELS = {sign * int(digit * count) for digit in "98" for count in range(2, 8) for sign in (-1, 1)}
+ID_NAME = re.compile(
+    r"^(|(?i:unnamed.*)|column_1|index|idx|id|(?i:.*[_\- .]id|id[_\- .].*|row[_\- ]?(id|names?|number|num|no|nr)?)|#"
+    r"|__index_level_\d+__|level_\d+|(?i:nr|no\.?)|.*(?i:uuid|guid)|.*[a-z]I[dD])$"
+)
+GROWING = "its whole numbers grow from row to row"
+TIME_NAME = re.compile(r"time|date|year|day|epoch|stamp|hour|month", re.IGNORECASE)
+UNIT = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+
+
+@dataclass
+class Facts:
+    """What one column shows.
+
+    Attributes:
+        name: of the column.
+        column: its values.
+        where: the table, for messages.
+        index: whether the table's source says that it is an index.
+        notes: sentences that the decision about its kind adds.
+        doubts: the same for what is in doubt, with the options that would decide otherwise.
+    """
+
+    name: str
+    column: pa.ChunkedArray
+    where: str = "table"
+    index: bool = False
+    doubts: list[tuple[str, str, dict]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def doubt(self, sentence: str, otherwise: str = "", **remedy: Any) -> None:
+        """Add a doubt, and the options that would decide otherwise, such as "to keep it"."""
+        self.doubts.append((sentence, f"; {otherwise}" if otherwise else "", remedy))
+
+    @property
+    def type(self) -> pa.DataType:
+        """Arrow's type."""
+        return self.column.type
+
+    @cached_property
+    def present(self) -> pa.ChunkedArray:
+        """The values that are there: without nulls, NaN and, where they are categories, in plain types."""
+        column = self.column
+        if pa.types.is_dictionary(column.type):
+            column = compute.cast(column, column.type.value_type)
+        if is_text(column.type) and not pa.types.is_string(column.type):
+            column = compute.cast(column, pa.string())
+        column = compute.drop_null(column)
+        return column.filter(compute.invert(compute.is_nan(column))) if pa.types.is_floating(column.type) else column
+
+    @cached_property
+    def missing(self) -> int:
+        """How many rows have a gap."""
+        return len(self.column) - len(self.present)
+
+    @cached_property
+    def level_counts(self) -> tuple[pa.Array, np.ndarray]:
+        """The different values in the order in which they come, and how often each does."""
+        counts = compute.value_counts(self.present)
+        return counts.field("values"), counts.field("counts").to_numpy()
+
+    @cached_property
+    def distinct(self) -> int:
+        """How many different values there are."""
+        return len(self.unique) if self.is_numeric else len(self.level_counts[0])
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether ``values`` are there: numbers, dates and times."""
+        return is_number(self.type) or is_temporal(self.type)
+
+    @cached_property
+    def per_unit(self) -> int:
+        """Ticks of a date or time in a day or second; 1 for numbers."""
+        return ticks_per_unit(self.type)
+
+    @cached_property
+    def whole_numbers(self) -> np.ndarray | None:
+        """Integers, and the ticks of dates and times, without rounding; None for others."""
+        if pa.types.is_integer(self.type):
+            return self.present.to_numpy()
+        if is_temporal(self.type):
+            width = pa.int32() if self.type.bit_width == 32 else pa.int64()
+            return compute.cast(self.present, width).to_numpy().astype(np.int64)
+        return None
+
+    @cached_property
+    def origin(self) -> int:
+        """What is subtracted so that float64 holds every value exactly; 0 where nothing need be."""
+        whole = self.whole_numbers
+        if whole is None or not len(whole) or max(abs(int(whole.min())), abs(int(whole.max()))) <= EXACT:
+            return 0
+        return int(whole.min())
+
+    @property
+    def too_wide(self) -> bool:
+        """Whether the values are further apart than float64 can tell."""
+        whole = None if is_temporal(self.type) else self.whole_numbers
+        return whole is not None and len(whole) > 0 and int(whole.max()) - int(whole.min()) > EXACT
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """The numbers that are there, as float64, less the origin; dates in days, times in seconds."""
+        whole = self.whole_numbers
+        if whole is not None:
+            shifted = whole - whole.dtype.type(self.origin) if self.origin else whole
+            return shifted.astype(np.float64) / self.per_unit
+        return np.asarray(compute.cast(self.present, pa.float64(), safe=False).to_numpy(), dtype=np.float64)
+
+    @cached_property
+    def _counted(self) -> tuple[np.ndarray, np.ndarray]:
+        values = self.values
+        if self.digits is not None and not pa.types.is_integer(self.type):
+            values = np.round(values, self.digits)  # 0.1 + 0.2 is 0.3
+        return np.unique(values, return_counts=True)
+
+    @property
+    def unique(self) -> np.ndarray:
+        """The different numbers, sorted."""
+        return self._counted[0]
+
+    @property
+    def counts(self) -> np.ndarray:
+        """How often each of ``unique`` comes."""
+        return self._counted[1]
+
+    @cached_property
+    def finite(self) -> bool:
+        """Whether no value is infinite."""
+        return bool(np.isfinite(self.values).all())
+
+    @cached_property
+    def digits(self) -> int | None:
+        """How many digits behind the point all values of a column of numbers have; None where they have too many."""
+        if self.per_unit > 1 or not self.finite or not len(self.values):
+            return None
+        return digits_of(np.unique(self.values), self.type)
+
+    @cached_property
+    def resolution(self) -> float | None:
+        """What values are rounded to: 10 to the power of minus ``digits``, or the tick of a time; None for neither."""
+        if self.per_unit > 1:
+            return 1 / self.per_unit
+        return None if self.digits is None else 1 / 10**self.digits
+
+    @cached_property
+    def ticks(self) -> int:
+        """The step of integers, dates and times in units of their type; 0 of others."""
+        whole = self.whole_numbers
+        if whole is None or not len(whole) or self.too_wide:
+            return 0
+        whole = whole if whole.dtype == np.uint64 else whole.astype(np.int64)
+        return _greatest_common_step(np.unique(whole - whole.min()).astype(np.int64))
+
+    @cached_property
+    def step(self) -> float | None:
+        """The largest step of which all differences of values are multiples; None where there is none."""
+        if self.ticks:
+            return self.ticks / self.per_unit
+        if self.resolution is None:
+            return None
+        scale = round(1 / self.resolution)
+        whole = np.round(self.unique * scale)
+        if np.abs(whole).max() > EXACT:
+            return None
+        return _greatest_common_step(whole.astype(np.int64)) / scale
+
+    @cached_property
+    def spread(self) -> float:
+        """Between the 5% and the 95% quantile."""
+        if not len(self.values):
+            return 0.0
+        low, high = np.quantile(self.values, [0.05, 0.95])
+        return float(high - low) or float(np.ptp(self.values))
+
+    @cached_property
+    def is_whole(self) -> bool:
+        """Whether all are whole numbers."""
+        return self.digits == 0
+
+    @cached_property
+    def on_grid(self) -> bool:
+        """Whether the grid of the values is one to model: see the rules above."""
+        if self.step is None or self.distinct < 2:
+            return False
+        steps = self.spread / self.step
+        if self.is_whole or self.per_unit > 1 or pa.types.is_date(self.type):
+            return steps <= FINEST
+        return steps <= MOST_STEPS and self.distinct <= 0.95 * len(self.values)
+
+    @cached_property
+    def is_short(self) -> bool:
+        """Whether there are so few different values that each holds mass."""
+        most, times = (FEW, FEW_REPEATS) if self.distinct <= FEW else (SHORT, REPEATS)
+        return self.distinct <= most and times * self.distinct <= len(self.values)
+
+    @cached_property
+    def sentinel(self) -> float | None:
+        """A value that seems to stand for a gap."""
+        unique, counts = self.unique, self.counts
+        if len(unique) < 4 or not is_number(self.type):
+            return None
+        for end, near, others in ((0, 1, unique[1:]), (-1, -2, unique[:-1])):
+            value = float(unique[end])
+            apart, width = abs(value - unique[near]), float(np.ptp(others))
+            known = value in SENTINELS and abs(value) > 9
+            if known and apart > width and (counts[end] > 1 or value < 0):
+                return value
+        return None
+
+    @cached_property
+    def atoms(self) -> tuple[float, ...]:
+        """The values that hold mass of their own."""
+        unique, counts = self.unique, self.counts
+        if self.is_short:
+            return tuple(unique.tolist())
+        least = max(LEAST_COUNT, MASS * len(self.values))
+        found = [i for i in np.flatnonzero(counts >= least) if counts[i] >= PROMINENCE * self._around(int(i))]
+        found = sorted(found, key=lambda i: -counts[i])[:MOST_ATOMS]
+        chosen = {float(unique[i]) for i in found}
+        if self.sentinel is not None:
+            chosen.add(self.sentinel)
+        return tuple(sorted(chosen))
+
+    @cached_property
+    def bounds(self) -> tuple[float | None, float | None]:
+        """Where the values end, by the rules above; None for an end that is open."""
+        if not len(self.values) or not is_number(self.type) or self.origin:
+            return None, None
+        unique = self.unique[self.unique != self.sentinel] if self.sentinel is not None else self.unique
+        low, high = float(unique[0]), float(unique[-1])
+        for end in (1.0, 100.0):
+            if low >= 0 and high <= end and low <= 0.05 * end and high >= 0.95 * end and not self.is_whole:
+                return 0.0, end
+        if not self.is_short and len(self.atoms) > 1 and low in self.atoms and high in self.atoms:
+            return low, high
+        inner = self.values[self.values > 0]
+        if low >= 0 and len(inner) and float(inner.min()) < float(np.median(inner)) / 4:
+            return 0.0, None
+        return (0.0, None) if low == 0 else (None, None)
+
+    @cached_property
+    def looks_like_identifier(self) -> str | None:
+        """Why the column seems to name rows rather than to describe them; None where it does not."""
+        rows = len(self.present)
+        named = bool(ID_NAME.match(self.name.strip()))
+        if rows < 3:
+            return None
+        if is_text(self.type) or pa.types.is_dictionary(self.type):
+            if self.distinct == rows:
+                return "its values are all different"
+            return "its name says so, and most values are different" if named and 2 * self.distinct > rows else None
+        if not is_number(self.type) or not self.finite or not self.is_whole:
+            return None
+        if self.distinct < rows:
+            return "its name says so, and most values are different" if named and 2 * self.distinct > rows else None
+        steps = np.diff(self.values)
+        in_order = bool((steps > 0).all())
+        if rows >= ENOUGH and self.unique[-1] - self.unique[0] == rows - 1 and (in_order or self.unique[0] in (0, 1)):
+            return "it counts the rows"
+        if named and (rows >= ENOUGH or in_order):
+            return "its name says so, and its values are all different"
+        if rows >= ENOUGH and in_order and not TIME_NAME.search(self.name):
+            return GROWING
+        return None
+
+    def _around(self, index: int) -> float:
+        """The mean count of a value's neighbours."""
+        near = self.counts[max(0, index - NEIGHBOURS) : index + NEIGHBOURS + 1]
+        return (near.sum() - self.counts[index]) / max(1, len(near) - 1)
+
+
+def digits_of(unique: np.ndarray, kind: pa.DataType) -> int | None:
+    """The least number of digits behind the point, at most six, to which all of these values are rounded."""
+    single = kind in (pa.float32(), pa.float16())
+    for digits in range(DECIMALS + 1):
+        if np.abs(unique).max() * 10**digits > EXACT:
+            return None
+        rounded = np.round(unique, digits)
+        narrow = kind.to_pandas_dtype() if single else np.float64
+        near = rounded.astype(narrow) == unique if single else np.abs(rounded - unique) <= FUZZ * np.abs(unique)
+        if near.all():
+            return digits
+    return None
+
+
+def ticks_per_unit(kind: pa.DataType) -> int:
+    """Ticks in a day for dates, in a second for times; 1 for all else."""
+    if pa.types.is_date32(kind):
+        return 1
+    if pa.types.is_date64(kind):
+        return 86_400_000
+    return UNIT[kind.unit] if is_temporal(kind) else 1
+
+
+def _greatest_common_step(whole: np.ndarray) -> int:
+    """Of offsets, not of the values: years 1990, 2000, 2010 are on a grid of 10."""
+    return max(1, math.gcd(*map(int, np.unique(np.diff(whole)))))

@@ -1,0 +1,63 @@
+"""Boolean: true and false, and columns of 0 and 1."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from flowstone.data.tables.arrow import compute
+from flowstone.data.tables.facts import Facts
+from flowstone.data.tables.kinds.kind import Description, Kind
+from flowstone.data.tables.types import is_number
+from flowstone.errors import DataError
+
+__all__ = ["Boolean"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boolean(Kind):
+    """Two values: 0 for false, 1 for true."""
+
+    name = "boolean"
+
+    @classmethod
+    def infer(cls, facts: Facts) -> "Boolean | None":
+        if pa.types.is_boolean(facts.type):
+            return cls(**cls.common(facts))
+        numbers = is_number(facts.type) and facts.distinct == 2 and facts.unique.tolist() == [0.0, 1.0]
+        return cls(**cls.common(facts)) if numbers else None
+
+    @classmethod
+    def asked(cls, facts: Facts, arguments: Sequence[str]) -> "Boolean":
+        made = cls.infer(facts)
+        if made is None:
+            raise cls.refuse(facts, "it holds other values than true and false, 0 and 1; categorical takes any two")
+        return made
+
+    def encode(self, column: pa.ChunkedArray, where: str) -> np.ndarray:
+        try:
+            plain = compute.cast(column, pa.bool_() if pa.types.is_string(column.type) else column.type)
+            values = np.array(compute.cast(plain, pa.float64(), safe=False).to_numpy(), dtype=np.float64)
+        except pa.ArrowException as error:
+            raise DataError(f"{where}: column {self.column!r} is of type {column.type}; it is boolean") from error
+        bad = np.flatnonzero(~(np.isnan(values) | (values == 0) | (values == 1)))
+        if len(bad):
+            row = int(bad[0])
+            raise DataError(f"{where}: column {self.column!r}, row {row + 1} is {values[row]:g}; it is boolean: 0 or 1")
+        return values
+
+    def decode(self, values: np.ndarray, *, seed: int = 0) -> pa.Array:
+        gaps = np.isnan(values)
+        whole = np.clip(np.round(np.where(gaps, 0.0, values)), 0, 1).astype(np.int64)
+        return pa.array(whole, mask=gaps).cast(self.type)
+
+    def head(self) -> dict[str, Any]:
+        return {
+            "name": self.column, "atoms": [0.0, 1.0], "rest": None, "low": None, "high": None,
+            "step": None, "anchor": None, "gaps": self.missing > 0,
+        }  # fmt: skip
+
+    def describe(self) -> Description:
+        return Description("false, true" if pa.types.is_boolean(self.type) else "0, 1", "a probability for each")

@@ -1,0 +1,137 @@
+"""Categorical: levels without an order."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from flowstone.data.tables.arrow import compute
+from flowstone.data.tables.facts import Facts
+from flowstone.data.tables.kinds.kind import Description, Kind
+from flowstone.data.tables.types import is_temporal, is_text, plain_type, type_from_record, type_to_record
+from flowstone.errors import DataError
+
+__all__ = ["MOST_LEVELS", "Categorical"]
+
+MOST_LEVELS = 255  # more are grouped
+LONG_TEXT = 0.5  # of the rows: with more different values than that, text is no category
+
+
+@dataclass(frozen=True, kw_only=True)
+class Categorical(Kind):
+    """Levels 0 … K − 1.
+
+    Of more than ``MOST_LEVELS`` levels the most frequent ones are kept, and all others are one more level: the rest.
+    In samples a row of the rest is given one of the grouped levels, drawn by its frequency.
+
+    Attributes:
+        levels: texts, numbers or truth values, in the order of their indices.
+        level_type: Arrow's type of a level.
+        grouped, grouped_counts: the levels of the rest and how often each came; empty where there is no rest.
+    """
+
+    name = "categorical"
+    levels: tuple[Any, ...] = ()
+    level_type: str = "string"
+    grouped: tuple[Any, ...] = ()
+    grouped_counts: tuple[int, ...] = ()
+
+    @classmethod
+    def infer(cls, facts: Facts) -> "Categorical | None":
+        dictionary = pa.types.is_dictionary(facts.type)
+        if not (dictionary or is_text(facts.type)) or not facts.distinct:
+            return None
+        if facts.distinct > MOST_LEVELS and facts.distinct > LONG_TEXT * len(facts.present):
+            return None
+        return cls.asked(facts, ())
+
+    @classmethod
+    def asked(cls, facts: Facts, arguments: Sequence[str]) -> "Categorical":
+        if not facts.distinct:
+            raise cls.refuse(facts, "it holds no values")
+        values, counts = facts.level_counts
+        values = compute.cast(values, plain_type(values.type))
+        by_count = np.argsort(-counts, kind="stable")
+        kept, rest = by_count[:MOST_LEVELS], by_count[MOST_LEVELS:]
+        levels = values.to_pylist()
+        if len(rest):
+            facts.notes.append(
+                f"{facts.distinct} levels: the {MOST_LEVELS} most frequent are kept, the others are one level"
+            )
+        return cls(
+            **cls.common(facts),
+            levels=tuple(sorted((levels[i] for i in kept), key=_order)),
+            level_type=type_to_record(values.type),
+            grouped=tuple(levels[i] for i in rest),
+            grouped_counts=tuple(int(counts[i]) for i in rest),
+        )
+
+    def encode(self, column: pa.ChunkedArray, where: str) -> np.ndarray:
+        plain = self._plain(column, where)
+        known = pa.array([*self.levels, *self.grouped], type_from_record(self.level_type))
+        found = compute.index_in(plain, value_set=known)
+        unknown = compute.and_(compute.is_null(found), compute.is_valid(plain))
+        values = np.array(compute.cast(found, pa.float64()).to_numpy(), dtype=np.float64)
+        if compute.any(unknown).as_py():
+            if not self.grouped:
+                self._refuse(plain, unknown, where)
+            values[np.asarray(unknown)] = len(self.levels)
+        return np.where(values > len(self.levels), float(len(self.levels)), values)
+
+    def decode(self, values: np.ndarray, *, seed: int = 0) -> pa.Array:
+        values = np.asarray(values, dtype=np.float64)
+        gaps, count = np.isnan(values), len(self.levels)
+        index = np.clip(np.round(np.where(gaps, 0.0, values)), 0, count - (not self.grouped)).astype(np.int64)
+        rest = np.flatnonzero((index == count) & ~gaps)
+        if len(rest):
+            shares = np.array(self.grouped_counts) / sum(self.grouped_counts)
+            index[rest] = count + np.random.default_rng(seed).choice(len(shares), len(rest), p=shares)
+        known = pa.array([*self.levels, *self.grouped], type_from_record(self.level_type))
+        taken = known.take(pa.array(index, mask=gaps))
+        if pa.types.is_dictionary(self.type):
+            return taken.cast(self.type.value_type).dictionary_encode().cast(self.type)
+        return taken.cast(self.type)
+
+    def head(self) -> dict[str, Any]:
+        count = len(self.levels) + bool(self.grouped)
+        return {
+            "name": self.column, "atoms": [float(i) for i in range(count)], "rest": None, "low": None, "high": None,
+            "step": None, "anchor": None, "gaps": self.missing > 0,
+        }  # fmt: skip
+
+    def describe(self) -> Description:
+        shown = ", ".join(map(str, self.levels[:4])) + (", …" if len(self.levels) > 4 else "")
+        rest = f"; {len(self.grouped)} rare ones as one" if self.grouped else ""
+        return Description(shown, f"a probability for each of {len(self.levels)} levels{rest}")
+
+    def _plain(self, column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
+        """The column in the type of the levels."""
+        kind = type_from_record(self.level_type)
+        if pa.types.is_dictionary(column.type):
+            column = compute.cast(column, column.type.value_type)
+        try:
+            return (column.cast(self.type) if is_temporal(self.type) else column).cast(kind)
+        except pa.ArrowException as error:
+            text = compute.cast(column, pa.string())
+            known = pa.array(map(str, self.levels), pa.string())
+            bad = compute.and_(compute.invert(compute.is_in(text, value_set=known)), compute.is_valid(text))
+            if compute.any(bad).as_py():
+                self._refuse(text, bad, where)
+            raise DataError(f"{where}: column {self.column!r} is of type {column.type}, not {kind}") from error
+
+    def _refuse(self, column: pa.ChunkedArray, unknown: pa.ChunkedArray, where: str) -> None:
+        row = compute.index(unknown, True).as_py()
+        value = column[row].as_py()
+        near = difflib.get_close_matches(str(value), list(map(str, self.levels)), n=1)
+        known = ", ".join(map(str, self.levels[:8])) + (", …" if len(self.levels) > 8 else "")
+        hint = f"did you mean {near[0]!r}?" if near else f"its levels are {known}"
+        count = compute.sum(unknown).as_py()
+        rows = f" ({count} such rows)" if count > 1 else ""
+        raise DataError(f"{where}: column {self.column!r}, row {row + 1}: unknown level {value!r}{rows}: {hint}")
+
+
+def _order(level: Any) -> tuple[int, Any]:
+    return (0, level) if isinstance(level, int | float) else (1, str(level))

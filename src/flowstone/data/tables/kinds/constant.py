@@ -1,0 +1,67 @@
+"""Constant: one value in all rows, or none in any: no part of the density, put back in samples."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+import pyarrow as pa
+
+from flowstone.data.tables.arrow import compute
+from flowstone.data.tables.facts import Facts
+from flowstone.data.tables.kinds.kind import Description, Kind
+from flowstone.data.tables.types import plain_type, type_from_record, type_to_record
+
+__all__ = ["Constant"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant(Kind):
+    """A value that all rows have.
+
+    Attributes:
+        value: as text, a number or a truth value; None where all rows are gaps.
+        value_type: its type in Arrow.
+        said: the value as the table shows it.
+    """
+
+    name = "constant"
+    modelled = False
+    value: Any = None
+    value_type: str = "null"
+    said: str = "no value"
+
+    @classmethod
+    def infer(cls, facts: Facts) -> "Constant | None":
+        alone = facts.distinct == 0 or (facts.distinct == 1 and not facts.missing)
+        return cls.asked(facts, ()) if alone else None
+
+    @classmethod
+    def asked(cls, facts: Facts, arguments: Sequence[str]) -> "Constant":
+        if facts.distinct > 1 or (facts.distinct and facts.missing):
+            raise cls.refuse(facts, f"it holds {facts.distinct} different values and {facts.missing} gaps")
+        if not len(facts.present):
+            return cls(**cls.common(facts))
+        value = facts.present.slice(0, 1)
+        plain = compute.cast(value, plain_type(value.type))
+        said = value[0].as_py()
+        return cls(**cls.common(facts), value=plain[0].as_py(), value_type=type_to_record(plain.type), said=str(said))
+
+    def encode(self, column: pa.ChunkedArray, where: str) -> NoReturn:
+        raise NotImplementedError("a constant is no part of the tensor")
+
+    def decode(self, values: np.ndarray, *, seed: int = 0) -> pa.Array:
+        """The constant, as often as there are values."""
+        if self.value is None:
+            return pa.nulls(len(values), self.type)
+        one = pa.array([self.value], type_from_record(self.value_type))
+        repeated = one.take(pa.array(np.zeros(len(values), dtype=np.int64)))
+        if pa.types.is_dictionary(self.type):
+            return repeated.cast(self.type.value_type).dictionary_encode().cast(self.type)
+        return repeated.cast(self.type)
+
+    def head(self) -> NoReturn:
+        raise NotImplementedError("a constant is no part of the density")
+
+    def describe(self) -> Description:
+        return Description(self.said, "left out of the density, put back in samples")

@@ -1,0 +1,222 @@
+"""What kinds of numbers share: atoms, a grid, an origin, and the way to float64 and back."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from flowstone.data.tables.arrow import compute
+from flowstone.data.tables.facts import DECIMALS, Facts, ticks_per_unit
+from flowstone.data.tables.kinds.kind import Description, Kind
+from flowstone.data.tables.types import is_number, is_temporal, is_text, plain_type
+from flowstone.data.tables.values import number_mask, parse_dates, parse_numbers, without_gaps
+from flowstone.errors import DataError
+
+__all__ = ["Numbers", "shown"]
+
+OFF_GRID = 1e-6  # of a step: what is nearer to a value of the grid is that value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers(Kind):
+    """A column of numbers, dates or times: abstract.
+
+    Attributes:
+        atoms: values that hold mass of their own.
+        step, anchor: of the grid that values are rounded to, ``anchor + k step``; or None.
+        ticks: the step of whole numbers and times in units of their type, as float64 may not hold it.
+        origin: what is subtracted from whole numbers that float64 could not hold otherwise, in ticks of their type.
+        low, high: where the domain ends, or None.
+        least, greatest: of the values that were seen.
+    """
+
+    rest: ClassVar[str] = "real"
+    atoms: tuple[float, ...] = ()
+    step: float | None = None
+    anchor: float = 0.0
+    ticks: int = 0
+    origin: int = 0
+    low: float | None = None
+    high: float | None = None
+    least: float | None = None
+    greatest: float | None = None
+
+    @classmethod
+    def of(cls, facts: Facts, **changed: Any):
+        """The kind with the atoms, grid and range of a column."""
+        unique = facts.unique
+        made = {
+            "atoms": facts.atoms,
+            "step": facts.step if cls.rest == "grid" else facts.resolution,
+            "anchor": float(unique[0]) if len(unique) else 0.0,
+            "ticks": facts.ticks,
+            "origin": facts.origin,
+            "least": float(unique[0]) if len(unique) else None,
+            "greatest": float(unique[-1]) if len(unique) else None,
+        }
+        return cls(**cls.common(facts), **made | changed)
+
+    def encode(self, column: pa.ChunkedArray, where: str) -> np.ndarray:
+        column = _as_numbers(column, self, where)
+        per_unit = ticks_per_unit(self.type)
+        if is_temporal(self.type) or self.origin:
+            gaps = np.asarray(column.is_null())
+            ticks = _ticks(column, self.type) - self.origin
+            values = np.where(gaps, np.nan, ticks.astype(np.float64) / per_unit)
+        else:
+            values = np.array(compute.cast(column, pa.float64(), safe=False).to_numpy(), dtype=np.float64)
+        return self._snapped(values)
+
+    def decode(self, values: np.ndarray, *, seed: int = 0) -> pa.Array:
+        values = np.asarray(values, dtype=np.float64)
+        gaps = np.isnan(values)
+        values = np.clip(np.where(gaps, 0.0, values), *self._limits())
+        if is_temporal(self.type) or self.origin:
+            return self._of_ticks(values, gaps)
+        values = np.where(np.isin(values, self.atoms), values, self._rounded(values))
+        if pa.types.is_integer(self.type):
+            information = np.iinfo(self.type.to_pandas_dtype())
+            whole = np.clip(np.round(values), max(information.min, -(2.0**62)), min(information.max, 2.0**62))
+            return pa.array(whole.astype(np.int64), mask=gaps).cast(self.type)
+        array = pa.array(values, mask=gaps)
+        return array.cast(self.type, safe=False)
+
+    def head(self) -> dict[str, Any]:
+        return {
+            "name": self.column,
+            "atoms": list(self.atoms),
+            "rest": self.rest,
+            "low": self.low,
+            "high": self.high,
+            "step": self.step if self.rest == "grid" else None,
+            "anchor": self.anchor if self.rest == "grid" else None,
+            "gaps": self.missing > 0,
+        }
+
+    def describe(self) -> Description:
+        numerous = len(self.atoms) > 6
+        return Description(
+            range=f"{self.said(self.least)} … {self.said(self.greatest)}",
+            treatment=self.treatment(),
+            atoms=f"{len(self.atoms)} values" if numerous else ", ".join(map(self.said, self.atoms)),
+            grid="" if self.step is None else f"{self.step:g}",
+        )
+
+    def treatment(self) -> str:
+        """What the density does with the column, in a few words."""
+        ends = {
+            (False, False): "on the real line",
+            (True, False): f"above {shown(self.low)}",
+            (False, True): f"below {shown(self.high)}",
+            (True, True): f"between {shown(self.low)} and {shown(self.high)}",
+        }[self.low is not None, self.high is not None]
+        return f"a density {ends}" + (f", rounded to {self.step:g}" if self.step else "")
+
+    def said(self, value: float | None) -> str:
+        """A number of the tensor as the table shows it."""
+        if value is None:
+            return ""
+        if is_temporal(self.type) or self.origin:
+            return str(self._of_ticks(np.array([value]), np.array([False]))[0])
+        return shown(value)
+
+    def _snapped(self, values: np.ndarray) -> np.ndarray:
+        """Values that rounding errors part from the grid, put on it."""
+        if self.step is None or pa.types.is_integer(self.type) or is_temporal(self.type):
+            return values
+        with np.errstate(invalid="ignore"):  # of infinite values
+            rounded = self._rounded(values)
+            return np.where(np.abs(values - rounded) <= OFF_GRID * self.step, rounded, values)
+
+    def _rounded(self, values: np.ndarray) -> np.ndarray:
+        if self.step is None:
+            return values
+        on_grid = self.anchor + np.round((values - self.anchor) / self.step) * self.step
+        return np.round(on_grid, DECIMALS)
+
+    def _of_ticks(self, values: np.ndarray, gaps: np.ndarray) -> pa.Array:
+        """A column of times or large integers, by whole numbers all the way: float64 does not hold their ticks."""
+        per_unit = ticks_per_unit(self.type)
+        step = max(1, self.ticks)
+        anchor = round(self.anchor * per_unit)
+        most, base = (2**63 - 1024) // step, anchor + self.origin
+        steps = np.clip(np.round((values * per_unit - anchor) / step), -most, most).astype(np.int64) * step
+        low, high = (min(max(end - base, -(2**63)), 2**63 - 1) for end in _ticks_limits(self.type))
+        ticks = np.clip(steps, low, high).astype(np.uint64 if self.type == pa.uint64() else np.int64)
+        ticks = ticks + ticks.dtype.type(base)
+        return pa.array(ticks, mask=gaps).cast(plain_type(self.type)).cast(self.type)
+
+    def _limits(self) -> tuple[float, float]:
+        low, high = (-np.inf if self.low is None else self.low), (np.inf if self.high is None else self.high)
+        atoms = self.atoms or (0.0,)
+        return min(low, *atoms), max(high, *atoms)
+
+
+def shown(value: float | None) -> str:
+    """A number as short as it can be."""
+    if value is None:
+        return ""
+    return str(int(value)) if value == int(value) and abs(value) < 1e15 else f"{value:.6g}"
+
+
+def _as_numbers(column: pa.ChunkedArray, kind: Numbers, where: str) -> pa.ChunkedArray:
+    """The column in a type of numbers or times, with what cannot be one refused by its row."""
+    if pa.types.is_dictionary(column.type):
+        column = compute.cast(column, column.type.value_type)
+    if is_temporal(kind.type):
+        return _as_times(column, kind, where)
+    if is_text(column.type):
+        text = without_gaps(compute.cast(column, pa.string()))
+        parsed = parse_numbers(text)
+        if parsed is None:
+            row = compute.index(compute.fill_null(number_mask(text), True), False).as_py()
+            held = f"row {row + 1} holds {text[row].as_py()!r}"
+            raise DataError(f"{where}: column {kind.column!r}, {held}; it is {kind.name}: a number")
+        return parsed
+    if pa.types.is_null(column.type):
+        return compute.cast(column, pa.float64())
+    if not is_number(column.type) and not pa.types.is_boolean(column.type):
+        raise DataError(f"{where}: column {kind.column!r} is of type {column.type}; it is {kind.name}: a number")
+    return column
+
+
+def _as_times(column: pa.ChunkedArray, kind: Numbers, where: str) -> pa.ChunkedArray:
+    if is_text(column.type):
+        parsed = parse_dates(without_gaps(compute.cast(column, pa.string())))
+        if parsed is None:
+            first = next((cell for cell in column.to_pylist() if cell is not None), None)
+            raise DataError(f"{where}: column {kind.column!r} holds {first!r}; it is {kind.name}")
+        column = parsed[0]
+    try:
+        stamps = pa.types.is_timestamp(column.type) and pa.types.is_timestamp(kind.type)
+        if stamps and column.type.tz is None and kind.type.tz:
+            column = compute.assume_timezone(column, kind.type.tz)
+        return column.cast(kind.type, safe=False)
+    except pa.ArrowException as error:
+        raise DataError(f"{where}: column {kind.column!r} is of type {column.type}, not {kind.type}") from error
+
+
+def _ticks(column: pa.ChunkedArray, kind: pa.DataType) -> np.ndarray:
+    """Whole ticks, 0 for gaps, less nothing."""
+    if is_temporal(kind):
+        column = compute.cast(column, pa.int32() if kind.bit_width == 32 else pa.int64())
+    elif not pa.types.is_integer(column.type):
+        column = compute.cast(column, pa.int64(), safe=False)
+    values = compute.fill_null(column, 0).to_numpy()
+    return values.astype(object) if values.dtype == np.uint64 else values.astype(np.int64)
+
+
+def _ticks_limits(kind: pa.DataType) -> tuple[int, int]:
+    """The least and the greatest tick: years 1 to 9999, which Python's dates hold; a day for times."""
+    per_unit = ticks_per_unit(kind)
+    if pa.types.is_time(kind):
+        return 0, 86_400 * per_unit - 1
+    if pa.types.is_integer(kind):
+        information = np.iinfo(kind.to_pandas_dtype())
+        return int(information.min), int(information.max)
+    days = 1 if pa.types.is_date(kind) else 86_400
+    least, most = -719_162 * days * per_unit, (2_932_897 * days * per_unit) - 1
+    if pa.types.is_duration(kind):
+        return -(2**63), 2**63 - 1
+    return max(least, -(2**63)), min(most, 2**63 - 1)

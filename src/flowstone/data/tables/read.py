@@ -1,0 +1,342 @@
+"""read_table: any file, folder or object that holds a table."""
+
+import difflib
+import glob
+import json
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+
+from flowstone.data.tables.arrow import compute
+from flowstone.data.tables.frames import from_object
+from flowstone.data.tables.streams import COMPRESSED, inner_suffix, open_bytes, spooled_stdin
+from flowstone.data.tables.table import Table
+from flowstone.data.tables.text import read_text
+from flowstone.errors import DataError
+
+__all__ = ["READABLE", "STANDARD_INPUT", "files_of", "is_pattern", "is_table", "read_table"]
+
+TEXT = (".csv", ".tsv", ".txt", ".dat", ".tab", ".data")
+READABLE = (
+    *TEXT,
+    ".parquet",
+    ".feather",
+    ".arrow",
+    ".ipc",
+    ".jsonl",
+    ".ndjson",
+    ".json",
+    ".npy",
+    ".xlsx",
+    ".xls",
+    ".ods",
+)
+OF_A_FOLDER = (".csv", ".tsv", ".parquet", ".feather", ".arrow", ".ipc", ".jsonl", ".ndjson")  # a .txt may be prose
+STANDARD_INPUT = ("-", "/dev/stdin")
+
+
+def is_table(source: str | os.PathLike[str]) -> bool:
+    """Whether a source is a table by its name: standard input, a pattern, a readable ending, a folder of such files."""
+    path = Path(source)
+    if str(source) in STANDARD_INPUT or is_pattern(str(source)):
+        return True
+    return bool(_files_in(path)) if path.is_dir() else inner_suffix(path) in READABLE
+
+
+def is_pattern(source: str) -> bool:
+    """Whether a source names files by ``*``, ``?`` or ``[]``."""
+    return glob.has_magic(source) and not Path(source).exists()
+
+
+def read_table(source: Any, *, na: Sequence[str] = (), encoding: str | None = None, skip_bad: bool = False) -> Table:
+    """Read a table from a file, by its ending, from several, or from an object that holds one.
+
+    Files are text in any dialect (.csv, .tsv, .txt, .dat), Parquet, Feather or Arrow, JSON (lines, or a list of
+    records), .npy and spreadsheets (.xlsx, .xls, .ods); text and JSON may be compressed (.gz .bz2 .xz .zst .zip).
+    ``"-"`` is standard input, a folder or a pattern with ``*`` the rows of all files in it. Objects are those of
+    pandas, polars and Arrow, NumPy arrays (also structured), a dictionary of columns, a list of rows or dictionaries.
+
+    Args:
+        source: a path, a list of paths, or an object.
+        na: texts or numbers that mean a gap, beside the usual ones of text files (``NA ? - None null`` …).
+        encoding: of a text file; without it, UTF-8, or UTF-16 or cp1252 where the bytes say so.
+        skip_bad: leave out rows of a text file that have too many or too few fields.
+
+    Raises:
+        DataError: missing, empty, of another kind, or not readable as what its name says.
+
+    >>> table = read_table({"a": [1, 2], "b": ["x", None]})
+    >>> table.columns, len(table)
+    (['a', 'b'], 2)
+    """
+    na = (str(na),) if isinstance(na, str | int | float) else tuple(map(str, na))
+    if isinstance(source, Table):
+        return _with_gaps(source, na)
+    if _are_paths(source):
+        where, paths = Path(source[0]), [Path(each) for each in source]
+    elif isinstance(source, str | os.PathLike):
+        where, paths = Path(source), files_of(str(source))
+    else:
+        return _checked(_with_gaps(from_object(source), na))
+    tables = [_read_file(path, na=na, encoding=encoding, skip_bad=skip_bad) for path in paths]
+    return _checked(_with_gaps(tables[0] if len(tables) == 1 else _together(where, tables), na))
+
+
+def _are_paths(source: Any) -> bool:
+    """Several files: in a list or tuple, each a path, or text that ends as the name of a table does."""
+    if not isinstance(source, list | tuple) or not source:
+        return False
+    return all(
+        isinstance(each, os.PathLike) or (isinstance(each, str) and inner_suffix(Path(each)) in READABLE)
+        for each in source
+    )
+
+
+def files_of(source: str) -> list[Path]:
+    """The files whose rows make a table: one, or all of a folder or a pattern."""
+    path = Path(source)
+    if source in STANDARD_INPUT:
+        return [path]
+    if is_pattern(source):
+        found = sorted(map(Path, glob.glob(source)))
+        if not found:
+            raise DataError(f"{source}: no file has such a name")
+        return found
+    if not path.is_dir():
+        return [path]
+    files = _files_in(path)
+    if not files:
+        raise DataError(f"{path}: cannot read a folder without tables; they end in {', '.join(OF_A_FOLDER)}")
+    endings = sorted({inner_suffix(file) for file in files})
+    if len(endings) > 1:
+        raise DataError(
+            f"{path}: the folder holds tables of several kinds ({', '.join(endings)}); name one as {path}/*{endings[0]}"
+        )
+    return files
+
+
+def _files_in(folder: Path) -> list[Path]:
+    found = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith((".", "_")))
+    return [file for file in found if inner_suffix(file) in OF_A_FOLDER]
+
+
+def _read_file(path: Path, *, na: Sequence[str], encoding: str | None, skip_bad: bool) -> Table:
+    if str(path) in STANDARD_INPUT:
+        return _read_stdin(na=na, encoding=encoding, skip_bad=skip_bad)
+    suffix = inner_suffix(path)
+    if suffix not in READABLE:
+        what = "a folder" if path.is_dir() else repr(path.suffix) if path.suffix else "a name without an ending"
+        raise DataError(
+            f"{path}: cannot read {what}; tables are {', '.join(READABLE)}, text also with {' '.join(COMPRESSED)}"
+        )
+    if not path.is_file():
+        siblings = [file.name for file in path.parent.glob("*")] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, siblings, n=1)
+        raise DataError(f"{path}: no such file" + (f"; did you mean {near[0]!r}?" if near else ""))
+    return _guarded(path, suffix, lambda: open_bytes(path), na=na, encoding=encoding, skip_bad=skip_bad)
+
+
+def _read_stdin(*, na: Sequence[str], encoding: str | None, skip_bad: bool) -> Table:
+    with spooled_stdin() as spool:
+        return _read_spool(spool, na=na, encoding=encoding, skip_bad=skip_bad)
+
+
+def _read_spool(spool: IO[bytes], **options: Any) -> Table:
+    start = spool.read(4)
+    suffix = {b"PAR1": ".parquet", b"ARRO": ".arrow"}.get(start, ".jsonl" if start.lstrip()[:1] == b"{" else ".csv")
+
+    def opened() -> IO[bytes]:
+        spool.seek(0)
+        return _KeptOpen(spool)  # pyright: ignore[reportReturnType]
+
+    return _guarded(Path("standard input"), suffix, opened, **options)
+
+
+class _KeptOpen:
+    """A file that stays open when a reader closes it, so that the next reader can begin anew."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.closed = file, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+    def __enter__(self) -> "_KeptOpen":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def close(self) -> None:
+        """Nothing: the file is read again."""
+
+
+def _guarded(path: Path, suffix: str, opened: Callable[[], IO[bytes]], **options: Any) -> Table:
+    """Read by the ending; whatever a reader raises becomes a DataError that names the file."""
+    try:
+        if suffix in TEXT:
+            arrow, notes = read_text(str(path), opened, **options)
+            return Table(path, arrow, tuple(notes))
+        return READERS[suffix](path, opened)
+    except DataError as error:
+        if str(path) in error.problem:
+            raise
+        raise DataError(f"{path}: {error.problem}", remedy=error.remedy) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # readers raise whatever they like on damaged bytes
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path}: cannot be read as {suffix}: {reason}") from error
+
+
+def _read_parquet(path: Path, opened: Callable[[], IO[bytes]]) -> Table:
+    import pyarrow.parquet
+
+    with opened() as stream:
+        arrow = pyarrow.parquet.read_table(stream)
+    return _of_arrow(path, arrow, "Parquet")
+
+
+def _read_feather(path: Path, opened: Callable[[], IO[bytes]]) -> Table:
+    import pyarrow.feather
+    import pyarrow.ipc
+
+    with opened() as stream:
+        if stream.read(6) in (b"ARROW1", b"FEA1\0\0") or path.suffix.lower() == ".feather":
+            stream.seek(0)
+            arrow = pyarrow.feather.read_table(stream)
+        else:
+            stream.seek(0)
+            arrow = pyarrow.ipc.open_stream(stream).read_all()
+    return _of_arrow(path, arrow, "Arrow")
+
+
+def _of_arrow(path: Path, arrow: pa.Table, form: str) -> Table:
+    index = _pandas_index(arrow)
+    note = f"read as {form}, {len(arrow)} rows, {arrow.num_columns} columns"
+    return Table(path, arrow.replace_schema_metadata(None), (note,), index)
+
+
+def _pandas_index(arrow: pa.Table) -> tuple[str, ...]:
+    """Columns that hold the index of a frame, as pandas writes into the schema."""
+    try:
+        about = json.loads((arrow.schema.metadata or {}).get(b"pandas", b"{}"))
+        return tuple(n for n in about.get("index_columns", []) if isinstance(n, str) and n in arrow.column_names)
+    except (ValueError, AttributeError):
+        return ()
+
+
+def _read_json(path: Path, opened: Callable[[], IO[bytes]]) -> Table:
+    import pyarrow.json
+
+    with opened() as stream:
+        first = stream.read(1 << 12).lstrip()[:1]
+    with opened() as stream:
+        if first == b"[":
+            records = json.load(stream)
+            if not all(isinstance(record, dict) for record in records):
+                raise DataError("expected a list of records, each {name: value}")
+            arrow = from_object(records).arrow
+        else:
+            arrow = pyarrow.json.read_json(stream)
+    return Table(path, arrow, (f"read as JSON, {len(arrow)} rows, {arrow.num_columns} columns",))
+
+
+def _read_npy(path: Path, opened: Callable[[], IO[bytes]]) -> Table:
+    with opened() as stream:
+        array = np.load(stream, allow_pickle=False)
+    if array.dtype.names is None and (array.ndim not in (1, 2) or array.dtype.kind not in "fiubUS"):
+        raise DataError(f"expected a numeric array of shape (rows, columns), got {array.dtype} {array.shape}")
+    return replace(from_object(array), path=path)
+
+
+def _read_excel(path: Path, _: Callable[[], IO[bytes]]) -> Table:  # a workbook is an archive of its own
+    from flowstone.data.tables.spreadsheet import read_spreadsheet
+
+    with path.open("rb") as stream:
+        arrow, notes = read_spreadsheet(stream)
+    return Table(path, arrow, tuple(notes))
+
+
+READERS = {
+    ".parquet": _read_parquet,
+    ".feather": _read_feather,
+    ".arrow": _read_feather,
+    ".ipc": _read_feather,
+    ".jsonl": _read_json,
+    ".ndjson": _read_json,
+    ".json": _read_json,
+    ".npy": _read_npy,
+    ".xlsx": _read_excel,
+    ".xls": _read_excel,
+    ".ods": _read_excel,
+}
+
+
+def _together(path: Path, tables: Sequence[Table]) -> Table:
+    """The rows of several tables, which have the same columns."""
+    first = tables[0]
+    for table in tables[1:]:
+        if set(table.columns) != set(first.columns):
+            odd = sorted(set(table.columns) ^ set(first.columns))
+            raise DataError(
+                f"{table.path}: its columns are not those of {first.path.name}: {', '.join(map(repr, odd[:5]))}"
+            )
+    try:
+        arrow = pa.concat_tables([t.arrow.select(first.columns) for t in tables], promote_options="permissive")
+    except pa.ArrowException as error:
+        raise DataError(f"{path}: a column has different types in its files: {str(error).splitlines()[0]}") from error
+    form = first.notes[0].rsplit(", ", 2)[0] if first.notes else "read"
+    notes = [f"{form} from {len(tables)} files, {len(arrow)} rows, {arrow.num_columns} columns"]
+    return Table(path, arrow, (*notes, *dict.fromkeys(note for t in tables for note in t.notes[1:])), first.index)
+
+
+def _with_gaps(table: Table, na: Sequence[str]) -> Table:
+    """With nulls in place of the texts and numbers that mean a gap."""
+    if not na:
+        return table
+    numbers = [float(text) for text in na if _is_number(text)]
+    columns = [_gaps_in(column, na, numbers) for column in table.arrow.columns]
+    return replace(table, arrow=pa.table(columns, names=table.columns))
+
+
+def _gaps_in(column: pa.ChunkedArray, na: Sequence[str], numbers: Sequence[float]) -> pa.ChunkedArray:
+    kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        found = compute.is_in(column, value_set=pa.array(na, kind))
+    elif numbers and (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        found = compute.is_in(compute.cast(column, pa.float64(), safe=False), value_set=pa.array(numbers, pa.float64()))
+    elif pa.types.is_dictionary(kind):
+        found = compute.is_in(
+            compute.cast(column, kind.value_type), value_set=pa.array(na, pa.string()).cast(kind.value_type)
+        )
+    else:
+        return column
+    return compute.if_else(found, pa.scalar(None, kind), column) if compute.any(found).as_py() else column
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _checked(table: Table) -> Table:
+    arrow = table.arrow
+    repeated = sorted({name for name in arrow.column_names if arrow.column_names.count(name) > 1})
+    if repeated:
+        raise DataError(f"{table.path}: column name {repeated[0]!r} occurs more than once")
+    if arrow.num_rows == 0 or arrow.num_columns == 0:
+        raise DataError(f"{table.path}: the table is empty ({arrow.num_rows} rows, {arrow.num_columns} columns)")
+    for note in table.notes:
+        if note.startswith("in doubt"):
+            warnings.warn(f"{table.path}: {note}", stacklevel=3)
+    return table

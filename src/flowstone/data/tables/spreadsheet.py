@@ -1,0 +1,76 @@
+"""Spreadsheets, by calamine: the first sheet that holds a table."""
+
+import datetime
+from collections.abc import Sequence
+from typing import IO, Any
+
+import pyarrow as pa
+
+from flowstone.data.tables.arrow import compute
+from flowstone.data.tables.dialect import columns_named, find_header
+from flowstone.data.tables.frames import from_object
+from flowstone.data.tables.values import is_gap, parse_dates, parse_numbers, without_gaps
+from flowstone.errors import DataError
+
+__all__ = ["read_spreadsheet"]
+
+
+def read_spreadsheet(stream: IO[bytes]) -> tuple[pa.Table, list[str]]:
+    """A table from .xlsx, .xls or .ods, and what was understood.
+
+    Raises:
+        DataError: the package is missing, or no sheet holds rows.
+    """
+    try:
+        import python_calamine
+    except ImportError as error:
+        raise DataError("reading spreadsheets needs python-calamine: pip install 'flowstone[excel]'") from error
+    book = python_calamine.CalamineWorkbook.from_filelike(stream)
+    for name in book.sheet_names:
+        rows = [row for row in book.get_sheet_by_name(name).to_python() if any(cell != "" for cell in row)]
+        if rows:
+            arrow, notes = _table_of(rows)
+            others = f" of {len(book.sheet_names)}" if len(book.sheet_names) > 1 else ""
+            said = f"read as a spreadsheet, sheet {name!r}{others}, {len(arrow)} rows, {arrow.num_columns} columns"
+            return arrow, [said, *notes]
+    raise DataError("the spreadsheet is empty")
+
+
+def _table_of(rows: Sequence[Sequence[Any]]) -> tuple[pa.Table, list[str]]:
+    width = max(map(len, rows))
+    start = next((i for i, row in enumerate(rows) if sum(cell != "" for cell in row) * 2 > width), 0)
+    rows = rows[start:]
+    words = [[_word(cell) for cell in row] for row in rows[:500]]
+    header, units = find_header(words)
+    notes = [f"{start} lines before the table are skipped"] if start else []
+    names, unused = columns_named(words[0] if header else None, words[header + units :], notes)
+    values = rows[header + units :]
+    columns = {
+        name: [None if _word(row[i]).strip() == "" or is_gap(_word(row[i])) else row[i] for row in values]
+        for i, name in enumerate(names)
+        if name not in unused
+    }
+    return _typed(from_object(columns).arrow) if columns else pa.table({}), notes
+
+
+def _word(cell: Any) -> str:
+    if isinstance(cell, datetime.datetime | datetime.date):
+        return cell.isoformat()[:10]
+    return str(cell)
+
+
+def _typed(table: pa.Table) -> pa.Table:
+    return pa.table([_typed_column(column) for column in table.columns], names=table.column_names)
+
+
+def _typed_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Whole floats as integers, as a spreadsheet knows no integers; text of numbers and dates as those."""
+    if pa.types.is_floating(column.type):
+        whole = compute.all(compute.equal(column, compute.floor(column)), skip_nulls=True).as_py()
+        small = compute.all(compute.less(compute.abs(column), 2.0**53), skip_nulls=True).as_py()
+        return column.cast(pa.int64()) if whole and small else column
+    if not pa.types.is_string(column.type):
+        return column
+    text = without_gaps(column)
+    numbers, dates = parse_numbers(text, "."), parse_dates(text)
+    return numbers if numbers is not None else dates[0] if dates else text

@@ -1,0 +1,117 @@
+"""Bytes of a file, whatever it is compressed with, and the encoding of its text."""
+
+import bz2
+import codecs
+import gzip
+import io
+import lzma
+import re
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import IO
+
+import pyarrow as pa
+
+from flowstone.errors import DataError
+
+__all__ = ["COMPRESSED", "encoding_of", "inner_suffix", "open_bytes", "spooled_stdin"]
+
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+KEPT_IN_MEMORY = 1 << 26  # bytes of standard input; what is longer goes to a temporary file
+PIECE = 1 << 20
+LOOKED_AT = 1 << 16
+RUNS = re.compile(rb"[\x80-\xff]{2,}")
+
+
+def inner_suffix(path: Path) -> str:
+    """The ending that says what is in a file, without that of its compression: ``.csv`` of ``a.csv.gz``."""
+    name = Path(path.stem) if path.suffix.lower() in COMPRESSED else path
+    return name.suffix.lower()
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """The bytes in a file, decompressed where its first bytes say that it is compressed.
+
+    Raises:
+        DataError: a zip archive holds not one file but none or several.
+    """
+    with path.open("rb") as file:
+        magic = file.read(6)
+    if magic.startswith(b"\x1f\x8b"):
+        return gzip.open(path)  # pyright: ignore[reportReturnType]
+    if magic.startswith(b"BZh"):
+        return bz2.open(path)
+    if magic.startswith(b"\xfd7zXZ"):
+        return lzma.open(path)
+    if magic.startswith(b"\x28\xb5\x2f\xfd"):
+        return pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")  # pyright: ignore[reportReturnType]
+    if magic.startswith(b"PK\x03\x04"):
+        return _open_zipped(path)
+    return path.open("rb")
+
+
+def spooled_stdin() -> IO[bytes]:
+    """Standard input as a file that can be read again: in memory, or in a temporary file where it is long."""
+    spool = tempfile.SpooledTemporaryFile(max_size=KEPT_IN_MEMORY)  # noqa: SIM115
+    while piece := sys.stdin.buffer.read(PIECE):
+        spool.write(piece)
+    spool.seek(0)
+    return spool  # pyright: ignore[reportReturnType]
+
+
+def encoding_of(stream: IO[bytes]) -> str:
+    """UTF-16 by its byte-order mark or its zero bytes; UTF-8 where all is valid; else cp1252, or what chardet says.
+
+    Text in Latin letters with single others among them is cp1252: on few bytes a statistical guess errs. chardet is
+    asked where many letters outside ASCII stand side by side, as in Cyrillic or Chinese.
+    The stream is read to its end.
+    """
+    head = stream.read(LOOKED_AT)
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if b"\0" in head:
+        return _utf16_without_mark(head)
+    decoder, piece = codecs.getincrementaldecoder("utf-8")(), head
+    try:
+        while piece:
+            decoder.decode(piece)
+            piece = stream.read(PIECE)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return _old_encoding(piece or head)
+    return "utf-8"
+
+
+def _old_encoding(piece: bytes) -> str:
+    unusual = sum(map(len, RUNS.findall(piece)))
+    if 2 * unusual > len(re.findall(rb"[A-Za-z]", piece)) + 4:
+        import chardet
+
+        guess = chardet.detect(piece[:LOOKED_AT])["encoding"]
+        if guess:
+            return guess.lower()
+    return "cp1252"
+
+
+def _utf16_without_mark(head: bytes) -> str:
+    even, odd = head[::2].count(0), head[1::2].count(0)
+    half = len(head) // 2
+    if odd > 0.4 * half and even < 0.1 * half:
+        return "utf-16-le"
+    if even > 0.4 * half and odd < 0.1 * half:
+        return "utf-16-be"
+    raise DataError("the file holds zero bytes: it is no text")
+
+
+def _open_zipped(path: Path) -> IO[bytes]:
+    archive = zipfile.ZipFile(path)
+    names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith(("__MACOSX/", "."))]
+    if len(names) != 1:
+        held = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        raise DataError(f"{path}: the archive holds {len(names)} files ({held}); expected one")
+    try:
+        return io.BufferedReader(archive.open(names[0]))  # pyright: ignore[reportArgumentType]
+    except RuntimeError as error:  # a password is wanted
+        raise DataError(f"{path}: {error}") from error

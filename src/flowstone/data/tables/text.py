@@ -1,0 +1,212 @@
+"""Text files to Arrow tables: the dialect from the first rows, then pyarrow's reader of CSV over the whole file."""
+
+import csv
+import io
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO
+
+import pyarrow as pa
+import pyarrow.csv
+
+from flowstone.data.tables.arrow import compute
+from flowstone.data.tables.dialect import SAMPLE, Dialect, sniff
+from flowstone.data.tables.streams import encoding_of
+from flowstone.data.tables.values import MISSING, parse_dates, parse_numbers, without_gaps
+from flowstone.errors import DataError
+
+__all__ = ["read_text"]
+
+PIECE = 1 << 16
+BATCH = 2000  # lines that are rewritten at a time
+
+
+def read_text(
+    where: str, opened: Callable[[], IO[bytes]], *, na: Sequence[str] = (), encoding: str | None = None,
+    skip_bad: bool = False,
+) -> tuple[pa.Table, list[str]]:  # fmt: skip
+    """A table from text, and what was understood.
+
+    Args:
+        where: the file, for messages.
+        opened: gives the bytes from their beginning, each time it is called.
+        na: further texts that mean a gap.
+        encoding: of the text; without it, see ``encoding_of``.
+        skip_bad: leave out rows with too many or too few fields.
+    """
+    if encoding is None:
+        with opened() as stream:
+            encoding = encoding_of(stream)
+        if encoding not in ("utf-8", "utf-16"):
+            warnings.warn(f"{where}: the text is not UTF-8; it is read as {encoding}", stacklevel=5)
+    with opened() as stream:
+        dialect = sniff(_sample(stream, encoding), na=na)
+    bad = _BadRows(dialect)
+    try:
+        with opened() as stream:
+            table = _parse(stream, encoding, dialect, bad, na)
+    except pa.ArrowInvalid as error:
+        if "skip initial" in str(error) or "Empty CSV" in str(error):  # a line of names, and no end of line
+            raise DataError(f"{where}: the table is empty (0 rows, {len(dialect.names)} columns)") from error
+        raise
+    notes = list(dialect.notes)
+    if bad.count:
+        if not skip_bad:
+            raise DataError(
+                f"{where}: row {bad.row} has {bad.fields} fields instead of {len(dialect.names)} ({bad.text!r}); "
+                f"rows of another length: {bad.count}; to leave them out",
+                remedy={"skip_bad": True},
+            )
+        notes.append(f"rows of another length left out: {bad.count}")
+    table = _without_unused(table, dialect)
+    columns = [_understood(name, table.column(name), dialect, na, notes) for name in table.column_names]
+    table = _without_blank_rows(pa.table(columns, names=table.column_names), notes)
+    shown = "" if encoding == "utf-8" else f"{encoding} "
+    return table, [f"read as {shown}{dialect.said()}, {len(table)} rows, {table.num_columns} columns", *notes]
+
+
+class _BadRows:
+    """Counts rows that have too many or too few fields, and remembers the first."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.skipped = 0 if dialect.rewritten else dialect.skip
+        self.count, self.row, self.fields, self.text = 0, 0, 0, ""
+
+    def __call__(self, row: "pyarrow.csv.InvalidRow") -> str:
+        if not row.text.strip().startswith(("#", "//")):
+            if not self.count:
+                self.row = (row.number or 0) - self.skipped
+                self.fields, self.text = row.actual_columns, row.text[:60]
+            self.count += 1
+        return "skip"
+
+
+def _sample(stream: IO[bytes], encoding: str) -> str:
+    """The first lines of the text, whole ones."""
+    reader = io.TextIOWrapper(stream, encoding=encoding, newline="")
+    try:
+        text = reader.read(SAMPLE).removeprefix("\ufeff")
+        more = len(text) >= SAMPLE
+    except UnicodeError as error:
+        raise DataError(f"the text is not {encoding}: {error}", remedy={"encoding": "cp1252"}) from error
+    finally:
+        reader.detach()
+    cut = max(text.rfind("\n"), text.rfind("\r")) if more else -1
+    return text[: cut + 1] if cut > 0 else text
+
+
+def _parse(stream: IO[bytes], encoding: str, dialect: Dialect, bad: _BadRows, na: Sequence[str]) -> pa.Table:
+    rewritten = dialect.rewritten
+    source = _Rewritten(stream, encoding, dialect) if rewritten else stream
+    names = list(dialect.names)
+    gaps = [*MISSING, *na]
+    return pyarrow.csv.read_csv(
+        pa.PythonFile(source, "r") if rewritten else source,
+        read_options=pyarrow.csv.ReadOptions(
+            use_threads=False,  # rows are numbered then
+            skip_rows=0 if rewritten else dialect.skip,
+            column_names=names,
+            encoding="utf8" if rewritten or encoding == "utf-8" else encoding,
+        ),
+        parse_options=pyarrow.csv.ParseOptions(
+            delimiter="," if rewritten else dialect.separator,
+            quote_char='"' if rewritten else dialect.quote,
+            escape_char=False if rewritten else dialect.escape or False,
+            newlines_in_values=True,
+            invalid_row_handler=bad,
+        ),
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types=dict.fromkeys(dialect.as_text, pa.string()),
+            null_values=[*gaps, *(f" {gap}" for gap in gaps)],
+            true_values=["True", "TRUE", "true"],
+            false_values=["False", "FALSE", "false"],
+            strings_can_be_null=True,
+            decimal_point=dialect.point,
+        ),
+    )
+
+
+class _Rewritten(io.RawIOBase):
+    """The rows of a text as plain CSV in UTF-8: without comments and what is skipped, blanks as separators replaced."""
+
+    def __init__(self, stream: IO[bytes], encoding: str, dialect: Dialect) -> None:
+        super().__init__()
+        self.pieces, self.held = self._pieces(stream, encoding, dialect), b""
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        while size < 0 or len(self.held) < size:
+            piece = next(self.pieces, b"")
+            if not piece:
+                break
+            self.held += piece
+        out, self.held = (self.held, b"") if size < 0 else (self.held[:size], self.held[size:])
+        return out
+
+    @staticmethod
+    def _pieces(stream: IO[bytes], encoding: str, dialect: Dialect) -> Iterator[bytes]:
+        def lines() -> Iterator[str]:
+            with io.TextIOWrapper(stream, encoding=encoding) as text:
+                for number, line in enumerate(text, start=1):
+                    is_comment = dialect.comment and line.lstrip().startswith(dialect.comment)
+                    if number > dialect.skip and line.strip() and not is_comment:
+                        yield line
+
+        held = io.StringIO()
+        writer = csv.writer(held, lineterminator="\n")
+        for count, row in enumerate(dialect.reader(lines()), start=1):
+            if row:
+                writer.writerow(row)
+            if count % BATCH == 0:
+                yield held.getvalue().encode()
+                held.seek(0)
+                held.truncate()
+        yield held.getvalue().encode()
+
+
+def _understood(
+    name: str, column: pa.ChunkedArray, dialect: Dialect, na: Sequence[str], notes: list[str]
+) -> pa.ChunkedArray:
+    """A column of text as what its cells are: numbers in another notation, dates, or text."""
+    if not pa.types.is_string(column.type):
+        return column
+    column = without_gaps(column, na)
+    if name in dialect.as_text or column.null_count == len(column):
+        return column
+    numbers = parse_numbers(column, dialect.point)
+    if numbers is not None:
+        first = next(cell for cell in column.to_pylist() if cell is not None)
+        signs = [what for sign, what in (("%", "percent signs"),) if sign in first]
+        notes.extend(f"column {name!r}: {what} are left out ({first!r})" for what in signs)
+        return numbers
+    dates = parse_dates(column)
+    if dates is None:
+        return column
+    parsed, doubt = dates
+    if doubt:
+        notes.append(f"in doubt: column {name!r}: {doubt}")
+    return parsed
+
+
+def _without_unused(table: pa.Table, dialect: Dialect) -> pa.Table:
+    empty = [name for name in dialect.unused if _is_empty(table.column(name))]
+    return table.drop_columns(empty)
+
+
+def _is_empty(column: pa.ChunkedArray) -> bool:
+    return column.null_count == len(column)
+
+
+def _without_blank_rows(table: pa.Table, notes: list[str]) -> pa.Table:
+    """Without rows of separators alone, which spreadsheets leave at the end."""
+    if table.num_columns < 2 or any(column.null_count == 0 for column in table.columns):
+        return table
+    some = compute.is_valid(table.column(0))
+    for column in table.columns[1:]:
+        some = compute.or_(some, compute.is_valid(column))
+    kept = table.filter(some)
+    if len(kept) < len(table):
+        notes.append(f"rows without any value left out: {len(table) - len(kept)}")
+    return kept

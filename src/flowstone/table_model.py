@@ -1,0 +1,331 @@
+"""A table in, its density out: samples, likelihoods, gaps filled and any columns given, all as tables."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import torch
+from torch import Tensor
+
+from flowstone.data.request import MIN_ROWS
+from flowstone.data.tables import Columns, Table, kinds_of, read_table
+from flowstone.density import Density
+from flowstone.errors import CheckpointError, DataError, SettingError, UnknownNameError
+from flowstone.mixed import MixedDensity
+from flowstone.recipes import build
+from flowstone.runs.checkpoint import load, read_record, save
+from flowstone.train import fit
+from flowstone.train.history import History
+from flowstone.validation import require_choice, require_integer
+
+__all__ = ["TableModel", "learn"]
+
+compute: Any = pyarrow.compute
+PIECE = 1 << 16  # rows drawn and decoded at a time
+WAYS = ("draw", "likely")
+
+
+class TableModel:
+    """The density of a table's rows, and the kinds of its columns.
+
+    Tables go in as whatever ``flowstone.data.read_table`` takes, and come out as Arrow tables with the columns, types,
+    levels, grids and bounds of the table that was learned; ``.to_pandas()`` makes a frame of one. Likelihoods are in
+    nats, with respect to counting on discrete values and to length, in the units of the data, on continuous ones.
+
+    Args:
+        density: a density of the columns, such as the recipe ``mixed`` makes.
+        columns: their kinds.
+        history: of its training, where it was trained here.
+    """
+
+    def __init__(self, density: Density, columns: Columns, history: History | None = None) -> None:
+        if tuple(density.event_shape) != (len(columns.names),):
+            raise SettingError(
+                f"the density is of {tuple(density.event_shape)}, but {len(columns.names)} columns have kinds"
+            )
+        self.density = density
+        self.columns = columns
+        self.history = history
+
+    def __repr__(self) -> str:
+        return f"TableModel({', '.join(self.columns.names)})"
+
+    def log_prob(self, table: Any, *, gaps: str = "absent") -> np.ndarray:
+        """Log-likelihood of each row, ``(rows,)``.
+
+        Args:
+            table: rows; other columns than those of the density are ignored.
+            gaps: ``absent``: a row with gaps has the likelihood of what is there, the exact marginal in the order of
+                the columns. ``event``: that a value is missing counts, too.
+        """
+        x = self.encode(table)
+        with torch.no_grad():
+            if isinstance(self.density, MixedDensity):
+                return self.density.log_prob(x, gaps=gaps).double().cpu().numpy()
+            _require_whole(x, self.columns, read_table(table))
+            return self.density.log_prob(x).double().cpu().numpy()
+
+    def column_log_prob(self, table: Any) -> pa.Table:
+        r"""$\log p(x_j \mid \text{all other values of the row})$ of each value; null where there is a gap."""
+        density, x = self._any_order("the likelihood of a column given the others"), self.encode(table)
+        found = {}
+        with torch.no_grad():
+            for index, name in enumerate(self.columns.names):
+                known = torch.arange(x.shape[1], device=x.device) != index
+                terms = density.conditional_log_prob(x, known).double().cpu().numpy()
+                found[name] = pa.array(terms, mask=x[:, index].isnan().cpu().numpy())
+        return pa.table(found)
+
+    def sample(
+        self,
+        n: int,
+        given: Mapping[str, Any] | None = None,
+        *,
+        temperature: float = 1.0,
+        gaps: bool = False,
+        seed: int | None = None,
+    ) -> pa.Table:
+        """Draw ``n`` rows, never by rejection.
+
+        Args:
+            given: values by column, ``{"sex": "F", "age": 40}``; of a list of values each row has one, by their
+                probabilities: ``{"sex": ["F", "M"]}``.
+            temperature: below 1, nearer to the most likely rows.
+            gaps: whether columns that had gaps have them in samples, too.
+            seed: the same seed gives the same rows.
+
+        Raises:
+            DataError, SettingError: no such column or level (the nearest one is named), or a value that cannot be.
+        """
+        return pa.concat_tables(self.stream(n, given, temperature=temperature, gaps=gaps, seed=seed))
+
+    def stream(
+        self,
+        n: int,
+        given: Mapping[str, Any] | None = None,
+        *,
+        temperature: float = 1.0,
+        gaps: bool = False,
+        seed: int | None = None,
+    ) -> Iterator[pa.Table]:
+        """What ``sample`` draws, piece by piece, for more than memory holds."""
+        require_integer("n", n)
+        values, seeds = self._given(given or {}), _seeds(seed)
+        for start in range(0, n, PIECE):
+            rows, number = min(PIECE, n - start), next(seeds)
+            if isinstance(self.density, MixedDensity):
+                x = self._start(rows, values, number)
+                x = self.density.fill(x, x.isnan(), temperature=temperature, gaps=gaps, seed=number)
+            else:
+                if values:
+                    self._any_order("samples with values given")
+                x = self.density.sample(rows, temperature=temperature, seed=number)
+            yield self.columns.decode(x, seed=number)
+
+    def sample_given(
+        self, table: Any, n: int = 1, *, temperature: float = 1.0, gaps: bool = False, seed: int | None = None
+    ) -> pa.Table:
+        """Draw ``n`` rows for each row of a table of known values, one after the other; its gaps are drawn, too."""
+        require_integer("n", n)
+        density, table = self._any_order("samples with values given"), read_table(table)
+        for name in table.columns:
+            self._require(name)
+        x = self.encode(table, partial=True).repeat_interleave(n, 0)
+        x = density.fill(x, x.isnan(), temperature=temperature, gaps=gaps, seed=seed)
+        return self.columns.decode(x, seed=seed or 0)
+
+    def impute(self, table: Any, *, how: str = "draw", seed: int | None = None) -> pa.Table:
+        """The table with its gaps filled, given what each row holds; all other values and columns stay as they are.
+
+        Args:
+            how: ``draw``: from the distribution of what is missing (several seeds give several imputations);
+                ``likely``: the most likely value of each column (of numbers the median), one column after the other.
+
+        Raises:
+            SettingError: the density has a fixed order, in which what is known comes too late.
+        """
+        require_choice("how", how, WAYS)
+        density, table = self._any_order("filled gaps"), read_table(table)
+        x = self.encode(table)
+        missing = x.isnan()
+        if how == "draw":
+            x = density.fill(x, missing, seed=seed)
+        else:
+            for index in range(x.shape[1]):
+                rows = missing[:, index].nonzero()[:, 0]
+                if len(rows):
+                    x[rows, index] = density.predict(x[rows], index).mode()
+        decoded, arrow = self.columns.decode(x, seed=seed or 0), table.arrow
+        for index, name in enumerate(self.columns.names):
+            if missing[:, index].any():
+                place = arrow.column_names.index(name)
+                arrow = arrow.set_column(place, name, _filled(arrow.column(place), decoded.column(name)))
+        return arrow
+
+    def encode(self, table: Any, *, partial: bool = False) -> Tensor:
+        """Rows as the density takes them, ``(rows, columns)``, float64, NaN for gaps."""
+        return self.columns.encode(table, partial=partial).to(self.density.device)
+
+    def save(self, folder: Path | str) -> None:
+        """Write the density and the kinds of its columns into a folder that ``TableModel.load`` reads."""
+        save(self.density, folder, extra={"columns": list(self.columns.names), "kinds": self.columns.as_record()})
+
+    @classmethod
+    def load(cls, folder: Path | str, *, device: torch.device | str = "cpu") -> "TableModel":
+        """The model in a folder, by ``save`` or by a training of the command.
+
+        Raises:
+            CheckpointError: it is damaged, or was not learned from a table.
+        """
+        record = read_record(folder)
+        if not isinstance(record.get("kinds"), list):
+            raise CheckpointError(f"{Path(folder) / 'flow.json'}: it has no kinds of columns: it is not of a table")
+        return cls(load(folder, device=device), Columns.from_record(record["kinds"]))
+
+    def _any_order(self, what: str) -> MixedDensity:
+        if not isinstance(self.density, MixedDensity):
+            recipe = (self.density.spec or {}).get("recipe")
+            raise SettingError(
+                f"{what}: not of a density of recipe {recipe!r}; learn the table with", remedy={"recipe": "mixed"}
+            )
+        return self.density
+
+    def _require(self, name: str) -> None:
+        if name not in self.columns.names:
+            raise UnknownNameError("column", name, self.columns.names)
+
+    def _given(self, given: Mapping[str, Any]) -> dict[int, Tensor]:
+        """The values that were given, by the index of their column; each of them is possible."""
+        found = {}
+        for name, value in given.items():
+            self._require(name)
+            kind = self.columns.kind(name)
+            several = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes)
+            values = list(value) if several else [value]
+            if not values:
+                raise SettingError(f"given {name!r}: no value")
+            x = self.columns.select([name]).encode({name: values})[:, 0]
+            index = self.columns.names.index(name)
+            if isinstance(self.density, MixedDensity):
+                possible = self.density.encoder.encode(x[:, None].to(self.density.device), [index]).possible[:, 0]
+                for each, able in zip(values, possible.tolist(), strict=True):
+                    if not able:
+                        raise SettingError(f"given {name}={each}: no such value can be ({kind.describe().treatment})")
+            found[index] = x.unique()
+        return found
+
+    def _start(self, rows: int, values: Mapping[int, Tensor], seed: int) -> Tensor:
+        """Rows of NaN but for the values that are given; of several values one each, by their probabilities."""
+        x = torch.full((rows, len(self.columns.names)), torch.nan, dtype=torch.float64)
+        for index, options in values.items():
+            if len(options) == 1:
+                x[:, index] = options[0]
+        generator = torch.Generator().manual_seed(seed)
+        combination = torch.zeros(rows, dtype=torch.long)  # rows of one combination hold the same values so far
+        for index, options in values.items():
+            if len(options) > 1:
+                chosen = torch.empty(rows, dtype=torch.long)
+                for number in combination.unique():
+                    same = (combination == number).nonzero()[:, 0]
+                    share = self._shares(x[same[0]], index, options)
+                    chosen[same] = share.multinomial(len(same), replacement=True, generator=generator)
+                x[:, index] = options[chosen]
+                combination = combination * len(options) + chosen
+        return x.to(self.density.device)
+
+    @torch.no_grad()
+    def _shares(self, row: Tensor, index: int, options: Tensor) -> Tensor:
+        """Probabilities of a few values of one column, given the other values of the row: they sum to 1."""
+        density = self._any_order("one of several values")
+        rows = row.repeat(len(options), 1)
+        known = ~row.isnan()
+        rows[:, index] = options
+        return density.conditional_log_prob(rows.to(density.device), known.to(density.device)).double().softmax(0).cpu()
+
+
+def learn(
+    table: Any,
+    *,
+    kinds: Mapping[str, str] | None = None,
+    exclude: Sequence[str] = (),
+    na: Sequence[str] = (),
+    recipe: str = "mixed",
+    arguments: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> TableModel:
+    """Learn the joint distribution of a table's columns, of any kinds and with gaps.
+
+    A tenth of the rows, chosen by ``seed``, is kept for validation.
+
+    Args:
+        table: a path, a frame of pandas or polars, an Arrow table, an array, a dictionary of columns …
+        kinds: corrections of what ``flowstone.kinds_of`` infers, such as ``{"zip": "categorical"}``.
+        exclude: columns to leave out.
+        na: texts or numbers that mean a gap.
+        recipe: ``mixed``, or one for whole columns of numbers, such as ``spline``.
+        arguments: of the recipe, such as ``{"order": "given"}``.
+        settings: of the training, as ``flowstone.fit`` takes them: ``minutes=2``, ``progress=False`` …
+
+    Raises:
+        DataError: the table cannot be read, or holds what no kind can be; each problem is named.
+
+    >>> import flowstone
+    >>> rows = {"age": [20, 30, 40, 50] * 25, "sex": ["f", "m"] * 50}
+    >>> model = flowstone.learn(rows, steps=20, progress=False)
+    >>> model.sample(2, {"sex": "f"}, seed=0).column("sex").to_pylist()
+    ['f', 'f']
+    """
+    table = read_table(table, na=na)
+    columns = kinds_of(table, kinds, exclude)
+    if not columns.names:
+        raise DataError(f"{table.path}: no column is left to learn the density of ({', '.join(columns.notes)})")
+    x = columns.encode(table)
+    if len(x) < MIN_ROWS:
+        raise DataError(f"{table.path}: {len(x)} rows; at least {MIN_ROWS} are needed")
+    extra = {"columns": columns.heads()} if recipe == "mixed" else {}
+    torch.manual_seed(seed)
+    density = build(recipe, {"features": x.shape[1]} | extra | dict(arguments or {}))
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(x)))
+    validation, rows = x[order[: len(x) // 10]], x[order[len(x) // 10 :]]
+    if not isinstance(density, MixedDensity):
+        _require_whole(x, columns, table)
+    history = fit(density, rows, validation=validation, seed=seed, **settings)
+    density.eval()
+    return TableModel(density, columns, history)
+
+
+def _require_whole(x: Tensor, columns: Columns, table: Table) -> None:
+    """Refuse gaps for a density that knows none."""
+    gaps = x.isnan().nonzero()
+    if len(gaps):
+        row, column = gaps[0].tolist()
+        raise DataError(
+            f"{table.path}: column {columns.names[column]!r}, row {row + 1} is missing; rows with gaps are learned by",
+            remedy={"recipe": "mixed"},
+        )
+
+
+def _seeds(seed: int | None) -> Iterator[int]:
+    """A seed for each piece."""
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    while True:
+        yield int(torch.randint(2**62, (1,), generator=generator))
+
+
+def _filled(column: pa.ChunkedArray, values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column with values in place of its gaps, in its own type where it has one."""
+    if pa.types.is_null(column.type):
+        return values
+    if pa.types.is_floating(column.type):
+        column = compute.if_else(compute.is_nan(column), pa.scalar(None, column.type), column)
+    if pa.types.is_dictionary(column.type):
+        column, values = column.cast(column.type.value_type), values.cast(column.type.value_type)
+    return compute.coalesce(column, values.cast(column.type, safe=False))

@@ -1,0 +1,147 @@
+"""The commands on tables of mixed columns: train, sample, score, impute, evaluate."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from commands import flowstone, refused
+
+SMALL = ["--set", "width=16", "blocks=1", "bins=4", "--steps", 20, "--quiet", "--no-plots"]
+
+
+def people(rows: int = 120) -> pa.Table:
+    rng = np.random.default_rng(0)
+    return pa.table({
+        "name": [f"person {number}" for number in range(rows)],
+        "sex": rng.choice(["F", "M"], rows),
+        "age": rng.integers(18, 30, rows),
+        "height": 170 + 8 * rng.normal(size=rows),
+        "city": [None if gap else "Bern" for gap in rng.random(rows) < 0.2],
+        "unit": ["m"] * rows,
+    })  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a table and a run folder of it."""
+    made = tmp_path_factory.mktemp("mixed")
+    pyarrow.parquet.write_table(people(), made / "people.parquet")
+    flowstone("train", made / "people.parquet", "--out", made / "R", *SMALL)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def here(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+
+def test_the_run_records_the_kinds_and_every_column_has_its_bits(folder):
+    record = json.loads((folder / "R" / "flow.json").read_text())
+    assert record["recipe"] == "mixed"
+    kinds = {kind["column"]: kind["kind"] for kind in record["kinds"]}
+    assert kinds["sex"] == "categorical"
+    assert kinds["unit"] == "constant"
+    metrics = json.loads((folder / "R" / "metrics.json").read_text())
+    assert set(metrics["bits_per_column"]) == set(metrics["independent_bits_per_column"]) == set(record["columns"])
+
+
+def test_samples_are_rows_of_the_table():
+    flowstone("sample", "R", "-n", 50, "--out", "s.parquet", "--seed", 1)
+    drawn = pyarrow.parquet.read_table("s.parquet")
+    assert drawn.column_names == ["sex", "age", "height", "city", "unit"]
+    assert set(drawn.column("sex").to_pylist()) <= {"F", "M"}
+    assert drawn.column("age").type == pa.int64()
+    assert drawn.column("city").null_count == 0
+    flowstone("sample", "R", "-n", 50, "--out", "gaps.parquet", "--gaps")
+    assert pyarrow.parquet.read_table("gaps.parquet").column("city").null_count > 0
+
+
+def test_values_given(capsysbinary):
+    flowstone("sample", "R", "-n", 20, "--out", "-", "--given", "sex=F,M", "age=21")
+    rows = list(csv.DictReader(io.StringIO(capsysbinary.readouterr().out.decode())))
+    assert len(rows) == 20
+    assert {row["age"] for row in rows} == {"21"}
+    assert {row["sex"] for row in rows} == {"F", "M"}
+    Path("known.csv").write_text("sex,age\nM,25\nF,\n")
+    flowstone("sample", "R", "-n", 2, "--out", "g.csv", "--given-table", "known.csv")
+    rows = list(csv.DictReader(io.StringIO(Path("g.csv").read_text())))
+    assert [row["sex"] for row in rows] == ["M", "M", "F", "F"]
+    assert [row["age"] for row in rows[:2]] == ["25", "25"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--given", "sexx=F"], "unknown column 'sexx': did you mean 'sex'?"),
+        (["--given", "sex=Female"], "unknown level 'Female'"),
+        (["--given", "sex=F", "--given-table", "people.parquet"], "give one of them"),
+        (["--given-table", "people.parquet"], "unknown column 'name'"),
+    ],
+)
+def test_bad_values_given_leave_no_file(capsys, monkeypatch, words, said):
+    assert said in refused(capsys, monkeypatch, "sample", "R", "-n", 1, "--out", "bad.csv", *words)
+    assert not Path("bad.csv").exists()
+
+
+def test_rows_with_gaps_are_scored_in_place():
+    flowstone("score", "R", "people.parquet", "--out", "scored.parquet", "--per-column")
+    scored, table = pyarrow.parquet.read_table("scored.parquet"), people()
+    assert scored.select(table.column_names).equals(table)
+    assert np.isfinite(scored.column("log_prob").to_numpy()).all()
+    per_column = [name for name in scored.column_names if name.startswith("log_prob:")]
+    assert per_column == [f"log_prob:{name}" for name in ("sex", "age", "height", "city")]
+    assert scored.column("log_prob:city").null_count == table.column("city").null_count
+
+
+def test_a_column_of_scores_is_not_replaced(capsys, monkeypatch):
+    flowstone("score", "R", "people.parquet", "--out", "once.csv")
+    line = refused(capsys, monkeypatch, "score", "R", "once.csv", "--out", "twice.csv")
+    assert "it has a column 'log_prob' already" in line
+    assert not Path("twice.csv").exists()
+
+
+def test_gaps_are_filled_several_times():
+    flowstone("impute", "R", "people.parquet", "--out", "filled.parquet", "--draws", 2)
+    filled, table = pyarrow.parquet.read_table("filled.parquet"), people()
+    assert filled.column("imputation").to_pylist() == [1] * len(table) + [2] * len(table)
+    assert filled.column("city").null_count == 0
+    assert (
+        filled.select(["name", "sex", "age", "height"])
+        .slice(0, len(table))
+        .equals(table.select(["name", "sex", "age", "height"]))
+    )
+    flowstone("impute", "R", "people.parquet", "--out", "likely.csv", "--how", "likely")
+    assert len(list(csv.DictReader(io.StringIO(Path("likely.csv").read_text())))) == len(table)
+
+
+def test_evaluation_with_and_without_the_training_table(folder, capsys, monkeypatch):
+    flowstone("evaluate", "R", "people.parquet", "--json")
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["n_test"] == 120
+    assert set(figures["bits_per_column"]) == {"sex", "age", "height", "city"}
+    flowstone("evaluate", "R")
+    again = capsys.readouterr().out
+    assert "independent columns" in again
+    (folder / "people.parquet").rename(folder / "gone.parquet")
+    try:
+        flowstone("evaluate", "R")
+        told = capsys.readouterr()
+        assert "these are the figures of the training" in told.err
+        assert "independent columns" in told.out
+    finally:
+        (folder / "gone.parquet").rename(folder / "people.parquet")
+
+
+def test_a_flow_of_numbers_says_what_mixed_densities_can_do(capsys, monkeypatch):
+    flowstone("train", "moons", "--out", "M", "--set", "couplings=2", "hidden=8", "--steps", 2, "--quiet", "--no-plots")
+    Path("m.csv").write_text("x1,x2\n0.5,\n")
+    assert "--flow mixed" in refused(capsys, monkeypatch, "impute", "M", "m.csv", "--out", "f.csv")
+    assert "--flow mixed" in refused(capsys, monkeypatch, "score", "M", "m.csv", "--out", "f.csv", "--per-column")
+    assert "--flow mixed" in refused(capsys, monkeypatch, "sample", "M", "-n", 1, "--out", "f.csv", "--gaps")
+    assert not Path("f.csv").exists()

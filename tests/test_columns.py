@@ -1,0 +1,356 @@
+"""What the columns of a table are taken for, and that rows come back from numbers as they were."""
+
+import json
+import warnings
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowstone.data.tables import Columns, kinds_of, read_table
+from flowstone.errors import DataError, DataWarning, FlowstoneError, SettingError, UnknownNameError
+
+N = 600
+
+
+def draws(seed: int = 0):
+    return np.random.default_rng(seed)
+
+
+def kind(values, name: str = "x", **options):
+    return kinds_of({name: values}, **options).kinds[0]
+
+
+def normal(digits: int | None = None):
+    values = draws().normal(50, 9, N)
+    return values if digits is None else values.round(digits)
+
+
+def with_zeros():
+    return np.where(draws().random(N) < 0.6, 0.0, draws(1).lognormal(2, 1, N))
+
+
+WORDS = np.array(["red", "green", "blue"])
+TABLE = {
+    "continuous": normal(),
+    "price": draws().lognormal(3, 1, N).round(2),
+    "count": draws().poisson(2, N),
+    "big": draws().integers(10**5, 10**6, N),
+    "share": np.clip(draws().normal(0.5, 0.4, N), 0, 1),
+    "spend": with_zeros(),
+    "angle": draws().random(N) * 360,
+    "rating": draws().choice([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], N),
+    "flag": draws().integers(0, 2, N),
+    "truth": draws().random(N) < 0.3,
+    "colour": WORDS[draws().integers(0, 3, N)],
+    "day": pa.array(draws().integers(18_000, 19_000, N).astype(np.int32)).cast(pa.date32()),
+    "at": pa.array(draws().integers(10**9, 2 * 10**9, N)).cast(pa.timestamp("s", "Europe/Berlin")),
+    "same": np.full(N, 7),
+    "none": pa.nulls(N),
+    "row": np.arange(N),
+    "note": [f"free text {i}" for i in range(N)],
+    "words": [f"text {i // 10 * 7}" for i in range(N)],
+}
+EXPECTED = {
+    "continuous": "continuous", "price": "gridded", "count": "integer", "big": "integer", "share": "bounded",
+    "spend": "positive", "angle": "circular", "rating": "gridded", "flag": "boolean", "truth": "boolean",
+    "colour": "categorical", "day": "datetime", "at": "datetime", "same": "constant", "none": "constant",
+    "row": "identifier", "note": "identifier", "words": "categorical",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_each_kind_is_inferred(name):
+    assert kind(TABLE[name], name).name == EXPECTED[name]
+
+
+def test_a_column_of_six_values_is_no_continuous_one():
+    """SpecialDay of a public set of shoppers: taken for continuous, it ruined all samples."""
+    found = kind(TABLE["rating"])
+    assert found.head()["atoms"] == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert (found.head()["rest"], found.head()["step"]) == ("grid", 0.2)
+    uneven = kind(draws().choice([0.1234567, 0.5, 7.7654321], N))
+    assert uneven.head()["atoms"] == [0.1234567, 0.5, 7.7654321]
+
+
+def test_atoms_are_single_values_with_mass():
+    assert kind(TABLE["spend"]).head() == {
+        "name": "x", "atoms": [0.0], "rest": "positive", "low": 0.0, "high": None, "step": None, "anchor": None,
+        "gaps": False,
+    }  # fmt: skip
+    assert kind(normal()).head()["atoms"] == []
+    assert kind(draws().integers(0, 2000, N)).head()["atoms"] == []
+    inner = np.where(draws().random(N) < 0.1, 50.0, normal())
+    assert kind(inner).head()["atoms"] == [50.0]
+    share = kind(TABLE["share"]).head()
+    assert (share["atoms"], share["rest"], share["low"], share["high"]) == ([0.0, 1.0], "interval", 0.0, 1.0)
+
+
+def test_a_grid_is_the_step_that_all_values_share():
+    assert kind(TABLE["price"]).head()["step"] == 0.01
+    assert kind(draws().integers(100, 400, N) * 25).head()["step"] == 25
+    assert kind(normal()).head()["rest"] == "real"
+    assert kind(normal(4)).describe().treatment == "a density on the real line, rounded to 0.0001"
+    fuzzy = draws().integers(0, 300, N) * 0.1  # 0.30000000000000004
+    assert kind(fuzzy).head()["step"] == 0.1
+
+
+def test_short_columns_of_few_rows_are_not_all_atoms():
+    assert kind(draws().integers(0, 60, 100)).head()["atoms"] == []
+    assert len(kind(draws().integers(0, 60, 5000)).head()["atoms"]) == 60
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0", "id", "customer_id", "PassengerId", "row_number", "index", "UUID"])
+def test_identifiers_by_name(name):
+    columns = kinds_of({name: draws().permutation(10 * N)[:N], "x": normal()})
+    assert columns.left_out == (name,)
+    assert "left out as an identifier" in columns.notes[0]
+
+
+def test_identifiers_by_their_values():
+    assert kind(draws().permutation(N)).name == "identifier"
+    assert kind(draws().permutation(N) + 17 * 10**8).name == "integer"  # seconds, in no order
+    assert kind(np.cumsum(draws().integers(1, 5, N)), "unix_time").name == "integer"
+    with pytest.warns(DataWarning, match=r"grow from row to row; to keep it: kinds=\{'x': 'integer'\}"):
+        assert kind(np.cumsum(draws().integers(1, 5, N))).name == "identifier"
+    assert kind(np.cumsum(draws().integers(1, 5, N)), kinds={"x": "integer"}).name == "integer"
+    assert kind(draws().integers(0, 50, N), "valid").name == "integer"
+    assert kind(np.cumsum(draws().random(N))).name == "positive"
+
+
+def test_a_sentinel_is_suspected_and_may_be_read_as_a_gap():
+    values = np.where(draws().random(N) < 0.02, -999.0, normal())
+    with pytest.warns(
+        UserWarning, match=r"column 'x': -999, in \d+ rows, may stand for a gap; to read it as one: na=\['-999'\]"
+    ):
+        found = kind(values)
+    assert -999.0 in found.head()["atoms"]
+    cleaned = kind(values, na=["-999"])
+    assert cleaned.head()["gaps"]
+    assert cleaned.head()["atoms"] == []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kind(np.arange(-1000, 1000)[draws().permutation(2000)] * 3)
+
+
+def test_an_angle_needs_its_name_and_its_range():
+    assert kind(TABLE["angle"], "wind_direction").name == "circular"
+    assert kind(TABLE["angle"], "x").name != "circular"
+    with pytest.warns(UserWarning, match="may be an angle"):
+        assert kind(TABLE["angle"] / 9, "angle").name != "circular"
+
+
+def test_the_users_word_counts():
+    table = {"zip": draws().integers(1, 40, N), "size": np.array(["S", "M", "L"])[draws().integers(0, 3, N)]}
+    columns = kinds_of(table, {"zip": "categorical", "size": "ordinal(S,M,L)"})
+    assert [each.name for each in columns.kinds] == ["categorical", "ordinal"]
+    assert columns.encode({"zip": [3], "size": ["L"]})[0, 1] == 2
+    assert columns.decode(columns.encode(table)).to_pydict() == {name: list(v.tolist()) for name, v in table.items()}
+    assert kind(TABLE["angle"], kinds={"x": "circular(0, 360)"}).head()["rest"] == "circle"
+    assert kind(TABLE["price"], kinds={"x": "positive"}).head()["rest"] == "positive"
+    assert kind(TABLE["price"], kinds={"x": "bounded(0,10000)"}).head()["high"] == 10000
+    assert kind(TABLE["price"], kinds={"x": "continuous"}).head()["rest"] == "real"
+    assert kind(TABLE["count"], kinds={"x": "gridded(0.5)"}).head()["step"] == 0.5
+    assert kind(["1", "2", "3", "1"], kinds={"x": "integer"}).name == "integer"
+
+
+@pytest.mark.parametrize(
+    ("values", "asked", "error", "message"),
+    [
+        (TABLE["spend"] - 5, "positive", SettingError, "column 'x' cannot be positive: its least value is -5"),
+        (TABLE["spend"], "integer", SettingError, "cannot be integer: it holds "),
+        (TABLE["colour"], "positive", SettingError, "cannot be positive: it holds no numbers"),
+        (TABLE["colour"], "ordinal(red,green)", SettingError, "level 'blue' is not among red, green"),
+        (TABLE["colour"], "boolean", SettingError, "cannot be boolean"),
+        (TABLE["colour"], "datetime", SettingError, "cannot be read as dates"),
+        (TABLE["share"], "bounded(0,0.5)", SettingError, "it holds 1, beyond 0 … 0.5"),
+        (TABLE["share"], "circular(1)", SettingError, "expected two numbers"),
+        (TABLE["share"], "bounded(2,1)", SettingError, "the first number must be below the second"),
+        (TABLE["share"], "gridded(0.5)", SettingError, "is no multiple of 0.5"),
+        (TABLE["share"], "constant", SettingError, "different values and 0 gaps"),
+        (TABLE["share"], "positiv", UnknownNameError, "unknown kind 'positiv': did you mean 'positive'"),
+        (TABLE["share"], "(", SettingError, "expected a name, such as positive"),
+    ],
+)
+def test_a_kind_that_cannot_be_is_refused(values, asked, error, message):
+    with pytest.raises(error) as caught:
+        kind(values, kinds={"x": asked})
+    assert message in str(caught.value)
+
+
+def test_all_problems_are_said_at_once():
+    mixed = [*map(str, normal(3)[:-1]), "broken"]
+    wide = draws().integers(-(2**62), 2**62, N)
+    table = {"a": mixed, "b": [*normal()[1:], np.inf], "c": wide, "d": normal()}
+    with pytest.raises(DataError) as caught:
+        kinds_of({**table, "c": np.where(np.arange(N) == 3, wide[0], wide)})
+    message = str(caught.value)
+    assert "3 columns cannot be taken as they are" in message
+    assert f"column 'a' holds numbers, but row {N} holds 'broken' (rows with text: 1)" in message
+    assert f"column 'b', row {N} is infinite" in message
+    assert "column 'c' holds whole numbers further apart than 2^53" in message
+    assert caught.value.remedy == {"na": ["broken", "inf", "-inf"], "exclude": ["c"]}
+    columns = kinds_of(table, exclude=caught.value.remedy["exclude"], na=caught.value.remedy["na"])
+    assert columns.names == ("a", "b", "d") or columns.left_out
+
+
+def test_numbers_beyond_2_to_the_53_are_exact():
+    values = 2**60 + draws().integers(0, 10**6, N)
+    columns = kinds_of({"x": values})
+    assert columns.decode(columns.encode({"x": values})).column("x").to_pylist() == values.tolist()
+    unsigned = np.uint64(2**64 - 1) - draws().integers(0, 10**6, N).astype(np.uint64)
+    columns = kinds_of({"x": unsigned})
+    assert columns.decode(columns.encode({"x": unsigned})).column("x").to_pylist() == unsigned.tolist()
+
+
+def test_many_levels_are_grouped_and_drawn_by_frequency():
+    levels = np.array([f"level {i}" for i in range(5000)])
+    shares = 1 / np.arange(1, 5001)
+    values = levels[draws().choice(5000, 40_000, p=shares / shares.sum())]
+    columns = kinds_of({"x": values})
+    found = columns.kinds[0]
+    assert len(found.head()["atoms"]) == 256
+    assert "the 255 most frequent are kept" in columns.notes[0]
+    x = columns.encode({"x": values})
+    back = np.array(columns.decode(x, seed=1).column("x").to_pylist())
+    kept = x[:, 0].numpy() < 255
+    assert (back[kept] == values[kept]).all()
+    assert set(back[~kept]) <= set(values[~kept])
+    assert columns.encode({"x": ["never seen"]}).item() == 255
+    assert columns.decode(x, seed=1).equals(columns.decode(x, seed=1))
+
+
+def test_values_that_a_kind_does_not_know_are_named():
+    columns = kinds_of({"c": WORDS[draws().integers(0, 3, N)], "n": normal(), "b": TABLE["truth"], "d": TABLE["day"]})
+    for name, value, message in (
+        ("c", "gren", "column 'c', row 2: unknown level 'gren': did you mean 'green'?"),
+        ("c", "zzz", "unknown level 'zzz': its levels are blue, green, red"),
+        ("n", "1x", "column 'n', row 2 holds '1x'"),
+        ("b", 2, "column 'b', row 2 is 2; it is boolean"),
+        ("d", "soon", "column 'd' holds"),
+    ):
+        good = {"c": "red", "n": "1", "b": 1, "d": "2020-01-01"}[name]
+        rest = {"c": ["red"] * 2, "n": [1.0] * 2, "b": [True] * 2, "d": [date(2020, 1, 1)] * 2}
+        with pytest.raises(DataError) as caught:
+            columns.encode(rest | {name: [good, value]})
+        assert message in str(caught.value)
+    with pytest.raises(DataError, match="no column 'd'"):
+        columns.encode({"c": ["red"], "n": [1.0], "b": [True]})
+    partial = columns.encode({"c": ["red"]}, partial=True)
+    assert partial.isnan().tolist() == [[False, True, True, True]]
+    with pytest.raises(DataError, match="did you mean"):
+        columns.kind("cc")
+
+
+def test_samples_keep_to_type_grid_and_bounds():
+    table = {
+        "price": TABLE["price"],
+        "count": TABLE["count"].astype(np.int8),
+        "share": TABLE["share"],
+        "angle": TABLE["angle"],
+        "same": TABLE["same"],
+    }
+    columns = kinds_of(table, {"angle": "circular(0,360)"})
+    back = columns.decode([[-3.337, 300.0, 1.5, 725.0], [1.23456, -2.0, 0.25, -5.0], [np.nan] * 4])
+    assert back.column_names == list(table)
+    assert back.to_pylist() == [
+        {"price": 0.0, "count": 127, "share": 1.0, "angle": 5.0, "same": 7},
+        {"price": 1.23, "count": 0, "share": 0.25, "angle": 355.0, "same": 7},
+        {"price": None, "count": None, "share": None, "angle": None, "same": 7},
+    ]
+    assert back.schema.types[1] == pa.int8()
+
+
+FLOATS = st.floats(-1e6, 1e6, allow_nan=False)
+DAYS = st.dates(date(1900, 1, 1), date(2100, 1, 1))
+MOMENTS = st.datetimes(datetime(1900, 1, 1), datetime(2100, 1, 1))
+COLUMNS = {
+    "float64": (FLOATS, pa.float64()),
+    "float32": (st.floats(-1e6, 1e6, width=32), pa.float32()),
+    "tiny": (st.floats(0, 1e-40), pa.float64()),
+    "huge": (st.floats(-1e300, 1e300), pa.float64()),
+    "tenths": (st.integers(-1000, 1000).map(lambda i: i / 10), pa.float64()),
+    "int8": (st.integers(-128, 127), pa.int8()),
+    "int32": (st.integers(-(2**31), 2**31 - 1), pa.int32()),
+    "uint64": (st.integers(2**64 - 2**50, 2**64 - 1), pa.uint64()),
+    "int64": (st.integers(2**62, 2**62 + 2**52), pa.int64()),
+    "decimal": (st.integers(-(10**9), 10**9).map(lambda i: Decimal(i).scaleb(-2)), pa.decimal128(12, 2)),
+    "bool": (st.booleans(), pa.bool_()),
+    "string": (st.sampled_from(["a", "b", "ü", "c d"]), pa.string()),
+    "large": (st.sampled_from(["a", "b"]), pa.large_string()),
+    "dictionary": (st.sampled_from(["x", "y"]), pa.dictionary(pa.int8(), pa.string())),
+    "ordered": (st.sampled_from(["x", "y"]), pa.dictionary(pa.int32(), pa.string(), ordered=True)),
+    "date32": (DAYS, pa.date32()),
+    "date64": (DAYS, pa.date64()),
+    "seconds": (MOMENTS.map(lambda t: t.replace(microsecond=0)), pa.timestamp("s")),
+    "micro": (MOMENTS, pa.timestamp("us")),
+    "nano": (MOMENTS, pa.timestamp("ns")),
+    "zone": (MOMENTS.map(lambda t: t.replace(tzinfo=UTC)), pa.timestamp("us", "Europe/Berlin")),
+    "time": (st.times().map(lambda t: t.replace(microsecond=0)), pa.time32("s")),
+    "time64": (st.times(), pa.time64("us")),
+    "duration": (st.timedeltas(timedelta(0), timedelta(9999)), pa.duration("us")),
+}
+
+
+@given(st.data())
+@pytest.mark.parametrize("name", COLUMNS)
+@pytest.mark.filterwarnings("ignore:.*may stand for a gap", "ignore:.*far from all dates")
+def test_every_type_comes_back(name, data):
+    cells, type_ = COLUMNS[name]
+    values = data.draw(st.lists(st.none() | cells, min_size=1, max_size=60))
+    table = pa.table({"x": pa.array(values, type_), "y": pa.array(range(len(values)), pa.int16())})
+    columns = kinds_of(table)
+    columns = Columns.from_record(json.loads(json.dumps(columns.as_record())))
+    x = columns.encode(table)
+    assert x.dtype == torch.float64
+    assert x.shape == (len(values), len(columns.names))
+    back = columns.decode(x)
+    assert back.schema.equals(table.select(back.column_names).schema)
+    if "x" in back.column_names:
+        assert back.column("x").to_pylist() == table.column("x").to_pylist()
+    for head in columns.heads():
+        json.dumps(head)
+
+
+@given(st.data())
+def test_each_kind_comes_back_from_its_record(data):
+    names = data.draw(st.lists(st.sampled_from(sorted(TABLE)), min_size=1, unique=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        columns = kinds_of({name: TABLE[name] for name in names})
+    again = Columns.from_record(json.loads(json.dumps(columns.as_record())))
+    assert again.kinds == columns.kinds
+    table = read_table({name: TABLE[name] for name in names})
+    back = again.decode(again.encode(table))
+    kept = [name for name in names if again.kind(name).name != "identifier"]
+    assert back.column_names == kept
+    assert back.to_pydict() == table.arrow.select(kept).to_pydict()
+
+
+def test_tables_with_little_in_them():
+    assert kinds_of({"a": [1, 1], "b": ["x", "x"]}).names == ()
+    assert kinds_of({"id": range(30)}).names == ()
+    assert kinds_of({"a": [1.5]}).kinds[0].name == "constant"
+    one = kinds_of({"a": [5, None, 5, None]})
+    assert one.heads()[0]["gaps"]
+    assert one.decode(one.encode({"a": [5, None]})).column("a").to_pylist() == [5, None]
+    with pytest.raises(FlowstoneError, match="no column 'b'"):
+        kinds_of({"a": [1]}, {"b": "positive"})
+    assert len(kinds_of({f"c{i}": normal() for i in range(300)}).names) == 300
+
+
+def test_dates_out_of_the_usual_range_are_doubted_and_kept():
+    values = [date(2020, 1, 1 + i % 28) for i in range(N)] + [date(9999, 12, 31)]
+    with pytest.warns(UserWarning, match="9999-12-31 is far from all dates that are usual"):
+        columns = kinds_of({"x": values})
+    assert columns.decode(columns.encode({"x": values})).column("x").to_pylist() == values
+    assert columns.decode([[1e300]]).column("x").to_pylist() == [date(9999, 12, 31)]
+    times = kinds_of({"x": [datetime(2020, 1, 1, 1 + i % 20) for i in range(N)]})
+    assert times.decode([[-1e300]]).num_rows == 1
+    noon = kinds_of({"x": [time(1 + i % 20, 30) for i in range(N)]})
+    assert noon.decode([[1e9]]).column("x").to_pylist() == [time(23, 59, 59, 999999)]

@@ -1,0 +1,189 @@
+"""Models of tables: a table in; samples, likelihoods, gaps filled and any columns given, as tables."""
+
+import datetime
+import warnings
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+import flowstone
+from flowstone.errors import CheckpointError, DataError, SettingError, UnknownNameError
+from flowstone.table_model import TableModel, learn
+
+SMALL = {"width": 16, "blocks": 1, "bins": 4, "pieces": 16}
+
+
+def rows(n: int = 400) -> pa.Table:
+    """People whose height follows from their sex, with gaps, atoms, a constant, a date and an id."""
+    rng = np.random.default_rng(0)
+    sex = rng.choice(["F", "M"], n)
+    spent = np.where(rng.random(n) < 0.5, 0.0, np.round(rng.exponential(30, n), 2))
+    cities = [
+        None if gap else str(city)
+        for gap, city in zip(rng.random(n) < 0.1, rng.choice(["Bern", "Oslo"], n), strict=True)
+    ]
+    day = datetime.date(2024, 1, 1)
+    return pa.table({
+        "id": np.arange(n) + 7000,
+        "sex": pa.array(sex).dictionary_encode(),
+        "age": pa.array(rng.integers(18, 80, n), pa.int16()),
+        "height": np.where(sex == "F", 165.0, 178.0) + rng.normal(0, 6, n),
+        "spent": spent,
+        "city": cities,
+        "unit": ["m"] * n,
+        "active": rng.random(n) < 0.3,
+        "day": [day + datetime.timedelta(days=int(d)) for d in rng.integers(0, 300, n)],
+    })  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def table():
+    return rows()
+
+
+@pytest.fixture(scope="module")
+def model(table):
+    return learn(table, steps=60, progress=False, arguments=SMALL)
+
+
+def test_samples_are_rows_of_the_same_table(model, table):
+    drawn = model.sample(300, seed=1)
+    kept = [name for name in table.column_names if name != "id"]
+    assert drawn.column_names == kept
+    assert drawn.schema.types == table.select(kept).schema.types
+    assert set(drawn.column("unit").to_pylist()) == {"m"}
+    assert set(drawn.column("city").to_pylist()) == {"Bern", "Oslo"}
+    ages = drawn.column("age").to_numpy()
+    assert ((ages >= 0) & (ages < 120)).all()
+    spent = drawn.column("spent").to_numpy()
+    assert (spent >= 0).all()
+    assert 0.2 < (spent == 0).mean() < 0.8
+    assert np.allclose(spent, np.round(spent, 2), atol=1e-9)
+    assert drawn.equals(model.sample(300, seed=1))
+    assert not drawn.equals(model.sample(300, seed=2))
+
+
+def test_gaps_are_drawn_where_asked(model):
+    assert model.sample(300, seed=1).column("city").null_count == 0
+    drawn = model.sample(300, seed=1, gaps=True)
+    assert 0 < drawn.column("city").null_count < 120
+    assert drawn.column("age").null_count == 0
+
+
+def test_given_values_stay(model):
+    drawn = model.sample(50, {"sex": "M", "age": 40, "day": datetime.date(2024, 5, 1)}, seed=0)
+    assert set(drawn.column("sex").to_pylist()) == {"M"}
+    assert set(drawn.column("age").to_pylist()) == {40}
+    assert set(drawn.column("day").to_pylist()) == {datetime.date(2024, 5, 1)}
+
+
+def test_of_several_values_each_comes_by_its_probability(model):
+    given = {"sex": ["F", "M"], "city": ["Oslo", "Bern"], "active": True}
+    drawn = model.sample(4000, given, seed=0)
+    x = torch.full((2, len(model.columns.names)), torch.nan, dtype=torch.float64)
+    place = {name: index for index, name in enumerate(model.columns.names)}
+    x[:, place["sex"]], x[:, place["active"]] = torch.tensor([0.0, 1.0], dtype=torch.float64), 1.0
+    with torch.no_grad():
+        share = model.density.log_prob(
+            x, order=[place["active"], *(i for i in range(x.shape[1]) if i != place["active"])]
+        )
+    wanted = share.softmax(0)[0].item()
+    found = (np.array(drawn.column("sex").to_pylist()) == "F").mean()
+    assert abs(found - wanted) < 4 * (wanted * (1 - wanted) / 4000) ** 0.5
+    assert set(drawn.column("city").to_pylist()) == {"Oslo", "Bern"}
+
+
+def test_each_row_of_known_values_has_its_samples(model):
+    drawn = model.sample_given(pa.table({"sex": ["F", "M"], "age": [30, None]}), 3, seed=0)
+    assert drawn.column("sex").to_pylist() == ["F"] * 3 + ["M"] * 3
+    assert drawn.column("age").to_pylist()[:3] == [30] * 3
+    assert drawn.column("age").null_count == 0
+
+
+def test_likelihoods_are_those_of_the_density(model, table):
+    x = model.encode(table)
+    with torch.no_grad():
+        assert np.array_equal(model.log_prob(table), model.density.log_prob(x).double().numpy())
+        event = model.density.log_prob(x, gaps="event").double().numpy()
+    assert np.array_equal(model.log_prob(table, gaps="event"), event)
+    terms = model.column_log_prob(table.slice(0, 20))
+    assert terms.column_names == list(model.columns.names)
+    assert [name for name in terms.column_names if terms.column(name).null_count] == ["city"]
+    others = torch.ones(x.shape[1], dtype=torch.bool)
+    others[2] = False
+    with torch.no_grad():
+        wanted = model.density.conditional_log_prob(x[:20], others).double().numpy()
+    assert np.allclose(terms.column(model.columns.names[2]).to_numpy(), wanted)
+
+
+@pytest.mark.parametrize("how", ["draw", "likely"])
+def test_imputation_fills_gaps_and_changes_nothing_else(model, table, how):
+    holes = {name: table.column(name).to_pylist() for name in table.column_names}
+    for name in ("age", "height", "sex", "day"):
+        holes[name] = [None if row % 3 == 0 else value for row, value in enumerate(holes[name])]
+    holed = pa.table({name: pa.array(values, table.schema.field(name).type) for name, values in holes.items()})
+    filled = model.impute(holed, how=how, seed=3)
+    assert filled.schema.names == table.schema.names
+    for name in table.column_names:
+        column = filled.column(name).to_pylist()
+        assert None not in column
+        assert all(new == old for new, old in zip(column, holes[name], strict=True) if old is not None)
+    assert filled.equals(model.impute(holed, how=how, seed=3))
+    assert filled.equals(model.impute(holed, how=how, seed=4)) == (how == "likely")
+
+
+def test_a_saved_model_is_the_same(model, table, tmp_path):
+    model.save(tmp_path / "model")
+    loaded = TableModel.load(tmp_path / "model")
+    assert np.array_equal(loaded.log_prob(table), model.log_prob(table))
+    assert loaded.sample(20, seed=0).equals(model.sample(20, seed=0))
+    flowstone.save(flowstone.nice(2), tmp_path / "flow")
+    with pytest.raises(CheckpointError, match="no kinds of columns"):
+        TableModel.load(tmp_path / "flow")
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        ({"sexx": "F"}, UnknownNameError, "did you mean 'sex'"),
+        ({"id": 3}, UnknownNameError, "unknown column 'id'"),
+        ({"sex": "Female"}, DataError, "unknown level 'Female'"),
+        ({"age": "old"}, DataError, "holds 'old'"),
+        ({"spent": -5.0}, SettingError, "no such value can be"),
+        ({"sex": []}, SettingError, "no value"),
+    ],
+)
+def test_bad_values_given(model, given, error, words):
+    with pytest.raises(error, match=words) as raised:
+        model.sample(1, given)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_fixed_order_says_what_it_cannot_do(table):
+    ordered = learn(table, steps=2, progress=False, arguments=SMALL | {"order": "given"})
+    assert ordered.sample(3, {"sex": "F"}, seed=0).column("sex").to_pylist() == ["F"] * 3
+    with pytest.raises(SettingError, match="fixed order"):
+        ordered.sample(3, {"active": True})
+
+
+def test_a_flow_of_whole_rows_is_a_model_too():
+    numbers = np.random.default_rng(0).normal(size=(200, 2)) * 3.1
+    flow = learn(numbers, recipe="nice", steps=2, progress=False)
+    assert flow.sample(5, seed=0).column_names == ["x1", "x2"]
+    assert np.isfinite(flow.log_prob(numbers)).all()
+    with pytest.raises(SettingError, match="recipe='mixed'"):
+        flow.impute(numbers)
+    numbers[3, 1] = np.nan
+    with pytest.raises(DataError, match="column 'x2', row 4 is missing"):
+        learn(numbers, recipe="nice", steps=2, progress=False)
+
+
+def test_tables_that_hold_nothing_to_learn():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(DataError, match="no column is left"):
+            learn({"id": list(range(100)), "unit": ["m"] * 100}, progress=False)
+    with pytest.raises(DataError, match="3 rows"):
+        learn({"x": [0.5, 1.25, 7.125], "y": [1.5, 0.25, 3.375]}, progress=False)

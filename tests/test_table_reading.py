@@ -1,0 +1,297 @@
+"""Tables in every form that people keep them in are read as they are meant."""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import sys
+import zipfile
+from collections import namedtuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.ipc
+import pyarrow.parquet
+import pytest
+
+from flowstone.data import open_source, read_table
+from flowstone.errors import DataError
+from table_files import DIALECTS, FIRST, HEADER, NUMBERS, ROWS, TextFile
+
+LETTERS = {"int64": "i", "double": "f", "string": "s", "bool": "b", "date32[day]": "d"}
+
+
+def letter(kind: pa.DataType) -> str:
+    return "t" if pa.types.is_timestamp(kind) else LETTERS[str(kind)]
+
+
+@pytest.mark.filterwarnings("ignore:.*not UTF-8", "ignore:.*cannot be told apart")
+@pytest.mark.parametrize("case", DIALECTS, ids=lambda case: case.name)
+def test_text_in_every_dialect(tmp_path, case: TextFile):
+    path = tmp_path / case.name
+    path.write_bytes(case.content)
+    table = read_table(path, **case.options)
+    assert tuple(table.columns) == case.columns
+    assert len(table) == case.rows
+    assert "".join(map(letter, table.arrow.schema.types)) == case.types
+    first = table.arrow.slice(0, 1).to_pylist()[0].values()
+    assert all(a == b or str(a) == str(b) for a, b in zip(first, case.first, strict=True))
+
+
+@pytest.mark.parametrize("case", [c for c in DIALECTS if c.name.startswith("gap_")], ids=lambda case: case.name)
+def test_gaps_are_nulls(tmp_path, case: TextFile):
+    path = tmp_path / case.name
+    path.write_bytes(case.content)
+    assert read_table(path, **case.options).arrow.column("weight").null_count == ROWS // 10
+
+
+def test_what_was_understood_is_said_in_one_line(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes("größe;b\n1,5;2\n2,5;3\n".encode("cp1252"))
+    with pytest.warns(UserWarning, match="not UTF-8; it is read as cp1252"):
+        table = read_table(path)
+    assert table.notes[0] == "read as cp1252 text separated by ';' with decimal commas, 2 rows, 2 columns"
+
+
+def test_doubts_are_warnings(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text('a,b\n1,"1,234"\n2,"5,678"\n')
+    with pytest.warns(UserWarning, match="nothing shows what the comma in '1,234' is"):
+        assert read_table(path).arrow.column("b").to_pylist() == [1234, 5678]
+    path.write_text("a,b\n1/2/2021,1\n3/4/2021,2\n")
+    with pytest.warns(UserWarning, match="column 'a': day and month cannot be told apart"):
+        read_table(path)
+    path.write_text("a,a\n1,2\n3,4\n")
+    with pytest.warns(UserWarning, match="column name 'a' occurs more than once: column 2 is called 'a_2'"):
+        assert read_table(path).columns == ["a", "a_2"]
+
+
+PLAIN = next(case for case in DIALECTS if case.name == "plain.csv").content
+
+
+def zipped(content: bytes, *names: str) -> bytes:
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w") as archive:
+        for name in names:
+            archive.writestr(name, content)
+    return held.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("ending", "pack"),
+    [
+        (".gz", gzip.compress),
+        (".bz2", bz2.compress),
+        (".xz", lzma.compress),
+        (".zst", lambda content: pa.compress(content, "zstd", asbytes=True)),
+        (".zip", lambda content: zipped(content, "t.csv", "__MACOSX/t.csv")),
+    ],
+)
+@pytest.mark.parametrize("name", ["t.csv", "t.txt", "t.tsv"])
+def test_compressed_text(tmp_path, ending, pack, name):
+    (tmp_path / f"{name}{ending}").write_bytes(pack(PLAIN))
+    table = read_table(tmp_path / f"{name}{ending}")
+    assert table.arrow.slice(0, 1).to_pylist() == [dict(zip(HEADER, FIRST, strict=True))]
+
+
+def test_an_archive_of_several_files_names_them(tmp_path):
+    (tmp_path / "t.csv.zip").write_bytes(zipped(PLAIN, "a.csv", "b.csv"))
+    with pytest.raises(DataError, match=r"holds 2 files \(a\.csv, b\.csv\); expected one"):
+        read_table(tmp_path / "t.csv.zip")
+
+
+TABLE = pa.table({"a": [1, 2, 3], "b": [0.5, None, 2.5], "c": ["x", "y", None]})
+
+
+def write_parquet(path):
+    pyarrow.parquet.write_table(TABLE, path)
+
+
+def write_stream(path):
+    with pyarrow.ipc.new_stream(path, TABLE.schema) as writer:
+        writer.write_table(TABLE)
+
+
+def write_lines(path):
+    path.write_text("\n".join(map(json.dumps, TABLE.to_pylist())))
+
+
+FORMS = {
+    "t.parquet": write_parquet,
+    "t.feather": lambda path: pyarrow.feather.write_feather(TABLE, str(path)),
+    "t.arrow": lambda path: pyarrow.feather.write_feather(TABLE, str(path), compression="uncompressed"),
+    "s.arrow": write_stream,
+    "t.jsonl": write_lines,
+    "t.ndjson": write_lines,
+    "t.json": lambda path: path.write_text(json.dumps(TABLE.to_pylist())),
+    "t.csv": lambda path: path.write_text("a,b,c\n1,0.5,x\n2,,y\n3,2.5,\n"),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_other_files(tmp_path, name):
+    FORMS[name](tmp_path / name)
+    table = read_table(tmp_path / name)
+    assert table.arrow.to_pydict() == TABLE.to_pydict()
+    assert "3 rows, 3 columns" in table.notes[0]
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_broken_files_are_one_line(tmp_path, name):
+    FORMS[name](tmp_path / name)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(bytes(byte ^ 0x80 for byte in content[: len(content) // 2]))
+    with pytest.raises(DataError) as caught:
+        read_table(tmp_path / name)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def test_several_files_a_folder_and_a_pattern(tmp_path):
+    (tmp_path / "parts").mkdir()
+    for i in range(3):
+        pyarrow.parquet.write_table(TABLE, tmp_path / "parts" / f"{i}.parquet")
+    paths = sorted((tmp_path / "parts").iterdir())
+    for source in (paths, tmp_path / "parts", str(tmp_path / "parts" / "*.parquet")):
+        table = read_table(source)
+        assert table.arrow.column("a").to_pylist() == [1, 2, 3] * 3
+        assert "from 3 files, 9 rows" in table.notes[0]
+    (tmp_path / "parts" / "3.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match="tables of several kinds"):
+        read_table(tmp_path / "parts")
+    with pytest.raises(DataError, match=r"3\.csv: its columns are not those of 0\.parquet: 'c'"):
+        read_table([paths[0], tmp_path / "parts" / "3.csv"])
+    with pytest.raises(DataError, match="no file has such a name"):
+        read_table(str(tmp_path / "*.csv"))
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet", "t.jsonl"])
+def test_standard_input(tmp_path, monkeypatch, name):
+    FORMS[name](tmp_path / name)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((tmp_path / name).read_bytes())))
+    assert read_table("-").arrow.to_pydict() == TABLE.to_pydict()
+
+
+Point = namedtuple("Point", "a b c")
+RECORDS = np.array([(1, 0.5, "x"), (2, np.nan, "y"), (3, 2.5, "z")], dtype=[("a", "i8"), ("b", "f8"), ("c", "U1")])
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        TABLE,
+        TABLE.to_batches()[0],
+        TABLE.to_pydict(),
+        TABLE.to_pylist(),
+        [Point(*row.values()) for row in TABLE.to_pylist()],
+    ],
+)
+def test_objects(source):
+    assert read_table(source).arrow.to_pydict() == TABLE.to_pydict()
+
+
+def test_arrays():
+    assert read_table(RECORDS).columns == ["a", "b", "c"]
+    assert read_table(RECORDS).arrow.column("c").to_pylist() == ["x", "y", "z"]
+    assert read_table(np.arange(6, dtype=np.int32).reshape(3, 2)).arrow.schema.types == [pa.int32()] * 2
+    assert read_table([[1, "x"], [2, "y"]]).arrow.to_pydict() == {"x1": [1, 2], "x2": ["x", "y"]}
+    assert read_table([1.5, 2.5]).columns == ["x1"]
+    assert read_table({"m": [1, "x", None]}).arrow.column("m").to_pylist() == ["1", "x", None]
+    for source, message in (
+        ([[1, 2], [3]], "row 2 has 1 values, the first row 2"),
+        ({"a": [1], "b": [1, 2]}, "columns have different lengths: 'a' 1, 'b' 2"),
+        ({"a": [[1], [2]]}, "the table"),
+        (np.zeros((2, 2, 2)), r"shape \(2, 2, 2\) is no table"),
+        (3.5, "a float is no table"),
+    ):
+        if message != "the table":
+            with pytest.raises(DataError, match=message):
+                read_table(source)
+
+
+def test_pandas_and_polars():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": [1, 2], "b": ["x", None]}, index=pandas.Index([5, 7], name="key"))
+    table = read_table(frame)
+    assert table.arrow.to_pydict() == {"a": [1, 2], "b": ["x", None]}
+    assert "index 'key' is left out" in table.notes[1]
+    polars = pytest.importorskip("polars")
+    assert read_table(polars.DataFrame({"a": [1, 2]})).arrow.to_pydict() == {"a": [1, 2]}
+
+
+def test_the_users_own_gaps_are_gaps_everywhere():
+    table = read_table({"a": [1, -999, 3], "b": ["x", "gone", "z"], "c": [-999.0, 1.0, 2.0]}, na=["gone", "-999"])
+    assert table.arrow.to_pydict() == {"a": [1, None, 3], "b": ["x", None, "z"], "c": [None, 1.0, 2.0]}
+
+
+def test_a_row_of_another_length_is_named_and_may_be_left_out(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a,b\n" + "1,2\n" * 30 + "\n3,4,5\n" + "6,7\n" * 30)
+    with pytest.raises(DataError, match=r"row 31 has 3 fields instead of 2 \('3,4,5'\).*skip_bad=True"):
+        read_table(path)
+    table = read_table(path, skip_bad=True)
+    assert len(table) == 60
+    assert "rows of another length left out: 1" in table.notes
+
+
+def test_integers_beyond_int64_and_with_leading_zeros_are_text(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a,b\n" + "".join(f"{10**24 + i},{i:05d}\n" for i in range(30)))
+    assert read_table(path).arrow.schema.types == [pa.string()] * 2
+
+
+def spreadsheet(path, rows):
+    """A workbook of one sheet, written by hand."""
+    cells = "".join(
+        "<row>"
+        + "".join(
+            f"<c><v>{cell}</v></c>" if isinstance(cell, int | float) else f'<c t="inlineStr"><is><t>{cell}</t></is></c>'
+            for cell in row
+        )
+        + "</row>"
+        for row in rows
+    )
+    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    package = "http://schemas.openxmlformats.org/package/2006/relationships"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(
+            "_rels/.rels",
+            f'<Relationships xmlns="{package}"><Relationship Id="r1" Type="{office}/officeDocument" '
+            'Target="xl/workbook.xml"/></Relationships>',
+        )
+        archive.writestr(
+            "xl/workbook.xml",
+            f'<workbook xmlns="{main}" xmlns:r="{office}"><sheets><sheet name="one" sheetId="1" r:id="r1"/></sheets>'
+            "</workbook>",
+        )
+        archive.writestr(
+            "xl/_rels/workbook.xml.rels",
+            f'<Relationships xmlns="{package}"><Relationship Id="r1" Type="{office}/worksheet" '
+            'Target="worksheets/sheet1.xml"/></Relationships>',
+        )
+        archive.writestr(
+            "xl/worksheets/sheet1.xml", f'<worksheet xmlns="{main}"><sheetData>{cells}</sheetData></worksheet>'
+        )
+
+
+def test_spreadsheets(tmp_path):
+    pytest.importorskip("python_calamine")
+    spreadsheet(tmp_path / "t.xlsx", [["Report"], HEADER, *NUMBERS, ["n/a", 1.5, 3]])
+    table = read_table(tmp_path / "t.xlsx")
+    assert table.columns == list(HEADER)
+    assert "".join(map(letter, table.arrow.schema.types)) == "ffi"
+    assert table.arrow.slice(0, 1).to_pylist() == [dict(zip(HEADER, FIRST, strict=True))]
+    assert table.arrow.column("height").null_count == 1
+
+
+def test_a_table_from_a_folder_is_opened_and_opened_again(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(2):
+        pyarrow.parquet.write_table(
+            pa.table({"a": rng.normal(size=50), "b": rng.normal(size=50)}), tmp_path / f"{i}.parquet"
+        )
+    dataset = open_source(tmp_path)
+    assert dataset.description["rows"] == 100
