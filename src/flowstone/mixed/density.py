@@ -106,8 +106,10 @@ class MixedDensity(Density):
         return isinstance(self.net, AnyOrderNet)
 
     def training_settings(self, rows: float) -> Mapping[str, Any]:
-        """Dropout against learning rows by heart, and a lower rate than flows take."""
-        return {"dropout": 0.1, "lr": 2e-3, "ema": 0.995}
+        """What measured best on held-out rows of three tables (docs/mixed-tables.md); where discrete columns are many,
+        the best weights come early, so they are looked for often.
+        """
+        return {"steps": 3000, "dropout": 0.1, "lr": 3e-3, "ema": 0.995, "validate_every": 50}
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:

@@ -11,6 +11,7 @@ from flowstone.validation import require_choice, require_integer
 __all__ = ["mixed"]
 
 ORDERS = ("any", "given")
+WIDTHS = {"any": 128, "given": 192}
 VECTOR = 32  # width of a column's vector where the order is fixed
 
 
@@ -21,8 +22,8 @@ def mixed(
     columns: Sequence[Mapping[str, Any]] | None = None,
     context_features: int = 0,
     order: str = "any",
-    width: int = 192,
-    blocks: int = 3,
+    width: int | None = None,
+    blocks: int = 2,
     bins: int = 16,
     pieces: int = 128,
 ) -> MixedDensity:
@@ -34,7 +35,7 @@ def mixed(
         context_features: width of a context.
         order: ``any``: any columns may be given, and the others asked for (``AnyOrderNet``). ``given``: columns follow
             from those before them alone, which trains and scores several times as fast (``OrderedNet``).
-        width, blocks: of the net.
+        width, blocks: of the net; a width of None is 128 in any order, and 192 in a given one.
         bins: of the splines of the conditional distributions.
         pieces: of the marginal distribution functions, at most.
 
@@ -45,6 +46,7 @@ def mixed(
     torch.Size([2])
     """
     require_choice("order", order, ORDERS)
+    width = WIDTHS[order] if width is None else width
     for name, value in {"width": width, "blocks": blocks, "pieces": pieces}.items():
         require_integer(name, value)
     described = columns_of(features, columns)

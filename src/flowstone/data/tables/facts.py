@@ -2,8 +2,8 @@
 
 Atoms
     A column of at most ``SHORT`` different values that come ten times on average, or of a dozen that come twice, is
-    made of atoms: each value holds mass. In others a value is an atom if at least 1% of the rows, and ten of them, have
-    it, and five times as many as its twenty neighbours on average. A value at a bound is always an atom, as is a
+    made of atoms: each value holds mass. In others a value is an atom if at least 0.2% of the rows, and ten of them,
+    have it, and five times as many as its twenty neighbours on average. A value at a bound is always an atom, as is a
     suspected sentinel.
 Grid
     The step of a column is the largest one of which all differences are multiples, among whole numbers and decimals
@@ -37,7 +37,7 @@ __all__ = ["GROWING", "SHORT", "Facts", "digits_of", "ticks_per_unit"]
 
 SHORT = 128
 FEW, REPEATS, FEW_REPEATS = 12, 10, 2
-MASS, LEAST_COUNT, PROMINENCE, NEIGHBOURS, MOST_ATOMS = 0.01, 10, 5.0, 10, 32
+MASS, LEAST_COUNT, PROMINENCE, NEIGHBOURS, MOST_ATOMS = 0.002, 10, 5.0, 10, 128
 DECIMALS, MOST_STEPS, FINEST = 6, 10_000, 1_000_000
 EXACT = 2**53
 FUZZ = 1e-14  # rounding errors of sums, relative to the value
