@@ -39,9 +39,9 @@ class MixedDensity(Density):
     it is an event which has a probability, and others may depend on it; columns with ``gaps`` learn both.
 
     With an ``AnyOrderNet`` any columns may be given: they come before all others, which follow as they stand in the
-    table. In training half of the rows are learned in the table's order, the others with columns, chosen anew for each
-    row, that are known beforehand or hidden. With an ``OrderedNet`` only columns that come before all unknown ones can
-    be given. An order is a choice: two of them agree as far as the net has learned that they do.
+    table. In training half of the rows are learned in the table's order; in the others some columns, drawn for each
+    row, come first. With an ``OrderedNet`` only columns that come before all unknown ones can be given. An order is a
+    choice: two of them agree as far as the net has learned that they do.
 
     Args:
         columns: what is told of each column.
@@ -128,7 +128,7 @@ class MixedDensity(Density):
         if not (self.training and torch.is_grad_enabled()):
             return self.log_prob(x, context)
         self._check(x, context, self.event_shape)
-        masks = draw_masks(x, self.with_gaps, known=self.any_order)
+        masks = draw_masks(x, self.with_gaps, any_order=self.any_order)
         columns = self._drawn_columns()
         terms = self._terms(x, context, **masks._asdict(), columns=columns)
         return terms.sum(1) * (1 if columns is None else len(self.columns) / len(columns))
@@ -147,7 +147,7 @@ class MixedDensity(Density):
         event: Tensor,
         known: Tensor | None = None,
         hidden: Tensor | None = None,
-        order: Sequence[int] | None = None,
+        place: Tensor | None = None,
         columns: Sequence[int] | None = None,
     ) -> Tensor:
         """The log-probability of each column given those before it, 0 where it is known or absent.
@@ -155,7 +155,7 @@ class MixedDensity(Density):
         Args:
             event: ``(rows, columns)``: where a gap is an event and not an absence.
             known: the columns before all others; hidden: those on which no other depends.
-            order: of the others; None: as they stand.
+            place: numbers by which the others are ordered, ``(columns,)`` or ``(rows, columns)``; None: as they stand.
             columns: which columns' terms; None: all.
         """
         encoded = self.encoder.encode(x)
@@ -164,7 +164,7 @@ class MixedDensity(Density):
         tokens = self.embedding(encoded) * seen[..., None]
         given = self._standardized(context)
         if isinstance(self.net, AnyOrderNet):
-            parameters = self.net(tokens, self._before(order, known), given, columns=columns)
+            parameters = self.net(tokens, self._before(place, known), given, columns=columns)
         else:
             parameters = self.net(tokens, given)
         if columns is not None:
@@ -174,14 +174,12 @@ class MixedDensity(Density):
         terms = values + gaps.where(event, 0.0)
         return terms if known is None else terms.where(~known, 0.0)
 
-    def _before(self, order: Sequence[int] | None, known: Tensor | None) -> Tensor:
+    def _before(self, place: Tensor | None, known: Tensor | None) -> Tensor:
         """Which columns (last) are before which, ``(columns, columns)`` or ``(rows, columns, columns)``: those that are
-        known, and among the others those that come first in the order.
+        known, and among the others those with a lower place.
         """
-        place = torch.arange(len(self.columns), device=self.device)
-        if order is not None:
-            place = place[order].argsort()
-        earlier = place[:, None] > place
+        place = torch.arange(len(self.columns), device=self.device) if place is None else place
+        earlier = place[..., :, None] > place[..., None, :]
         return earlier if known is None else earlier | known[:, None]
 
     def _log_prob(self, x: Tensor, context: Tensor | None) -> Tensor:
@@ -222,18 +220,18 @@ class MixedDensity(Density):
         """The terms of ``log_prob``, ``(rows, columns)``: each column given those before it, 0 where absent."""
         require_choice("gaps", gaps, ("absent", "event"))
         self._check(x, context, self.event_shape)
-        if order is not None:
-            order = self._order(order)
+        place = None if order is None else self._place(order)
         event = torch.full(x.shape, gaps == "event", device=x.device)
-        return self._in_chunks(x, context, event=event, order=order)
+        return self._in_chunks(x, context, event=event, place=place)
 
-    def _order(self, order: Sequence[int]) -> list[int]:
+    def _place(self, order: Sequence[int]) -> Tensor:
+        """The place of each column in an order."""
         order, natural = [int(index) for index in order], list(range(len(self.columns)))
         if sorted(order) != natural:
             raise SettingError(f"order={order} must name each of the columns 0 … {natural[-1]} once")
         if order != natural and not self.any_order:
             raise SettingError(f"order={order}: this density has a fixed order", remedy={"order": "any"})
-        return order
+        return torch.tensor(order, device=self.device).argsort()
 
     def conditional_log_prob(self, x: Tensor, known: Tensor, context: Tensor | None = None) -> Tensor:
         r"""$\log p(\text{the other columns} \mid \text{the known ones})$ of each row; columns that are NaN are neither.
@@ -381,18 +379,18 @@ class MixedDensity(Density):
         *,
         event: Tensor,
         known: Tensor | None = None,
-        order: Sequence[int] | None = None,
+        place: Tensor | None = None,
     ) -> Tensor:
         """``_terms``, where no gradient is recorded a part of the rows at a time."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return self._terms(x, context, event=event, known=known, order=order)
+            return self._terms(x, context, event=event, known=known, place=place)
         found = [
             self._terms(
                 x[rows],
                 None if context is None else context[rows],
                 event=event[rows],
                 known=None if known is None else known[rows],
-                order=order,
+                place=place,
             )
             for rows in _parts(x)
         ]

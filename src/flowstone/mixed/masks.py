@@ -1,4 +1,4 @@
-"""What is known, hidden and counted of each row in one step of a training."""
+"""In which order the columns of each row are learned in one step of a training, and what is hidden."""
 
 from typing import NamedTuple
 
@@ -7,37 +7,45 @@ from torch import Tensor
 
 __all__ = ["Masks", "draw_masks"]
 
-# Fractions of the rows. Half of the rows are learned in the table's order, which samples and likelihoods use.
-KNOWN, HIDDEN, EVENTS = 0.5, 0.1, 0.5
+# Fractions of the rows. The others are learned in the table's order, which samples and likelihoods use.
+SHUFFLED, HIDDEN, EVENTS = 0.5, 0.1, 0.5
 
 
 class Masks(NamedTuple):
     """Masks of values, ``(rows, columns)``.
 
     Attributes:
-        known: columns that come before all others and are not learned; None for none.
+        place: numbers by which the columns are ordered, the least first; None for the table's order.
         hidden: columns that no other is told of.
         event: gaps that count as events; the others are absent.
     """
 
-    known: Tensor | None
+    place: Tensor | None
     hidden: Tensor
     event: Tensor
 
 
-def draw_masks(x: Tensor, with_gaps: Tensor, *, known: bool) -> Masks:
+def draw_masks(x: Tensor, with_gaps: Tensor, *, any_order: bool) -> Masks:
     """Masks drawn from torch's global random state, each of some of the rows, at rates drawn for each row.
+
+    In the rows whose order is shuffled, a part of the columns comes first, in random order, and the others follow as
+    they stand in the table: as where that part is given and the others are asked for.
 
     Args:
         with_gaps: ``(columns,)``: which columns have gaps.
-        known: whether columns may be known beforehand.
+        any_order: whether orders other than the table's are learned.
     """
     rows = torch.rand(3, len(x), 1, device=x.device)
     return Masks(
-        known=_some_values(x) & (rows[0] < KNOWN) if known else None,
+        place=_shuffled(x, rows[0] < SHUFFLED) if any_order else None,
         hidden=_some_values(x) & (rows[1] < HIDDEN),
         event=(rows[2] < EVENTS) & with_gaps,
     )
+
+
+def _shuffled(x: Tensor, rows: Tensor) -> Tensor:
+    first = _some_values(x) & rows
+    return torch.where(first, torch.rand(x.shape, device=x.device) - 1, torch.arange(x.shape[1], device=x.device))
 
 
 def _some_values(x: Tensor) -> Tensor:
