@@ -133,3 +133,7 @@ def test_a_density_suggests_settings_of_its_training():
     plan = flowstone.train.Settings(lr=1e-4).for_data((4,), 1000, suited)
     assert plan.lr == 1e-4
     assert plan.dropout == suited["dropout"] > 0
+    assert plan.steps == 3000  # fit takes only what is left open
+    continuous = mixed(4, width=8).training_settings(1000)
+    assert continuous["steps"] > suited["steps"]
+    assert continuous["dropout"] < suited["dropout"]

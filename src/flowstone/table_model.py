@@ -293,6 +293,9 @@ def learn(
     validation, rows = x[order[: len(x) // 10]], x[order[len(x) // 10 :]]
     if not isinstance(density, MixedDensity):
         _require_whole(x, columns, table)
+    suited = density.training_settings(len(rows))
+    if "steps" in suited and not {"steps", "minutes", "settings"} & settings.keys():
+        settings["steps"] = suited["steps"]
     history = fit(density, rows, validation=validation, seed=seed, **settings)
     density.eval()
     return TableModel(density, columns, history)

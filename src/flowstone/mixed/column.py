@@ -64,6 +64,11 @@ class Column:
         return len(self.atoms) + (self.rest is not None)
 
     @property
+    def is_continuous(self) -> bool:
+        """Whether it is more than atoms: a grid with atoms is taken for a column of few values."""
+        return self.rest is not None and not (self.rest == "grid" and self.atoms)
+
+    @property
     def origin(self) -> float:
         """A value of the grid."""
         return (self.low or 0.0) if self.anchor is None else self.anchor
