@@ -106,8 +106,10 @@ class MixedDensity(Density):
         return isinstance(self.net, AnyOrderNet)
 
     def training_settings(self, rows: float) -> Mapping[str, Any]:
-        """What measured best on held-out rows of three tables. Categories and values with mass are soon learned by heart,
-        what is continuous takes long: so steps and dropout follow the share of the columns that are continuous.
+        """The settings that measured best on held-out rows of three tables.
+
+        A net soon overfits categories and values with mass, and learns continuous columns slowly, so steps and dropout
+        follow the share of the columns that are continuous.
         """
         share = sum(column.is_continuous for column in self.columns) / len(self.columns)
         steps = round(1500 + 1500 * share)
