@@ -11,6 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from commands import flowstone, refused
+from flowstone.runs import Run
 
 SMALL = ["--set", "width=16", "blocks=1", "bins=4", "--steps", 20, "--quiet", "--no-plots"]
 
@@ -44,7 +45,7 @@ def here(folder, monkeypatch):
 def test_the_run_records_the_kinds_and_every_column_has_its_bits(folder):
     record = json.loads((folder / "R" / "flow.json").read_text())
     assert record["recipe"] == "mixed"
-    kinds = {kind["column"]: kind["kind"] for kind in record["kinds"]}
+    kinds = {kind["column"]: kind["kind"] for kind in record["data"]["schema"]}
     assert kinds["sex"] == "categorical"
     assert kinds["unit"] == "constant"
     metrics = json.loads((folder / "R" / "metrics.json").read_text())
@@ -145,3 +146,16 @@ def test_a_flow_of_numbers_says_what_mixed_densities_can_do(capsys, monkeypatch)
     assert "--flow mixed" in refused(capsys, monkeypatch, "score", "M", "m.csv", "--out", "f.csv", "--per-column")
     assert "--flow mixed" in refused(capsys, monkeypatch, "sample", "M", "-n", 1, "--out", "f.csv", "--gaps")
     assert not Path("f.csv").exists()
+
+
+def test_columns_are_modelled_in_the_order_of_their_names_and_read_again_by_the_recorded_kinds(monkeypatch):
+    flowstone("train", "people.parquet", "--columns", "city,unit,sex", "--out", "O", *SMALL)
+    assert Run("O").record["columns"] == ["city", "sex"]
+    flowstone("sample", "O", "-n", 3, "--out", "o.parquet")
+    assert pyarrow.parquet.read_table("o.parquet").column_names == ["city", "unit", "sex"]
+
+    def infer(*_, **__):
+        raise AssertionError("the kinds are in the record")
+
+    monkeypatch.setattr("flowstone.data.source.decide", infer)
+    assert Run("O").dataset().columns == ("city", "sex")

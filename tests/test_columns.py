@@ -4,6 +4,7 @@ import json
 import warnings
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,7 @@ def draws(seed: int = 0):
     return np.random.default_rng(seed)
 
 
-def kind(values, name: str = "x", **options):
+def kind(values, name: str = "x", **options) -> Any:
     return kinds_of({name: values}, **options).kinds[0]
 
 
@@ -213,7 +214,7 @@ def test_many_levels_are_grouped_and_drawn_by_frequency():
     shares = 1 / np.arange(1, 5001)
     values = levels[draws().choice(5000, 40_000, p=shares / shares.sum())]
     columns = kinds_of({"x": values})
-    found = columns.kinds[0]
+    found = columns.modelled[0]
     assert len(found.head()["atoms"]) == 256
     assert "the 255 most frequent are kept" in columns.notes[0]
     x = columns.encode({"x": values})

@@ -42,8 +42,6 @@ def test_bad_arguments_are_named():
         flowstone.fit(small(), TOYS["moons"], context=torch.zeros(3, 1))
     with pytest.raises(SettingError, match="seed=-1"):
         flowstone.fit(small(), x, seed=-1)
-    with pytest.raises(SettingError, match="steps=None needs minutes"):
-        flowstone.fit(small(), x, steps=None)
     with pytest.raises(DataError, match="validation: row 0, feature 0 is inf"):
         flowstone.fit(small(), x, validation=torch.full((3, 2), math.inf))
     with pytest.raises(DataError, match="at least 2 are needed"):
@@ -135,3 +133,11 @@ def test_the_documentation_of_fit_names_no_option_twice():
     listed = inspect.getdoc(flowstone.fit) or ""
     assert "help(flowstone.train.Settings)" in listed
     assert not [option.name for option in options_of(Settings) if f"\n    {option.name}:" in listed]
+
+
+def test_steps_end_a_training_unless_a_clock_does():
+    assert Settings().for_data((2,), 500).steps == 3000
+    assert Settings().for_data((2,), 500, {"steps": 1500}).steps == 1500
+    assert Settings(steps=7).for_data((2,), 500, {"steps": 1500}).steps == 7
+    assert Settings(minutes=1).for_data((2,), 500, {"steps": 1500}).steps is None
+    assert Settings(minutes=1, steps=7).for_data((2,), 500).steps == 7

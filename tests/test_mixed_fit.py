@@ -129,11 +129,11 @@ def test_a_resumed_training_is_the_unbroken_one(tmp_path, order):
 
 def test_a_density_suggests_settings_of_its_training():
     density = mixed(4, columns=COLUMNS, width=8, blocks=1)
-    suited = density.training_settings(1000)
-    plan = flowstone.train.Settings(lr=1e-4).for_data((4,), 1000, suited)
+    suggested = density.training_settings(1000)
+    plan = flowstone.train.Settings(lr=1e-4).for_data((4,), 1000, suggested)
     assert plan.lr == 1e-4
-    assert plan.dropout == suited["dropout"] > 0
-    assert plan.steps == 3000  # fit takes only what is left open
+    assert plan.dropout == suggested["dropout"] > 0
+    assert plan.steps == suggested["steps"] < 3000
     continuous = mixed(4, width=8).training_settings(1000)
-    assert continuous["steps"] > suited["steps"]
-    assert continuous["dropout"] < suited["dropout"]
+    assert continuous["steps"] > suggested["steps"]
+    assert continuous["dropout"] < suggested["dropout"]

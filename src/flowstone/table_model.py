@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 import torch
 from torch import Tensor
 
-from flowstone.data.request import MIN_ROWS
+from flowstone.data.request import MIN_ROWS, TABLE
 from flowstone.data.tables import Columns, Table, kinds_of, read_table
+from flowstone.data.tables.arrow import compute
 from flowstone.density import Density
 from flowstone.errors import CheckpointError, DataError, SettingError, UnknownNameError
 from flowstone.mixed import MixedDensity
@@ -23,8 +23,7 @@ from flowstone.validation import require_choice, require_integer
 
 __all__ = ["TableModel", "learn"]
 
-compute: Any = pyarrow.compute
-PIECE = 1 << 16  # rows drawn and decoded at a time
+CHUNK = 1 << 16  # rows drawn and decoded at a time
 WAYS = ("draw", "likely")
 
 
@@ -111,13 +110,13 @@ class TableModel:
         gaps: bool = False,
         seed: int | None = None,
     ) -> Iterator[pa.Table]:
-        """What ``sample`` draws, piece by piece, for more than memory holds."""
+        """What ``sample`` draws, chunk by chunk, for more rows than memory holds."""
         require_integer("n", n)
         values, seeds = self._given(given or {}), _seeds(seed)
-        for start in range(0, n, PIECE):
-            rows, number = min(PIECE, n - start), next(seeds)
+        for start in range(0, n, CHUNK):
+            rows, number = min(CHUNK, n - start), next(seeds)
             if isinstance(self.density, MixedDensity):
-                x = self._start(rows, values, number)
+                x = self._with_given(rows, values, number)
                 x = self.density.fill(x, x.isnan(), temperature=temperature, gaps=gaps, seed=number)
             else:
                 if values:
@@ -171,7 +170,8 @@ class TableModel:
 
     def save(self, folder: Path | str) -> None:
         """Write the density and the kinds of its columns into a folder that ``TableModel.load`` reads."""
-        save(self.density, folder, extra={"columns": list(self.columns.names), "kinds": self.columns.as_record()})
+        data = {"kind": TABLE, "mixed": isinstance(self.density, MixedDensity), "schema": self.columns.as_record()}
+        save(self.density, folder, extra={"columns": list(self.columns.names), "data": data})
 
     @classmethod
     def load(cls, folder: Path | str, *, device: torch.device | str = "cpu") -> "TableModel":
@@ -181,9 +181,13 @@ class TableModel:
             CheckpointError: it is damaged, or was not learned from a table.
         """
         record = read_record(folder)
-        if not isinstance(record.get("kinds"), list):
+        schema = record.get("data", {}).get("schema")
+        if not isinstance(schema, list):
             raise CheckpointError(f"{Path(folder) / 'flow.json'}: it has no kinds of columns: it is not of a table")
-        return cls(load(folder, device=device), Columns.from_record(record["kinds"]))
+        columns = Columns.from_record(schema)
+        if columns.names != tuple(record["columns"]):
+            columns = columns.select(record["columns"])
+        return cls(load(folder, device=device), columns)
 
     def _any_order(self, what: str) -> MixedDensity:
         if not isinstance(self.density, MixedDensity):
@@ -217,7 +221,7 @@ class TableModel:
             found[index] = x.unique()
         return found
 
-    def _start(self, rows: int, values: Mapping[int, Tensor], seed: int) -> Tensor:
+    def _with_given(self, rows: int, values: Mapping[int, Tensor], seed: int) -> Tensor:
         """Rows of NaN but for the values that are given; of several values one each, by their probabilities."""
         x = torch.full((rows, len(self.columns.names)), torch.nan, dtype=torch.float64)
         for index, options in values.items():
@@ -293,9 +297,6 @@ def learn(
     validation, rows = x[order[: len(x) // 10]], x[order[len(x) // 10 :]]
     if not isinstance(density, MixedDensity):
         _require_whole(x, columns, table)
-    suited = density.training_settings(len(rows))
-    if "steps" in suited and not {"steps", "minutes", "settings"} & settings.keys():
-        settings["steps"] = suited["steps"]
     history = fit(density, rows, validation=validation, seed=seed, **settings)
     density.eval()
     return TableModel(density, columns, history)
@@ -313,7 +314,7 @@ def _require_whole(x: Tensor, columns: Columns, table: Table) -> None:
 
 
 def _seeds(seed: int | None) -> Iterator[int]:
-    """A seed for each piece."""
+    """A seed for each chunk."""
     generator = torch.Generator()
     if seed is None:
         generator.seed()

@@ -48,7 +48,7 @@ def _plain(found: "Columns") -> list[dict[str, Any]]:
         {
             "name": kind.column,
             "kind": kind.name,
-            "modelled": kind.modelled,
+            "modelled": kind.column in found.names,
             "range": kind.describe().range,
             "distinct": kind.distinct,
             "gaps": kind.missing,
@@ -82,7 +82,7 @@ def _show(read: "Table", found: "Columns") -> None:
             said.grid,
             said.treatment,
         )
-        grid.add_row(*map(Text, cells), style="" if kind.modelled else "dim")
+        grid.add_row(*map(Text, cells), style="" if kind.column in found.names else "dim")
     console.print(grid)
     for note in found.notes:
         console.print(Text(note), soft_wrap=True)

@@ -30,7 +30,7 @@ __all__ = ["Job", "continued", "started"]
 
 Say = Callable[[str], None]
 # The parts of flow.json besides the density.
-EXTRA = ("columns", "context_columns", "kinds", "data", "training", "request")
+EXTRA = ("columns", "context_columns", "data", "training", "request")
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Job:
         self._finish(history, say, plots=plots)
 
     def _keep(self, history: History) -> None:
-        save(self.density, self.run.folder, extra={key: self.record[key] for key in EXTRA if key in self.record})
+        save(self.density, self.run.folder, extra={key: self.record[key] for key in EXTRA})
         history.save(self.run.folder / "history.csv")
 
     def _introduce(self, say: Say, *, quiet: bool) -> None:
@@ -92,8 +92,8 @@ class Job:
         by_choice = " (the default)" if recipe == _default(self.dataset) else ""
         say(f"{data['source']}: {_extent(self.dataset)} → {self.run.folder}")
         rows = math.inf if callable(self.dataset.train) else len(self.dataset.train)
-        suited = density.training_settings(rows)
-        batch = self.settings.for_data(self.dataset.event_shape, rows, suited).batch_size
+        resolved = self.settings.for_data(self.dataset.event_shape, rows, density.training_settings(rows))
+        batch = resolved.batch_size
         threads = thread_count(density, batch) if density.device.type == "cpu" else 0
         place = f", {batch} rows a step on {threads} thread{'s' * (threads > 1)}"
         say(f"flow: {recipe}{by_choice}, {_count(density)} parameters{place if threads else f' on {density.device}'}")
@@ -165,8 +165,6 @@ def started(out: Path | None, request: Mapping[str, Any], *, progress: bool) -> 
         "training": settings.as_record(),
         "request": dict(request),
     }
-    if dataset.mixed and dataset.kinds is not None:
-        extra["kinds"] = dataset.kinds.as_record()
     record = describe(density, extra)
     numbered = Path("runs") / f"{_stem(request['source'])}-{recipe}"
     run = Run.create(out) if out else Run.create_numbered(numbered)
@@ -217,8 +215,6 @@ def _settings(given: Mapping[str, Any]) -> Settings:
         require_integer("epochs", epochs)
         if "steps" in given:
             raise SettingError("--steps and --epochs say the same thing twice: give one of them")
-    elif "minutes" in given:
-        given.setdefault("steps", None)  # the clock alone decides
     return Settings(**given)
 
 

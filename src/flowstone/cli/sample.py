@@ -166,12 +166,13 @@ def _write_table(out: Path, density, how, columns, values, finite, kinds) -> Non
     import pyarrow as pa
 
     from flowstone.data.tables import write_chunks
+    from flowstone.data.tables.kinds import Constant
 
     def table(x: "Tensor") -> pa.Table:
         arrays = {name: x[:, index].numpy() for index, name in enumerate(columns)}
         arrays |= {name: np.full(len(x), value) for name, value in values.items()}
-        constants = [kind for kind in kinds.kinds if kind.name == "constant"] if kinds else []
-        arrays |= {kind.column: kind.decode(np.zeros(len(x))) for kind in constants if kind.column not in arrays}
+        constants = [kind for kind in kinds.kinds if isinstance(kind, Constant)] if kinds else []
+        arrays |= {kind.column: kind.repeat(len(x)) for kind in constants if kind.column not in arrays}
         in_order = [kind.column for kind in kinds.kinds if kind.column in arrays] if constants else list(arrays)
         return pa.table({name: arrays[name] for name in in_order})
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from flowstone.data.dataset import Dataset
-from flowstone.data.request import MIN_ROWS, TABLE, DataRequest
+from flowstone.data.request import MIN_ROWS, DataRequest
 from flowstone.data.rows import Rows
 from flowstone.data.tables import Columns, Table
 from flowstone.errors import DataError, SettingError
@@ -39,6 +39,8 @@ def open_mixed(request: DataRequest, table: Table, columns: Columns, described: 
     if not columns.names:
         left = ", ".join(f"{kind.column!r} {kind.describe().treatment}" for kind in columns.kinds)
         raise DataError(f"{table.path}: no column is left to learn the density of ({left})")
+    if request.columns:
+        columns = columns.select([name for name in request.columns if name not in request.exclude])
     x = columns.encode(table)
     if request.drop_missing:
         x = x[x.isfinite().all(1)]
@@ -59,6 +61,6 @@ def open_mixed(request: DataRequest, table: Table, columns: Columns, described: 
         columns.names,
         (),
         *parts,
-        description={"kind": TABLE, **described, "mixed": True, "rows": len(x)},
+        description={**described, "schema": columns.as_record(), "mixed": True, "rows": len(x)},
         kinds=columns,
     )

@@ -93,8 +93,11 @@ def reopen(description: Mapping[str, Any], *, data_dir: Path | str | None = None
     if images:
         request = replace(request, data_dir=folder_of(description, data_dir))
     mixed = bool(description.get("mixed"))
-    of_table = description.get("kind") == TABLE
-    dataset = _open_table(request, mixed, warn=False) if of_table else open_source(request, progress=progress)
+    if description.get("kind") == TABLE:
+        schema = description.get("schema")
+        dataset = _open_table(request, mixed, None if schema is None else Columns.from_record(schema))
+    else:
+        dataset = open_source(request, progress=progress)
     if images and dataset.description["sha256"] != digest:
         raise changed
     return dataset
@@ -115,15 +118,22 @@ def _open_toy(toy: Toy, request: DataRequest) -> Dataset:
     )
 
 
-def _open_table(request: DataRequest, mixed: bool | None, *, warn: bool = True) -> Dataset:
+def _open_table(request: DataRequest, mixed: bool | None, columns: Columns | None = None) -> Dataset:
+    """Open a table; ``columns`` are their kinds where they were decided before."""
     path, seed = Path(request.source), request.seed
     table = read_table(request.source, na=request.na, encoding=request.encoding, skip_bad=request.skip_bad)
     table.require((*request.context, *request.exclude, *request.columns, *request.kinds))
     wanted = [name for name in (*request.columns, *request.context) if name not in request.exclude]
-    columns = _kinds(table, request, wanted, warn=warn)
+    columns = _kinds(table, request, wanted) if columns is None else columns
+    source = request.source if request.source in STANDARD_INPUT else str(path.resolve())
+    described = {
+        "kind": TABLE,
+        **replace(request, source=source).as_record(TABLE),
+        "sha256": _digest(request.source),
+        "read": table.notes[0] if table.notes else None,
+        "schema": columns.as_record(),
+    }
     if mixed or (mixed is None and not request.context and is_mixed(columns, drop_missing=request.drop_missing)):
-        source = request.source if request.source in STANDARD_INPUT else str(path.resolve())
-        described = replace(request, source=source).as_record(TABLE) | {"sha256": _digest(request.source)}
         return open_mixed(request, table, columns, described)
     context = tuple(name for name in request.context if name in columns.names)
     names = tuple(name for name in request.columns or table.columns if name in columns.names)
@@ -145,8 +155,6 @@ def _open_table(request: DataRequest, mixed: bool | None, *, warn: bool = True) 
         chosen = torch.from_numpy(values[rows])
         return Rows(chosen[:, : len(features)], chosen[:, len(features) :] if context else None)
 
-    source = request.source if request.source in STANDARD_INPUT else str(path.resolve())
-    resolved = replace(request, source=source, context=context, columns=names, exclude=())
     return Dataset(
         columns=features,
         context_columns=context,
@@ -154,33 +162,32 @@ def _open_table(request: DataRequest, mixed: bool | None, *, warn: bool = True) 
         validation=part(validation),
         test=part(test),
         description={
-            "kind": TABLE,
-            **resolved.as_record(TABLE),
+            **described,
+            "context": list(context),
+            "columns": list(names),
+            "exclude": [],
             "noise": {name: float(width) for name, width in zip(features, widths, strict=False) if width > 0},
             "atoms": spikes,
             "rows": len(values),
-            "sha256": _digest(request.source),
-            "read": table.notes[0] if table.notes else None,
-            "schema": columns.as_record(),
         },
         kinds=columns,
     )
 
 
-def _kinds(table: Table, request: DataRequest, wanted: Sequence[str], *, warn: bool) -> Columns:
-    """The kinds of the columns that are asked for, in the order of the table."""
+def _kinds(table: Table, request: DataRequest, wanted: Sequence[str]) -> Columns:
+    """The kinds of the columns that a request names, or of all, in the order of the table."""
     chosen = [name for name in table.columns if not request.columns or name in wanted]
     part = read_table(replace(table, arrow=table.arrow.select(chosen)), na=("inf", "-inf"))  # named with the gaps
     kinds = {name: kind for name, kind in dict(request.kinds).items() if name in chosen}
     exclude = [name for name in request.exclude if name in chosen]
     columns, doubts = decide(part, kinds, exclude, keep=wanted)
-    for doubt in doubts if warn else ():
+    for doubt in doubts:
         warnings.warn(doubt, stacklevel=5)
     return columns
 
 
 def _nothing_left(source: str, columns: Columns, context: Sequence[str]) -> str:
-    why = [f"{kind.column!r} {kind.name}" for kind in columns.kinds if not kind.modelled]
+    why = [f"{kind.column!r} {kind.name}" for kind in columns.kinds if kind.column in columns.left_out]
     why += [f"{name!r} context" for name in context]
     shown = ", ".join(why[:5]) + (", …" if len(why) > 5 else "")
     return f"{source}: every column is context or left out ({shown}); nothing is left to learn the density of"

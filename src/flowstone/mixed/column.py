@@ -1,4 +1,4 @@
-"""What a mixed density is told of a column: values that hold mass, and where the rest of its values lies."""
+"""The description of a column of a mixed density: values that hold mass, and where the rest of its values lies."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -26,6 +26,9 @@ VALUES = 2**15  # of a table computed at a time where no gradient is recorded
 MOST_LEARNED = 32  # columns in one step of a training in any order
 
 
+ANY_ORDER = "the recipe's order='any' makes one for any order"
+
+
 class MixedDensity(Density):
     r"""The distribution of rows of categories, integers, numbers, angles and gaps, column by column.
 
@@ -44,7 +47,7 @@ class MixedDensity(Density):
     choice: two of them agree as far as the net has learned that they do.
 
     Args:
-        columns: what is told of each column.
+        columns: the description of each column.
         net: the conditioner.
         heads: parameters → distributions; and its encoder: rows → what heads and embedding read.
         embedding: values → vectors.
@@ -234,7 +237,9 @@ class MixedDensity(Density):
         if sorted(order) != natural:
             raise SettingError(f"order={order} must name each of the columns 0 … {natural[-1]} once")
         if order != natural and not self.any_order:
-            raise SettingError(f"order={order}: this density has a fixed order", remedy={"order": "any"})
+            raise SettingError(
+                f"order={order}: this density has a fixed order; one of the recipe's order='any' has none"
+            )
         return torch.tensor(order, device=self.device).argsort()
 
     def conditional_log_prob(self, x: Tensor, known: Tensor, context: Tensor | None = None) -> Tensor:
@@ -419,8 +424,8 @@ class MixedDensity(Density):
             first = unknown[row].nonzero()[0].item()
             raise SettingError(
                 f"row {row}: column {self.columns[column].name!r} is given, but comes after "
-                f"{self.columns[int(first)].name!r}, which is not: this density has a fixed order",
-                remedy={"order": "any"},
+                f"{self.columns[int(first)].name!r}, which is not: this density has a fixed order "
+                f"({ANY_ORDER})"
             )
 
     def _standardized(self, context: Tensor | None) -> Tensor | None:

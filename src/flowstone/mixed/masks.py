@@ -16,7 +16,7 @@ class Masks(NamedTuple):
 
     Attributes:
         place: numbers by which the columns are ordered, the least first; None for the table's order.
-        hidden: columns that no other is told of.
+        hidden: columns on which no other depends.
         event: gaps that count as events; the others are absent.
     """
 
@@ -29,7 +29,7 @@ def draw_masks(x: Tensor, with_gaps: Tensor, *, any_order: bool) -> Masks:
     """Masks drawn from torch's global random state, each of some of the rows, at rates drawn for each row.
 
     In the rows whose order is shuffled, a part of the columns comes first, in random order, and the others follow as
-    they stand in the table: as where that part is given and the others are asked for.
+    they stand in the table: as they do where that part is given.
 
     Args:
         with_gaps: ``(columns,)``: which columns have gaps.

@@ -33,7 +33,7 @@ def mixed(
         features: the number of columns.
         columns: what each column is, a record with the fields of ``flowstone.mixed.Column``; None: real numbers.
         context_features: width of a context.
-        order: ``any``: any columns may be given, and the others asked for (``AnyOrderNet``). ``given``: columns follow
+        order: ``any``: any columns may be given any others (``AnyOrderNet``). ``given``: columns follow
             from those before them alone, which trains and scores several times as fast (``OrderedNet``).
         width, blocks: of the net; a width of None is 128 in any order, and 192 in a given one.
         bins: of the splines of the conditional distributions.

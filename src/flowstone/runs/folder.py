@@ -105,7 +105,7 @@ class Run:
     @property
     def of_mixed_columns(self) -> bool:
         """Whether the density was trained on rows encoded by the kinds of their columns."""
-        return isinstance(self.record.get("kinds"), list)
+        return bool(self.record.get("data", {}).get("mixed"))
 
     def images(self, source: str, *, data_dir: Path | str | None = None, skip_bad: bool = False) -> NamedRows:
         """Images as the density takes them: a folder, an array, or the test part of a set by its name."""

@@ -36,6 +36,7 @@ OF_VECTORS: dict[str, Any] = {
 OF_IMAGES: dict[str, Any] = {
     "batch_size": 64, "lr": 2e-3, "warmup": 0.05, "clip": 50.0, "ema": 0.999, "dropout": 0.0, "validate_every": 500,
 }  # fmt: skip
+STEPS = 3000  # where no clock ends the training
 # Flows soon overfit a fixed set with fewer rows than these: it is validated more often, and trained with dropout.
 SMALL_SET, SMALL_SET_VALIDATE_EVERY = 10_000, 20
 TINY_SET, TINY_SET_DROPOUT = 2_000, 0.2
@@ -45,12 +46,14 @@ TINY_SET, TINY_SET_DROPOUT = 2_000, 0.2
 class Settings:
     """The options of a training. The defaults measured best per second on tables.
 
-    Options that are None because they depend on the data get their values from ``for_data``. ``steps=None`` leaves the
-    end of the training to ``minutes``, and ``patience=None`` never stops it early.
+    Options that are None because they depend on the data get their values from ``for_data``. ``patience=None`` never
+    stops a training early.
     """
 
     steps: int | None = option(
-        3000, "Training steps at most. If minutes are set, too, the training ends with whichever comes first."
+        None,
+        "Training steps at most. If minutes are set, too, the training ends with whichever comes first. If not set: no "
+        "limit where minutes are set, else 3,000, or for mixed columns 1,500 to 3,000.",
     )
     minutes: float | None = option(
         None, "Training time at most. The schedule then follows the clock, and a run does not repeat bit for bit."
@@ -157,8 +160,6 @@ class Settings:
             require_choice("optimizer", self.optimizer, OPTIMIZERS)
 
     def _check_together(self) -> None:
-        if self.steps is None and self.minutes is None:
-            raise SettingError("steps=None needs minutes: something must end the training")
         if self.compile and self.memory == "recompute":
             raise SettingError("compile=True and memory='recompute' do not go together: choose one")
         if self.weight_decay and self.optimizer != "adamw":
@@ -178,14 +179,14 @@ class Settings:
         return replace(self, **overrides)
 
     def for_data(
-        self, event_shape: Sequence[int], rows: float, suited: Mapping[str, Any] | None = None
+        self, event_shape: Sequence[int], rows: float, suggested: Mapping[str, Any] | None = None
     ) -> "ResolvedSettings":
         """These settings with a value in each option that depends on the data.
 
         Args:
             event_shape: shape of one x.
             rows: number of rows to train on; infinity where each step draws new ones.
-            suited: values that the density itself suggests (``Density.training_settings``).
+            suggested: values that the density itself suggests (``Density.training_settings``).
 
         >>> Settings(lr=1e-3).for_data((2,), rows=500).validate_every
         20
@@ -195,7 +196,9 @@ class Settings:
             values = values | {"validate_every": SMALL_SET_VALIDATE_EVERY}
         if rows < TINY_SET:
             values = values | {"dropout": TINY_SET_DROPOUT}
-        values = values | {name: value for name, value in (suited or {}).items() if name in values}
+        if self.minutes is None:
+            values = values | {"steps": STEPS}
+        values = values | {name: value for name, value in (suggested or {}).items() if name in values}
         given: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         given |= {name: value for name, value in values.items() if given[name] is None}
         return ResolvedSettings(**given)

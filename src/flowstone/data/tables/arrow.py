@@ -1,4 +1,4 @@
-"""pyarrow's functions over columns, which it makes at run time: a type checker is told that they are there."""
+"""pyarrow's functions over columns, typed as Any: pyarrow makes them at run time, where no type checker sees them."""
 
 from typing import Any
 

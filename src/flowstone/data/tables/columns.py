@@ -12,7 +12,16 @@ import pyarrow as pa
 
 from flowstone.data.tables.arrow import compute
 from flowstone.data.tables.facts import SHORT, Facts
-from flowstone.data.tables.kinds import INFERRED, KINDS, Constant, Kind, LeftOut, kind_from_record, kind_named
+from flowstone.data.tables.kinds import (
+    INFERRED,
+    KINDS,
+    Constant,
+    Kind,
+    LeftOut,
+    ModelledKind,
+    kind_from_record,
+    kind_named,
+)
 from flowstone.data.tables.read import read_table
 from flowstone.data.tables.table import Table
 from flowstone.data.tables.types import is_number, is_text
@@ -47,9 +56,9 @@ class Columns:
     notes: tuple[str, ...] = ()
 
     @property
-    def modelled(self) -> tuple[Kind, ...]:
+    def modelled(self) -> tuple[ModelledKind, ...]:
         """The kinds of the columns of the tensor, in its order."""
-        return tuple(kind for kind in self.kinds if kind.modelled)
+        return tuple(kind for kind in self.kinds if isinstance(kind, ModelledKind))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -59,7 +68,7 @@ class Columns:
     @property
     def left_out(self) -> tuple[str, ...]:
         """Columns of the table that are not in the tensor: constants, identifiers, text."""
-        return tuple(kind.column for kind in self.kinds if not kind.modelled)
+        return tuple(kind.column for kind in self.kinds if not isinstance(kind, ModelledKind))
 
     def kind(self, name: str) -> Kind:
         """The kind of a column.
@@ -111,14 +120,14 @@ class Columns:
             raise DataError(f"expected numbers of shape (rows, {len(self.names)}), got {values.shape}")
         made, place = {}, {name: index for index, name in enumerate(self.names)}
         for kind in self.kinds:
-            if kind.modelled:
+            if isinstance(kind, ModelledKind):
                 made[kind.column] = kind.decode(values[:, place[kind.column]], seed=seed)
-            elif not isinstance(kind, LeftOut):
-                made[kind.column] = kind.decode(np.zeros(len(values)))
+            elif isinstance(kind, Constant):
+                made[kind.column] = kind.repeat(len(values))
         return pa.table(made)
 
     def heads(self) -> list[dict[str, Any]]:
-        """What a density is told of each column of the tensor."""
+        """The record of each column of the tensor by which a density is built."""
         return [kind.head() for kind in self.modelled]
 
     def as_record(self) -> list[dict[str, Any]]:
@@ -145,7 +154,7 @@ def kinds_of(
 
     Raises:
         DataError: columns that cannot be anything as they are; all of them are named at once.
-        SettingError, UnknownNameError: a column cannot be of the kind that is asked for, or there is no such kind.
+        SettingError, UnknownNameError: a column cannot be of the kind that ``kinds`` names, or there is no such kind.
 
     >>> columns = kinds_of({"id": [7, 8, 9], "x": [0.5, 1.5, 0.25], "unit": ["m", "m", "m"]}, exclude=["id"])
     >>> [(kind.column, kind.name) for kind in columns.kinds]
@@ -202,7 +211,7 @@ def _decide(facts: Facts, asked: str | None, keep: bool) -> Kind:
     kind = next((made for each in tried if (made := each.infer(facts)) is not None), None)
     if kind is None:  # wanted text
         return KINDS["categorical"].asked(facts, ())
-    if kind.modelled and is_number(facts.type) and facts.sentinel is not None:
+    if isinstance(kind, ModelledKind) and is_number(facts.type) and facts.sentinel is not None:
         value, count = f"{facts.sentinel:g}", int(facts.counts[facts.unique == facts.sentinel][0])
         facts.doubt(f"{value}, in {count} rows, may stand for a gap", "to read it as one", na=[value])
     return kind

@@ -16,7 +16,7 @@ import pyarrow as pa
 from flowstone.data.tables.arrow import compute
 from flowstone.data.tables.frames import from_object
 from flowstone.data.tables.streams import COMPRESSED, inner_suffix, open_bytes, spooled_stdin
-from flowstone.data.tables.table import Table
+from flowstone.data.tables.table import Table, is_number_text
 from flowstone.data.tables.text import read_text
 from flowstone.errors import DataError
 
@@ -301,7 +301,7 @@ def _with_gaps(table: Table, na: Sequence[str]) -> Table:
     """With nulls in place of the texts and numbers that mean a gap."""
     if not na:
         return table
-    numbers = [float(text) for text in na if _is_number(text)]
+    numbers = [float(text) for text in na if is_number_text(text)]
     columns = [_gaps_in(column, na, numbers) for column in table.arrow.columns]
     return replace(table, arrow=pa.table(columns, names=table.columns))
 
@@ -319,14 +319,6 @@ def _gaps_in(column: pa.ChunkedArray, na: Sequence[str], numbers: Sequence[float
     else:
         return column
     return compute.if_else(found, pa.scalar(None, kind), column) if compute.any(found).as_py() else column
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _checked(table: Table) -> Table:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from flowstone.data.tables.arrow import compute
 from flowstone.errors import DataError
 
-__all__ = ["Table"]
+__all__ = ["Table", "is_number_text"]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ class Table:
         return np.array(compute.cast(column, pa.float64(), safe=False).to_numpy())  # 2**53 + 1 may lose its last digit
 
 
-def _is_number(text: str) -> bool:
+def is_number_text(text: str) -> bool:
+    """Whether Python reads a text as a number."""
     try:
         float(text)
     except ValueError:
@@ -100,6 +101,6 @@ def _is_number(text: str) -> bool:
 
 def _first_text(column: pa.ChunkedArray) -> str:
     for row, value in enumerate(column.to_pylist()):
-        if value is not None and not _is_number(str(value)):
+        if value is not None and not is_number_text(str(value)):
             return f"row {row + 1} holds {str(value)!r}"
     return f"type {column.type}"

@@ -20,7 +20,7 @@ from flowstone.data.tables.kinds.continuous import Continuous
 from flowstone.data.tables.kinds.datetime import Datetime
 from flowstone.data.tables.kinds.gridded import Gridded
 from flowstone.data.tables.kinds.integer import Integer
-from flowstone.data.tables.kinds.kind import Description, Kind
+from flowstone.data.tables.kinds.kind import Description, Kind, ModelledKind
 from flowstone.data.tables.kinds.left_out import Identifier, LeftOut, Text
 from flowstone.data.tables.kinds.numbers import Numbers
 from flowstone.data.tables.kinds.ordinal import Ordinal
@@ -43,6 +43,7 @@ __all__ = [
     "Integer",
     "Kind",
     "LeftOut",
+    "ModelledKind",
     "Numbers",
     "Ordinal",
     "Positive",

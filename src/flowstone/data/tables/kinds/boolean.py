@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from flowstone.data.tables.arrow import compute
 from flowstone.data.tables.facts import Facts
-from flowstone.data.tables.kinds.kind import Description, Kind
+from flowstone.data.tables.kinds.kind import Description, ModelledKind
 from flowstone.data.tables.types import is_number
 from flowstone.errors import DataError
 
@@ -17,7 +17,7 @@ __all__ = ["Boolean"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Boolean(Kind):
+class Boolean(ModelledKind):
     """Two values: 0 for false, 1 for true."""
 
     name = "boolean"

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from flowstone.data.tables.arrow import compute
 from flowstone.data.tables.facts import Facts
-from flowstone.data.tables.kinds.kind import Description, Kind
+from flowstone.data.tables.kinds.kind import Description, ModelledKind
 from flowstone.data.tables.types import is_temporal, is_text, plain_type, type_from_record, type_to_record
 from flowstone.errors import DataError
 
@@ -21,7 +21,7 @@ LONG_TEXT = 0.5  # of the rows: with more different values than that, text is no
 
 
 @dataclass(frozen=True, kw_only=True)
-class Categorical(Kind):
+class Categorical(ModelledKind):
     """Levels 0 … K − 1.
 
     Of more than ``MOST_LEVELS`` levels the most frequent ones are kept, and all others are one more level: the rest.

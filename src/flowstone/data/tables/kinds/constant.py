@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,6 @@ class Constant(Kind):
     """
 
     name = "constant"
-    modelled = False
     value: Any = None
     value_type: str = "null"
     said: str = "no value"
@@ -47,21 +46,15 @@ class Constant(Kind):
         said = value[0].as_py()
         return cls(**cls.common(facts), value=plain[0].as_py(), value_type=type_to_record(plain.type), said=str(said))
 
-    def encode(self, column: pa.ChunkedArray, where: str) -> NoReturn:
-        raise NotImplementedError("a constant is no part of the tensor")
-
-    def decode(self, values: np.ndarray, *, seed: int = 0) -> pa.Array:
-        """The constant, as often as there are values."""
+    def repeat(self, rows: int) -> pa.Array:
+        """The constant, so many times."""
         if self.value is None:
-            return pa.nulls(len(values), self.type)
+            return pa.nulls(rows, self.type)
         one = pa.array([self.value], type_from_record(self.value_type))
-        repeated = one.take(pa.array(np.zeros(len(values), dtype=np.int64)))
+        repeated = one.take(pa.array(np.zeros(rows, dtype=np.int64)))
         if pa.types.is_dictionary(self.type):
             return repeated.cast(self.type.value_type).dictionary_encode().cast(self.type)
         return repeated.cast(self.type)
-
-    def head(self) -> NoReturn:
-        raise NotImplementedError("a constant is no part of the density")
 
     def describe(self) -> Description:
         return Description(self.said, "left out of the density, put back in samples")

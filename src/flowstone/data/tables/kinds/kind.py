@@ -12,7 +12,7 @@ from flowstone.data.tables.facts import Facts
 from flowstone.data.tables.types import type_from_record, type_to_record
 from flowstone.errors import SettingError
 
-__all__ = ["Description", "Kind"]
+__all__ = ["Description", "Kind", "ModelledKind"]
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Description:
 class Kind(ABC):
     """One column of a table: abstract.
 
-    A subclass has a ``name``, decides by ``infer`` whether a column is of its kind, and turns the column into float64
-    and back. ``modelled`` is whether it is part of the tensor, ``takes`` whether brackets may follow its name. Every
-    field is written to JSON, so it is made of plain values; ``type`` is Arrow's type.
+    A subclass has a ``name`` and decides by ``infer`` whether a column is of its kind; if its columns are part of the
+    tensor, it is a ``ModelledKind``. ``takes`` is whether brackets may follow its name. Every field is written to JSON,
+    so it is made of plain values; ``type`` is Arrow's type.
 
     Attributes:
         column: the column's name.
@@ -47,7 +47,6 @@ class Kind(ABC):
     """
 
     name: ClassVar[str]
-    modelled: ClassVar[bool] = True
     takes: ClassVar[bool] = False
     column: str
     type: pa.DataType
@@ -68,22 +67,6 @@ class Kind(ABC):
         Raises:
             SettingError: the column cannot be of this kind.
         """
-
-    @abstractmethod
-    def encode(self, column: pa.ChunkedArray, where: str) -> np.ndarray:
-        """``(rows,)`` in float64, NaN for gaps; ``where`` is the table, for messages.
-
-        Raises:
-            DataError: a value that the kind does not know; the message names column, row and value.
-        """
-
-    @abstractmethod
-    def decode(self, values: np.ndarray, *, seed: int = 0) -> pa.Array:
-        """A column of the original type from ``(rows,)`` numbers, NaN becoming null."""
-
-    @abstractmethod
-    def head(self) -> dict[str, Any]:
-        """What a density is told of the column: its atoms, and the domain of the rest."""
 
     @abstractmethod
     def describe(self) -> Description:
@@ -119,6 +102,26 @@ class Kind(ABC):
     def refuse(cls, facts: Facts, why: str) -> SettingError:
         """The error where a column cannot be what the user says."""
         return SettingError(f"column {facts.name!r} cannot be {cls.name}: {why}")
+
+
+class ModelledKind(Kind):
+    """A column that is part of the tensor: abstract. It turns the column into float64 and back."""
+
+    @abstractmethod
+    def encode(self, column: pa.ChunkedArray, where: str) -> np.ndarray:
+        """``(rows,)`` in float64, NaN for gaps; ``where`` is the table, for messages.
+
+        Raises:
+            DataError: a value that the kind does not know; the message names column, row and value.
+        """
+
+    @abstractmethod
+    def decode(self, values: np.ndarray, *, seed: int = 0) -> pa.Array:
+        """A column of the original type from ``(rows,)`` numbers, NaN becoming null."""
+
+    @abstractmethod
+    def head(self) -> dict[str, Any]:
+        """The record by which a density is built: the column's atoms, and the domain of the rest."""
 
 
 def _plain(value: Any) -> Any:

@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
 
-import numpy as np
 import pyarrow as pa
 
 from flowstone.data.tables.facts import GROWING, Facts
@@ -23,7 +21,6 @@ class LeftOut(Kind):
     """
 
     name = "left_out"
-    modelled = False
     why: str = "as asked"
 
     @classmethod
@@ -39,15 +36,6 @@ class LeftOut(Kind):
     @classmethod
     def asked(cls, facts: Facts, arguments: Sequence[str]) -> "LeftOut":
         return cls(column=facts.name, type=facts.type, rows=len(facts.column))
-
-    def encode(self, column: pa.ChunkedArray, where: str) -> NoReturn:
-        raise NotImplementedError(f"column {self.column!r} is left out")
-
-    def decode(self, values: np.ndarray, *, seed: int = 0) -> NoReturn:
-        raise NotImplementedError(f"column {self.column!r} is left out")
-
-    def head(self) -> NoReturn:
-        raise NotImplementedError(f"column {self.column!r} is left out")
 
     def describe(self) -> Description:
         return Description("", f"left out: {self.why}")

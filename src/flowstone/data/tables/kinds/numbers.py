@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from flowstone.data.tables.arrow import compute
 from flowstone.data.tables.facts import DECIMALS, Facts, ticks_per_unit
-from flowstone.data.tables.kinds.kind import Description, Kind
+from flowstone.data.tables.kinds.kind import Description, ModelledKind
 from flowstone.data.tables.types import is_number, is_temporal, is_text, plain_type
 from flowstone.data.tables.values import number_mask, parse_dates, parse_numbers, without_gaps
 from flowstone.errors import DataError
@@ -19,7 +19,7 @@ OFF_GRID = 1e-6  # of a step: what is nearer to a value of the grid is that valu
 
 
 @dataclass(frozen=True, kw_only=True)
-class Numbers(Kind):
+class Numbers(ModelledKind):
     """A column of numbers, dates or times: abstract.
 
     Attributes:
