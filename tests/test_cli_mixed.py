@@ -159,3 +159,12 @@ def test_columns_are_modelled_in_the_order_of_their_names_and_read_again_by_the_
 
     monkeypatch.setattr("flowstone.data.source.decide", infer)
     assert Run("O").dataset().columns == ("city", "sex")
+
+
+def test_dates_beside_numbers_are_learned_and_come_back_as_dates(folder):
+    day = np.datetime64("2024-01-01") + np.arange(40) * 3
+    rows = pa.table({"day": day, "x": np.random.default_rng(0).normal(size=40)})
+    pyarrow.parquet.write_table(rows, folder / "days.parquet")
+    flowstone("train", "days.parquet", "--out", "D", *SMALL, "--kinds", "day=datetime")
+    flowstone("sample", "D", "-n", 5, "--out", "d.parquet")
+    assert pyarrow.parquet.read_table("d.parquet").schema.types == rows.schema.types

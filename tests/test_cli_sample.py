@@ -26,6 +26,17 @@ def test_samples_in_every_form_and_by_seed(tmp_path):
         np.testing.assert_array_equal(one["x"], two["x"])
 
 
+def test_samples_and_scores_go_to_standard_output(tmp_path, capsysbinary):
+    make_run("R", "uniform")
+    flowstone("sample", "R", "-n", 20, "--out", "s.csv")
+    flowstone("sample", "R", "-n", 20, "--out", "-")
+    assert capsysbinary.readouterr().out == (tmp_path / "s.csv").read_bytes()
+    flowstone("score", "R", "s.csv", "--out", "scored.csv")
+    flowstone("score", "R", "s.csv", "--out", "-")
+    assert capsysbinary.readouterr().out == (tmp_path / "scored.csv").read_bytes()
+    assert not (tmp_path / "-").exists()
+
+
 def test_tables_of_samples_are_written_as_they_come(monkeypatch):
     monkeypatch.setattr("flowstone.cli.sample.ROWS_AT_ONCE", 3000)
     make_run("R", "uniform")

@@ -74,7 +74,7 @@ def sample(
     device
         Where to compute.
     """
-    from flowstone.data.tables import check_writable
+    from flowstone.data.tables import STDOUT, check_writable
     from flowstone.runs import Run
 
     folder = Run(run)
@@ -100,7 +100,8 @@ def sample(
             columns, context_columns = folder.columns()
             values = given_of(given or [])
             how["context"] = _context(context_columns, values, density)
-            _WRITERS[out.suffix.lower()](out, density, how, columns, values, finite, folder.kinds)
+            write = _write_table if out == STDOUT else _WRITERS[out.suffix.lower()]
+            write(out, density, how, columns, values, finite, folder.kinds)
     finite.require(out, "a value")
 
 

@@ -10,15 +10,18 @@ from flowstone.data.dataset import Dataset
 from flowstone.data.request import MIN_ROWS, DataRequest
 from flowstone.data.rows import Rows
 from flowstone.data.tables import Columns, Table
+from flowstone.data.tables.kinds import Datetime
 from flowstone.errors import DataError, SettingError
 
 __all__ = ["is_mixed", "open_mixed"]
 
 
 def is_mixed(columns: Columns, *, drop_missing: bool = False) -> bool:
-    """Whether some column is more than numbers on the real line: levels, values that hold mass, a circle, or gaps in
-    rows that are not left out. Other tables are learned by flows.
+    """Whether some column is more than numbers on the real line: dates, levels, values that hold mass, a circle, or
+    gaps in rows that are not left out. Other tables are learned by flows.
     """
+    if any(isinstance(kind, Datetime) for kind in columns.modelled):
+        return True
     heads = columns.heads()
     gaps = not drop_missing and any(head["gaps"] for head in heads)
     return gaps or any(head["atoms"] or head["rest"] in (None, "circle") for head in heads)

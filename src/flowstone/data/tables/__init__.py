@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     from flowstone.data.tables.columns import Columns, decide, kinds_of
     from flowstone.data.tables.read import READABLE, STANDARD_INPUT, files_of, is_pattern, is_table, read_table
     from flowstone.data.tables.table import Table
-    from flowstone.data.tables.write import check_writable, write_arrays, write_chunks, write_table
+    from flowstone.data.tables.write import STDOUT, check_writable, write_arrays, write_chunks, write_table
 
 __all__ = [
     "READABLE",
     "STANDARD_INPUT",
+    "STDOUT",
     "Columns",
     "Table",
     "check_writable",
@@ -37,6 +38,6 @@ __getattr__, __dir__ = lazy_names(
         "columns": ["Columns", "decide", "kinds_of"],
         "read": ["READABLE", "STANDARD_INPUT", "files_of", "is_pattern", "is_table", "read_table"],
         "table": ["Table"],
-        "write": ["check_writable", "write_arrays", "write_chunks", "write_table"],
+        "write": ["STDOUT", "check_writable", "write_arrays", "write_chunks", "write_table"],
     },
 )

@@ -12,7 +12,7 @@ import pyarrow as pa
 from flowstone.errors import OutputError
 from flowstone.files import atomic_path
 
-__all__ = ["check_writable", "write_arrays", "write_chunks", "write_table"]
+__all__ = ["STDOUT", "check_writable", "write_arrays", "write_chunks", "write_table"]
 
 
 STDOUT = Path("-")
