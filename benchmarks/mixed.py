@@ -164,13 +164,13 @@ def _own_auc(model: TableModel, x: torch.Tensor, target: int) -> float:
 
     density: Any = model.density
     if density.any_order:
-        probability = density.predict(x, target).probabilities[:, 1].numpy()
+        probability = density.predict(x, target, gaps="event").probabilities[:, 1].numpy()
     else:
         sides = [x.clone() for _ in range(2)]
         for value, side in enumerate(sides):
             side[:, target] = value
         with torch.no_grad():
-            probability = (density.log_prob(sides[1]) - density.log_prob(sides[0])).numpy()
+            probability = (density.log_prob(sides[1], gaps="event") - density.log_prob(sides[0], gaps="event")).numpy()
     return float(roc_auc_score(x[:, target].numpy(), probability))
 
 

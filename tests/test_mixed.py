@@ -351,6 +351,33 @@ def test_what_is_filled_follows_from_what_is_given(float64):
     assert ((counts - expected).square() / expected).sum().item() < len(table) + 5 * math.sqrt(2 * len(table))
 
 
+def test_a_gap_that_is_given_is_known_where_gaps_are_events(float64):
+    made = density(DISCRETE, seed=6)
+    known = torch.tensor([False, True, False])
+    gap = torch.tensor([[NAN, NAN, NAN]], dtype=torch.float64)
+    drawn = made.fill(gap.expand(40_000, 3), ~known, seed=0, gaps=True)
+    assert drawn[:, 1].isnan().all()
+    table = all_rows(DISCRETE, gaps=True)
+    table = table[table[:, 1].isnan()]
+    probability = made.conditional_log_prob(table, known, gaps="event").exp()
+    assert probability.sum().item() == pytest.approx(1)
+    counts = (drawn.nan_to_num(-1)[:, None] == table.nan_to_num(-1)).all(2).sum(0)
+    expected = 40_000 * probability
+    assert ((counts - expected).square() / expected).sum().item() < len(table) + 5 * math.sqrt(2 * len(table))
+    levels = torch.stack([probability[table[:, 0] == level].sum() for level in (0, 1, 2)])
+    same(made.predict(gap, "level", gaps="event").probabilities[0], levels, 1e-9)
+    assert (made.predict(gap, "level").probabilities[0] - levels).abs().max() > 1e-3
+
+
+@given(mask=st.lists(st.booleans(), min_size=7, max_size=7), seed=st.integers(0, 100))
+def test_marginal_times_conditional_is_the_joint_with_gaps_as_events(float64, mask, seed):
+    x, known, made = rows(20), torch.tensor(mask), small(seed=seed)
+    order = [*known.nonzero()[:, 0].tolist(), *(~known).nonzero()[:, 0].tolist()]
+    conditional = made.conditional_log_prob(x, known, gaps="event")
+    marginal = made.column_log_prob(x, gaps="event", order=order)[:, known].sum(1)
+    same(conditional + marginal, made.log_prob(x, gaps="event", order=order), 1e-9)
+
+
 def test_what_is_not_asked_for_is_left_as_it_is(float64):
     x, made = rows(40), small()
     unknown = torch.rand(x.shape) < 0.4

@@ -23,6 +23,7 @@ from flowstone.validation import require_choice, require_integer
 __all__ = ["MixedDensity"]
 
 VALUES = 2**15  # of a table computed at a time where no gradient is recorded
+GAPS = ("absent", "event")
 MOST_LEARNED = 32  # columns in one step of a training in any order
 
 
@@ -225,7 +226,7 @@ class MixedDensity(Density):
         order: Sequence[int] | None = None,
     ) -> Tensor:
         """The terms of ``log_prob``, ``(rows, columns)``: each column given those before it, 0 where absent."""
-        require_choice("gaps", gaps, ("absent", "event"))
+        require_choice("gaps", gaps, GAPS)
         self._check(x, context, self.event_shape)
         place = None if order is None else self._place(order)
         event = torch.full(x.shape, gaps == "event", device=x.device)
@@ -242,20 +243,24 @@ class MixedDensity(Density):
             )
         return torch.tensor(order, device=self.device).argsort()
 
-    def conditional_log_prob(self, x: Tensor, known: Tensor, context: Tensor | None = None) -> Tensor:
-        r"""$\log p(\text{the other columns} \mid \text{the known ones})$ of each row; columns that are NaN are neither.
+    def conditional_log_prob(
+        self, x: Tensor, known: Tensor, context: Tensor | None = None, *, gaps: str = "absent"
+    ) -> Tensor:
+        r"""$\log p(\text{the other columns} \mid \text{the known ones})$ of each row.
 
         Args:
             known: a mask, ``(columns,)`` or ``(rows, columns)``.
+            gaps: ``absent``: a column that is NaN is neither; ``event``: its gap is a value like others.
 
         Raises:
             SettingError: the density has a fixed order, and a known column comes after an unknown one.
         """
         self._check(x, context, self.event_shape)
         known = self._mask("known", known, x)
-        absent = torch.zeros_like(known)
-        self._require_order(known & ~x.isnan(), ~known & ~x.isnan())
-        return self._in_chunks(x, context, event=absent, known=known).sum(1)
+        require_choice("gaps", gaps, GAPS)
+        event = torch.full_like(known, gaps == "event")
+        self._require_order(known & (event | ~x.isnan()), ~known & (event | ~x.isnan()))
+        return self._in_chunks(x, context, event=event, known=known).sum(1)
 
     def fill(
         self,
@@ -267,12 +272,13 @@ class MixedDensity(Density):
         gaps: bool = False,
         seed: int | None = None,
     ) -> Tensor:
-        """Rows whose unknown columns are drawn given the others; those that are NaN elsewhere stay absent.
+        """Rows whose unknown columns are drawn given the others; those that are NaN elsewhere stay so.
 
         Args:
             unknown: a mask, ``(columns,)`` or ``(rows, columns)``.
             temperature: below 1, nearer to the most likely values.
-            gaps: whether a column that has gaps may be drawn as one.
+            gaps: whether gaps are events: a column that has gaps may be drawn as one, and that a known column is
+                missing says something about the others. Else nothing is known of a column that is NaN.
             seed: the same seed gives the same draws.
 
         Raises:
@@ -305,40 +311,50 @@ class MixedDensity(Density):
         unknown: Tensor,
         context: Tensor | None,
         generator: torch.Generator | None,
-        **how: Any,
+        *,
+        temperature: float,
+        gaps: bool,
     ) -> Tensor:
         x, given = x.double().masked_fill(unknown, torch.nan), self._standardized(context)
-        tokens = self._tokens(x)
+        tokens = self._tokens(x, event=self.with_gaps & ~unknown if gaps else None)
         for index in range(len(self.columns)):
             rows = unknown[:, index].nonzero()[:, 0]
             if not len(rows):
                 continue
             parameters = self.net.column(tokens[rows], index, None if given is None else given[rows])
-            value = self.heads.sample(index, parameters, generator, **how)
+            value = self.heads.sample(index, parameters, generator, temperature=temperature, gaps=gaps)
             x[rows, index] = value
             tokens[rows, index] = self.embedding(self.encoder.encode(value[:, None], [index]))[:, 0]
         return x
 
-    def _tokens(self, x: Tensor) -> Tensor:
-        """The vectors of what is there, ``(rows, columns, width)``, zeros where nothing is."""
+    def _tokens(self, x: Tensor, event: Tensor | None = None) -> Tensor:
+        """The vectors of what is there, ``(rows, columns, width)``, and of gaps that are events; zeros elsewhere."""
         encoded = self.encoder.encode(x)
-        return self.embedding(encoded) * (encoded.possible & ~encoded.missing)[..., None]
+        present = ~encoded.missing if event is None else ~encoded.missing | event
+        return self.embedding(encoded) * (encoded.possible & present)[..., None]
 
     @torch.no_grad()
-    def predict(self, x: Tensor, column: int | str, context: Tensor | None = None) -> Prediction:
+    def predict(
+        self, x: Tensor, column: int | str, context: Tensor | None = None, *, gaps: str = "absent"
+    ) -> Prediction:
         """The distribution of one column of each row given the others; its own values in x are not looked at.
+
+        Args:
+            gaps: ``absent``: of a column that is NaN nothing is known; ``event``: it is known to be missing.
 
         Raises:
             UnknownNameError, SettingError: no column is called that; the order is fixed, and others come after it.
         """
         self._check(x, context, self.event_shape)
         index = self._index(column)
+        require_choice("gaps", gaps, GAPS)
         x = x.double().clone()
         x[:, index] = torch.nan
         asked = torch.zeros_like(x, dtype=torch.bool)
         asked[:, index] = True
         self._require_order(~x.isnan(), asked)
-        return Prediction(self.heads, index, self.net.column(self._tokens(x), index, self._standardized(context)))
+        tokens = self._tokens(x, event=self.with_gaps & ~asked if gaps == "event" else None)
+        return Prediction(self.heads, index, self.net.column(tokens, index, self._standardized(context)))
 
     def _index(self, column: int | str) -> int:
         names = [described.name for described in self.columns]
