@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from flowstone.cli.flags import select, with_flags
 from flowstone.cli.values import (
     Device,
-    column_metrics,
+    beside_metrics,
     device_of,
     images_options,
     model_of,
@@ -57,7 +57,6 @@ def evaluate(
     """
     from flowstone.data import Rows
     from flowstone.evaluation.metrics import evaluate as figures
-    from flowstone.mixed import MixedDensity
     from flowstone.runs import Run
 
     folder, chosen = Run(run), select(DataRequest, options)
@@ -82,8 +81,7 @@ def evaluate(
         say_noise(noise, "as in the training")
     with precision_of(precision, density):
         metrics: dict[str, Any] = dict(figures(density, rows.x, rows.context, bound_samples=bound_samples))
-        if isinstance(density, MixedDensity):
-            metrics |= column_metrics(density, rows.x)
+        metrics |= beside_metrics(density, rows.x)
     if data is None:
         metrics |= {key: value for key, value in folder.metrics().items() if key not in metrics}
     _show(metrics, as_json=as_json)

@@ -11,14 +11,13 @@ from typing import Any
 import torch
 
 from flowstone.cli.flags import flag_of
-from flowstone.cli.values import column_metrics, print_metrics, say_noise
+from flowstone.cli.values import beside_metrics, print_metrics, say_noise
 from flowstone.cli.watch import watching
 from flowstone.data import DataRequest, Dataset, Rows, open_source
 from flowstone.density import Density
 from flowstone.errors import NonFiniteError, OutputError, SettingError, UnknownNameError
 from flowstone.evaluation.metrics import evaluate
 from flowstone.execution import thread_count
-from flowstone.mixed import MixedDensity
 from flowstone.recipes import DEFAULT, IMAGE_DEFAULT, MIXED_DEFAULT, all_recipes, build, shape_arguments
 from flowstone.runs import Run
 from flowstone.runs.checkpoint import build_recorded, describe, save
@@ -117,8 +116,8 @@ class Job:
         }
         if dataset.entropy is not None:
             metrics["entropy"] = dataset.entropy
-        if isinstance(self.density, MixedDensity) and isinstance(dataset.train, Rows):
-            metrics |= column_metrics(self.density, dataset.test.x, dataset.train.x)
+        if isinstance(dataset.train, Rows):
+            metrics |= beside_metrics(self.density, dataset.test.x, dataset.train.x)
         self.run.write_json("metrics.json", metrics)
         if plots:
             self._draw(history)

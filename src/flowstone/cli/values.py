@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from flowstone.data.tables import Columns
     from flowstone.density import Density
-    from flowstone.mixed import MixedDensity
     from flowstone.runs import Run
     from flowstone.table_model import TableModel
 
@@ -25,7 +24,7 @@ __all__ = [
     "Device",
     "FiniteCheck",
     "Out",
-    "column_metrics",
+    "beside_metrics",
     "device_of",
     "given_label",
     "given_of",
@@ -158,22 +157,29 @@ def say_noise(noise: Mapping[str, float], why: str) -> None:
         print(f"repeated values, so uniform noise is added ({why}), of width: {widths}", file=sys.stderr)
 
 
-def column_metrics(density: "MixedDensity", x: "Tensor", train: "Tensor | None" = None) -> dict[str, Any]:
-    """What each column costs in bits, and where the training rows are at hand what rows of independent columns cost."""
+def beside_metrics(density: "Density", x: "Tensor", train: "Tensor | None" = None) -> dict[str, Any]:
+    """What each column of a mixed table costs in bits; where the training rows are at hand, the likelihood of simple
+    models that learned from them, too.
+    """
+    from flowstone.evaluation.baselines import baseline_nll
     from flowstone.evaluation.columns import column_bits, independent_columns
-    from flowstone.evaluation.metrics import log_prob
+    from flowstone.mixed import MixedDensity
 
-    found: dict[str, Any] = {"bits_per_column": column_bits(density, x)}
+    found: dict[str, Any] = {}
     if train is not None:
-        alone = independent_columns(density, train)
-        found["independent_nll_nats"] = -log_prob(alone, x).double().mean().item()
-        found["independent_bits_per_column"] = column_bits(alone, x)
+        found["baselines_nll_nats"] = baseline_nll(density, train, x)
+    if isinstance(density, MixedDensity):
+        found["bits_per_column"] = column_bits(density, x)
+        if train is not None:
+            found["independent_bits_per_column"] = column_bits(independent_columns(density, train), x)
     return found
 
 
 def print_metrics(metrics: Mapping[str, Any], say: Callable[[str], None]) -> None:
     """Print the figures in lines of text."""
     say(f"test NLL {metrics['nll_nats']:.4f} ± {metrics['nll_stderr']:.4f} nats on {metrics['n_test']} rows")
+    for name, nll in metrics.get("baselines_nll_nats", {}).items():
+        say(f"{nll:13.4f} nats: {name}")
     if "entropy" in metrics:
         say(f"entropy  {metrics['entropy']:.4f} nats, below which no model gets")
     if metrics["n_not_finite"]:
@@ -195,8 +201,6 @@ def print_metrics(metrics: Mapping[str, Any], say: Callable[[str], None]) -> Non
 def _print_columns(metrics: Mapping[str, Any], say: Callable[[str], None]) -> None:
     """Bits of each column given those before it, beside its bits alone where they are known."""
     bits, alone = metrics["bits_per_column"], metrics.get("independent_bits_per_column")
-    if alone is not None:
-        say(f"independent columns would have {metrics['independent_nll_nats']:.4f} nats")
     width = max(map(len, bits))
     say(f"{'bits of':{width}}  given those before it" + ("   alone" if alone else ""))
     for name, value in bits.items():

@@ -1,9 +1,11 @@
 """Measurements: likelihood on held-out rows, round trips, a check layer by layer, and judges of synthetic tables."""
 
+from flowstone.evaluation.baselines import baseline_nll, baselines
 from flowstone.evaluation.check import check
 from flowstone.evaluation.columns import column_bits, independent_columns, require_comparable
 from flowstone.evaluation.diagnosis import Diagnosis, LayerReport, WholeReport
 from flowstone.evaluation.jacobian import jacobian
+from flowstone.evaluation.latent_classes import LatentClasses
 from flowstone.evaluation.metrics import bits_per_dim, evaluate, grid_integral, log_prob, round_trip
 from flowstone.evaluation.nearest_rows import NearestRows, nearest_rows
 from flowstone.evaluation.two_sample import TwoSample, classifier_two_sample_test
@@ -11,11 +13,14 @@ from flowstone.evaluation.usefulness import Usefulness, train_on_synthetic
 
 __all__ = [
     "Diagnosis",
+    "LatentClasses",
     "LayerReport",
     "NearestRows",
     "TwoSample",
     "Usefulness",
     "WholeReport",
+    "baseline_nll",
+    "baselines",
     "bits_per_dim",
     "check",
     "classifier_two_sample_test",
