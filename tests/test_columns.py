@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from flowstone.data.tables import Columns, kinds_of, read_table
 from flowstone.errors import DataError, DataWarning, FlowstoneError, SettingError, UnknownNameError
+from flowstone.mixed import Encoder, columns_of
 
 N = 600
 
@@ -355,3 +356,27 @@ def test_dates_out_of_the_usual_range_are_doubted_and_kept():
     assert times.decode([[-1e300]]).num_rows == 1
     noon = kinds_of({"x": [time(1 + i % 20, 30) for i in range(N)]})
     assert noon.decode([[1e9]]).column("x").to_pylist() == [time(23, 59, 59, 999999)]
+
+
+@given(
+    digits=st.integers(0, 6), power=st.integers(-2, 4), short=st.booleans(), seed=st.integers(0, 10**6),
+    types=st.tuples(*[st.sampled_from(["float32", "float64"])] * 2),
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:.*may stand for a gap")
+def test_every_value_is_possible_in_single_and_double_precision(digits, power, short, seed, types):
+    values = draws(seed).normal(1, 1, 400) * 10.0**power
+    values = draws(seed).choice(values[:9], 400) if short else np.where(values > 10.0**power, 0.7, values)
+    values = values.round(digits).astype(types[0])
+    columns = kinds_of({"x": values})
+    if not columns.names:
+        return
+    learned = columns.encode({"x": values})
+    same = columns.encode({"x": np.array(values, dtype=types[1])})
+    encoder = Encoder(columns_of(1, columns.heads()), 16)
+    assert encoder.encode(learned).possible.all()
+    if types == ("float32", "float64") or np.array_equal(values, values.astype(types[1])):
+        assert encoder.encode(same).possible.all()
+    decimal = columns.encode({"x": np.array([float(str(value)) for value in values])})
+    assert encoder.encode(decimal).possible.all()
+    if columns.heads()[0]["atoms"]:
+        assert torch.equal(encoder.encode(decimal).option, encoder.encode(learned).option)

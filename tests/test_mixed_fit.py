@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import flowstone
-from flowstone.errors import DataError
+from flowstone.errors import DataError, NonFiniteError
 from flowstone.mixed import MixedDensity
 from flowstone.recipes import mixed
 
@@ -137,3 +137,35 @@ def test_a_density_suggests_settings_of_its_training():
     continuous = mixed(4, width=8).training_settings(1000)
     assert continuous["steps"] > suggested["steps"]
     assert continuous["dropout"] < suggested["dropout"]
+
+
+def test_impossible_rows_are_named_before_the_training_begins():
+    columns = [
+        {"name": "a", "atoms": [0, 1], "rest": None},
+        {"name": "b", "rest": "positive"},
+        {"name": "c", "rest": "grid", "step": 0.5, "low": 0.0},
+    ]
+    x = torch.tensor([[0.0, 1.0, 2.5], [1.0, 2.0, 0.5]], dtype=torch.float64).repeat(50, 1)
+    for column, value, message in (
+        (0, 2.0, "column 'a' is 2; it can be 0, 1$"),
+        (1, -0.25, "column 'b' is -0.25; it can be any number from 0$"),
+        (2, 0.75, r"column 'c' is 0.75; it can be any number from 0 on the grid 0 \+ k \* 0.5$"),
+    ):
+        bad = x.clone()
+        bad[7, column] = value
+        density = mixed(3, columns=columns, width=8)
+        with pytest.raises(DataError, match=f"data: row 7, {message}"):
+            flowstone.fit(density, bad, steps=2, progress=False)
+        with pytest.raises(DataError, match="validation: row 7"):
+            flowstone.fit(density, x, validation=bad, steps=2, progress=False)
+        assert not density.initialized
+
+
+@both_orders
+def test_a_layer_that_is_not_finite_is_named(order):
+    density = mixed(4, columns=COLUMNS, width=8, order=order)
+    density.initialize(rows(200))
+    with torch.no_grad():
+        density.embedding.options.fill_(math.nan)
+    with pytest.raises(NonFiniteError, match="embedding, ColumnEmbedding"):
+        flowstone.fit(density, rows(200), steps=2, progress=False)

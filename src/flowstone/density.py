@@ -71,6 +71,13 @@ class Density(nn.Module, ABC):
         """Whether x may hold NaN: a value of which nothing is known."""
         return False
 
+    def require_possible(self, x: Tensor, what: str) -> None:
+        """Raise DataError if a row is impossible whatever is learned, so that no training can use it.
+
+        Args:
+            what: names the rows in the message.
+        """
+
     def training_settings(self, rows: float) -> Mapping[str, Any]:
         """Options of ``flowstone.train.Settings`` that suit this density and so many rows.
 

@@ -10,6 +10,7 @@ from flowstone.errors import SettingError, UnknownNameError
 __all__ = ["Column", "columns_of"]
 
 RESTS = ("real", "positive", "interval", "circle", "grid")
+MOST_SHOWN = 8  # atoms in a message
 KEYS = ("name", "atoms", "rest", "low", "high", "step", "anchor", "gaps")
 
 
@@ -82,6 +83,15 @@ class Column:
             half = self.step / 2
             return None if self.low is None else self.low - half, None if self.high is None else self.high + half
         return (self.low, self.high) if self.rest in ("interval", "circle") else (None, None)
+
+    @property
+    def values(self) -> str:
+        """Which values are possible, in words."""
+        low, high = (self.low, self.high) if self.rest == "grid" else self.border
+        ends = ("" if low is None else f" from {low:g}") + ("" if high is None else f" to {high:g}")
+        grid = "" if self.step is None else f" on the grid {self.origin:g} + k * {self.step:g}"
+        shown = ", ".join(f"{atom:g}" for atom in self.atoms[:MOST_SHOWN]) + ", …" * (len(self.atoms) > MOST_SHOWN)
+        return " or ".join([shown] * bool(shown) + [f"any number{ends}{grid}"] * (self.rest is not None))
 
     def _check(self) -> None:
         if not isinstance(self.name, str):

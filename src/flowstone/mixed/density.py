@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flowstone.bijections import Standardize
 from flowstone.density import Density
-from flowstone.errors import SettingError, ShapeError, UnknownNameError
+from flowstone.errors import DataError, SettingError, ShapeError, UnknownNameError
 from flowstone.mixed.column import Column
 from flowstone.mixed.embedding import ColumnEmbedding
 from flowstone.mixed.encoding import Encoder
@@ -24,6 +24,7 @@ __all__ = ["MixedDensity"]
 
 VALUES = 2**15  # of a table computed at a time where no gradient is recorded
 GAPS = ("absent", "event")
+ROWS = 2**14  # checked at a time
 MOST_LEARNED = 32  # columns in one step of a training in any order
 
 
@@ -108,6 +109,17 @@ class MixedDensity(Density):
     def any_order(self) -> bool:
         """Whether any columns may be given any others."""
         return isinstance(self.net, AnyOrderNet)
+
+    @torch.no_grad()
+    def require_possible(self, x: Tensor, what: str) -> None:
+        for start in range(0, len(x), ROWS):
+            bad = (~self.encoder.encode(x[start : start + ROWS].to(self.device)).possible).nonzero()
+            if len(bad):
+                row, index = bad[0].tolist()
+                column, value = self.columns[index], x[start + row, index].item()
+                raise DataError(
+                    f"{what}: row {start + row}, column {column.name!r} is {value:.13g}; it can be {column.values}"
+                )
 
     def training_settings(self, rows: float) -> Mapping[str, Any]:
         """The settings that measured best on held-out rows of three tables.

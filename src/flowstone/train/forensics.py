@@ -1,7 +1,7 @@
 """Finds the first layer that is not finite when a loss or a gradient is not."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from flowstone.data import Rows
 from flowstone.density import Density
@@ -19,8 +19,9 @@ def first_bad_output(density: Density, rows: Rows) -> str:
     names = {module: name for name, module in density.named_modules()}
 
     def record(module: nn.Module, _, output) -> None:
-        values = output if isinstance(output, tuple) else (output,)
-        if not bad and not all(value.isfinite().all() for value in values):
+        values = output if isinstance(output, tuple | list) else (output,)
+        tensors = [value for value in values if isinstance(value, Tensor)]
+        if not bad and not all(value.isfinite().all() for value in tensors):
             bad.append(f"first bad output: {names[module]}, {type(module).__name__}")
 
     hooks = [module.register_forward_hook(record) for module in density.modules()]

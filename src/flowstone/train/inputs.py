@@ -69,6 +69,7 @@ def check_rows(density: Density, rows: Rows, what: str) -> None:
     _check_finite(rows.x, what, gaps=density.accepts_gaps)
     if rows.context is not None:
         _check_finite(rows.context, f"the context of {what}")
+    density.require_possible(rows.x, what)
     if not density.accepts_any_dtype and len(rows):
         _check_precision(rows.x, density.dtype, what)
 

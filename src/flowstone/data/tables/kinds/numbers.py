@@ -66,7 +66,7 @@ class Numbers(ModelledKind):
             values = np.where(gaps, np.nan, ticks.astype(np.float64) / per_unit)
         else:
             values = np.array(compute.cast(column, pa.float64(), safe=False).to_numpy(), dtype=np.float64)
-        return self._snapped(values)
+        return self._snapped(values, column.type)
 
     def decode(self, values: np.ndarray, *, seed: int = 0) -> pa.Array:
         values = np.asarray(values, dtype=np.float64)
@@ -121,13 +121,21 @@ class Numbers(ModelledKind):
             return str(self._of_ticks(np.array([value]), np.array([False]))[0])
         return shown(value)
 
-    def _snapped(self, values: np.ndarray) -> np.ndarray:
-        """Values that rounding errors part from the grid, put on it."""
-        if self.step is None or pa.types.is_integer(self.type) or is_temporal(self.type):
+    def _snapped(self, values: np.ndarray, kind: pa.DataType) -> np.ndarray:
+        """Values that rounding errors part from the grid, or from an atom, put on it."""
+        if pa.types.is_integer(self.type) or is_temporal(self.type):
             return values
-        with np.errstate(invalid="ignore"):  # of infinite values
+        narrow = [each.to_pandas_dtype() for each in (kind, self.type) if each in (pa.float16(), pa.float32())]
+        with np.errstate(invalid="ignore", over="ignore"):  # of infinite values
+            for dtype in narrow:
+                values = _snapped_to(np.asarray(self.atoms), values, dtype)
+            if self.step is None:
+                return values
             rounded = self._rounded(values)
-            return np.where(np.abs(values - rounded) <= OFF_GRID * self.step, rounded, values)
+            near = np.abs(values - rounded) <= OFF_GRID * self.step
+            for dtype in narrow:
+                near |= rounded.astype(dtype) == values.astype(dtype)
+            return np.where(near, rounded, values)
 
     def _rounded(self, values: np.ndarray) -> np.ndarray:
         if self.step is None:
@@ -220,3 +228,12 @@ def _ticks_limits(kind: pa.DataType) -> tuple[int, int]:
     if pa.types.is_duration(kind):
         return -(2**63), 2**63 - 1
     return max(least, -(2**63)), min(most, 2**63 - 1)
+
+
+def _snapped_to(atoms: np.ndarray, values: np.ndarray, dtype: Any) -> np.ndarray:
+    """Values that are an atom when both are rounded to a narrow type, as that atom."""
+    if not len(atoms):
+        return values
+    rounded = np.sort(atoms).astype(dtype)
+    index = np.searchsorted(rounded, values.astype(dtype)).clip(max=len(atoms) - 1)
+    return np.where(rounded[index] == values.astype(dtype), np.sort(atoms)[index], values)
