@@ -201,6 +201,17 @@ def test_all_problems_are_said_at_once():
     assert columns.names == ("a", "b", "d") or columns.left_out
 
 
+def test_a_text_among_few_different_numbers_is_in_doubt(tmp_path):
+    values = [str(number % 7) for number in range(300)]
+    with pytest.warns(DataWarning, match="column 'x': it holds numbers, but row 301 holds 'Total' .rows with text: 1."):
+        assert kind([*values, "Total"]).name == "categorical"
+    (tmp_path / "t.csv").write_text("\n".join(["x", *values, "Total"]))
+    assert kinds_of(tmp_path / "t.csv", na=["Total"]).kinds[0].name == "integer"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert kind([*values, *["7 or more"] * 20]).name == "categorical"
+
+
 def test_numbers_beyond_2_to_the_53_are_exact():
     values = 2**60 + draws().integers(0, 10**6, N)
     columns = kinds_of({"x": values})

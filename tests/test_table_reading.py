@@ -8,6 +8,7 @@ import lzma
 import sys
 import zipfile
 from collections import namedtuple
+from datetime import date
 
 import numpy as np
 import pyarrow as pa
@@ -63,6 +64,10 @@ def test_doubts_are_warnings(tmp_path):
     path.write_text("a,b\n1/2/2021,1\n3/4/2021,2\n")
     with pytest.warns(UserWarning, match="column 'a': day and month cannot be told apart"):
         read_table(path)
+    path.write_text("a,b\n03/14/99,1\n12/31/00,2\n01/02/31,3\n")
+    with pytest.warns(UserWarning, match="column 'a': years of two digits are taken for 1969 to 2068"):
+        dates = read_table(path).arrow.column("a").to_pylist()
+    assert dates == [date(1999, 3, 14), date(2000, 12, 31), date(2031, 1, 2)]
     path.write_text("a,a\n1,2\n3,4\n")
     with pytest.warns(UserWarning, match="column name 'a' occurs more than once: column 2 is called 'a_2'"):
         assert read_table(path).columns == ["a", "a_2"]

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Columns", "decide", "kinds_of"]
 
 SPECIFIED = re.compile(r"\s*([\w-]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
-MOSTLY = 0.9
+MOSTLY, RARELY = 0.9, 0.01  # of rows: the numbers of a column that holds some texts, too; those texts, if in doubt
 
 
 @dataclass(frozen=True)
@@ -266,20 +266,22 @@ def _check_values(facts: Facts, asked: str | None) -> None:
 
 
 def _refuse_mixed(facts: Facts) -> None:
-    """Refuse a column of many different numbers with a few texts among them."""
+    """Refuse a column of many different numbers with a few texts among them; of few numbers it is in doubt."""
     levels, counts = facts.level_counts
     numeric = np.asarray(number_mask(levels), dtype=bool)
-    share = counts[numeric].sum() / max(1, counts.sum())
-    if facts.distinct <= SHORT // 4 or share < MOSTLY or share == 1 or numeric.sum() < MOSTLY * len(levels):
+    rest, total = int(counts[~numeric].sum()), int(counts.sum())
+    if not 0 < rest <= (1 - MOSTLY) * total or (~numeric).sum() > max(1, (1 - MOSTLY) * len(levels)):
         return
     texts = levels.filter(pa.array(~numeric)).to_pylist()
     cells = compute.fill_null(compute.is_in(facts.column, value_set=pa.array(texts, facts.type)), False)
     row = compute.index(cells, True).as_py()
-    raise DataError(
-        f"column {facts.name!r} holds numbers, but row {row + 1} holds {facts.column[row].as_py()!r} "
-        f"(rows with text: {counts[~numeric].sum()}); to read it as a gap",
-        remedy={"na": texts[:5]},
-    )
+    said = f"row {row + 1} holds {facts.column[row].as_py()!r} (rows with text: {rest})"
+    if facts.distinct > SHORT // 4:
+        raise DataError(
+            f"column {facts.name!r} holds numbers, but {said}; to read it as a gap", remedy={"na": texts[:5]}
+        )
+    if rest <= RARELY * total:
+        facts.doubt(f"it holds numbers, but {said}", "to read it as a gap", na=texts[:5])
 
 
 def _all_problems(where: str, problems: Sequence[FlowstoneError]) -> FlowstoneError:

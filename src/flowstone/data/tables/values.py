@@ -61,9 +61,17 @@ DATES = (  # what a date looks like, and its format
     (r"^\d{1,2}-\d{1,2}-\d{4}$", "%m-%d-%Y"),
     (r"^\d{1,2}[- ][A-Za-z]{3}[- ]\d{4}$", "%d %b %Y"),
     (r"^[A-Za-z]{3} \d{1,2},? \d{4}$", "%b %d %Y"),
+    (r"^\d{1,2}/\d{1,2}/\d{2}$", "%m/%d/%y"),
+    (r"^\d{1,2}/\d{1,2}/\d{2}$", "%d/%m/%y"),
+    (r"^\d{1,2}\.\d{1,2}\.\d{2}$", "%d.%m.%y"),
+    (r"^\d{1,2}[- ][A-Za-z]{3}[- ]\d{2}$", "%d %b %y"),
 )
 TIMES = ((r"", ""), (r"[ T]\d{1,2}:\d{2}:\d{2}", " %H:%M:%S"), (r"[ T]\d{1,2}:\d{2}", " %H:%M"))
-ORDERS = {"%m/%d/%Y": "%d/%m/%Y", "%d-%m-%Y": "%m-%d-%Y"}  # tried first, and the other way round
+ORDERS = {
+    "%m/%d/%Y": "%d/%m/%Y",
+    "%d-%m-%Y": "%m-%d-%Y",
+    "%m/%d/%y": "%d/%m/%y",
+}  # tried first, and the other way round
 DATE_LIKE = re.compile("|".join(look[:-1] for look, _ in DATES) + r"|^\d{1,2}:\d{2}(?::\d{2})?$")
 BOOLEAN = {"true", "false"}
 
@@ -135,12 +143,13 @@ def parse_dates(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, str | None] |
         parsed = compute.strptime(plain, format=form + time_form, unit="s", error_is_null=True)
         if parsed.null_count > column.null_count:
             continue
-        doubt = None
+        doubts = ["years of two digits are taken for 1969 to 2068"] if "%y" in form else []
         if form in ORDERS:
             other = compute.strptime(plain, format=ORDERS[form] + time_form, unit="s", error_is_null=True)
             if other.null_count == column.null_count and not parsed.equals(other):
                 first = next(cell for cell in text.to_pylist() if cell is not None)
-                doubt = f"day and month cannot be told apart ({first!r}); read as {form}"
+                doubts.append(f"day and month cannot be told apart ({first!r}); read as {form}")
+        doubt = "; ".join(doubts) or None
         return (parsed if time_form else compute.cast(parsed, pa.date32())), doubt
     return None
 
