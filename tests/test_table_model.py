@@ -102,6 +102,19 @@ def test_each_row_of_known_values_has_its_samples(model):
     assert drawn.column("age").null_count == 0
 
 
+@pytest.mark.parametrize("n", [2, 5])
+def test_samples_of_known_values_come_in_chunks(model, monkeypatch, n):
+    monkeypatch.setattr("flowstone.table_model.CHUNK", 3)
+    known = pa.table({"sex": ["F", "M", "F"]})
+    chunks = list(model.stream_given(known, n, seed=0))
+    assert len(chunks) >= 3
+    assert max(map(len, chunks)) <= 3
+    drawn = pa.concat_tables(chunks)
+    assert drawn.column("sex").to_pylist() == ["F"] * n + ["M"] * n + ["F"] * n
+    assert len(set(drawn.column("height").to_pylist())) == 3 * n  # no chunk repeats another
+    assert drawn.equals(model.sample_given(known, n, seed=0))
+
+
 def test_likelihoods_are_those_of_the_density(model, table):
     x = model.encode(table)
     with torch.no_grad():

@@ -128,13 +128,22 @@ class TableModel:
         self, table: Any, n: int = 1, *, temperature: float = 1.0, gaps: bool = False, seed: int | None = None
     ) -> pa.Table:
         """Draw ``n`` rows for each row of a table of known values, one after the other; its gaps are drawn, too."""
+        return pa.concat_tables(self.stream_given(table, n, temperature=temperature, gaps=gaps, seed=seed))
+
+    def stream_given(
+        self, table: Any, n: int = 1, *, temperature: float = 1.0, gaps: bool = False, seed: int | None = None
+    ) -> Iterator[pa.Table]:
+        """What ``sample_given`` draws, chunk by chunk, for more rows than memory holds."""
         require_integer("n", n)
         density, table = self._any_order("samples with values given"), read_table(table)
         for name in table.columns:
             self._require(name)
-        x = self.encode(table, partial=True).repeat_interleave(n, 0)
-        x = density.fill(x, x.isnan(), temperature=temperature, gaps=gaps, seed=seed)
-        return self.columns.decode(x, seed=seed or 0)
+        known, seeds = self.encode(table, partial=True), _seeds(seed)
+        for part in known.split(max(1, CHUNK // n)):
+            for copies in part.repeat_interleave(n, 0).split(CHUNK):
+                number = next(seeds)
+                x = density.fill(copies, copies.isnan(), temperature=temperature, gaps=gaps, seed=number)
+                yield self.columns.decode(x, seed=number)
 
     def impute(self, table: Any, *, how: str = "draw", seed: int | None = None) -> pa.Table:
         """The table with its gaps filled, given what each row holds; all other values and columns stay as they are.

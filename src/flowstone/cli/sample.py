@@ -123,7 +123,7 @@ def _sample_table(
     elif given:
         raise SettingError("--given and --given-table say the same thing twice: give one of them")
     else:
-        write_chunks(out, [model.sample_given(folder.read(given_table), n, seed=seed, **how)])
+        write_chunks(out, model.stream_given(folder.read(given_table), n, seed=seed, **how))
 
 
 def _context(columns: list[str], values: dict[str, float], density: "Density") -> "Tensor | None":
