@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowstone.data.tables import Columns, kinds_of, read_table
+from flowstone.data.tables.values import parse_numbers
 from flowstone.errors import DataError, DataWarning, FlowstoneError, SettingError, UnknownNameError
 from flowstone.mixed import Encoder, columns_of
 
@@ -391,3 +392,20 @@ def test_every_value_is_possible_in_single_and_double_precision(digits, power, s
     assert encoder.encode(decimal).possible.all()
     if columns.heads()[0]["atoms"]:
         assert torch.equal(encoder.encode(decimal).option, encoder.encode(learned).option)
+
+
+@pytest.mark.parametrize("as_dictionary", [False, True])
+def test_text_with_some_repetitions_is_left_out(as_dictionary):
+    values = pa.array([f"some words {number}" for number in draws().integers(0, 400, N)])
+    found = kind(values.dictionary_encode() if as_dictionary else values)
+    assert found.name == "text"
+    assert kinds_of({"x": values, "y": normal()}).names == ("y",)
+
+
+def test_whole_numbers_of_many_digits_in_text_are_exact():
+    parsed = parse_numbers(pa.chunked_array([[str(2**63 - 1), "7"]]))
+    assert parsed is not None
+    assert parsed.to_pylist() == [2**63 - 1, 7]
+    parsed = parse_numbers(pa.chunked_array([[str(2**64 - 1), "7"]]))
+    assert parsed is not None
+    assert parsed.to_pylist() == [2**64 - 1, 7]

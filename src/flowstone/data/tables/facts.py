@@ -269,7 +269,7 @@ class Facts:
     @cached_property
     def bounds(self) -> tuple[float | None, float | None]:
         """Where the values end, by the rules above; None for an end that is open."""
-        if not len(self.values) or not is_number(self.type) or self.origin:
+        if not is_number(self.type) or self.origin or not len(self.values):
             return None, None
         unique = self.unique[self.unique != self.sentinel] if self.sentinel is not None else self.unique
         low, high = float(unique[0]), float(unique[-1])

@@ -7,6 +7,7 @@ of three digits parted by ``, . '`` or a space. Whether a comma is a decimal one
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 import pyarrow as pa
 
@@ -176,9 +177,10 @@ def _are_numbers(text: pa.ChunkedArray, mark: str) -> pa.ChunkedArray:
 
 def _as_numbers(text: pa.ChunkedArray) -> pa.ChunkedArray:
     text = compute.replace_substring_regex(text, r"^\+", "")
-    whole = compute.all(compute.match_substring_regex(text, INTEGER), skip_nulls=True).as_py()
-    if whole and (compute.max(compute.utf8_length(text)).as_py() or 0) <= 18:
-        return compute.cast(text, pa.int64())
+    if compute.all(compute.match_substring_regex(text, INTEGER), skip_nulls=True).as_py():
+        for kind in (pa.int64(), pa.uint64()):
+            with suppress(pa.ArrowInvalid):  # beyond what it holds
+                return compute.cast(text, kind)
     return compute.cast(text, pa.float64())
 
 

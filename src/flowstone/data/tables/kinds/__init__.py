@@ -1,9 +1,9 @@
 """Kinds of columns, a file a kind; ``INFERRED`` is the order in which they are tried on a column.
 
 The first kind whose ``infer`` takes the column decides: an index or id, a constant, two values, dates, an ordered and
-then any category of text; and of numbers an angle by name, whole numbers, a grid of decimals, bounded, positive, and
-else continuous. Text with too many values comes last. What counts as an atom, a grid, a bound, an identifier or a
-sentinel is said in ``flowstone.data.tables.facts``.
+then any category of text, and text with too many values; and of numbers an angle by name, whole numbers, a grid of
+decimals, bounded, positive, and else continuous. What counts as an atom, a grid, a bound, an identifier or a sentinel
+is said in ``flowstone.data.tables.facts``.
 
 A new kind is one file with a subclass of ``Kind``, named in ``KINDS`` and, if it is to be inferred, in ``INFERRED``.
 """
@@ -53,8 +53,8 @@ __all__ = [
 ]
 
 INFERRED: tuple[type[Kind], ...] = (
-    LeftOut, Constant, Identifier, Boolean, Datetime, Ordinal, Categorical, Circular, Integer, Gridded, Bounded,
-    Positive, Continuous, Text,
+    LeftOut, Constant, Identifier, Boolean, Datetime, Ordinal, Categorical, Text, Circular, Integer, Gridded, Bounded,
+    Positive, Continuous,
 )  # fmt: skip
 KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in INFERRED}
 
