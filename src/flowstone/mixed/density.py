@@ -44,9 +44,9 @@ class MixedDensity(Density):
     it is an event which has a probability, and others may depend on it; columns with ``gaps`` learn both.
 
     With an ``AnyOrderNet`` any columns may be given: they come before all others, which follow as they stand in the
-    table. In training two fifths of the rows are learned in the table's order; in the others some columns, drawn for each
-    row, come first. With an ``OrderedNet`` only columns that come before all unknown ones can be given. An order is a
-    choice: two of them agree as far as the net has learned that they do.
+    table. In training two fifths of the rows are learned in the table's order; in the others some columns, drawn for
+    each row, come first. With an ``OrderedNet`` only columns that come before all unknown ones can be given. An order
+    is a choice: two of them agree as far as the net has learned that they do.
 
     Args:
         columns: the description of each column.
