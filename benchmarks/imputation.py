@@ -154,7 +154,8 @@ def _filled(name: str, wide: np.ndarray) -> list[np.ndarray]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the chain has not converged after its 10 rounds
         if name == "chained":
-            low, high = np.nanmin(wide, 0), np.nanmax(wide, 0)
+            low = np.nanmin(wide, 0)
+            high = np.maximum(np.nanmax(wide, 0), low + 1e-9)  # a level may be absent
             chains: list[Any] = [
                 IterativeImputer(sample_posterior=True, random_state=draw, min_value=low, max_value=high)
                 for draw in range(DRAWS)

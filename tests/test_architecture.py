@@ -30,6 +30,7 @@ LEVELS = (
     ("train",),
     ("runs", "plot"),
     ("table_model",),
+    ("estimators",),
     ("cli",),
 )
 LEVEL = {package: level for level, packages in enumerate(LEVELS) for package in packages}

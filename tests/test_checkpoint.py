@@ -28,10 +28,11 @@ def saved(tmp_path):
 @pytest.mark.parametrize("name", [n for n, make in RECIPES.items() if "features" in inspect.signature(make).parameters])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_flow_comes_back_with_the_same_numbers(tmp_path, name, dtype):
-    small = {"width": 8} if name == "mixed" else {"hidden": (8,)}
-    flow = build(name, {"features": 4, "context_features": 2, **small}).to(dtype)
+    width = 0 if name == "gaussian_mixture" else 2
+    small = {"mixed": {"width": 8}, "gaussian_mixture": {"components": 3}}.get(name, {"hidden": (8,)})
+    flow = build(name, {"features": 4, "context_features": width, **small}).to(dtype)
     disturb(flow)
-    x, context = torch.randn(20, 4, dtype=dtype), torch.randn(20, 2, dtype=dtype)
+    x, context = torch.randn(20, 4, dtype=dtype), torch.randn(20, width, dtype=dtype) if width else None
     flow.initialize(3 * x + 1, context)
     flowstone.save(flow, tmp_path)
     again = flowstone.load(tmp_path)

@@ -29,7 +29,7 @@ from flowstone.recipes import RECIPES, build
 TAKES = {name: inspect.signature(function).parameters for name, function in RECIPES.items()}
 SMALL = {"hidden": (8,), "couplings": 2, "layers": 2}
 SMALL_IMAGES = {"channels": 4, "blocks": 1, "couplings": 1}
-VECTORS = [name for name in RECIPES if "features" in TAKES[name] and name != "mixed"]  # of which tests/test_mixed.py
+VECTORS = [name for name in RECIPES if {"features", "hidden"} <= set(TAKES[name])]  # mixed: see tests/test_mixed.py
 IMAGES = [name for name in RECIPES if "event_shape" in TAKES[name]]
 needs_compiler = pytest.mark.skipif(
     shutil.which("c++") is None, reason="torch.compile needs a C++ compiler here, and finds none"

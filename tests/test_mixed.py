@@ -394,6 +394,45 @@ def test_lower_temperatures_stay_nearer_to_the_most_likely(float64):
     assert cold[:, 2].log().std() < warm[:, 2].log().std()
 
 
+# Latents
+
+LINES = [
+    {"name": "a", "rest": "real"},
+    {"name": "b", "rest": "positive"},
+    {"name": "c", "rest": "interval", "low": 0.0, "high": 1.0, "gaps": True},
+]
+
+
+def of_lines(order: str) -> tuple[MixedDensity, Tensor]:
+    random = torch.Generator().manual_seed(2)
+    a, b = (torch.randn(60, generator=random, dtype=torch.float64) for _ in range(2))
+    x = torch.stack((a, (a + b).exp(), (b - a).sigmoid()), 1)
+    return density(LINES, x, order=order, seed=3), x
+
+
+@both_orders
+def test_latents_are_logistic_and_their_slopes_make_the_density(float64, order):
+    made, x = of_lines(order)
+    z, step = made.to_latent(x), 1e-6
+    total = (torch.nn.functional.logsigmoid(z) + torch.nn.functional.logsigmoid(-z)).sum(1)
+    for column in range(3):
+        side = step * torch.nn.functional.one_hot(torch.tensor(column), 3)
+        slope = (made.to_latent(x + side) - made.to_latent(x - side))[:, column] / (2 * step)
+        total += slope.log()
+    same(total, made.log_prob(x), 1e-4)
+
+
+@both_orders
+def test_latents_come_back(float64, order):
+    made, x = of_lines(order)
+    same(made.from_latent(made.to_latent(x)), x, 1e-8)
+    gap = x.clone()
+    gap[0, 2] = NAN
+    assert made.to_latent(gap).isnan().nonzero().tolist() == [[0, 2]]
+    with pytest.raises(SettingError, match="column 'level' has no latents"):
+        small(order=order).to_latent(rows(3))
+
+
 # Predictions
 
 

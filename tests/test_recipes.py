@@ -21,7 +21,8 @@ from flowstone.recipes.registry import all_recipes
 EXACT = 1e-12
 TAKES = {name: list(inspect.signature(function).parameters) for name, function in RECIPES.items()}
 every_recipe = pytest.mark.parametrize(
-    "name", [name for name in RECIPES if "features" in TAKES[name] and name != "mixed"]
+    "name",
+    [name for name in RECIPES if {"features", "hidden"} <= set(TAKES[name])],  # not those of other densities
 )
 every_image_recipe = pytest.mark.parametrize("name", [name for name in RECIPES if "event_shape" in TAKES[name]])
 SMALL = {

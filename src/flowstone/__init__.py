@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from flowstone import bijections, data, errors, nets, plot, priors, recipes, testing
     from flowstone.data.tables import kinds_of
     from flowstone.density import Density
+    from flowstone.estimators import FlowDensity
     from flowstone.evaluation.check import check
     from flowstone.evaluation.metrics import bits_per_dim, evaluate, grid_integral
     from flowstone.flow import Flow
@@ -31,6 +32,7 @@ __all__ = [
     "BijectionTransform",
     "Density",
     "Flow",
+    "FlowDensity",
     "History",
     "TableModel",
     "bijections",
@@ -70,6 +72,7 @@ __getattr__, __dir__ = lazy_names(
     {
         "data.tables": ["kinds_of"],
         "density": ["Density"],
+        "estimators": ["FlowDensity"],
         "evaluation.check": ["check"],
         "evaluation.metrics": ["bits_per_dim", "evaluate", "grid_integral"],
         "flow": ["Flow"],

@@ -30,6 +30,7 @@ def column_bits(density: MixedDensity, x: Tensor) -> dict[str, float]:
     return {column.name: value for column, value in zip(density.columns, bits.tolist(), strict=True)}
 
 
+@torch.no_grad()
 def independent_columns(density: MixedDensity, rows: Tensor) -> MixedDensity:
     """The density of the same columns that has each column's distribution in these rows, and no dependence.
 
@@ -38,7 +39,10 @@ def independent_columns(density: MixedDensity, rows: Tensor) -> MixedDensity:
     if density.spec is None:
         raise SettingError("a density without a spec cannot be built again: make it by a recipe")
     made: MixedDensity = build(density.spec["recipe"], density.spec["arguments"])
-    made.initialize(rows)  # the start of a mixed density is the marginal of each column
+    made.initialize(rows)  # the biases of its net are then the marginal of each column
+    for name, parameter in made.net.named_parameters():
+        if name.startswith("output") and name.endswith("weight"):
+            parameter.zero_()
     return made.to(density.device).eval()
 
 

@@ -40,15 +40,16 @@ class LatentClasses:
         generator = torch.Generator().manual_seed(0)
         chosen = rows[torch.randperm(len(rows), generator=generator)[:ROWS]]
         held_out, learned = chosen[::HELD_OUT], chosen[torch.arange(len(chosen)) % HELD_OUT > 0]
-        best, count = -math.inf, 1
+        best, count, kept = -math.inf, 1, None
         while count <= min(MOST, max(1, len(learned) // 10)):
             self._learn(learned, count, generator)
             likelihood = self.log_prob(held_out, gaps="event").mean().item() if len(held_out) else 0.0
-            if likelihood > best:
+            if kept is None or likelihood > best:
                 best, kept = likelihood, (self.weights, self.shares, self.missing)
             elif likelihood < best - 0.1:
                 break
             count *= 2
+        assert kept is not None
         self.weights, self.shares, self.missing = kept
 
     def log_prob(self, x: Tensor, *, gaps: str = "absent") -> Tensor:

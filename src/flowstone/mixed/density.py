@@ -369,6 +369,47 @@ class MixedDensity(Density):
         tokens = self._tokens(x, event=self.with_gaps & ~asked if gaps == "event" else None)
         return Prediction(self.heads, index, self.net.column(tokens, index, self._standardized(context)))
 
+    @torch.no_grad()
+    def to_latent(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        r"""Independent logistic latents of rows whose columns are all continuous, ``(rows, columns)``, NaN at gaps:
+
+        $$ z_j = \operatorname{logit} P(X_j \le x_j \mid x_i, i < j), $$
+
+        in the table's order (Rosenblatt 1952).
+
+        Raises:
+            SettingError: a column has atoms, a grid or a circle, and so no such latent.
+        """
+        self._check(x, context, self.event_shape)
+        self._require_lines()
+        found = []
+        for rows in _parts(x):
+            encoded, tokens = self.encoder.encode(x[rows]), self._tokens(x[rows])
+            given = self._standardized(None if context is None else context[rows])
+            before = [self._before(None, None)] if self.any_order else []
+            parameters = self.net(tokens, *before, given)
+            each = [self.heads.rest_latent(place, encoded, raw) for place, raw in enumerate(parameters)]
+            found.append(torch.stack(each, 1).masked_fill(encoded.missing, torch.nan))
+        return torch.cat(found)
+
+    @torch.no_grad()
+    def from_latent(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """The rows of these latents: the inverse of ``to_latent``."""
+        self._check(z, context, self.event_shape)
+        self._require_lines()
+        x = torch.full(z.shape, torch.nan, dtype=torch.float64, device=self.device)
+        tokens, given = self._tokens(x), self._standardized(context)
+        for index in range(len(self.columns)):
+            parameters = self.net.column(tokens, index, given)
+            x[:, index] = self.heads.rest_quantile(index, parameters, z[:, index])
+            tokens[:, index] = self.embedding(self.encoder.encode(x[:, index, None], [index]))[:, 0]
+        return x
+
+    def _require_lines(self) -> None:
+        for column in self.columns:
+            if column.atoms or column.rest in (None, "grid", "circle"):
+                raise SettingError(f"column {column.name!r} has no latents: it is not a number on a line without atoms")
+
     def _index(self, column: int | str) -> int:
         names = [described.name for described in self.columns]
         if isinstance(column, str):

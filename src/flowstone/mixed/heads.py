@@ -218,6 +218,14 @@ class Heads(nn.Module):
             value = value.where(_uniform(rows, parameters, generator) >= share, math.nan)
         return value
 
+    def rest_latent(self, place: int, encoded: Encoded, parameters: Tensor) -> Tensor:
+        """The logistic latent of values on a line, of the column at this position among those encoded, ``(rows,)``:
+        the value at which ``rest_quantile`` gives them back.
+        """
+        index = encoded.columns[place]
+        raw = parameters[:, None, -self._spline_size(self.columns[index]) :].double()
+        return self.spline(encoded.z[:, encoded.rests.index(place), None], raw)[0][:, 0]
+
     def rest_quantile(self, index: int, parameters: Tensor, latent: Tensor) -> Tensor:
         """The value of the rest of column ``index`` for a logistic latent, ``(rows,)``, in float64; on a circle the
         latent's share of the turn, from where the spline begins.

@@ -87,11 +87,13 @@ class GaussianMixture(Prior):
         generator = torch.Generator().manual_seed(0)
         order = torch.randperm(len(z), generator=generator)[:ROWS].to(z.device)
         z = z[order].double()
-        self._set_components(best_mixture(z, len(self.logits), generator))
-        self.initialized.fill_(True)
+        self.set_components(best_mixture(z, len(self.logits), generator))
 
-    def _set_components(self, mixture: Mixture) -> None:
-        """Set each component of ``mixture``, then copies of the heaviest until there are K."""
+    @torch.no_grad()
+    def set_components(self, mixture: Mixture) -> None:
+        """Set each component of ``mixture``, then copies of the heaviest until there are K; ``initialize`` then leaves
+        them as they are.
+        """
         features, count = self.means.shape[1], len(mixture.weights)
         source = list(range(count))
         shares = mixture.weights.tolist()
@@ -107,3 +109,4 @@ class GaussianMixture(Prior):
         self.means.copy_(mixture.means[source])
         self.below.copy_(factor.tril(-1))
         self.log_diagonal.copy_(factor.diagonal(dim1=-2, dim2=-1).log())
+        self.initialized.fill_(True)

@@ -1,5 +1,6 @@
 """Recipes: published architectures by name, each a function ``name(features, *, …) -> Density`` in its own file."""
 
+from flowstone.recipes.gaussian_mixture import gaussian_mixture
 from flowstone.recipes.glow import glow
 from flowstone.recipes.iaf import iaf
 from flowstone.recipes.maf import maf
@@ -19,6 +20,7 @@ __all__ = [
     "RECIPES",
     "all_recipes",
     "build",
+    "gaussian_mixture",
     "glow",
     "iaf",
     "maf",

@@ -20,11 +20,12 @@ RENAMED = {"realnvp": {"scale_bound": "scale"}}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-def save(density: Density, folder: Path | str, *, extra: Mapping[str, Any] | None = None) -> None:
+def save(density: Any, folder: Path | str, *, extra: Mapping[str, Any] | None = None) -> None:
     """Write ``flow.json`` and ``flow.safetensors`` into ``folder``, which is made if it is missing.
 
     Args:
-        density: one that a recipe made (``density.spec`` is set).
+        density: one that a recipe made (``density.spec`` is set); or what has a density and saves itself, such as
+            ``TableModel`` and ``FlowDensity``, whose ``load`` reads the folder.
         extra: more to record in ``flow.json``, such as the description of the data.
 
     Raises:
@@ -37,6 +38,9 @@ def save(density: Density, folder: Path | str, *, extra: Mapping[str, Any] | Non
     ...     flowstone.load(folder).spec["recipe"]
     'nice'
     """
+    if not isinstance(density, Density) and hasattr(density, "save"):
+        density.save(folder)
+        return
     folder, record = Path(folder), describe(density, extra)
     make_folder(folder)
     # The weights come first, so that a folder with flow.json is complete.

@@ -1,0 +1,135 @@
+"""The models among which an estimator chooses: each fits rows and gives back a density."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn import covariance, mixture
+from torch import Tensor
+
+from flowstone.density import Density
+from flowstone.evaluation import independent_columns
+from flowstone.priors import GaussianMixture
+from flowstone.priors.em import Mixture
+from flowstone.recipes import build
+from flowstone.train import fit
+from flowstone.train.history import History
+
+__all__ = ["MODELS", "Candidate", "candidates"]
+
+MODELS = ("independent", "gaussian", "mixture", "spline", "mixed")
+COMPONENTS = (2, 4, 8, 16, 32)
+SHAPES = ("full", "tied", "diag")  # of covariances
+FLOW_ROWS, MIXED_ROWS, ROWS_PER_COLUMN = 500, 100, 5  # the fewest from which a net may learn
+MOST_ROWS = 20_000  # that expectation-maximization uses
+
+Fitted = tuple[Density, History | None]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that can be fitted.
+
+    Attributes:
+        name: such as ``mixture of 4 (tied)``.
+        fit: from rows, seed and minutes to a density and the history of its training, if it has one.
+        trained: whether a net is trained, which takes long.
+        family: candidates of one family are ever larger; none is tried after one that is worse than that before it.
+    """
+
+    name: str
+    fit: Callable[[Tensor, int, float | None], Fitted]
+    trained: bool = False
+    family: str | None = None
+
+
+def candidates(
+    models: Sequence[str], rows: int, columns: int, heads: Sequence[dict[str, Any]] | None, device: str
+) -> list[Candidate]:
+    """Those of ``models`` that so many rows and columns allow, simple ones first.
+
+    Args:
+        heads: of columns of several kinds; None where all are whole and continuous.
+    """
+    able = rows >= max(FLOW_ROWS, ROWS_PER_COLUMN * columns)
+    found = []
+    if "independent" in models:
+        found.append(Candidate("independent columns", lambda x, *_: (_independent(x, heads), None)))
+    if heads is not None:
+        if "mixed" in models and rows >= MIXED_ROWS:
+            found.append(_trained("mixed", {"columns": list(heads)}, device))
+        return found
+    if "gaussian" in models:
+        found.append(Candidate("Gaussian", lambda x, *_: (_gaussian(x), None)))
+    if "mixture" in models:
+        found.extend(_mixtures(rows, columns))
+    found.extend(_trained(name, {}, device) for name in ("spline", "mixed") if name in models and able)
+    return found
+
+
+def _mixtures(rows: int, columns: int) -> list[Candidate]:
+    """Mixtures that have at most half as many parameters as there are numbers."""
+    found = []
+    for shape in SHAPES:
+        for count in COMPONENTS:
+            covariances = {"full": count * columns * (columns + 1) / 2, "tied": columns * (columns + 1) / 2}
+            parameters = count * (columns + 1) + covariances.get(shape, count * columns)
+            if 2 * parameters <= rows * columns:
+                found.append(
+                    Candidate(
+                        f"mixture of {count} ({shape})", partial(_mixture, count=count, shape=shape), family=shape
+                    )
+                )
+    return found
+
+
+def _independent(x: Tensor, heads: Sequence[dict[str, Any]] | None) -> Density:
+    columns = None if heads is None else list(heads)
+    small = {"features": x.shape[1], "columns": columns, "order": "any", "width": 8, "blocks": 1}
+    return independent_columns(build("mixed", small), x)
+
+
+def _gaussian(x: Tensor) -> Density:
+    """One Gaussian; its covariance is shrunk towards a round one as far as few rows want (Ledoit and Wolf 2004)."""
+    flow = build("gaussian_mixture", {"features": x.shape[1], "components": 1}).double()
+    flow.bijection.initialize(x)
+    z = flow.bijection(x)[0]
+    shrunk = covariance.LedoitWolf().fit(z.numpy())
+    return _with_components(flow, np.ones(1), shrunk.location_[None], shrunk.covariance_[None])
+
+
+def _mixture(x: Tensor, seed: int, _minutes: float | None, *, count: int, shape: str) -> Fitted:
+    """A mixture by scikit-learn's expectation-maximization on standardised rows."""
+    flow = build("gaussian_mixture", {"features": x.shape[1], "components": count}).double()
+    flow.bijection.initialize(x)
+    z = flow.bijection(x[:MOST_ROWS])[0].numpy()
+    fitted: Any = mixture.GaussianMixture(count, covariance_type=shape, random_state=seed, max_iter=200).fit(z)
+    covariances = fitted.covariances_
+    if shape == "tied":
+        covariances = np.broadcast_to(covariances, (count, *covariances.shape))
+    elif shape == "diag":
+        covariances = np.stack([np.diag(each) for each in covariances])
+    return _with_components(flow, fitted.weights_, fitted.means_, covariances), None
+
+
+def _with_components(flow: Any, weights: np.ndarray, means: np.ndarray, covariances: np.ndarray) -> Density:
+    prior: GaussianMixture = flow.prior
+    scale = np.linalg.cholesky(covariances)
+    prior.set_components(Mixture(*(torch.from_numpy(np.ascontiguousarray(part)) for part in (weights, means, scale))))
+    return flow.eval()
+
+
+def _trained(recipe: str, arguments: dict[str, Any], device: str) -> Candidate:
+    def train(x: Tensor, seed: int, minutes: float | None) -> Fitted:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "validation has not moved")  # the candidates' likelihoods say it
+            torch.manual_seed(seed)
+            density = build(recipe, {"features": x.shape[1], **arguments}).to(device)
+            history = fit(density, x, seed=seed, minutes=minutes, progress=False)
+        return density.eval(), history
+
+    return Candidate(recipe, train, trained=True)

@@ -1,0 +1,350 @@
+"""FlowDensity: a density of tables with the interface of scikit-learn."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from flowstone.data.tables import Columns, kinds_of, read_table
+from flowstone.density import Density
+from flowstone.errors import CheckpointError, DataError, SettingError, UnknownNameError
+from flowstone.estimators.candidates import MODELS, candidates
+from flowstone.estimators.ladder import Judgement, choose
+from flowstone.estimators.tables import Container, is_frame, is_plain, plain_values
+from flowstone.estimators.weights import repetitions
+from flowstone.evaluation import log_prob
+from flowstone.mixed import MixedDensity
+from flowstone.runs.checkpoint import load, read_record, save
+from flowstone.table_model import TableModel
+from flowstone.validation import require_choice
+
+__all__ = ["FlowDensity"]
+
+SORTED_ROWS = 100_000  # up to so many the result does not depend on the order of the rows
+ONE_THREAD = 1_000_000  # numbers, up to which a second thread of linear algebra only waits
+KINDS = ("auto", "infer")
+
+
+class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):
+    r"""The density of a table's rows, chosen among simple and flexible models by held-out likelihood.
+
+    Rows are numbers (an array, or a frame of numbers without gaps), or a frame of columns of any kind, with gaps. Of
+    numbers the candidates are independent columns, a Gaussian, mixtures of Gaussians, and from 500 rows on the flows
+    ``spline`` and ``mixed``; of other tables independent columns and, from 100 rows on, ``mixed``. Each is judged by
+    cross-validation where rows are few and else on a fifth of them, and the best is fitted to all rows.
+
+    Likelihoods are in nats a row, with respect to length in the units of X for numbers, and as ``flowstone.learn`` has
+    them for other tables. Constant columns are not part of the density: a row that has another value there is
+    impossible, and samples have the constant.
+
+    A whole ``sample_weight`` is exact: a weight of 2 is the row twice. Other weights are rounded up or down at random,
+    and right in expectation. Up to 100,000 rows the result does not depend on their order.
+
+    Args:
+        kinds: ``auto``: a frame of numbers without gaps is continuous, and the kinds of other frames are inferred;
+            ``infer``: kinds are inferred of any frame; or corrections of what is inferred, such as ``{"zip":
+            "categorical"}``.
+        models: the candidates, of ``independent gaussian mixture spline mixed``; ``auto``: all.
+        time_limit: seconds that all trainings of nets may take together; None: as long as they need.
+        device: where nets are trained.
+        random_state: a seed or a generator; the same seed repeats exactly on a CPU.
+        verbose: whether to print what each candidate is worth.
+
+    Attributes:
+        flow_: the density that was chosen.
+        history_: of its training; None if it was fitted without one.
+        candidates_: a ``Judgement`` of each candidate.
+        kinds_: the kind of each column.
+        n_features_in_, feature_names_in_: of X.
+
+    >>> import numpy as np
+    >>> from flowstone import FlowDensity
+    >>> X = np.random.default_rng(0).normal(5, 2, (200, 2))
+    >>> density = FlowDensity(random_state=0).fit(X)
+    >>> density.score_samples(X[:3]).shape, density.sample(4).shape
+    ((3,), (4, 2))
+    """
+
+    def __init__(
+        self,
+        *,
+        kinds: str | Mapping[str, str] = "auto",
+        models: str | Sequence[str] = "auto",
+        time_limit: float | None = None,
+        device: str = "cpu",
+        random_state: Any = None,
+        verbose: bool = False,
+    ) -> None:
+        self.kinds = kinds
+        self.models = models
+        self.time_limit = time_limit
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.categorical = tags.input_tags.string = False
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+    def fit(self, X: Any, y: Any = None, *, sample_weight: Any = None) -> "FlowDensity":
+        """Learn the density of the rows of X.
+
+        Args:
+            X: ``(rows, columns)``.
+            y: not looked at.
+            sample_weight: ``(rows,)``.
+
+        Raises:
+            ValueError: X, weights or settings cannot be used; the message names what is wrong.
+        """
+        seed = int(check_random_state(self.random_state).randint(2**31))
+        x = self._learned_rows(X)
+        counts = repetitions(sample_weight, len(x), seed)
+        x = _in_order(x if counts is None else x.repeat_interleave(torch.from_numpy(counts), 0), seed)
+        same = ((x == x[0]) | x.isnan()).all(0) & (self.columns_ is None)
+        self._constants = {index: x[0, index].item() for index in same.nonzero()[:, 0].tolist()}
+        self._varying = (~same).nonzero()[:, 0].tolist()
+        if not self._varying:
+            raise ValueError(f"all {len(x)} rows are equal: they have no density")
+        heads = self._heads(x)
+        found = candidates(self._models(), len(x), len(self._varying), heads, self.device)
+        if not found:
+            raise SettingError(
+                f"models={self.models!r}: none of them is for {len(x)} such rows; there are 'independent' and 'mixed' "
+                "where columns are of several kinds or have gaps, and nets need some hundred rows"
+            )
+        minutes = None if self.time_limit is None else self.time_limit / 60
+        with threadpool_limits(1 if x.numel() <= ONE_THREAD else None, "blas"):
+            self.flow_, self.history_, self.candidates_ = choose(
+                found, x[:, self._varying], seed=seed, minutes=minutes, say=self._say
+            )
+        self._n_features_out = len(self._varying)
+        return self
+
+    def _say(self, words: str) -> None:
+        if self.verbose:
+            sys.stderr.write(f"{words}\n")
+
+    def _models(self) -> Sequence[str]:
+        models = MODELS if self.models == "auto" else (self.models,) if isinstance(self.models, str) else self.models
+        for name in models:
+            if name not in MODELS:
+                raise UnknownNameError("model", name, MODELS)
+        return models
+
+    # --- rows in ------------------------------------------------------------------------------------------------------
+
+    def _learned_rows(self, X: Any) -> Tensor:
+        """The rows of X as a tensor; what they are is kept."""
+        if isinstance(self.kinds, str):
+            require_choice("kinds", self.kinds, KINDS)
+        self._container, self.columns_ = Container(X), None
+        if is_frame(X):
+            table = read_table(X)
+            if self.kinds != "auto" or not is_plain(table):
+                self.columns_ = kinds_of(table, None if isinstance(self.kinds, str) else dict(self.kinds))
+                if not self.columns_.names:
+                    raise DataError(f"no column is left to learn the density of ({', '.join(self.columns_.notes)})")
+                self.kinds_ = {kind.column: kind.name for kind in self.columns_.kinds}
+                self.n_features_in_, self.feature_names_in_ = len(table.columns), np.array(table.columns, dtype=object)
+                return self.columns_.encode(table)
+        x = self._numbers(X, reset=True)
+        names = getattr(self, "feature_names_in_", [f"x{index}" for index in range(x.shape[1])])
+        self.kinds_ = dict.fromkeys(map(str, names), "continuous")
+        return x
+
+    def _numbers(self, X: Any, *, reset: bool) -> Tensor:
+        """Rows of numbers, checked by scikit-learn."""
+        accepted: dict[str, Any] = {
+            "dtype": np.float64, "ensure_all_finite": "allow-nan", "ensure_min_samples": 2 if reset else 1
+        }  # fmt: skip
+        if is_frame(X) and Container(X).backend == "pyarrow":  # whose names scikit-learn does not look at
+            table = read_table(X)
+            values = check_array(plain_values(table), **accepted)
+            if reset:
+                self.n_features_in_, self.feature_names_in_ = values.shape[1], np.array(table.columns, dtype=object)
+            elif list(self.feature_names_in_) != table.columns:
+                raise ValueError(
+                    f"columns {table.columns} are not those that were fitted: {list(self.feature_names_in_)}"
+                )
+        else:
+            values = validate_data(self, X, reset=reset, **accepted)
+        return torch.from_numpy(np.array(values))
+
+    def _rows(self, X: Any) -> Tensor:
+        """The rows of X as the density takes them, with the constant columns."""
+        check_is_fitted(self)
+        if self.columns_ is not None:
+            return self.columns_.encode(X)
+        return self._numbers(X, reset=False)
+
+    def _heads(self, x: Tensor) -> list[dict[str, Any]] | None:
+        """What the columns are; None where all are whole and continuous."""
+        if self.columns_ is not None:
+            return self.columns_.heads()
+        if not x.isnan().any():
+            return None
+        return [
+            {"name": f"x{index}", "rest": "real", "gaps": bool(x[:, index].isnan().any())} for index in self._varying
+        ]
+
+    # --- what is asked ------------------------------------------------------------------------------------------------
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """The log-likelihood of each row in nats, ``(rows,)``; of a row with gaps that of the values that are there."""
+        x = self._rows(X)
+        found = log_prob(self.flow_, x[:, self._varying].to(_dtype(self.flow_))).double()
+        for index, value in self._constants.items():
+            found = found.masked_fill((x[:, index] != value) & ~x[:, index].isnan(), -np.inf)
+        return found.numpy()
+
+    def score(self, X: Any, y: Any = None) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The mean log-likelihood of the rows in nats."""
+        return float(self.score_samples(X).mean())
+
+    def sample(self, n: int = 1, given: Mapping[Any, Any] | None = None, *, random_state: Any = None) -> Any:
+        """Draw n rows, in the container that X was fitted in.
+
+        Args:
+            given: values by name of column, such as ``{"sex": "F", "age": 40}``, or of an array by its number, where
+                ``mixed`` was chosen.
+            random_state: a seed or a generator.
+        """
+        check_is_fitted(self)
+        seed = int(check_random_state(random_state).randint(2**31))
+        if self.columns_ is not None:
+            return self._container.of(TableModel(self.flow_, self.columns_).sample(n, given, seed=seed))
+        if given:
+            return self._given(n, given, seed)
+        return self._with_constants(self.flow_.sample(n, seed=seed))
+
+    def _given(self, n: int, given: Mapping[Any, Any], seed: int) -> Any:
+        """Rows of numbers of which some are known."""
+        density, names = self._any_order("samples given values"), list(self.kinds_)
+        x = torch.full((n, len(names)), torch.nan, dtype=torch.float64)
+        for key, value in given.items():
+            name = names[key] if isinstance(key, int) and 0 <= key < len(names) else str(key)
+            if name not in names:
+                raise UnknownNameError("column", name, names)
+            x[:, names.index(name)] = float(value)
+        known = x[:, self._varying]
+        return self._with_constants(density.fill(known, known.isnan(), seed=seed))
+
+    def impute(self, X: Any, *, random_state: Any = None) -> Any:
+        """X with its gaps drawn given what each row holds, in its own container."""
+        check_is_fitted(self)
+        seed = int(check_random_state(random_state).randint(2**31))
+        if self.columns_ is not None:
+            return Container(X).of(TableModel(self.flow_, self.columns_).impute(X, seed=seed))
+        x = self._rows(X)
+        if not x.isnan().any():
+            return self._with_constants(x[:, self._varying])
+        varying = x[:, self._varying]
+        return self._with_constants(self._any_order("filled gaps").fill(varying, varying.isnan(), seed=seed))
+
+    def transform(self, X: Any) -> np.ndarray:
+        """The latents of rows, ``(rows, varying columns)``: normal, or of ``independent`` and ``mixed`` logistic; of a
+        mixture of Gaussians the standardised rows.
+
+        Raises:
+            SettingError: columns are of several kinds: rows have no latents.
+        """
+        x = self._rows(X)[:, self._varying]
+        flow: Any = self.flow_
+        with torch.no_grad():
+            if isinstance(flow, MixedDensity):
+                return flow.to_latent(x).numpy()
+            return flow.to_latent(x.to(flow.dtype))[0].double().numpy()
+
+    def inverse_transform(self, X: Any) -> Any:
+        """The rows of latents."""
+        check_is_fitted(self)
+        z = torch.from_numpy(np.asarray(X, dtype=np.float64))
+        flow: Any = self.flow_
+        with torch.no_grad():
+            if isinstance(flow, MixedDensity):
+                return self._with_constants(flow.from_latent(z))
+            return self._with_constants(flow.from_latent(z.to(flow.dtype))[0])
+
+    def _any_order(self, what: str) -> MixedDensity:
+        if not isinstance(self.flow_, MixedDensity):
+            raise SettingError(f"{what}: not of the model that was chosen; fit with models='mixed'")
+        return self.flow_
+
+    def _with_constants(self, x: Tensor) -> Any:
+        """Rows of numbers with the constant columns, in the container that X was fitted in."""
+        rows = np.empty((len(x), len(self.kinds_)))
+        rows[:, self._varying] = x.double().cpu().numpy()
+        for index, value in self._constants.items():
+            rows[:, index] = value
+        if self._container.backend is None:
+            return rows
+        return self._container.of(pa.table({name: rows[:, index] for index, name in enumerate(self.kinds_)}))
+
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path | str) -> None:
+        """Write what was learned into a folder that ``FlowDensity.load`` reads, without pickle."""
+        check_is_fitted(self)
+        record = {
+            "settings": {name: getattr(self, name) for name in ("kinds", "models", "time_limit", "device", "verbose")},
+            "kinds": self.kinds_,
+            "container": self._container.backend,
+            "constants": [[index, value] for index, value in self._constants.items()],
+            "named": hasattr(self, "feature_names_in_"),
+            "schema": None if self.columns_ is None else self.columns_.as_record(),
+            "candidates": [asdict(judgement) for judgement in self.candidates_],
+        }
+        save(self.flow_, folder, extra={"estimator": record})
+
+    @classmethod
+    def load(cls, folder: Path | str, *, device: str = "cpu") -> "FlowDensity":
+        """The estimator that ``save`` wrote.
+
+        Raises:
+            CheckpointError: the folder is damaged, or holds no estimator.
+        """
+        held = read_record(folder).get("estimator")
+        if not isinstance(held, dict):
+            raise CheckpointError(f"{Path(folder) / 'flow.json'}: it holds no estimator")
+        settings = held["settings"]
+        if isinstance(settings["models"], list):
+            settings["models"] = tuple(settings["models"])
+        made = cls(**settings)
+        made.flow_, made.history_ = load(folder, device=device), None
+        made.kinds_, made._container = held["kinds"], Container(None)
+        made._container.backend = held["container"]
+        made._constants = {int(index): float(value) for index, value in held["constants"]}
+        made._varying = [index for index in range(len(made.kinds_)) if index not in made._constants]
+        made.columns_ = None if held["schema"] is None else Columns.from_record(held["schema"])
+        if made.columns_ is not None:
+            made._varying = list(range(len(made.columns_.names)))
+        made.n_features_in_, made._n_features_out = len(made.kinds_), len(made._varying)
+        if held["named"]:
+            made.feature_names_in_ = np.array(list(made.kinds_), dtype=object)
+        made.candidates_ = [Judgement(**judgement) for judgement in held["candidates"]]
+        return made
+
+
+def _in_order(x: Tensor, seed: int) -> Tensor:
+    """The rows in an order that depends on the seed and, up to ``SORTED_ROWS``, on nothing else but the rows."""
+    if len(x) <= SORTED_ROWS:
+        x = x[torch.from_numpy(np.lexsort(x.numpy().T[::-1]))]
+    return x[torch.from_numpy(np.random.default_rng(seed).permutation(len(x)))]
+
+
+def _dtype(density: Density) -> torch.dtype:
+    return torch.float64 if density.accepts_any_dtype else density.dtype

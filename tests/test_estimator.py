@@ -1,0 +1,208 @@
+"""FlowDensity behaves as scikit-learn's estimators do, and is not worse than simple models."""
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from joblib import Parallel, delayed
+from sklearn.base import clone
+from sklearn.datasets import load_iris, load_wine, make_moons
+from sklearn.mixture import GaussianMixture
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import flowstone
+from flowstone import FlowDensity
+from flowstone.errors import CheckpointError, DataError, SettingError, UnknownNameError
+
+SIMPLE = ("independent", "gaussian", "mixture")
+rng = np.random.default_rng(0)
+X = rng.normal(size=(150, 3)) @ np.array([[2.0, 0, 0], [1, 1, 0], [0, 0.5, 0.2]]) + 10
+FRAME = pd.DataFrame({"age": rng.integers(20, 60, 300), "sex": rng.choice(["f", "m"], 300)})
+FRAME["height"] = np.where(FRAME["sex"] == "f", 165, 178) + rng.normal(0, 6, 300)
+GAPS = FRAME.mask(rng.random(FRAME.shape) < 0.1)
+
+
+@parametrize_with_checks([FlowDensity()])
+def test_it_passes_the_checks_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+def test_scores_are_densities_in_the_units_of_x():
+    density = FlowDensity(models=SIMPLE, random_state=0).fit(X)
+    moved = FlowDensity(models=SIMPLE, random_state=0).fit(1000 * X - 5)
+    np.testing.assert_allclose(
+        moved.score_samples(1000 * X - 5), density.score_samples(X) - 3 * np.log(1000), atol=1e-6
+    )
+    assert density.score(X) == pytest.approx(density.score_samples(X).mean())
+
+
+@pytest.mark.parametrize("models", [("gaussian",), ("mixture",), ("independent",), SIMPLE])
+def test_latents_come_back(models):
+    density = FlowDensity(models=models, random_state=0).fit(X)
+    z = density.transform(X)
+    assert z.shape == X.shape
+    np.testing.assert_allclose(density.inverse_transform(z), X, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", ["spline", "mixed"])
+def test_latents_of_flows_with_nets_come_back(model, monkeypatch):
+    monkeypatch.setattr("flowstone.train.settings.STEPS", 100)
+    moons = make_moons(600, noise=0.05, random_state=0)[0]
+    density = FlowDensity(models=model, random_state=0, time_limit=3).fit(moons)
+    np.testing.assert_allclose(density.inverse_transform(density.transform(moons)), moons, atol=1e-4)
+    assert density.history_ is not None
+
+
+def test_the_same_seed_repeats_exactly_and_another_does_not():
+    one, same = (FlowDensity(models=SIMPLE, random_state=3).fit(X) for _ in range(2))
+    assert np.array_equal(one.score_samples(X), same.score_samples(X))
+    assert np.array_equal(one.sample(5, random_state=1), same.sample(5, random_state=1))
+    assert not np.array_equal(one.sample(5, random_state=1), one.sample(5, random_state=2))
+
+
+def test_whole_weights_are_repetitions_and_order_does_not_matter():
+    weights = rng.integers(0, 4, len(X))
+    weighted = FlowDensity(random_state=0).fit(X, sample_weight=weights)
+    repeated = FlowDensity(random_state=0).fit(np.repeat(X, weights, axis=0)[::-1])
+    assert np.array_equal(weighted.score_samples(X), repeated.score_samples(X))
+    half = FlowDensity(random_state=0).fit(X, sample_weight=np.full(len(X), 0.5))
+    assert np.array_equal(half.score_samples(X), FlowDensity(random_state=0).fit(X).score_samples(X))
+
+
+def test_other_weights_are_right_in_expectation():
+    weights = np.where(X[:, 0] > 10, 3.3, 0.7)
+    means = []
+    for seed in range(20):
+        density: Any = FlowDensity(models="gaussian", random_state=seed).fit(X, sample_weight=weights)
+        means.append(density.flow_.bijection.mean[0].item())
+    assert np.mean(means) == pytest.approx(np.average(X[:, 0], weights=weights), abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (np.full(150, -1.0), "sample_weight: row 0 has weight -1"),
+        (np.r_[np.ones(149), np.nan], "row 149 has weight nan"),
+        (np.zeros(150), "all weights are zero"),
+        (np.ones(149), "inconsistent numbers of samples"),
+    ],
+)
+def test_weights_that_cannot_be_are_refused(weights, message):
+    with pytest.raises(ValueError, match=message):
+        FlowDensity().fit(X, sample_weight=weights)
+
+
+@pytest.mark.parametrize("load", [load_iris, load_wine])
+def test_it_is_not_worse_than_the_best_mixture_on_held_out_rows(load):
+    data = load().data
+    order = np.random.default_rng(0).permutation(len(data))
+    train, test = data[order[len(data) // 4 :]], data[order[: len(data) // 4]]
+    peers = [GaussianMixture(k, random_state=0).fit(train) for k in (1, 2, 3)]
+    best = max(peers, key=lambda each: np.mean(cross_val_score(clone(each), train)))
+    score = FlowDensity(random_state=0).fit(train).score_samples(test)
+    assert score.mean() > best.score(test) - score.std() / np.sqrt(len(test))
+
+
+def test_it_works_with_pipelines_searches_clones_and_processes():
+    pipeline = make_pipeline(StandardScaler(), FlowDensity(models=SIMPLE, random_state=0)).fit(X)
+    assert np.isfinite(pipeline.score(X))
+    search = GridSearchCV(FlowDensity(random_state=0), {"models": ["independent", "gaussian"]}, cv=3).fit(X)
+    assert search.best_params_ == {"models": "gaussian"}
+    best: Any = clone(search.best_estimator_)
+    assert best.get_params()["models"] == "gaussian"
+    fitted = FlowDensity(models=SIMPLE, random_state=0).fit(X)
+    scores = Parallel(n_jobs=2)(delayed(fitted.score)(part) for part in np.array_split(X, 2))
+    assert scores == pytest.approx([fitted.score(part) for part in np.array_split(X, 2)])
+
+
+@pytest.mark.parametrize("as_container", [pd.DataFrame, pl.DataFrame, pa.table], ids=["pandas", "polars", "arrow"])
+def test_frames_come_back_as_the_same_kind(as_container):
+    columns = {"a": X[:, 0], "b": X[:, 1], "one": np.ones(len(X))}
+    frame = as_container(columns)
+    density = FlowDensity(models=SIMPLE, random_state=0).fit(frame)
+    assert list(density.feature_names_in_) == ["a", "b", "one"]
+    drawn = density.sample(7)
+    assert type(drawn) is type(frame)
+    assert drawn.shape == (7, 3)
+    assert set(np.asarray(drawn["one"])) == {1.0}
+    array = FlowDensity(models=SIMPLE, random_state=0).fit(X[:, :2])
+    np.testing.assert_allclose(density.score_samples(frame), array.score_samples(X[:, :2]))
+    other = as_container({**columns, "one": np.full(len(X), 2.0)})
+    assert (density.score_samples(other) == -np.inf).all()
+
+
+@pytest.mark.parametrize("convert", [lambda frame: frame, pl.from_pandas], ids=["pandas", "polars"])
+def test_frames_of_several_kinds(convert):
+    frame = convert(GAPS)
+    density = FlowDensity(random_state=0, time_limit=8, models="mixed").fit(frame)
+    assert density.kinds_ == {"age": "integer", "sex": "categorical", "height": "continuous"}
+    assert np.isfinite(density.score_samples(frame)).all()
+    drawn = density.sample(200, {"sex": "f"}, random_state=0)
+    assert type(drawn) is type(frame)
+    assert set(drawn["sex"]) == {"f"}
+    filled = density.impute(frame, random_state=0)
+    assert type(filled) is type(frame)
+    assert np.asarray(pa.table(filled)["height"].is_null()).sum() == 0
+    with pytest.raises(SettingError, match="column 'age' has no latents"):
+        density.transform(frame)
+
+
+def test_arrays_with_gaps_are_learned_and_filled():
+    gappy = np.where(rng.random(X.shape) < 0.1, np.nan, X)
+    density = FlowDensity(random_state=0, time_limit=4, models="mixed").fit(gappy)
+    assert np.isfinite(density.score_samples(gappy)).all()
+    filled = density.impute(gappy, random_state=0)
+    assert not np.isnan(filled).any()
+    known = ~np.isnan(gappy)
+    assert np.array_equal(filled[known], gappy[known])
+    assert density.sample(4, given={0: 9.0})[:, 0].tolist() == [9.0] * 4
+
+
+def test_it_is_saved_without_pickle_and_pickled_for_joblib(tmp_path):
+    for made, rows in ((FlowDensity(models=SIMPLE, random_state=0).fit(X), X), (_of_kinds(), FRAME)):
+        flowstone.save(made, tmp_path / "d")
+        again = FlowDensity.load(tmp_path / "d")
+        assert np.array_equal(again.score_samples(rows), made.score_samples(rows))
+        assert again.get_params()["models"] == made.models
+        if rows is X:
+            assert np.array_equal(again.sample(3, random_state=0), made.sample(3, random_state=0))
+        copied = pickle.loads(pickle.dumps(made))
+        assert np.array_equal(copied.score_samples(rows), made.score_samples(rows))
+    flowstone.save(flowstone.nice(2), tmp_path / "nice")
+    with pytest.raises(CheckpointError, match="it holds no estimator"):
+        FlowDensity.load(tmp_path / "nice")
+
+
+def _of_kinds() -> FlowDensity:
+    return FlowDensity(models="independent", random_state=0).fit(FRAME)
+
+
+def test_settings_and_rows_that_cannot_be_are_refused():
+    with pytest.raises(UnknownNameError, match="did you mean 'gaussian'"):
+        FlowDensity(models="guassian").fit(X)
+    with pytest.raises(UnknownNameError, match="kinds"):
+        FlowDensity(kinds="all").fit(X)
+    with pytest.raises(ValueError, match="all 5 rows are equal"):
+        FlowDensity().fit(np.ones((5, 2)))
+    with pytest.raises(ValueError, match="contains infinity"):
+        FlowDensity().fit(np.array([[1.0, 2], [np.inf, 3], [4, 5]]))
+    with pytest.raises(SettingError, match="none of them is for"):
+        FlowDensity(models="gaussian").fit(FRAME)
+    with pytest.raises(SettingError, match="fit with models='mixed'"):
+        FlowDensity(models=SIMPLE).fit(X).sample(2, given={0: 1.0})
+    with pytest.raises(DataError, match="unknown level 'x'"):
+        _of_kinds().score_samples(FRAME.assign(sex="x"))
+
+
+def test_what_each_candidate_is_worth_is_printed(capsys):
+    FlowDensity(models=SIMPLE, random_state=0, verbose=True).fit(X)
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith("independent columns: -")
+    assert told[-1].startswith("chosen: ")
