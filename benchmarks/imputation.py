@@ -4,11 +4,13 @@
 
 Of up to 2500 rows of each set a fifth is held out; of the others' values 20% are removed at random. Each method fills
 these gaps: by the mean (of categories the most frequent one), by the 5 nearest rows (``KNNImputer``), by chained ridge
-regressions (``IterativeImputer``: their means, and a draw from their posterior, MICE), and by ``mixed`` with its defaults,
-trained on the same rows for 600 steps: the most likely values, one after the other, and draws. Another density learns
-from the rows without a gap alone; both are scored on the held-out rows, which are whole. ``--data-dir`` (or FLOWSTONE_DATA) names a folder that
-holds ``tables/*.parquet`` and ``mixed/*.parquet``. Outcomes are stored in ``--results``, one line each, so that an
-interrupted run continues where it stopped; the page is written when no outcome is missing.
+regressions (``IterativeImputer``: their means, and a draw from their posterior, MICE), and by ``mixed`` with its
+defaults, trained on the same rows for 600 steps: the most likely values, one after the other, and draws. Another
+density learns from the rows without a gap alone; both are scored on the held-out rows, which are whole.
+
+``--data-dir`` (or FLOWSTONE_DATA) names a folder that holds ``tables/*.parquet`` and ``mixed/*.parquet``. Outcomes are
+stored in ``--results``, one line each, so that an interrupted run continues where it stopped; the page is written when
+no outcome is missing.
 """
 
 import argparse

@@ -22,7 +22,7 @@ LEVELS = (
     ("nets", "bijections", "priors", "data"),
     ("density", "transform"),
     ("distribution",),
-    ("flow", "mixed"),
+    ("flow", "mixed", "blend"),
     ("execution",),
     ("recipes",),
     ("evaluation",),

@@ -205,4 +205,4 @@ def test_what_each_candidate_is_worth_is_printed(capsys):
     FlowDensity(models=SIMPLE, random_state=0, verbose=True).fit(X)
     told = capsys.readouterr().err.splitlines()
     assert told[0].startswith("independent columns: -")
-    assert told[-1].startswith("chosen: ")
+    assert told[-1].startswith("chosen: mixture of ")

@@ -22,12 +22,32 @@ from flowstone.train.history import History
 __all__ = ["MODELS", "Candidate", "candidates"]
 
 MODELS = ("independent", "gaussian", "mixture", "spline", "mixed")
-COMPONENTS = (2, 4, 8, 16, 32)
-SHAPES = ("full", "tied", "diag")  # of covariances
+COMPONENTS = (1, 2, 4, 8, 16, 32)
 FLOW_ROWS, MIXED_ROWS, ROWS_PER_COLUMN = 500, 100, 5  # the fewest from which a net may learn
 MOST_ROWS = 20_000  # that expectation-maximization uses
 
 Fitted = tuple[Density, History | None]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How the components of a mixture are made.
+
+    Attributes:
+        covariance: as scikit-learn names it.
+        ridge: what is added to the variances of standardised columns.
+    """
+
+    covariance: str
+    ridge: float = 1e-6
+
+
+SHAPES = {
+    "full": Shape("full"),
+    "full, ridge 0.03": Shape("full", 0.03),
+    "tied": Shape("tied"),
+    "diagonal": Shape("diag"),
+}
 
 
 @dataclass(frozen=True)
@@ -74,16 +94,13 @@ def candidates(
 def _mixtures(rows: int, columns: int) -> list[Candidate]:
     """Mixtures that have at most half as many parameters as there are numbers."""
     found = []
-    for shape in SHAPES:
+    for name, shape in SHAPES.items():
         for count in COMPONENTS:
-            covariances = {"full": count * columns * (columns + 1) / 2, "tied": columns * (columns + 1) / 2}
-            parameters = count * (columns + 1) + covariances.get(shape, count * columns)
+            each = {"full": count * columns * (columns + 1) / 2, "tied": columns * (columns + 1) / 2}
+            parameters = count * (columns + 1) + each.get(shape.covariance, count * columns)
             if 2 * parameters <= rows * columns:
-                found.append(
-                    Candidate(
-                        f"mixture of {count} ({shape})", partial(_mixture, count=count, shape=shape), family=shape
-                    )
-                )
+                fitted = partial(_mixture, count=count, shape=shape)
+                found.append(Candidate(f"mixture of {count} ({name})", fitted, family=name))
     return found
 
 
@@ -102,16 +119,18 @@ def _gaussian(x: Tensor) -> Density:
     return _with_components(flow, np.ones(1), shrunk.location_[None], shrunk.covariance_[None])
 
 
-def _mixture(x: Tensor, seed: int, _minutes: float | None, *, count: int, shape: str) -> Fitted:
+def _mixture(x: Tensor, seed: int, _minutes: float | None, *, count: int, shape: Shape) -> Fitted:
     """A mixture by scikit-learn's expectation-maximization on standardised rows."""
     flow = build("gaussian_mixture", {"features": x.shape[1], "components": count}).double()
     flow.bijection.initialize(x)
     z = flow.bijection(x[:MOST_ROWS])[0].numpy()
-    fitted: Any = mixture.GaussianMixture(count, covariance_type=shape, random_state=seed, max_iter=200).fit(z)
+    fitted: Any = mixture.GaussianMixture(
+        count, covariance_type=shape.covariance, reg_covar=shape.ridge, random_state=seed, max_iter=200
+    ).fit(z)
     covariances = fitted.covariances_
-    if shape == "tied":
+    if shape.covariance == "tied":
         covariances = np.broadcast_to(covariances, (count, *covariances.shape))
-    elif shape == "diag":
+    elif shape.covariance == "diag":
         covariances = np.stack([np.diag(each) for each in covariances])
     return _with_components(flow, fitted.weights_, fitted.means_, covariances), None
 

@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from flowstone.blend import Blend
 from flowstone.data.tables import Columns, kinds_of, read_table
 from flowstone.density import Density
 from flowstone.errors import CheckpointError, DataError, SettingError, UnknownNameError
@@ -41,7 +42,8 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
     Rows are numbers (an array, or a frame of numbers without gaps), or a frame of columns of any kind, with gaps. Of
     numbers the candidates are independent columns, a Gaussian, mixtures of Gaussians, and from 500 rows on the flows
     ``spline`` and ``mixed``; of other tables independent columns and, from 100 rows on, ``mixed``. Each is judged by
-    cross-validation where rows are few and else on a fifth of them, and the best is fitted to all rows.
+    cross-validation where rows are few and else on a fifth of them. The blend of them that makes held-out rows
+    likeliest (of columns of several kinds, or with gaps: the best one) is fitted to all rows.
 
     Likelihoods are in nats a row, with respect to length in the units of X for numbers, and as ``flowstone.learn`` has
     them for other tables. Constant columns are not part of the density: a row that has another value there is
@@ -129,7 +131,7 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         minutes = None if self.time_limit is None else self.time_limit / 60
         with threadpool_limits(1 if x.numel() <= ONE_THREAD else None, "blas"):
             self.flow_, self.history_, self.candidates_ = choose(
-                found, x[:, self._varying], seed=seed, minutes=minutes, say=self._say
+                found, x[:, self._varying], seed=seed, minutes=minutes, blended=heads is None, say=self._say
             )
         self._n_features_out = len(self._varying)
         return self
@@ -256,14 +258,14 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         return self._with_constants(self._any_order("filled gaps").fill(varying, varying.isnan(), seed=seed))
 
     def transform(self, X: Any) -> np.ndarray:
-        """The latents of rows, ``(rows, varying columns)``: normal, or of ``independent`` and ``mixed`` logistic; of a
-        mixture of Gaussians the standardised rows.
+        """The latents of rows by the heaviest model of a blend, ``(rows, varying columns)``: normal of ``spline``,
+        logistic of ``independent`` and ``mixed``; of a mixture of Gaussians the standardised rows.
 
         Raises:
             SettingError: columns are of several kinds: rows have no latents.
         """
         x = self._rows(X)[:, self._varying]
-        flow: Any = self.flow_
+        flow = self._with_latents()
         with torch.no_grad():
             if isinstance(flow, MixedDensity):
                 return flow.to_latent(x).numpy()
@@ -271,13 +273,16 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
 
     def inverse_transform(self, X: Any) -> Any:
         """The rows of latents."""
-        check_is_fitted(self)
         z = torch.from_numpy(np.asarray(X, dtype=np.float64))
-        flow: Any = self.flow_
+        flow = self._with_latents()
         with torch.no_grad():
             if isinstance(flow, MixedDensity):
                 return self._with_constants(flow.from_latent(z))
             return self._with_constants(flow.from_latent(z.to(flow.dtype))[0])
+
+    def _with_latents(self) -> Any:
+        check_is_fitted(self)
+        return self.flow_.heaviest if isinstance(self.flow_, Blend) else self.flow_
 
     def _any_order(self, what: str) -> MixedDensity:
         if not isinstance(self.flow_, MixedDensity):

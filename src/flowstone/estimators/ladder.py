@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 
 from flowstone.density import Density
-from flowstone.errors import FlowstoneError
+from flowstone.errors import DataError, FlowstoneError
 from flowstone.estimators.candidates import Candidate
 from flowstone.evaluation import log_prob
+from flowstone.recipes import build
 from flowstone.train.history import History
 
 __all__ = ["Judgement", "choose"]
 
 FOLDS, FEW, SOME = 5, 300, 2000  # cross-validation by 5 folds below 300 rows, by 3 below 2000; then a fifth is held out
 HELD_OUT, MOST_HELD_OUT = 5, 10_000
+ROUNDS, LEAST_WEIGHT = 200, 0.02  # of the weights of a blend
 
 
 @dataclass(frozen=True)
@@ -46,43 +48,90 @@ def choose(
     *,
     seed: int,
     minutes: float | None,
+    blended: bool,
     say: Callable[[str], None],
 ) -> tuple[Density, History | None, list[Judgement]]:
-    """Judge all candidates, then fit the best one to all rows.
+    """Judge all candidates, then fit the best one, or a blend of the best ones, to all rows.
 
     Args:
         x: rows in random order.
         minutes: that all fits of nets may take together.
+        blended: whether several may be blended, with the weights that make held-out rows likeliest.
         say: is told of each judgement.
     """
     splits = _splits(len(x))
     fits = sum(candidate.trained for candidate in candidates) * len(splits) + 1
     share = None if minutes is None else minutes / fits
+    judged, values = _judge_all(candidates, x, splits, seed, share, say)
+    weights = _weights(values, blended=blended) if values else {candidates[0].name: 1.0}
+    parts: list[tuple[float, Density, History | None]] = []
+    for candidate in candidates:
+        if candidate.name in weights:
+            parts.append((weights[candidate.name], *candidate.fit(x, seed, share)))
+            say(f"chosen: {candidate.name}, weight {weights[candidate.name]:.2f}")
+    parts.sort(key=lambda part: -part[0])
+    history = next((history for _, _, history in parts if history is not None), None)
+    if len(parts) == 1:
+        return parts[0][1], history, judged
+    return _blend([part for _, part, _ in parts], [weight for weight, _, _ in parts]), history, judged
+
+
+def _blend(parts: Sequence[Density], weights: Sequence[float]) -> Density:
+    """A blend that knows how it is made again."""
+    specs = [dict(part.spec or {}) for part in parts]
+    made = build("blend", {"features": parts[0].event_shape[0], "parts": specs, "weights": list(weights)}).double()
+    for target, part in zip(made.densities, parts, strict=True):
+        target.load_state_dict(part.state_dict())
+    return made.to(parts[0].device).eval()
+
+
+def _judge_all(
+    candidates: Sequence[Candidate],
+    x: Tensor,
+    splits: Sequence[tuple[Tensor, Tensor]],
+    seed: int,
+    minutes: float | None,
+    say: Callable[[str], None],
+) -> tuple[list[Judgement], dict[str, Tensor]]:
+    """Judgements, and the log-likelihood of each held-out row under each candidate that could be judged."""
     judged: list[Judgement] = []
+    values: dict[str, Tensor] = {}
     best: dict[str, float] = {}
     ended: set[str | None] = set()
     for candidate in candidates if len(candidates) > 1 else []:
         if candidate.family in ended:
             continue
-        found = _judge(candidate, x, splits, seed, share)
+        found, likelihoods = _judge(candidate, x, splits, seed, minutes)
         judged.append(found)
+        if likelihoods is not None:
+            values[candidate.name] = likelihoods
         say(f"{found.name}: {found.problem or f'{found.log_likelihood:.4f} ± {found.stderr:.4f} nats held out'}")
         if candidate.family is not None:
             if found.log_likelihood <= best.get(candidate.family, -math.inf):
                 ended.add(candidate.family)
             best[candidate.family] = found.log_likelihood
-    likelihoods = {each.name: each.log_likelihood for each in judged}
-    ranked = sorted(candidates, key=lambda each: -likelihoods.get(each.name, -math.inf))
-    for candidate in ranked:
-        try:
-            density, history = candidate.fit(x, seed, share)
-        except (FlowstoneError, ValueError, np.linalg.LinAlgError):
-            if candidate is ranked[-1]:
-                raise
-            continue
-        say(f"chosen: {candidate.name}")
-        return density, history, judged
-    raise AssertionError("there is at least one candidate")
+    if judged and not values:
+        raise DataError(f"no model can be fitted to these rows: {judged[0].name}: {judged[0].problem}")
+    return judged, values
+
+
+def _weights(values: Mapping[str, Tensor], *, blended: bool) -> dict[str, float]:
+    """The weights of the blend that makes the held-out rows likeliest, by expectation-maximization, without those that
+    are next to nothing; without a blend the best model has all.
+    """
+    names, table = list(values), torch.stack(list(values.values()), 1)
+    best = int(table.mean(0).argmax())
+    if not blended:
+        return {names[best]: 1.0}
+    weights = torch.full((len(names),), 1 / len(names), dtype=torch.float64)
+    for _ in range(ROUNDS):
+        weights = (table + weights.log()).softmax(1).mean(0)
+    kept = weights >= max(LEAST_WEIGHT, weights.max().item() / 1000)
+    return {
+        name: share
+        for name, share, keep in zip(names, (weights / weights[kept].sum()).tolist(), kept, strict=True)
+        if keep
+    }
 
 
 def _splits(rows: int) -> list[tuple[Tensor, Tensor]]:
@@ -97,19 +146,20 @@ def _splits(rows: int) -> list[tuple[Tensor, Tensor]]:
 
 def _judge(
     candidate: Candidate, x: Tensor, splits: Sequence[tuple[Tensor, Tensor]], seed: int, minutes: float | None
-) -> Judgement:
+) -> tuple[Judgement, Tensor | None]:
     started, found = time.perf_counter(), []
     try:
         for learned, held_out in splits:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of models that are not chosen
                 density, _ = candidate.fit(x[learned], seed, minutes)
-                found.append(log_prob(density, x[held_out].to(density.dtype)).double())
+                dtype = torch.float64 if density.accepts_any_dtype else density.dtype
+                found.append(log_prob(density, x[held_out].to(dtype)).double())
     except (FlowstoneError, ValueError, np.linalg.LinAlgError) as error:
-        return Judgement(candidate.name, -math.inf, math.nan, time.perf_counter() - started, str(error))
-    values = torch.cat(found)
+        return Judgement(candidate.name, -math.inf, math.nan, time.perf_counter() - started, str(error)), None
+    values, seconds = torch.cat(found), time.perf_counter() - started
     mean, error = values.mean().item(), values.std().item() / math.sqrt(len(values))
-    problem = None if math.isfinite(mean) else f"{int((~values.isfinite()).sum())} held-out rows are impossible"
-    return Judgement(
-        candidate.name, mean if problem is None else -math.inf, error, time.perf_counter() - started, problem
-    )
+    if math.isfinite(mean):
+        return Judgement(candidate.name, mean, error, seconds), values
+    problem = f"{int((~values.isfinite()).sum())} held-out rows are impossible"
+    return Judgement(candidate.name, -math.inf, error, seconds, problem), None

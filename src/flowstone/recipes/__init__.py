@@ -1,5 +1,6 @@
 """Recipes: published architectures by name, each a function ``name(features, *, …) -> Density`` in its own file."""
 
+from flowstone.recipes.blend import blend
 from flowstone.recipes.gaussian_mixture import gaussian_mixture
 from flowstone.recipes.glow import glow
 from flowstone.recipes.iaf import iaf
@@ -19,6 +20,7 @@ __all__ = [
     "MIXED_DEFAULT",
     "RECIPES",
     "all_recipes",
+    "blend",
     "build",
     "gaussian_mixture",
     "glow",

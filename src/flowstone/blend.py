@@ -1,0 +1,101 @@
+"""Blend: a weighted mixture of densities."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from flowstone.density import Density
+from flowstone.errors import SettingError, ShapeError
+
+__all__ = ["Blend"]
+
+
+class Blend(Density):
+    r"""A row comes from one of several densities, chosen with fixed probabilities:
+
+    $$ p(x) = \sum_k w_k\, p_k(x). $$
+
+    Where one of them thinks nothing of a row, it costs what another one says of it, and $-\log w_k$ more.
+
+    Args:
+        parts: densities of the same event shape without context.
+        weights: of each, positive; they are divided by their sum. None: equal ones.
+
+    >>> import torch, flowstone
+    >>> from flowstone.blend import Blend
+    >>> blend = Blend([flowstone.nice(2), flowstone.spline(2)], [3.0, 1.0])
+    >>> blend.log_prob(torch.zeros(4, 2)).shape, blend.sample(3, seed=0).shape
+    (torch.Size([4]), torch.Size([3, 2]))
+    """
+
+    weights: Tensor
+
+    def __init__(self, parts: Sequence[Density], weights: Sequence[float] | None = None) -> None:
+        if not parts:
+            raise SettingError("a blend needs at least one density")
+        for part in parts:
+            if part.event_shape != parts[0].event_shape or part.context_features:
+                shapes = f"{tuple(parts[0].event_shape)} and {tuple(part.event_shape)}"
+                raise ShapeError(
+                    f"a blend is of densities of one event shape without context, got {shapes} with "
+                    f"{part.context_features} context features"
+                )
+        super().__init__(parts[0].event_shape)
+        self.parts = nn.ModuleList(parts)
+        given = torch.ones(len(parts)) if weights is None else torch.as_tensor(list(weights))
+        if len(given) != len(parts) or not bool((given > 0).all()):
+            raise SettingError(f"weights={weights}: one positive number for each of {len(parts)} densities")
+        self.register_buffer("weights", given.double() / given.sum())
+
+    @property
+    def densities(self) -> list[Density]:
+        """The parts."""
+        return [part for part in self.parts if isinstance(part, Density)]
+
+    @property
+    def heaviest(self) -> Density:
+        """The part with the largest weight."""
+        return self.densities[int(self.weights.argmax())]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first part is."""
+        return self.densities[0].device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the first part; each has its own."""
+        return self.densities[0].dtype
+
+    @property
+    def accepts_any_dtype(self) -> bool:
+        """Whether all parts do."""
+        return all(part.accepts_any_dtype for part in self.densities)
+
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Set what depends on data in each part."""
+        for part in self.densities:
+            part.initialize(x.to(_dtype(part)))
+
+    def _log_prob(self, x: Tensor, context: Tensor | None) -> Tensor:
+        terms = [part.log_prob(x.to(_dtype(part))).double() for part in self.densities]
+        return (torch.stack(terms) + self.weights.double().log()[:, None]).logsumexp(0)
+
+    def _sample(self, n: int, context: Tensor | None, generator: torch.Generator | None, temperature: float) -> Tensor:
+        chosen = torch.multinomial(self.weights, n, replacement=True, generator=generator) if n else self.weights[:0]
+        x = torch.empty(n, *self.event_shape, dtype=torch.float64, device=self.device)
+        for index, part in enumerate(self.densities):
+            rows = (chosen == index).nonzero()[:, 0]
+            x[rows] = part._sample(len(rows), None, generator, temperature).double()
+        return x
+
+    def _sample_and_log_prob(
+        self, n: int, context: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        x = self._sample(n, None, generator, 1.0)
+        return x, self._log_prob(x, None)
+
+
+def _dtype(part: Density) -> torch.dtype:
+    return torch.float64 if part.accepts_any_dtype else part.dtype

@@ -1,0 +1,37 @@
+"""A weighted mixture of densities that recipes make."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flowstone.blend import Blend
+from flowstone.errors import SettingError
+from flowstone.recipes.registry import build, recipe
+
+__all__ = ["blend"]
+
+
+@recipe
+def blend(
+    features: int,
+    *,
+    context_features: int = 0,
+    parts: Sequence[Mapping[str, Any]] = ({"recipe": "gaussian_mixture"}, {"recipe": "spline"}),
+    weights: Sequence[float] | None = None,
+) -> Blend:
+    """A weighted mixture of densities, each made by a recipe (``flowstone.blend.Blend``).
+
+    Args:
+        features: the number of columns.
+        context_features: 0: there is no conditional one.
+        parts: of each density its ``recipe`` and, where they are not the defaults, its ``arguments``.
+        weights: of each; None: equal ones.
+
+    >>> import flowstone
+    >>> parts = [{"recipe": "nice"}, {"recipe": "gaussian_mixture", "arguments": {"components": 2}}]
+    >>> flowstone.recipes.blend(2, parts=parts).sample(3, seed=0).shape
+    torch.Size([3, 2])
+    """
+    if context_features:
+        raise SettingError(f"context_features={context_features}: a blend takes no context")
+    made = [build(part["recipe"], {**part.get("arguments", {}), "features": features}) for part in parts]
+    return Blend(made, weights)
