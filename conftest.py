@@ -1,10 +1,15 @@
 """Every example is a test: docstrings in src, and the Python and shell blocks of the README and docs."""
 
+import io
+import itertools
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels for GPUs are tested without one; read when Triton is imported
 
@@ -13,13 +18,42 @@ from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 from sybil.parsers.rest import DocTestParser
 
+from flowstone.cli import main
+
 torch.set_num_threads(1)
 ROOT = Path(__file__).parent
 
 
 def run_shell(example: Example) -> None:
-    """Run a block of shell lines in the document's folder; `make` and set-up lines are tested by being used."""
+    """Run a block of shell lines in the document's folder; `make` and set-up lines are tested by being used.
+
+    Plain lines of the command run in this process, which has imported torch already.
+    """
     lines = [line for line in example.parsed.splitlines() if not line.startswith(("make ", "pip ", ". .venv"))]
+    for plain, group in itertools.groupby(lines, _is_plain):
+        if plain:
+            for line in group:
+                _run_command(line)
+        else:
+            _run_lines(list(group))
+
+
+def _is_plain(line: str) -> bool:
+    return line.startswith("flowstone ") and not set(line.partition(" #")[0]) & set("|<>*?$`;&\\'\"")
+
+
+def _run_command(line: str) -> None:
+    words, said = shlex.split(line, comments=True), io.TextIOWrapper(io.BytesIO(), write_through=True)
+    with patch.object(sys, "argv", words), redirect_stdout(said), redirect_stderr(said):
+        try:
+            main()
+        except SystemExit as error:
+            if error.code:
+                told = said.buffer.getvalue().decode()
+                raise AssertionError(f"{line}\nexited with {error.code}\n{told}") from error
+
+
+def _run_lines(lines: list[str]) -> None:
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # what activate does
     script = "set -e\n" + "\n".join(lines)
     done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=False)

@@ -27,12 +27,12 @@ VECTORS: dict[str, dict] = {
 IMAGES: dict[str, dict] = {
     "nice_image": {"couplings": 1, "hidden": (4,)},
     "glow": {"scales": 2, "couplings": 1, "channels": 2},
-    "realnvp_image": {"scales": 1, "channels": 2, "blocks": 1, "bins": 3},
-    "realnvp_image faithful": {"scales": 1, "channels": 2, "blocks": 1, "preset": "faithful"},
+    "realnvp_image": {"scales": 1, "couplings": 1, "channels": 2, "blocks": 1, "bins": 3},
+    "realnvp_image faithful": {"scales": 1, "couplings": 1, "channels": 2, "blocks": 1, "preset": "faithful"},
 }
 NOISY: dict[str, dict] = {  # noise in the middle of the chain, and noise that has layers of its own
-    "realnvp_image padded": {"scales": 1, "channels": 2, "blocks": 1, "event_shape": (1, 3, 3)},
-    "realnvp_image variational": {"scales": 1, "channels": 2, "blocks": 1, "noise": "variational"},
+    "realnvp_image padded": {"scales": 1, "couplings": 1, "channels": 2, "blocks": 1, "event_shape": (1, 3, 3)},
+    "realnvp_image variational": {"scales": 1, "couplings": 1, "channels": 2, "blocks": 1, "noise": "variational"},
 }
 METHODS = ("log_prob", "sampler")
 
