@@ -45,6 +45,7 @@ class Shape:
 
 SHAPES = {
     "full": Shape("full"),
+    "full, ridge 1e-9": Shape("full", 1e-9),  # for values that repeat
     "full, ridge 0.03": Shape("full", 0.03),
     "tied": Shape("tied"),
     "diagonal": Shape("diag"),
