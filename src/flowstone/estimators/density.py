@@ -45,8 +45,8 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
     cross-validation where rows are few and else on a fifth of them. The blend of them that makes held-out rows
     likeliest (of columns of several kinds, or with gaps: the best one) is fitted to all rows.
 
-    Where values of numbers repeat, or a column follows from others, a density of numbers can grow without bound, and the
-    likelihood says how fine the spikes are; ``kinds="infer"`` gives repeated values of a frame probabilities instead.
+    Where values of numbers repeat, or a column follows from others, a density of numbers can grow without bound, and
+    the likelihood says how fine the spikes are; ``kinds="infer"`` gives repeated values of a frame probabilities.
 
     Likelihoods are in nats a row, with respect to length in the units of X for numbers, and as ``flowstone.learn`` has
     them for other tables. Constant columns are not part of the density: a row that has another value there is
