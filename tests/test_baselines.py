@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from flowstone.evaluation import LatentClasses, baseline_nll, baselines
+from flowstone.evaluation import LatentClasses, baseline_nll, baselines, independent_columns
 from flowstone.recipes import mixed, realnvp, spline
 
 NAN = math.nan
@@ -85,6 +85,15 @@ def test_classes_find_the_dependence_that_independent_columns_lack():
     alone = -density.log_prob(x, gaps="event").mean().item()
     assert -model.log_prob(x, gaps="event").mean().item() < alone - 0.3
     assert -model.log_prob(whole).mean().item() < -density.log_prob(whole).mean().item() - 0.1
+
+
+@pytest.mark.parametrize("order", ["any", "given"])
+def test_independent_columns_depend_on_nothing(order):
+    density, rows = mixed(3, columns=DISCRETE, width=8, order=order), discrete_rows(500)
+    alone = independent_columns(density, rows)
+    x = rows[~rows.isnan().any(1)]
+    each = [alone.log_prob(x.masked_fill(torch.arange(3) != column, NAN)) for column in range(3)]
+    torch.testing.assert_close(torch.stack(each).sum(0), alone.log_prob(x), rtol=1e-6, atol=1e-6)
 
 
 def test_gaussians_are_exact_on_gaussian_rows():

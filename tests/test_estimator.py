@@ -165,6 +165,28 @@ def test_arrays_with_gaps_are_learned_and_filled():
     assert density.sample(4, given={0: 9.0})[:, 0].tolist() == [9.0] * 4
 
 
+def test_constants_are_found_beside_gaps_and_values_that_are_known_stay():
+    gappy = np.c_[np.where(rng.random(X.shape) < 0.1, np.nan, X), np.full(len(X), 4.0)]
+    gappy[:3, 3] = np.nan
+    gappy[:, 0] = np.nan_to_num(gappy[:, 0], nan=9.0)
+    density = FlowDensity(random_state=0, time_limit=2, models="mixed").fit(gappy)
+    other = gappy[:6].copy()
+    other[5, 3] = 7.0
+    filled = density.impute(other, random_state=0)
+    assert filled[:, 3].tolist() == [4.0] * 5 + [7.0]
+    assert density.score_samples(other)[5] == -np.inf
+    assert np.isfinite(density.score_samples(other)[:5]).all()
+    with pytest.raises(SettingError, match=r"given x3=5\.0: it was 4 in all rows"):
+        density.sample(2, given={3: 5.0})
+    with pytest.raises(ValueError, match="column 'x1' holds no value"):
+        FlowDensity().fit(np.c_[X[:, 0], np.full(len(X), np.nan)])
+
+
+def test_gaps_in_constant_columns_need_no_other_model():
+    density = FlowDensity(models="gaussian", random_state=0).fit(np.c_[X, np.ones(len(X))])
+    assert density.impute(np.c_[X[:2], [[np.nan], [1.0]]])[:, 3].tolist() == [1.0, 1.0]
+
+
 def test_it_is_saved_without_pickle_and_pickled_for_joblib(tmp_path):
     for made, rows in ((FlowDensity(models=SIMPLE, random_state=0).fit(X), X), (_of_kinds(), FRAME)):
         flowstone.save(made, tmp_path / "d")

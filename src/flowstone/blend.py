@@ -76,10 +76,10 @@ class Blend(Density):
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Set what depends on data in each part."""
         for part in self.densities:
-            part.initialize(x.to(_dtype(part)))
+            part.initialize(x.to(part.data_dtype))
 
     def _log_prob(self, x: Tensor, context: Tensor | None) -> Tensor:
-        terms = [part.log_prob(x.to(_dtype(part))).double() for part in self.densities]
+        terms = [part.log_prob(x.to(part.data_dtype)).double() for part in self.densities]
         return (torch.stack(terms) + self.weights.double().log()[:, None]).logsumexp(0)
 
     def _sample(self, n: int, context: Tensor | None, generator: torch.Generator | None, temperature: float) -> Tensor:
@@ -95,7 +95,3 @@ class Blend(Density):
     ) -> tuple[Tensor, Tensor]:
         x = self._sample(n, None, generator, 1.0)
         return x, self._log_prob(x, None)
-
-
-def _dtype(part: Density) -> torch.dtype:
-    return torch.float64 if part.accepts_any_dtype else part.dtype

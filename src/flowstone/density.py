@@ -67,6 +67,11 @@ class Density(nn.Module, ABC):
         return False
 
     @property
+    def data_dtype(self) -> torch.dtype:
+        """The precision in which rows lose nothing that it would not lose itself."""
+        return torch.float64 if self.accepts_any_dtype else self.dtype
+
+    @property
     def accepts_gaps(self) -> bool:
         """Whether x may hold NaN: a value of which nothing is known."""
         return False

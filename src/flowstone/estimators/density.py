@@ -17,7 +17,6 @@ from torch import Tensor
 
 from flowstone.blend import Blend
 from flowstone.data.tables import Columns, kinds_of, read_table
-from flowstone.density import Density
 from flowstone.errors import CheckpointError, DataError, SettingError, UnknownNameError
 from flowstone.estimators.candidates import MODELS, candidates
 from flowstone.estimators.ladder import Judgement, choose
@@ -62,7 +61,7 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         models: the candidates, of ``independent gaussian mixture spline mixed``; ``auto``: all.
         time_limit: seconds that all trainings of nets may take together; None: as long as they need.
         device: where nets are trained.
-        random_state: a seed or a generator; the same seed repeats exactly on a CPU.
+        random_state: a seed or a generator; the same seed repeats exactly on a CPU, unless a time limit ends a training.
         verbose: whether to print what each candidate is worth.
 
     Attributes:
@@ -119,9 +118,8 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         x = self._learned_rows(X)
         counts = repetitions(sample_weight, len(x), seed)
         x = _in_order(x if counts is None else x.repeat_interleave(torch.from_numpy(counts), 0), seed)
-        same = ((x == x[0]) | x.isnan()).all(0) & (self.columns_ is None)
-        self._constants = {index: x[0, index].item() for index in same.nonzero()[:, 0].tolist()}
-        self._varying = (~same).nonzero()[:, 0].tolist()
+        self._constants = {} if self.columns_ is not None else _constants(x, list(self.kinds_))
+        self._varying = [index for index in range(x.shape[1]) if index not in self._constants]
         if not self._varying:
             raise ValueError(f"all {len(x)} rows are equal: they have no density")
         heads = self._heads(x)
@@ -211,7 +209,7 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
     def score_samples(self, X: Any) -> np.ndarray:
         """The log-likelihood of each row in nats, ``(rows,)``; of a row with gaps that of the values that are there."""
         x = self._rows(X)
-        found = log_prob(self.flow_, x[:, self._varying].to(_dtype(self.flow_))).double()
+        found = log_prob(self.flow_, x[:, self._varying].to(self.flow_.data_dtype)).double()
         for index, value in self._constants.items():
             found = found.masked_fill((x[:, index] != value) & ~x[:, index].isnan(), -np.inf)
         return found.numpy()
@@ -244,8 +242,11 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             name = names[key] if isinstance(key, int) and 0 <= key < len(names) else str(key)
             if name not in names:
                 raise UnknownNameError("column", name, names)
-            x[:, names.index(name)] = float(value)
-        known = x[:, self._varying]
+            index = names.index(name)
+            if float(value) != self._constants.get(index, float(value)):
+                raise SettingError(f"given {name}={value}: it was {self._constants[index]:g} in all rows")
+            x[:, index] = float(value)
+        known = x[:, self._varying].to(density.device)
         return self._with_constants(density.fill(known, known.isnan(), seed=seed))
 
     def impute(self, X: Any, *, random_state: Any = None) -> Any:
@@ -255,10 +256,11 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         if self.columns_ is not None:
             return Container(X).of(TableModel(self.flow_, self.columns_).impute(X, seed=seed))
         x = self._rows(X)
-        if not x.isnan().any():
-            return self._with_constants(x[:, self._varying])
-        varying = x[:, self._varying]
-        return self._with_constants(self._any_order("filled gaps").fill(varying, varying.isnan(), seed=seed))
+        filled = x[:, self._varying]
+        if filled.isnan().any():
+            density = self._any_order("filled gaps")
+            filled = density.fill(filled.to(density.device), filled.isnan().to(density.device), seed=seed)
+        return self._with_constants(filled, beside=x)
 
     def transform(self, X: Any) -> np.ndarray:
         """The latents of rows by the heaviest model of a blend, ``(rows, varying columns)``: normal of ``spline``,
@@ -270,9 +272,8 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         x = self._rows(X)[:, self._varying]
         flow = self._with_latents()
         with torch.no_grad():
-            if isinstance(flow, MixedDensity):
-                return flow.to_latent(x).numpy()
-            return flow.to_latent(x.to(flow.dtype))[0].double().numpy()
+            z = flow.to_latent(x.to(flow.device, flow.data_dtype))
+        return (z if isinstance(flow, MixedDensity) else z[0]).double().cpu().numpy()
 
     def inverse_transform(self, X: Any) -> Any:
         """The rows of latents."""
@@ -280,8 +281,8 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         flow = self._with_latents()
         with torch.no_grad():
             if isinstance(flow, MixedDensity):
-                return self._with_constants(flow.from_latent(z))
-            return self._with_constants(flow.from_latent(z.to(flow.dtype))[0])
+                return self._with_constants(flow.from_latent(z.to(flow.device)))
+            return self._with_constants(flow.from_latent(z.to(flow.device, flow.dtype))[0])
 
     def _with_latents(self) -> Any:
         check_is_fitted(self)
@@ -292,12 +293,14 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             raise SettingError(f"{what}: not of the model that was chosen; fit with models='mixed'")
         return self.flow_
 
-    def _with_constants(self, x: Tensor) -> Any:
-        """Rows of numbers with the constant columns, in the container that X was fitted in."""
+    def _with_constants(self, x: Tensor, beside: Tensor | None = None) -> Any:
+        """Rows of numbers with the constant columns, in the container that X was fitted in; what ``beside`` holds in
+        constant columns stays.
+        """
         rows = np.empty((len(x), len(self.kinds_)))
         rows[:, self._varying] = x.double().cpu().numpy()
         for index, value in self._constants.items():
-            rows[:, index] = value
+            rows[:, index] = value if beside is None else beside[:, index].nan_to_num(value).numpy()
         if self._container.backend is None:
             return rows
         return self._container.of(pa.table({name: rows[:, index] for index, name in enumerate(self.kinds_)}))
@@ -347,12 +350,20 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         return made
 
 
+def _constants(x: Tensor, names: Sequence[str]) -> dict[int, float]:
+    """The columns all of whose values are the same, by their index."""
+    found = {}
+    for index, name in enumerate(names):
+        values = x[:, index][~x[:, index].isnan()]
+        if not len(values):
+            raise ValueError(f"column {name!r} holds no value")
+        if (values == values[0]).all():
+            found[index] = values[0].item()
+    return found
+
+
 def _in_order(x: Tensor, seed: int) -> Tensor:
     """The rows in an order that depends on the seed and, up to ``SORTED_ROWS``, on nothing else but the rows."""
     if len(x) <= SORTED_ROWS:
         x = x[torch.from_numpy(np.lexsort(x.numpy().T[::-1]))]
     return x[torch.from_numpy(np.random.default_rng(seed).permutation(len(x)))]
-
-
-def _dtype(density: Density) -> torch.dtype:
-    return torch.float64 if density.accepts_any_dtype else density.dtype

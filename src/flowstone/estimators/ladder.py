@@ -60,8 +60,8 @@ def choose(
         say: is told of each judgement.
     """
     splits = _splits(len(x))
-    fits = sum(candidate.trained for candidate in candidates) * len(splits) + 1
-    share = None if minutes is None else minutes / fits
+    fits = sum(candidate.trained for candidate in candidates) * (len(splits) + 1)
+    share = None if minutes is None else minutes / max(1, fits)
     judged, values = _judge_all(candidates, x, splits, seed, share, say)
     weights = _weights(values, blended=blended) if values else {candidates[0].name: 1.0}
     parts: list[tuple[float, Density, History | None]] = []
@@ -153,8 +153,7 @@ def _judge(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of models that are not chosen
                 density, _ = candidate.fit(x[learned], seed, minutes)
-                dtype = torch.float64 if density.accepts_any_dtype else density.dtype
-                found.append(log_prob(density, x[held_out].to(dtype)).double())
+                found.append(log_prob(density, x[held_out].to(density.data_dtype)).double())
     except (FlowstoneError, ValueError, np.linalg.LinAlgError) as error:
         return Judgement(candidate.name, -math.inf, math.nan, time.perf_counter() - started, str(error)), None
     values, seconds = torch.cat(found), time.perf_counter() - started
