@@ -135,7 +135,7 @@ def measure(path: Path, seed: int = 0) -> Outcome:
         judge(name, [_filled(name, scale(gappy.numpy()))], started)
     started = time.perf_counter()
     density = learned(columns, gappy, seed)
-    judge("flowstone likely", [scale(_likely(density, gappy).numpy())], started)
+    judge("flowstone likely", [scale(density.fill_likely(gappy).numpy())], started)
     judge("flowstone drawn", [scale(density.fill(gappy, removed, seed=n).numpy()) for n in range(DRAWS)], started)
     whole = gappy[~removed.any(1)]
     alone = learned(columns, whole, seed) if len(whole) >= MIN_ROWS else None
@@ -166,16 +166,6 @@ def _filled(name: str, wide: np.ndarray) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the chain has not converged after its 10 rounds
         return imputers[name].fit_transform(wide)
-
-
-def _likely(density: MixedDensity, x: Tensor) -> Tensor:
-    """The most likely value in each gap, one column after the other, as ``TableModel.impute`` has it."""
-    filled = x.clone()
-    for index in range(x.shape[1]):
-        rows = x[:, index].isnan().nonzero()[:, 0]
-        if len(rows):
-            filled[rows, index] = density.predict(filled[rows], index).mode()
-    return filled
 
 
 def _transport(one: np.ndarray, other: np.ndarray) -> float:

@@ -159,13 +159,7 @@ class TableModel:
         density, table = self._any_order("filled gaps"), read_table(table)
         x = self.encode(table)
         missing = x.isnan()
-        if how == "draw":
-            x = density.fill(x, missing, seed=seed)
-        else:
-            for index in range(x.shape[1]):
-                rows = missing[:, index].nonzero()[:, 0]
-                if len(rows):
-                    x[rows, index] = density.predict(x[rows], index).mode()
+        x = density.fill(x, missing, seed=seed) if how == "draw" else density.fill_likely(x)
         decoded, arrow = self.columns.decode(x, seed=seed or 0), table.arrow
         for index, name in enumerate(self.columns.names):
             if missing[:, index].any():

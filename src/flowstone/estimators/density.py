@@ -20,7 +20,7 @@ from flowstone.data.tables import Columns, kinds_of, read_table
 from flowstone.errors import CheckpointError, DataError, SettingError, UnknownNameError
 from flowstone.estimators.candidates import MODELS, candidates
 from flowstone.estimators.ladder import Judgement, choose
-from flowstone.estimators.tables import Container, is_frame, is_plain, plain_values
+from flowstone.estimators.tables import backend_of, in_container, is_frame, is_plain, plain_values
 from flowstone.estimators.weights import repetitions
 from flowstone.evaluation import log_prob
 from flowstone.mixed import MixedDensity
@@ -61,7 +61,7 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         models: the candidates, of ``independent gaussian mixture spline mixed``; ``auto``: all.
         time_limit: seconds that all trainings of nets may take together; None: as long as they need.
         device: where nets are trained.
-        random_state: a seed or a generator; the same seed repeats exactly on a CPU, unless a time limit ends a training.
+        random_state: a seed or a generator; without a time limit the same seed repeats exactly on a CPU.
         verbose: whether to print what each candidate is worth.
 
     Attributes:
@@ -154,7 +154,7 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         """The rows of X as a tensor; what they are is kept."""
         if isinstance(self.kinds, str):
             require_choice("kinds", self.kinds, KINDS)
-        self._container, self.columns_ = Container(X), None
+        self._backend, self.columns_ = backend_of(X), None
         if is_frame(X):
             table = read_table(X)
             if self.kinds != "auto" or not is_plain(table):
@@ -174,7 +174,7 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         accepted: dict[str, Any] = {
             "dtype": np.float64, "ensure_all_finite": "allow-nan", "ensure_min_samples": 2 if reset else 1
         }  # fmt: skip
-        if is_frame(X) and Container(X).backend == "pyarrow":  # whose names scikit-learn does not look at
+        if is_frame(X) and backend_of(X) == "pyarrow":  # whose names scikit-learn does not look at
             table = read_table(X)
             values = check_array(plain_values(table), **accepted)
             if reset:
@@ -229,7 +229,7 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         check_is_fitted(self)
         seed = int(check_random_state(random_state).randint(2**31))
         if self.columns_ is not None:
-            return self._container.of(TableModel(self.flow_, self.columns_).sample(n, given, seed=seed))
+            return in_container(TableModel(self.flow_, self.columns_).sample(n, given, seed=seed), self._backend)
         if given:
             return self._given(n, given, seed)
         return self._with_constants(self.flow_.sample(n, seed=seed))
@@ -254,7 +254,7 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         check_is_fitted(self)
         seed = int(check_random_state(random_state).randint(2**31))
         if self.columns_ is not None:
-            return Container(X).of(TableModel(self.flow_, self.columns_).impute(X, seed=seed))
+            return in_container(TableModel(self.flow_, self.columns_).impute(X, seed=seed), backend_of(X))
         x = self._rows(X)
         filled = x[:, self._varying]
         if filled.isnan().any():
@@ -301,9 +301,9 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         rows[:, self._varying] = x.double().cpu().numpy()
         for index, value in self._constants.items():
             rows[:, index] = value if beside is None else beside[:, index].nan_to_num(value).numpy()
-        if self._container.backend is None:
+        if self._backend is None:
             return rows
-        return self._container.of(pa.table({name: rows[:, index] for index, name in enumerate(self.kinds_)}))
+        return in_container(pa.table({name: rows[:, index] for index, name in enumerate(self.kinds_)}), self._backend)
 
     # --- files --------------------------------------------------------------------------------------------------------
 
@@ -313,7 +313,7 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         record = {
             "settings": {name: getattr(self, name) for name in ("kinds", "models", "time_limit", "device", "verbose")},
             "kinds": self.kinds_,
-            "container": self._container.backend,
+            "backend": self._backend,
             "constants": [[index, value] for index, value in self._constants.items()],
             "named": hasattr(self, "feature_names_in_"),
             "schema": None if self.columns_ is None else self.columns_.as_record(),
@@ -336,8 +336,7 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             settings["models"] = tuple(settings["models"])
         made = cls(**settings)
         made.flow_, made.history_ = load(folder, device=device), None
-        made.kinds_, made._container = held["kinds"], Container(None)
-        made._container.backend = held["container"]
+        made.kinds_, made._backend = held["kinds"], held["backend"]
         made._constants = {int(index): float(value) for index, value in held["constants"]}
         made._varying = [index for index in range(len(made.kinds_)) if index not in made._constants]
         made.columns_ = None if held["schema"] is None else Columns.from_record(held["schema"])

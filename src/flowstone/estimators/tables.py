@@ -8,7 +8,7 @@ import pyarrow as pa
 from flowstone.data.tables import Table, read_table
 from flowstone.data.tables.types import is_number
 
-__all__ = ["Container", "is_frame", "is_plain", "plain_values"]
+__all__ = ["backend_of", "in_container", "is_frame", "is_plain", "plain_values"]
 
 
 def is_frame(x: Any) -> bool:
@@ -36,25 +36,19 @@ def plain_values(table: Table) -> np.ndarray:
     return np.stack(columns, 1) if columns else np.empty((len(table), 0))
 
 
-class Container:
-    """The kind of container that rows came in, and how tables go back into it."""
+def backend_of(x: Any) -> str | None:
+    """Which library's frame it is, as narwhals names it; None of what is no frame."""
+    import narwhals as nw
 
-    def __init__(self, x: Any) -> None:
-        import narwhals as nw
-
-        self.backend = nw.from_native(x, eager_only=True).implementation.name.lower() if is_frame(x) else None
-
-    def of(self, table: pa.Table) -> Any:
-        """An Arrow table in that container."""
-        import narwhals as nw
-
-        if self.backend in (None, "pyarrow"):
-            return table if self.backend else read_values(table)
-        if self.backend == "pandas":
-            return table.to_pandas()
-        return nw.from_arrow(table, backend=self.backend).to_native()
+    return nw.from_native(x, eager_only=True).implementation.name.lower() if is_frame(x) else None
 
 
-def read_values(table: pa.Table) -> np.ndarray:
-    """The numbers of a table as an array."""
-    return plain_values(read_table(table))
+def in_container(table: pa.Table, backend: Any) -> Any:
+    """An Arrow table as a frame of this library; as an array of numbers where there is none."""
+    import narwhals as nw
+
+    if backend is None:
+        return plain_values(read_table(table))
+    if backend == "pyarrow":
+        return table
+    return table.to_pandas() if backend == "pandas" else nw.from_arrow(table, backend=backend).to_native()

@@ -369,6 +369,17 @@ class MixedDensity(Density):
         tokens = self._tokens(x, event=self.with_gaps & ~asked if gaps == "event" else None)
         return Prediction(self.heads, index, self.net.column(tokens, index, self._standardized(context)))
 
+    def fill_likely(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Rows whose gaps hold the most likely value of their column (``Prediction.mode``), one column after the other,
+        each given what the row holds by then.
+        """
+        x = x.double().clone()
+        for index in range(len(self.columns)):
+            rows = x[:, index].isnan().nonzero()[:, 0]
+            if len(rows):
+                x[rows, index] = self.predict(x[rows], index, None if context is None else context[rows]).mode()
+        return x
+
     @torch.no_grad()
     def to_latent(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         r"""Independent logistic latents of rows whose columns are all continuous, ``(rows, columns)``, NaN at gaps:
