@@ -394,6 +394,13 @@ def test_every_value_is_possible_in_single_and_double_precision(digits, power, s
         assert torch.equal(encoder.encode(decimal).option, encoder.encode(learned).option)
 
 
+def test_decimals_in_single_precision_are_on_their_grid():
+    columns = kinds_of({"x": normal(2).astype("float32")})
+    assert columns.kinds[0].name == "gridded"
+    encoded = Encoder(columns_of(1, columns.heads()), 16).encode(columns.encode({"x": normal(2).astype("float32")}))
+    assert encoded.possible.all()
+
+
 @pytest.mark.parametrize("as_dictionary", [False, True])
 def test_text_with_some_repetitions_is_left_out(as_dictionary):
     values = pa.array([f"some words {number}" for number in draws().integers(0, 400, N)])

@@ -162,8 +162,15 @@ def test_impossible_rows_are_named_before_the_training_begins():
 
 
 @both_orders
-def test_a_layer_that_is_not_finite_is_named(order):
+@pytest.mark.parametrize(
+    ("layer", "spoil", "said"),
+    [
+        ("embedding", lambda _, __, tokens: tokens * math.nan, "embedding, ColumnEmbedding"),
+        ("net", lambda _, __, parameters: [each * math.nan for each in parameters], "net, (AnyOrder|Ordered)Net"),
+    ],
+)
+def test_a_layer_that_is_not_finite_is_named(order, layer, spoil, said):
     density = mixed(4, columns=COLUMNS, width=8, order=order)
-    density.embedding.register_forward_hook(lambda *parts: parts[2] * math.nan)
-    with pytest.raises(NonFiniteError, match="embedding, ColumnEmbedding"):
+    getattr(density, layer).register_forward_hook(spoil)
+    with pytest.raises(NonFiniteError, match=f"first bad output: {said}"):
         flowstone.fit(density, rows(200), steps=2, progress=False)
