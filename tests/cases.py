@@ -265,6 +265,7 @@ CASES: dict[str, Case] = {
     "Whiten outliers": case(lambda: set_from_outliers(b.Whiten(3), 3), 3),
     "Whiten": case(lambda: set_from_data(b.Whiten(3), 3), 3),
     "Whiten PCA": case(lambda: set_from_data(b.Whiten(4, kind="pca"), 4), 4),
+    "Regression": case(lambda: b.Regression(3, 2), 3, 2, triangular=True),
     "Logit": case(b.Logit, 3, data=within(1e-3, 1 - 1e-3), **BOUNDED),
     "Logit alpha": case(lambda: b.Logit(alpha=0.05), 3, data=within(0, 1), **BOUNDED),
     "Interval": case(lambda: b.Interval(-2.0, 5.0), 3, data=within(-1.99, 4.99), **BOUNDED),

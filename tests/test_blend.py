@@ -47,6 +47,18 @@ def test_samples_come_from_the_parts_as_often_as_they_weigh(float64):
     assert density.sample(0).shape == (0, 1)
 
 
+def test_each_part_is_given_the_context(float64):
+    density = blend(2, context_features=3, parts=PARTS[::2], weights=[1, 3])
+    context = torch.randn(200, 3)
+    density.initialize(context[:, :2] + 0.1 * torch.randn(200, 2), context)
+    x, c = torch.randn(20, 2), torch.randn(20, 3)
+    terms = [w * part.log_prob(x, c).exp() for w, part in zip((0.25, 0.75), density.densities, strict=True)]
+    torch.testing.assert_close(density.log_prob(x, c).exp(), torch.stack(terms).sum(0), rtol=1e-9, atol=0)
+    drawn, log_prob = density.sample_and_log_prob(4, c, seed=0)
+    again = density.log_prob(drawn.flatten(0, 1), c.repeat(4, 1)).unflatten(0, (4, 20))
+    torch.testing.assert_close(log_prob, again)
+
+
 def test_it_comes_back_from_a_folder(tmp_path):
     density = made()
     flowstone.save(density, tmp_path)
@@ -63,15 +75,13 @@ def test_it_trains():
 
 
 def test_parts_and_weights_that_cannot_be_are_refused():
-    with pytest.raises(ShapeError, match=r"one event shape without context, got \(2,\) and \(3,\)"):
+    with pytest.raises(ShapeError, match=r"got \(2,\) with 0 context features and \(3,\) with 0"):
         Blend([nice(2), nice(3)])
-    with pytest.raises(ShapeError, match="with 1 context features"):
-        Blend([realnvp(2, context_features=1)])
+    with pytest.raises(ShapeError, match=r"\(2,\) with 1 context features and \(2,\) with 0"):
+        Blend([realnvp(2, context_features=1), realnvp(2)])
     with pytest.raises(SettingError, match="one positive number for each of 2"):
         Blend([nice(2), mixed(2, width=8)], [1.0])
     with pytest.raises(SettingError, match="one positive number"):
         Blend([nice(2), nice(2)], [1.0, 0.0])
     with pytest.raises(SettingError, match="at least one"):
         Blend([])
-    with pytest.raises(SettingError, match="takes no context"):
-        blend(2, context_features=1)

@@ -8,11 +8,13 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+import sklearn
 from joblib import Parallel, delayed
+from scipy.stats import multivariate_normal
 from sklearn.base import clone
 from sklearn.datasets import load_iris, load_wine, make_moons
 from sklearn.mixture import GaussianMixture
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -228,3 +230,118 @@ def test_what_each_candidate_is_worth_is_printed(capsys):
     told = capsys.readouterr().err.splitlines()
     assert told[0].startswith("independent columns: -")
     assert told[-1].startswith("chosen: mixture of ")
+
+
+# --- context ----------------------------------------------------------------------------------------------------------
+
+
+def line(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that are a line in their context, and noise."""
+    generator = np.random.default_rng(seed)
+    context = generator.normal(3, 2, (n, 2))
+    x = context @ np.array([[1.0, 0], [2, -1]]) + generator.normal(0, [0.5, 2], (n, 2)) + 7
+    return x, context
+
+
+def test_a_linear_density_given_a_context_is_that_of_its_regression():
+    x, context = line(2000)
+    density = FlowDensity(models="gaussian", random_state=0).fit(x, context=context)
+    at = np.array([[1.0, 5.0], [4.0, 2.0]])
+    wanted = [multivariate_normal(each @ [[1, 0], [2, -1]] + 7, [[0.25, 0], [0, 4]]) for each in at]
+    for each, known in zip(at, wanted, strict=True):
+        likely = known.rvs(50, random_state=0)
+        np.testing.assert_allclose(density.score_samples(likely, context=each[None]), known.logpdf(likely), atol=0.4)
+    drawn = density.sample(4000, context=at, random_state=0)
+    assert drawn.shape == (8000, 2)
+    assert drawn[:4000].mean(0) == pytest.approx(wanted[0].mean, abs=0.2)
+    assert drawn[4000:].mean(0) == pytest.approx(wanted[1].mean, abs=0.2)
+    np.testing.assert_allclose(density.inverse_transform(density.transform(x, context), context), x, atol=1e-8)
+    assert density.score(x, context=context) == pytest.approx(density.score_samples(x, context).mean())
+
+
+def test_candidates_are_judged_given_the_context():
+    generator = np.random.default_rng(0)
+    context = generator.uniform(-2, 2, 800)
+    x = np.where(generator.random(800) < 0.5, context, -context)[:, None] + generator.normal(0, 0.1, (800, 1))
+    density = FlowDensity(time_limit=6, random_state=0).fit(x, context=context)
+    worth = {judgement.name: judgement.log_likelihood for judgement in density.candidates_}
+    assert max(worth["spline"], worth["mixed"]) > worth["Gaussian"] + 0.5
+    two = density.sample(300, context=[1.5], random_state=0)
+    assert 0.3 < (two > 0).mean() < 0.7
+    assert (np.abs(np.abs(two) - 1.5) < 0.6).mean() > 0.8
+
+
+def test_weights_and_order_of_rows_carry_their_context():
+    x, context = line(120)
+    weights = rng.integers(0, 3, 120)
+    weighted = FlowDensity(models=SIMPLE, random_state=0).fit(x, sample_weight=weights, context=context)
+    repeated = FlowDensity(models=SIMPLE, random_state=0).fit(
+        np.repeat(x, weights, axis=0)[::-1], context=np.repeat(context, weights, axis=0)[::-1]
+    )
+    assert np.array_equal(weighted.score_samples(x, context), repeated.score_samples(x, context))
+
+
+@pytest.mark.parametrize("frame", [pd.DataFrame, pl.DataFrame, pa.table])
+def test_a_context_of_columns_of_any_kind(frame, tmp_path, monkeypatch):
+    monkeypatch.setattr("flowstone.train.settings.STEPS", 100)
+    generator = np.random.default_rng(0)
+    sex, age = generator.choice(["f", "m"], 400), generator.uniform(20, 60, 400)
+    x = np.where(sex == "f", 165, 178) + generator.normal(0, 3, 400)
+    ages = [None if gap else float(each) for gap, each in zip(generator.random(400) < 0.1, age, strict=True)]
+    context = frame({"sex": sex.tolist(), "age": ages})
+    density = FlowDensity(models=("gaussian",), random_state=0).fit(x[:, None], context=context)
+    assert density.context_.features == 4
+    asked = frame({"sex": ["f", "m"], "age": [None, 30.0]})
+    drawn = density.sample(500, context=asked, random_state=0)
+    assert drawn[:500].mean() == pytest.approx(165, abs=1)
+    assert drawn[500:].mean() == pytest.approx(178, abs=1)
+    flowstone.save(density, tmp_path)
+    again = FlowDensity.load(tmp_path)
+    assert np.array_equal(again.score_samples(x[:2, None], asked), density.score_samples(x[:2, None], asked))
+    with pytest.raises(DataError, match="sex"):
+        density.score_samples(x[:2, None], frame({"sex": ["f", "x"], "age": [1.0, 2.0]}))
+
+
+def test_rows_of_several_kinds_given_a_context(monkeypatch):
+    monkeypatch.setattr("flowstone.train.settings.STEPS", 100)
+    context = FRAME[["height"]]
+    density = FlowDensity(random_state=0, time_limit=3).fit(GAPS[["age", "sex"]], context=context)
+    drawn = density.sample(3, {"sex": "f"}, context=context[:2], random_state=0)
+    assert list(drawn["sex"]) == ["f"] * 6
+    filled = density.impute(GAPS[["age", "sex"]][:20], context[:20], random_state=0)
+    assert not filled.isna().any().any()
+    assert np.isfinite(density.score_samples(GAPS[["age", "sex"]], context)).all()
+    with pytest.raises(SettingError, match="several values"):
+        density.sample(2, {"sex": ["f", "m"]}, context=context[:2])
+
+
+def test_contexts_that_cannot_be_are_refused():
+    x, context = line(60)
+    density = FlowDensity(models="gaussian", random_state=0).fit(x, context=context)
+    with pytest.raises(SettingError, match=r"fitted with a context \(context0, context1\): give one"):
+        density.score_samples(x)
+    with pytest.raises(DataError, match="the context has 3 rows, X has 60"):
+        density.score_samples(x, context[:3])
+    with pytest.raises(DataError, match="the context has 1 columns; 2 were fitted"):
+        density.score_samples(x, context[:, :1])
+    with pytest.raises(DataError, match="column 'context1', row 2 is nan"):
+        density.score_samples(x, np.where(np.arange(120).reshape(60, 2) == 3, np.nan, context))
+    with pytest.raises(DataError, match="the context has 59 rows"):
+        FlowDensity().fit(x, context=context[:59])
+    with pytest.raises(SettingError, match="fitted without one"):
+        FlowDensity(models="gaussian").fit(x).score_samples(x, context)
+    of_levels = FlowDensity(models="gaussian").fit(x, context=pd.DataFrame({"k": pd.Categorical(list("ab") * 30)}))
+    with pytest.raises(DataError, match="the context: column 'k', row 2 is missing"):
+        of_levels.score_samples(x[:2], pd.DataFrame({"k": pd.Categorical(["a", None])}))
+
+
+def test_sample_weights_and_context_are_routed():
+    x, context = line(90)
+    with sklearn.config_context(enable_metadata_routing=True):
+        density = FlowDensity(models="gaussian", random_state=0)
+        density = density.set_fit_request(context=True).set_score_request(context=True)
+        scores = cross_validate(density, x, cv=3, params={"context": context}, error_score="raise")["test_score"]
+        pipeline = make_pipeline(StandardScaler(), density).fit(x, context=context)
+        assert np.isfinite(pipeline.score(x, context=context))
+    plain = cross_val_score(FlowDensity(models="gaussian", random_state=0), x, cv=3)
+    assert (scores > plain + 0.5).all()

@@ -19,7 +19,7 @@ class Blend(Density):
     Where one of them thinks nothing of a row, it costs what another one says of it, and $-\log w_k$ more.
 
     Args:
-        parts: densities of the same event shape without context.
+        parts: densities of the same event shape, all without context or all with one of the same width.
         weights: of each, positive; they are divided by their sum. None: equal ones.
 
     >>> import torch, flowstone
@@ -35,13 +35,13 @@ class Blend(Density):
         if not parts:
             raise SettingError("a blend needs at least one density")
         for part in parts:
-            if part.event_shape != parts[0].event_shape or part.context_features:
-                shapes = f"{tuple(parts[0].event_shape)} and {tuple(part.event_shape)}"
+            if (part.event_shape, part.context_features) != (parts[0].event_shape, parts[0].context_features):
                 raise ShapeError(
-                    f"a blend is of densities of one event shape without context, got {shapes} with "
-                    f"{part.context_features} context features"
+                    "a blend is of densities of one event shape and context, got "
+                    f"{tuple(parts[0].event_shape)} with {parts[0].context_features} context features and "
+                    f"{tuple(part.event_shape)} with {part.context_features}"
                 )
-        super().__init__(parts[0].event_shape)
+        super().__init__(parts[0].event_shape, parts[0].context_features)
         self.parts = nn.ModuleList(parts)
         given = torch.ones(len(parts)) if weights is None else torch.as_tensor(list(weights))
         if len(given) != len(parts) or not bool((given > 0).all()):
@@ -76,10 +76,10 @@ class Blend(Density):
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Set what depends on data in each part."""
         for part in self.densities:
-            part.initialize(x.to(part.data_dtype))
+            part.initialize(x.to(part.data_dtype), context)
 
     def _log_prob(self, x: Tensor, context: Tensor | None) -> Tensor:
-        terms = [part.log_prob(x.to(part.data_dtype)).double() for part in self.densities]
+        terms = [part.log_prob(x.to(part.data_dtype), context).double() for part in self.densities]
         return (torch.stack(terms) + self.weights.double().log()[:, None]).logsumexp(0)
 
     def _sample(self, n: int, context: Tensor | None, generator: torch.Generator | None, temperature: float) -> Tensor:
@@ -87,11 +87,12 @@ class Blend(Density):
         x = torch.empty(n, *self.event_shape, dtype=torch.float64, device=self.device)
         for index, part in enumerate(self.densities):
             rows = (chosen == index).nonzero()[:, 0]
-            x[rows] = part._sample(len(rows), None, generator, temperature).double()
+            given = None if context is None else context[rows]
+            x[rows] = part._sample(len(rows), given, generator, temperature).double()
         return x
 
     def _sample_and_log_prob(
         self, n: int, context: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        x = self._sample(n, None, generator, 1.0)
-        return x, self._log_prob(x, None)
+        x = self._sample(n, context, generator, 1.0)
+        return x, self._log_prob(x, context)

@@ -83,6 +83,7 @@ class TableModel:
         n: int,
         given: Mapping[str, Any] | None = None,
         *,
+        context: Tensor | None = None,
         temperature: float = 1.0,
         gaps: bool = False,
         seed: int | None = None,
@@ -92,6 +93,8 @@ class TableModel:
         Args:
             given: values by column, ``{"sex": "F", "age": 40}``; of a list of values each row has one, by their
                 probabilities: ``{"sex": ["F", "M"]}``.
+            context: of a conditional density, ``(batch, context_features)``: n rows are drawn for each of its rows,
+                those for the first one first.
             temperature: below 1, nearer to the most likely rows.
             gaps: whether columns that had gaps have them in samples, too.
             seed: the same seed gives the same rows.
@@ -99,13 +102,14 @@ class TableModel:
         Raises:
             DataError, SettingError: no such column or level (the nearest one is named), or a value that cannot be.
         """
-        return pa.concat_tables(self.stream(n, given, temperature=temperature, gaps=gaps, seed=seed))
+        return pa.concat_tables(self.stream(n, given, context=context, temperature=temperature, gaps=gaps, seed=seed))
 
     def stream(
         self,
         n: int,
         given: Mapping[str, Any] | None = None,
         *,
+        context: Tensor | None = None,
         temperature: float = 1.0,
         gaps: bool = False,
         seed: int | None = None,
@@ -113,15 +117,20 @@ class TableModel:
         """What ``sample`` draws, chunk by chunk, for more rows than memory holds."""
         require_integer("n", n)
         values, seeds = self._given(given or {}), _seeds(seed)
-        for start in range(0, n, CHUNK):
-            rows, number = min(CHUNK, n - start), next(seeds)
+        if context is not None and any(len(options) > 1 for options in values.values()):
+            raise SettingError("one of several values can be given without a context alone")
+        total = n if context is None else n * len(context)
+        for start in range(0, total, CHUNK):
+            rows, number = min(CHUNK, total - start), next(seeds)
+            part = None if context is None else context[torch.arange(start, start + rows) // n]
             if isinstance(self.density, MixedDensity):
                 x = self._with_given(rows, values, number)
-                x = self.density.fill(x, x.isnan(), temperature=temperature, gaps=gaps, seed=number)
+                x = self.density.fill(x, x.isnan(), part, temperature=temperature, gaps=gaps, seed=number)
             else:
                 if values:
                     self._any_order("samples with values given")
-                x = self.density.sample(rows, temperature=temperature, seed=number)
+                x = self.density.sample(rows if part is None else 1, part, temperature=temperature, seed=number)
+            x = x.reshape(rows, -1)
             yield self.columns.decode(x, seed=number)
 
     def sample_given(
@@ -145,12 +154,15 @@ class TableModel:
                 x = density.fill(copies, copies.isnan(), temperature=temperature, gaps=gaps, seed=number)
                 yield self.columns.decode(x, seed=number)
 
-    def impute(self, table: Any, *, how: str = "draw", seed: int | None = None) -> pa.Table:
+    def impute(
+        self, table: Any, *, how: str = "draw", context: Tensor | None = None, seed: int | None = None
+    ) -> pa.Table:
         """The table with its gaps filled, given what each row holds; all other values and columns stay as they are.
 
         Args:
             how: ``draw``: from the distribution of what is missing (several seeds give several imputations);
                 ``likely``: the most likely value of each column (of numbers the median), one column after the other.
+            context: of a conditional density, ``(rows, context_features)``.
 
         Raises:
             SettingError: the density has a fixed order, in which what is known comes too late.
@@ -159,7 +171,7 @@ class TableModel:
         density, table = self._any_order("filled gaps"), read_table(table)
         x = self.encode(table)
         missing = x.isnan()
-        x = density.fill(x, missing, seed=seed) if how == "draw" else density.fill_likely(x)
+        x = density.fill(x, missing, context, seed=seed) if how == "draw" else density.fill_likely(x, context)
         decoded, arrow = self.columns.decode(x, seed=seed or 0), table.arrow
         for index, name in enumerate(self.columns.names):
             if missing[:, index].any():

@@ -14,6 +14,7 @@ from flowstone.bijections.normalization import ActNorm, BatchNorm
 from flowstone.bijections.pad import Pad
 from flowstone.bijections.pointwise import LeakyReLU, LogTails, Scaling
 from flowstone.bijections.preprocess import Standardize, Whiten
+from flowstone.bijections.regression import Regression
 from flowstone.bijections.spline import RQSpline
 from flowstone.bijections.statistics import DataLayer
 from flowstone.bijections.tails import CompressTails
@@ -48,6 +49,7 @@ __all__ = [
     "Permutation",
     "Positive",
     "RQSpline",
+    "Regression",
     "Rescale",
     "Scaling",
     "Squeeze",

@@ -12,6 +12,7 @@ from sklearn import covariance, mixture
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
+from flowstone.data import Rows
 from flowstone.density import Density
 from flowstone.evaluation import independent_columns
 from flowstone.priors import GaussianMixture
@@ -64,32 +65,40 @@ class Candidate:
     """
 
     name: str
-    fit: Callable[[Tensor, int, float | None], Fitted]
+    fit: Callable[[Rows, int, float | None], Fitted]
     trained: bool = False
     family: str | None = None
 
 
 def candidates(
-    models: Sequence[str], rows: int, columns: int, heads: Sequence[dict[str, Any]] | None, device: str
+    models: Sequence[str],
+    rows: int,
+    columns: int,
+    heads: Sequence[dict[str, Any]] | None,
+    context_features: int,
+    device: str,
 ) -> list[Candidate]:
     """Those of ``models`` that so many rows and columns allow, simple ones first.
 
     Args:
         heads: of columns of several kinds; None where all are whole and continuous.
+        context_features: width of a context; with one there are no independent columns.
     """
-    able = rows >= max(FLOW_ROWS, ROWS_PER_COLUMN * columns)
+    able = rows >= max(FLOW_ROWS, ROWS_PER_COLUMN * (columns + context_features))
+    shared = {"context_features": context_features} if context_features else {}
     found = []
-    if "independent" in models:
-        found.append(Candidate("independent columns", lambda x, *_: (_independent(x, heads), None)))
+    if "independent" in models and not context_features:
+        found.append(Candidate("independent columns", lambda rows, *_: (_independent(rows.x, heads), None)))
     if heads is not None:
-        if "mixed" in models and rows >= MIXED_ROWS:
-            found.append(_trained("mixed", {"columns": list(heads)}, device))
+        if "mixed" in models and (rows >= MIXED_ROWS or context_features):
+            found.append(_trained("mixed", {"columns": list(heads), **shared}, device))
         return found
     if "gaussian" in models:
-        found.append(Candidate("Gaussian", lambda x, *_: (_gaussian(x), None)))
+        found.append(Candidate("Gaussian", lambda rows, *_: (_gaussian(rows), None)))
     if "mixture" in models:
         found.extend(_mixtures(rows, columns))
-    found.extend(_trained(name, {}, device) for name in ("spline", "mixed") if name in models and able)
+    of_nets = {"spline": shared, "mixed": {**shared, "order": "given"} if context_features else {}}
+    found.extend(_trained(name, arguments, device) for name, arguments in of_nets.items() if name in models and able)
     return found
 
 
@@ -112,32 +121,40 @@ def _independent(x: Tensor, heads: Sequence[dict[str, Any]] | None) -> Density:
     return independent_columns(build("mixed", small), x)
 
 
-def _gaussian(x: Tensor) -> Density:
+def _gaussian(rows: Rows) -> Density:
     """One Gaussian; its covariance is shrunk towards a round one as far as few rows want (Ledoit and Wolf 2004)."""
-    flow = build("gaussian_mixture", {"features": x.shape[1], "components": 1}).double()
-    flow.bijection.initialize(x)
-    z = flow.bijection(x)[0]
-    shrunk = covariance.LedoitWolf().fit(z.numpy())
-    return _with_components(flow, np.ones(1), shrunk.location_[None], shrunk.covariance_[None])
+    flow, z = _standardized(rows, components=1)
+    size = z.std(0, correction=0).numpy()  # what a context leaves of the columns is not of size 1
+    shrunk = covariance.LedoitWolf().fit(z.numpy() / size)
+    return _with_components(
+        flow, np.ones(1), (shrunk.location_ * size)[None], (shrunk.covariance_ * np.outer(size, size))[None]
+    )
 
 
-def _mixture(x: Tensor, seed: int, _minutes: float | None, *, count: int, shape: Shape) -> Fitted:
+def _mixture(rows: Rows, seed: int, _minutes: float | None, *, count: int, shape: Shape) -> Fitted:
     """A mixture by scikit-learn's expectation-maximization on standardised rows."""
-    flow = build("gaussian_mixture", {"features": x.shape[1], "components": count}).double()
-    flow.bijection.initialize(x)
-    z = flow.bijection(x[:MOST_ROWS])[0].numpy()
+    flow, z = _standardized(rows, components=count)
     made: Any = mixture.GaussianMixture(
         count, covariance_type=shape.covariance, reg_covar=shape.ridge, random_state=seed, max_iter=200
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # held-out rows say what such a mixture is worth
-        fitted = made.fit(z)
+        fitted = made.fit(z[:MOST_ROWS].numpy())
     covariances = fitted.covariances_
     if shape.covariance == "tied":
         covariances = np.broadcast_to(covariances, (count, *covariances.shape))
     elif shape.covariance == "diag":
         covariances = np.stack([np.diag(each) for each in covariances])
     return _with_components(flow, fitted.weights_, fitted.means_, covariances), None
+
+
+@torch.no_grad()
+def _standardized(rows: Rows, components: int) -> tuple[Any, Tensor]:
+    """A mixture's flow, and the rows as its prior sees them: standardised, and without what a context explains."""
+    features, width = rows.x.shape[1], 0 if rows.context is None else rows.context.shape[1]
+    flow = build("gaussian_mixture", {"features": features, "context_features": width, "components": components})
+    flow.double().initialize(rows.x, rows.context)
+    return flow, flow.to_latent(rows.x, rows.context)[0]
 
 
 def _with_components(flow: Any, weights: np.ndarray, means: np.ndarray, covariances: np.ndarray) -> Density:
@@ -148,12 +165,12 @@ def _with_components(flow: Any, weights: np.ndarray, means: np.ndarray, covarian
 
 
 def _trained(recipe: str, arguments: dict[str, Any], device: str) -> Candidate:
-    def train(x: Tensor, seed: int, minutes: float | None) -> Fitted:
+    def train(rows: Rows, seed: int, minutes: float | None) -> Fitted:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "validation has not moved")  # the candidates' likelihoods say it
             torch.manual_seed(seed)
-            density = build(recipe, {"features": x.shape[1], **arguments}).to(device)
-            history = fit(density, x, seed=seed, minutes=minutes, progress=False)
+            density = build(recipe, {"features": rows.x.shape[1], **arguments}).to(device)
+            history = fit(density, rows.x, context=rows.context, seed=seed, minutes=minutes, progress=False)
         return density.eval(), history
 
     return Candidate(recipe, train, trained=True)

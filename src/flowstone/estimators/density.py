@@ -16,9 +16,11 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from flowstone.blend import Blend
+from flowstone.data import Rows
 from flowstone.data.tables import Columns, kinds_of, read_table
 from flowstone.errors import CheckpointError, DataError, SettingError, UnknownNameError
 from flowstone.estimators.candidates import MODELS, candidates
+from flowstone.estimators.context import ContextColumns
 from flowstone.estimators.ladder import Judgement, choose
 from flowstone.estimators.tables import backend_of, in_container, is_frame, is_plain, plain_values
 from flowstone.estimators.weights import repetitions
@@ -51,6 +53,10 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
     them for other tables. Constant columns are not part of the density: a row that has another value there is
     impossible, and samples have the constant.
 
+    With a ``context``, such as the observations of a simulation, it is the density of X given the context: the
+    candidates are a linear regression with a Gaussian, or a mixture of Gaussians, for what it leaves, ``spline`` and
+    ``mixed``. Columns of the context may be of any kind.
+
     A whole ``sample_weight`` is exact: a weight of 2 is the row twice. Other weights are rounded up or down at random,
     and right in expectation. Up to 100,000 rows the result does not depend on their order.
 
@@ -69,6 +75,7 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         history_: of its training; None if it was fitted without one.
         candidates_: a ``Judgement`` of each candidate.
         kinds_: the kind of each column.
+        context_: how the context's columns become numbers; None without a context.
         n_features_in_, feature_names_in_: of X.
 
     >>> import numpy as np
@@ -77,6 +84,10 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
     >>> density = FlowDensity(random_state=0).fit(X)
     >>> density.score_samples(X[:3]).shape, density.sample(4).shape
     ((3,), (4, 2))
+    >>> height, age = X[:, :1], X[:, 1:]
+    >>> given_age = FlowDensity(random_state=0).fit(height, context=age)
+    >>> given_age.sample(2, context=[[4.0], [6.0]]).shape  # two for each row of the context
+    (4, 1)
     """
 
     def __init__(
@@ -103,27 +114,30 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         tags.transformer_tags.preserves_dtype = []
         return tags
 
-    def fit(self, X: Any, y: Any = None, *, sample_weight: Any = None) -> "FlowDensity":
-        """Learn the density of the rows of X.
+    def fit(self, X: Any, y: Any = None, *, sample_weight: Any = None, context: Any = None) -> "FlowDensity":
+        """Learn the density of the rows of X, or of X given a context.
 
         Args:
             X: ``(rows, columns)``.
             y: not looked at.
             sample_weight: ``(rows,)``.
+            context: ``(rows, context columns)``, an array or a frame; or ``(rows,)``.
 
         Raises:
             ValueError: X, weights or settings cannot be used; the message names what is wrong.
         """
         seed = int(check_random_state(self.random_state).randint(2**31))
         x = self._learned_rows(X)
-        counts = repetitions(sample_weight, len(x), seed)
-        x = _in_order(x if counts is None else x.repeat_interleave(torch.from_numpy(counts), 0), seed)
+        self.context_ = None if context is None else ContextColumns.learn(context, self._asked_kinds())
+        counts, given = repetitions(sample_weight, len(x), seed), self._given_context(context, len(x), learned=True)
+        rows = _in_order(Rows(x, given), counts, seed)
+        x = rows.x
         self._constants = {} if self.columns_ is not None else _constants(x, list(self.kinds_))
         self._varying = [index for index in range(x.shape[1]) if index not in self._constants]
         if not self._varying:
             raise ValueError(f"all {len(x)} rows are equal: they have no density")
-        heads = self._heads(x)
-        found = candidates(self._models(), len(x), len(self._varying), heads, self.device)
+        heads, width = self._heads(x), 0 if self.context_ is None else self.context_.features
+        found = candidates(self._models(), len(x), len(self._varying), heads, width, self.device)
         if not found:
             raise SettingError(
                 f"models={self.models!r}: none of them is for {len(x)} such rows; there are 'independent' and 'mixed' "
@@ -132,7 +146,12 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         minutes = None if self.time_limit is None else self.time_limit / 60
         with threadpool_limits(1 if x.numel() <= ONE_THREAD else None, "blas"):
             self.flow_, self.history_, self.candidates_ = choose(
-                found, x[:, self._varying], seed=seed, minutes=minutes, blended=heads is None, say=self._say
+                found,
+                Rows(x[:, self._varying], rows.context),
+                seed=seed,
+                minutes=minutes,
+                blended=heads is None,
+                say=self._say,
             )
         self._n_features_out = len(self._varying)
         return self
@@ -158,7 +177,8 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         if is_frame(X):
             table = read_table(X)
             if self.kinds != "auto" or not is_plain(table):
-                self.columns_ = kinds_of(table, None if isinstance(self.kinds, str) else dict(self.kinds))
+                asked = {name: kind for name, kind in self._asked_kinds().items() if name in table.columns}
+                self.columns_ = kinds_of(table, asked)
                 if not self.columns_.names:
                     raise DataError(f"no column is left to learn the density of ({', '.join(self.columns_.notes)})")
                 self.kinds_ = {kind.column: kind.name for kind in self.columns_.kinds}
@@ -204,22 +224,56 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             {"name": f"x{index}", "rest": "real", "gaps": bool(x[:, index].isnan().any())} for index in self._varying
         ]
 
+    def _asked_kinds(self) -> Mapping[str, str]:
+        return {} if isinstance(self.kinds, str) else self.kinds
+
+    def _given_context(self, context: Any, rows: int | None, *, learned: bool = False) -> Tensor | None:
+        """A context as the density takes it, a row for each row; one row is for all of them, unless it is learned.
+
+        Args:
+            rows: how many; None: as many as the context has.
+        """
+        if self.context_ is None:
+            if context is not None:
+                raise SettingError("context: the density was fitted without one")
+            return None
+        if context is None:
+            raise SettingError(f"the density was fitted with a context ({', '.join(self.context_.names)}): give one")
+        given = self.context_.encode(context)
+        device = torch.device("cpu") if learned else self.flow_.device
+        if rows is None or len(given) == rows:
+            return given.to(device)
+        if len(given) == 1 and not learned:
+            return given.expand(rows, -1).to(device)
+        raise DataError(f"the context has {len(given)} rows, X has {rows}")
+
     # --- what is asked ------------------------------------------------------------------------------------------------
 
-    def score_samples(self, X: Any) -> np.ndarray:
-        """The log-likelihood of each row in nats, ``(rows,)``; of a row with gaps that of the values that are there."""
+    def score_samples(self, X: Any, context: Any = None) -> np.ndarray:
+        """The log-likelihood of each row in nats, ``(rows,)``; of a row with gaps that of the values that are there.
+
+        Args:
+            context: a row for each row of X, or one row for all.
+        """
         x = self._rows(X)
-        found = log_prob(self.flow_, x[:, self._varying].to(self.flow_.data_dtype)).double()
+        given = self._given_context(context, len(x))
+        found = log_prob(self.flow_, x[:, self._varying].to(self.flow_.data_dtype), given).double()
         for index, value in self._constants.items():
             found = found.masked_fill((x[:, index] != value) & ~x[:, index].isnan(), -np.inf)
         return found.numpy()
 
-    def score(self, X: Any, y: Any = None) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The mean log-likelihood of the rows in nats."""
-        return float(self.score_samples(X).mean())
+    def score(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, X: Any, y: Any = None, *, sample_weight: Any = None, context: Any = None
+    ) -> float:
+        """The mean log-likelihood of the rows in nats, weighted where there are weights."""
+        return float(np.average(self.score_samples(X, context), weights=sample_weight))
 
-    def sample(self, n: int = 1, given: Mapping[Any, Any] | None = None, *, random_state: Any = None) -> Any:
+    def sample(
+        self, n: int = 1, given: Mapping[Any, Any] | None = None, *, context: Any = None, random_state: Any = None
+    ) -> Any:
         """Draw n rows, in the container that X was fitted in.
+
+        With a context they are n for each of its rows, those for its first row first.
 
         Args:
             given: values by name of column, such as ``{"sex": "F", "age": 40}``, or of an array by its number, where
@@ -228,15 +282,20 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         """
         check_is_fitted(self)
         seed = int(check_random_state(random_state).randint(2**31))
+        each = self._given_context(context, None)
         if self.columns_ is not None:
-            return in_container(TableModel(self.flow_, self.columns_).sample(n, given, seed=seed), self._backend)
+            model = TableModel(self.flow_, self.columns_)
+            return in_container(model.sample(n, given, context=each, seed=seed), self._backend)
         if given:
-            return self._given(n, given, seed)
-        return self._with_constants(self.flow_.sample(n, seed=seed))
+            return self._given(n, given, each, seed)
+        x = self.flow_.sample(n, each, seed=seed)
+        return self._with_constants(x if each is None else x.transpose(0, 1).flatten(0, 1))
 
-    def _given(self, n: int, given: Mapping[Any, Any], seed: int) -> Any:
+    def _given(self, n: int, given: Mapping[Any, Any], context: Tensor | None, seed: int) -> Any:
         """Rows of numbers of which some are known."""
         density, names = self._any_order("samples given values"), list(self.kinds_)
+        if context is not None:
+            n, context = n * len(context), context.repeat_interleave(n, 0)
         x = torch.full((n, len(names)), torch.nan, dtype=torch.float64)
         for key, value in given.items():
             name = names[key] if isinstance(key, int) and 0 <= key < len(names) else str(key)
@@ -247,22 +306,25 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
                 raise SettingError(f"given {name}={value}: it was {self._constants[index]:g} in all rows")
             x[:, index] = float(value)
         known = x[:, self._varying].to(density.device)
-        return self._with_constants(density.fill(known, known.isnan(), seed=seed))
+        return self._with_constants(density.fill(known, known.isnan(), context, seed=seed))
 
-    def impute(self, X: Any, *, random_state: Any = None) -> Any:
-        """X with its gaps drawn given what each row holds, in its own container."""
+    def impute(self, X: Any, context: Any = None, *, random_state: Any = None) -> Any:
+        """X with its gaps drawn given what each row holds, and its context, in its own container."""
         check_is_fitted(self)
         seed = int(check_random_state(random_state).randint(2**31))
         if self.columns_ is not None:
-            return in_container(TableModel(self.flow_, self.columns_).impute(X, seed=seed), backend_of(X))
+            table = read_table(X)
+            given = self._given_context(context, len(table))
+            filled = TableModel(self.flow_, self.columns_).impute(table, context=given, seed=seed)
+            return in_container(filled, backend_of(X))
         x = self._rows(X)
-        filled = x[:, self._varying]
+        filled, given = x[:, self._varying], self._given_context(context, len(x))
         if filled.isnan().any():
             density = self._any_order("filled gaps")
-            filled = density.fill(filled.to(density.device), filled.isnan().to(density.device), seed=seed)
+            filled = density.fill(filled.to(density.device), filled.isnan().to(density.device), given, seed=seed)
         return self._with_constants(filled, beside=x)
 
-    def transform(self, X: Any) -> np.ndarray:
+    def transform(self, X: Any, context: Any = None) -> np.ndarray:
         """The latents of rows by the heaviest model of a blend, ``(rows, varying columns)``: normal of ``spline``,
         logistic of ``independent`` and ``mixed``; of a mixture of Gaussians the standardised rows.
 
@@ -270,19 +332,19 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             SettingError: columns are of several kinds: rows have no latents.
         """
         x = self._rows(X)[:, self._varying]
-        flow = self._with_latents()
+        flow, given = self._with_latents(), self._given_context(context, len(x))
         with torch.no_grad():
-            z = flow.to_latent(x.to(flow.device, flow.data_dtype))
+            z = flow.to_latent(x.to(flow.device, flow.data_dtype), given)
         return (z if isinstance(flow, MixedDensity) else z[0]).double().cpu().numpy()
 
-    def inverse_transform(self, X: Any) -> Any:
+    def inverse_transform(self, X: Any, context: Any = None) -> Any:
         """The rows of latents."""
         z = torch.from_numpy(np.asarray(X, dtype=np.float64))
-        flow = self._with_latents()
+        flow, given = self._with_latents(), self._given_context(context, len(z))
         with torch.no_grad():
             if isinstance(flow, MixedDensity):
-                return self._with_constants(flow.from_latent(z.to(flow.device)))
-            return self._with_constants(flow.from_latent(z.to(flow.device, flow.dtype))[0])
+                return self._with_constants(flow.from_latent(z.to(flow.device), given))
+            return self._with_constants(flow.from_latent(z.to(flow.device, flow.dtype), given)[0])
 
     def _with_latents(self) -> Any:
         check_is_fitted(self)
@@ -317,6 +379,7 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             "constants": [[index, value] for index, value in self._constants.items()],
             "named": hasattr(self, "feature_names_in_"),
             "schema": None if self.columns_ is None else self.columns_.as_record(),
+            "context": None if self.context_ is None else self.context_.as_record(),
             "candidates": [asdict(judgement) for judgement in self.candidates_],
         }
         save(self.flow_, folder, extra={"estimator": record})
@@ -342,6 +405,8 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         made.columns_ = None if held["schema"] is None else Columns.from_record(held["schema"])
         if made.columns_ is not None:
             made._varying = list(range(len(made.columns_.names)))
+        context = held["context"]
+        made.context_ = None if context is None else ContextColumns.from_record(context)
         made.n_features_in_, made._n_features_out = len(made.kinds_), len(made._varying)
         if held["named"]:
             made.feature_names_in_ = np.array(list(made.kinds_), dtype=object)
@@ -361,8 +426,13 @@ def _constants(x: Tensor, names: Sequence[str]) -> dict[int, float]:
     return found
 
 
-def _in_order(x: Tensor, seed: int) -> Tensor:
-    """The rows in an order that depends on the seed and, up to ``SORTED_ROWS``, on nothing else but the rows."""
-    if len(x) <= SORTED_ROWS:
-        x = x[torch.from_numpy(np.lexsort(x.numpy().T[::-1]))]
-    return x[torch.from_numpy(np.random.default_rng(seed).permutation(len(x)))]
+def _in_order(rows: Rows, counts: np.ndarray | None, seed: int) -> Rows:
+    """Each row as often as it counts, in an order that depends on the seed and, up to ``SORTED_ROWS``, on nothing else
+    but the rows.
+    """
+    if counts is not None:
+        rows = rows.take(torch.from_numpy(np.repeat(np.arange(len(rows)), counts)))
+    if len(rows) <= SORTED_ROWS:
+        columns = rows.x if rows.context is None else torch.cat((rows.x, rows.context), 1)
+        rows = rows.take(torch.from_numpy(np.lexsort(columns.numpy().T[::-1])))
+    return rows.take(torch.from_numpy(np.random.default_rng(seed).permutation(len(rows))))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowstone.data import Rows
 from flowstone.density import Density
 from flowstone.errors import DataError, FlowstoneError
 from flowstone.estimators.candidates import Candidate
@@ -44,7 +45,7 @@ class Judgement:
 
 def choose(
     candidates: Sequence[Candidate],
-    x: Tensor,
+    rows: Rows,
     *,
     seed: int,
     minutes: float | None,
@@ -54,20 +55,20 @@ def choose(
     """Judge all candidates, then fit the best one, or a blend of the best ones, to all rows.
 
     Args:
-        x: rows in random order.
+        rows: in random order.
         minutes: that all fits of nets may take together.
         blended: whether several may be blended, with the weights that make held-out rows likeliest.
         say: is told of each judgement.
     """
-    splits = _splits(len(x))
+    splits = _splits(len(rows))
     fits = sum(candidate.trained for candidate in candidates) * (len(splits) + 1)
     share = None if minutes is None else minutes / max(1, fits)
-    judged, values = _judge_all(candidates, x, splits, seed, share, say)
+    judged, values = _judge_all(candidates, rows, splits, seed, share, say)
     weights = _weights(values, blended=blended) if values else {candidates[0].name: 1.0}
     parts: list[tuple[float, Density, History | None]] = []
     for candidate in candidates:
         if candidate.name in weights:
-            parts.append((weights[candidate.name], *candidate.fit(x, seed, share)))
+            parts.append((weights[candidate.name], *candidate.fit(rows, seed, share)))
             say(f"chosen: {candidate.name}, weight {weights[candidate.name]:.2f}")
     parts.sort(key=lambda part: -part[0])
     history = next((history for _, _, history in parts if history is not None), None)
@@ -79,7 +80,8 @@ def choose(
 def _blend(parts: Sequence[Density], weights: Sequence[float]) -> Density:
     """A blend that knows how it is made again."""
     specs = [dict(part.spec or {}) for part in parts]
-    made = build("blend", {"features": parts[0].event_shape[0], "parts": specs, "weights": list(weights)}).double()
+    shared = {"features": parts[0].event_shape[0], "context_features": parts[0].context_features}
+    made = build("blend", {**shared, "parts": specs, "weights": list(weights)}).double()
     for target, part in zip(made.densities, parts, strict=True):
         target.load_state_dict(part.state_dict())
     return made.to(parts[0].device).eval()
@@ -87,7 +89,7 @@ def _blend(parts: Sequence[Density], weights: Sequence[float]) -> Density:
 
 def _judge_all(
     candidates: Sequence[Candidate],
-    x: Tensor,
+    rows: Rows,
     splits: Sequence[tuple[Tensor, Tensor]],
     seed: int,
     minutes: float | None,
@@ -101,7 +103,7 @@ def _judge_all(
     for candidate in candidates if len(candidates) > 1 else []:
         if candidate.family in ended:
             continue
-        found, likelihoods = _judge(candidate, x, splits, seed, minutes)
+        found, likelihoods = _judge(candidate, rows, splits, seed, minutes)
         judged.append(found)
         if likelihoods is not None:
             values[candidate.name] = likelihoods
@@ -145,15 +147,16 @@ def _splits(rows: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def _judge(
-    candidate: Candidate, x: Tensor, splits: Sequence[tuple[Tensor, Tensor]], seed: int, minutes: float | None
+    candidate: Candidate, rows: Rows, splits: Sequence[tuple[Tensor, Tensor]], seed: int, minutes: float | None
 ) -> tuple[Judgement, Tensor | None]:
     started, found = time.perf_counter(), []
     try:
         for learned, held_out in splits:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of models that are not chosen
-                density, _ = candidate.fit(x[learned], seed, minutes)
-                found.append(log_prob(density, x[held_out].to(density.data_dtype)).double())
+                density, _ = candidate.fit(rows.take(learned), seed, minutes)
+                judges = rows.take(held_out)
+                found.append(log_prob(density, judges.x.to(density.data_dtype), judges.context).double())
     except (FlowstoneError, ValueError, np.linalg.LinAlgError) as error:
         return Judgement(candidate.name, -math.inf, math.nan, time.perf_counter() - started, str(error)), None
     values, seconds = torch.cat(found), time.perf_counter() - started

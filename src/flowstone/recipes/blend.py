@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flowstone.blend import Blend
-from flowstone.errors import SettingError
 from flowstone.recipes.registry import build, recipe
 
 __all__ = ["blend"]
@@ -22,7 +21,7 @@ def blend(
 
     Args:
         features: the number of columns.
-        context_features: 0: there is no conditional one.
+        context_features: width of a context, which each of them is given.
         parts: of each density its ``recipe`` and, where they are not the defaults, its ``arguments``.
         weights: of each; None: equal ones.
 
@@ -31,7 +30,5 @@ def blend(
     >>> flowstone.recipes.blend(2, parts=parts).sample(3, seed=0).shape
     torch.Size([3, 2])
     """
-    if context_features:
-        raise SettingError(f"context_features={context_features}: a blend takes no context")
-    made = [build(part["recipe"], {**part.get("arguments", {}), "features": features}) for part in parts]
-    return Blend(made, weights)
+    shared = {"features": features, "context_features": context_features}
+    return Blend([build(part["recipe"], {**part.get("arguments", {}), **shared}) for part in parts], weights)

@@ -1,7 +1,6 @@
 """A mixture of Gaussians."""
 
-from flowstone.bijections import Standardize
-from flowstone.errors import SettingError
+from flowstone.bijections import Chain, Regression, Standardize
 from flowstone.flow import Flow
 from flowstone.priors import GaussianMixture
 from flowstone.recipes.registry import recipe
@@ -13,18 +12,21 @@ __all__ = ["gaussian_mixture"]
 def gaussian_mixture(features: int, *, context_features: int = 0, components: int = 16) -> Flow:
     """A mixture of Gaussians with full covariances, of standardised features: a flow whose only bijection is affine.
 
+    With a context it is the mixture of what a linear regression on the context leaves (``bijections.Regression``).
     Expectation-maximization sets it when ``fit`` begins, with as many of the components as held-out rows want
     (``flowstone.priors.GaussianMixture``); training goes on from there.
 
     Args:
         features: the number of columns.
-        context_features: 0: there is no conditional one.
+        context_features: width of a context.
         components: of the mixture; 1 is a Gaussian.
 
     >>> import flowstone
     >>> flowstone.recipes.gaussian_mixture(2, components=3).sample(3, seed=0).shape
     torch.Size([3, 2])
     """
-    if context_features:
-        raise SettingError(f"context_features={context_features}: a mixture of Gaussians takes no context")
-    return Flow(Standardize(features), GaussianMixture(features, components=components))
+    standardize, prior = Standardize(features), GaussianMixture(features, components=components)
+    if not context_features:
+        return Flow(standardize, prior)
+    chain = Chain(standardize, Regression(features, context_features))
+    return Flow(chain, prior, context_features=context_features)

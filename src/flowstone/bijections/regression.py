@@ -1,0 +1,61 @@
+"""What a linear regression on the context leaves."""
+
+import torch
+from torch import Tensor, nn
+
+from flowstone.bijections.base import Bijection
+from flowstone.errors import ShapeError
+
+__all__ = ["Regression"]
+
+
+class Regression(Bijection):
+    r"""The residuals of a linear regression of the features on the context c:
+
+    $$ z = x - (W c + b), \qquad \log|\det| = 0. $$
+
+    ``initialize`` sets W and b by ridge regression, whose penalty $\|W\|^2$ counts as much as one row with c of size 1.
+    With a Gaussian prior the flow is the linear Gaussian model of x given c.
+
+    Args:
+        features: number of features.
+        context_features: width of the context.
+
+    >>> import torch
+    >>> from flowstone.bijections import Regression
+    >>> c = torch.randn(1000, 1)
+    >>> regression = Regression(1, 1)
+    >>> regression.initialize(3 * c + 2, c)
+    >>> regression(torch.tensor([[5.0]]), torch.tensor([[1.0]]))[0].abs().item() < 0.1
+    True
+    """
+
+    event_dims = latent_dims = 1
+
+    def __init__(self, features: int, context_features: int) -> None:
+        super().__init__(features)
+        self.mean = nn.Linear(context_features, features)
+        nn.init.zeros_(self.mean.weight)
+        nn.init.zeros_(self.mean.bias)
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Set W and b by ridge regression of these rows."""
+        given, wanted = self._given(x, context).double(), x.double()
+        centre, middle = given.mean(0), wanted.mean(0)
+        centred = given - centre
+        penalty = torch.eye(centred.shape[1], dtype=centred.dtype, device=centred.device)
+        weight = torch.linalg.solve(centred.T @ centred + penalty, centred.T @ (wanted - middle)).T
+        self.mean.weight.copy_(weight)
+        self.mean.bias.copy_(middle - weight @ centre)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return x - self.mean(self._given(x, context)), x.new_zeros(len(x))
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return z + self.mean(self._given(z, context)), z.new_zeros(len(z))
+
+    def _given(self, x: Tensor, context: Tensor | None) -> Tensor:
+        if context is None:
+            raise ShapeError(f"Regression: it needs a context of shape ({len(x)}, {self.mean.in_features}), got none")
+        return context
