@@ -29,7 +29,7 @@ LEVELS = (
     ("testing",),
     ("train",),
     ("runs", "plot"),
-    ("table_model",),
+    ("table_model", "sbi"),
     ("estimators",),
     ("cli",),
 )
@@ -58,11 +58,12 @@ def imports_of(name: str) -> set[str]:
 
 ALL = set(modules())
 IMPORTS = {name: imports_of(name) for name in ALL}
-COMPILERS = {  # not on every machine
+OPTIONAL = {  # not on every machine
     "flowstone.kernels.spline_cpu": "numba",
     "flowstone.kernels.spline_gpu": "triton",
+    "flowstone.sbi": "sbi",
 }
-LOADABLE = {name for name in ALL if name not in COMPILERS or importlib.util.find_spec(COMPILERS[name])}
+LOADABLE = {name for name in ALL if name not in OPTIONAL or importlib.util.find_spec(OPTIONAL[name])}
 
 
 def package_of(module: str) -> str | None:

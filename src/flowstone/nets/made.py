@@ -71,6 +71,7 @@ class MADE(nn.Module):
         self.residual = residual
         self.layers = nn.ModuleList(MaskedLinear(a, b) for a, b in pairwise([seen, *units]))
         self.activation = activation_of(activation)()
+        self.dropout = nn.Dropout(0.0)  # off until ``fit`` sets it
         self.output = MaskedLinear(units[-1] if units else seen, own.repeat_interleave(outputs), strict=True)
         initialize_output(self.output, output_scale)
         self.description = f"{features} → {features} x {outputs}, hidden={tuple(hidden)}, {activation}"
@@ -78,7 +79,7 @@ class MADE(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         x = concat_inputs(x, context)
         for index, layer in enumerate(self.layers):
-            h = self.activation(layer(x))
+            h = self.dropout(self.activation(layer(x)))
             x = x + h if self.residual and index else h
         return self.output(x)
 

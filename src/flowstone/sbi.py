@@ -1,0 +1,63 @@
+"""Flowstone's densities inside the library ``sbi``, for simulation-based inference."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from sbi.neural_nets.estimators.base import ConditionalDensityEstimator
+from torch import Tensor
+
+from flowstone.density import Density
+from flowstone.recipes import build
+
+__all__ = ["SbiEstimator", "density_estimator"]
+
+
+class SbiEstimator(ConditionalDensityEstimator):
+    """A conditional density as sbi's training and posteriors use it; ``density_estimator`` makes it.
+
+    Args:
+        density: of vectors, given a context.
+    """
+
+    def __init__(self, density: Density) -> None:
+        super().__init__(density, density.event_shape, torch.Size((density.context_features,)))
+        self.density = density
+
+    def log_prob(self, input: Tensor, condition: Tensor, **_: Any) -> Tensor:
+        """``(sample_dim, batch_dim, *event_shape)`` → ``(sample_dim, batch_dim)``."""
+        self._check_condition_shape(condition)
+        self._check_input_shape(input)
+        input, condition, batch = self._broadcast_and_align(input, condition)
+        found = self.density(input.flatten(0, 1).to(self.density.data_dtype), condition.flatten(0, 1))
+        return found.reshape(-1, batch).to(input.dtype)
+
+    def loss(self, input: Tensor, condition: Tensor, **_: Any) -> Tensor:
+        """The negative log-likelihood of each row, ``(batch_dim,)``."""
+        return -self.log_prob(input[None], condition)[0]
+
+    def sample(self, sample_shape: torch.Size, condition: Tensor, **_: Any) -> Tensor:
+        """``(*sample_shape, batch_dim, *event_shape)``."""
+        self._check_condition_shape(condition)
+        drawn = self.density.sample(torch.Size(sample_shape).numel(), condition)
+        return drawn.reshape(*sample_shape, len(condition), *self.input_shape).to(condition.dtype)
+
+
+def density_estimator(recipe: str = "spline", **arguments: Any) -> Callable[[Tensor, Tensor], SbiEstimator]:
+    """What sbi's ``NPE``, ``NLE`` and their kin take as ``density_estimator``: it builds a recipe for their data.
+
+    Args:
+        recipe: of a density that takes a context.
+        arguments: of the recipe.
+
+    >>> from sbi.inference import NPE
+    >>> inference = NPE(density_estimator=density_estimator("spline", hidden=(32, 32)))
+    """
+
+    def builder(theta: Tensor, x: Tensor) -> SbiEstimator:
+        shared = {"features": theta[0].numel(), "context_features": x[0].numel()}
+        density = build(recipe, {**arguments, **shared})
+        density.initialize(theta.flatten(1).to(density.data_dtype), x.flatten(1))
+        return SbiEstimator(density)
+
+    return builder
