@@ -13,6 +13,7 @@ from flowstone.cli.values import (
     beside_metrics,
     device_of,
     images_options,
+    judged,
     model_of,
     precision_of,
     print_metrics,
@@ -84,6 +85,7 @@ def evaluate(
         metrics |= beside_metrics(density, rows.x)
     if data is None:
         metrics |= {key: value for key, value in folder.metrics().items() if key not in metrics}
+    metrics |= judged(density, rows, metrics, folder.columns()[0])
     _show(metrics, as_json=as_json)
 
 

@@ -4,6 +4,8 @@ import ast
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +17,7 @@ from flowstone.validation import require_choice
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from flowstone.data import Rows
     from flowstone.data.tables import Columns
     from flowstone.density import Density
     from flowstone.runs import Run
@@ -30,6 +33,7 @@ __all__ = [
     "given_of",
     "given_values",
     "images_options",
+    "judged",
     "model_of",
     "precision_of",
     "print_metrics",
@@ -175,6 +179,20 @@ def beside_metrics(density: "Density", x: "Tensor", train: "Tensor | None" = Non
     return found
 
 
+def judged(density: "Density", rows: "Rows", metrics: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Whether a density of rows of columns is good enough; nothing where scikit-learn is not installed, or where a row
+    has no likelihood.
+    """
+    from flowstone.evaluation.verdict import verdict
+
+    if len(density.event_shape) != 1 or metrics["n_not_finite"] or find_spec("sklearn") is None:
+        return {}
+    found = verdict(
+        density, rows.x, rows.context, nll=metrics["nll_nats"], baselines=metrics.get("baselines_nll_nats"), names=names
+    )
+    return {"verdict": asdict(found)}
+
+
 def print_metrics(metrics: Mapping[str, Any], say: Callable[[str], None]) -> None:
     """Print the figures in lines of text."""
     say(f"test NLL {metrics['nll_nats']:.4f} ± {metrics['nll_stderr']:.4f} nats on {metrics['n_test']} rows")
@@ -184,6 +202,8 @@ def print_metrics(metrics: Mapping[str, Any], say: Callable[[str], None]) -> Non
         say(f"entropy  {metrics['entropy']:.4f} nats, below which no model gets")
     if metrics["n_not_finite"]:
         say(f"of these, {metrics['n_not_finite']} rows have a likelihood that is not finite")
+    if "verdict" in metrics:
+        say(f"verdict: {metrics['verdict']['sentence']}")
     if "bits_per_column" in metrics:
         _print_columns(metrics, say)
         _print_training(metrics, say)

@@ -21,9 +21,9 @@ from flowstone.recipes import build
 from flowstone.train import fit
 from flowstone.train.history import History
 
-__all__ = ["MODELS", "Candidate", "candidates"]
+__all__ = ["MODELS", "Candidate", "candidates", "default_models"]
 
-MODELS = ("independent", "gaussian", "mixture", "spline", "mixed")
+MODELS = ("independent", "gaussian", "mixture", "spline", "maf_spline", "mixed")
 COMPONENTS = (1, 2, 4, 8, 16, 32)
 FLOW_ROWS, MIXED_ROWS, ROWS_PER_COLUMN = 500, 100, 5  # the fewest from which a net may learn
 MOST_ROWS = 20_000  # that expectation-maximization uses
@@ -70,6 +70,11 @@ class Candidate:
     family: str | None = None
 
 
+def default_models(*, conditional: bool) -> Sequence[str]:
+    """The models that are tried where none are named: ``maf_spline`` takes long, and gains most given a context."""
+    return MODELS if conditional else tuple(name for name in MODELS if name != "maf_spline")
+
+
 def candidates(
     models: Sequence[str],
     rows: int,
@@ -97,8 +102,10 @@ def candidates(
         found.append(Candidate("Gaussian", lambda rows, *_: (_gaussian(rows), None)))
     if "mixture" in models:
         found.extend(_mixtures(rows, columns))
-    of_nets = {"spline": shared, "mixed": {**shared, "order": "given"} if context_features else {}}
-    found.extend(_trained(name, arguments, device) for name, arguments in of_nets.items() if name in models and able)
+    order = {"order": "given"} if context_features else {}
+    for name, more in {"spline": {}, "maf_spline": {}, "mixed": order}.items():
+        if name in models and able:
+            found.append(_trained(name, {**shared, **more}, device))
     return found
 
 
@@ -170,7 +177,10 @@ def _trained(recipe: str, arguments: dict[str, Any], device: str) -> Candidate:
             warnings.filterwarnings("ignore", "validation has not moved")  # the candidates' likelihoods say it
             torch.manual_seed(seed)
             density = build(recipe, {"features": rows.x.shape[1], **arguments}).to(device)
-            history = fit(density, rows.x, context=rows.context, seed=seed, minutes=minutes, progress=False)
+            dropout = CONTEXT_DROPOUT if FEWER_ROWS > len(rows) >= TINY_SET and rows.context is not None else None
+            history = fit(
+                density, rows.x, context=rows.context, seed=seed, minutes=minutes, dropout=dropout, progress=False
+            )
         return density.eval(), history
 
     return Candidate(recipe, train, trained=True)

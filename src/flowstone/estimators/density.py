@@ -19,7 +19,7 @@ from flowstone.blend import Blend
 from flowstone.data import Rows
 from flowstone.data.tables import Columns, kinds_of, read_table
 from flowstone.errors import CheckpointError, DataError, SettingError, UnknownNameError
-from flowstone.estimators.candidates import MODELS, candidates
+from flowstone.estimators.candidates import MODELS, candidates, default_models
 from flowstone.estimators.context import ContextColumns
 from flowstone.estimators.ladder import Judgement, choose
 from flowstone.estimators.tables import backend_of, in_container, is_frame, is_plain, plain_values
@@ -54,8 +54,8 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
     impossible, and samples have the constant.
 
     With a ``context``, such as the observations of a simulation, it is the density of X given the context: the
-    candidates are a linear regression with a Gaussian, or a mixture of Gaussians, for what it leaves, ``spline`` and
-    ``mixed``. Columns of the context may be of any kind.
+    candidates are a linear regression with a Gaussian, or a mixture of Gaussians, for what it leaves, ``spline``,
+    ``maf_spline`` and ``mixed``. Columns of the context may be of any kind.
 
     A whole ``sample_weight`` is exact: a weight of 2 is the row twice. Other weights are rounded up or down at random,
     and right in expectation. Up to 100,000 rows the result does not depend on their order.
@@ -64,7 +64,8 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         kinds: ``auto``: a frame of numbers without gaps is continuous, and the kinds of other frames are inferred;
             ``infer``: kinds are inferred of any frame; or corrections of what is inferred, such as ``{"zip":
             "categorical"}``.
-        models: the candidates, of ``independent gaussian mixture spline mixed``; ``auto``: all.
+        models: the candidates, of ``independent gaussian mixture spline maf_spline mixed``; ``auto``: all, but without
+            a context not ``maf_spline``.
         time_limit: seconds that all trainings of nets may take together; None: as long as they need.
         device: where nets are trained.
         random_state: a seed or a generator; without a time limit the same seed repeats exactly on a CPU.
@@ -161,7 +162,9 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             sys.stderr.write(f"{words}\n")
 
     def _models(self) -> Sequence[str]:
-        models = MODELS if self.models == "auto" else (self.models,) if isinstance(self.models, str) else self.models
+        if self.models == "auto":
+            return default_models(conditional=self.context_ is not None)
+        models = (self.models,) if isinstance(self.models, str) else self.models
         for name in models:
             if name not in MODELS:
                 raise UnknownNameError("model", name, MODELS)

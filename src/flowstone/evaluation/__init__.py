@@ -1,6 +1,7 @@
 """Measurements: likelihood on held-out rows, round trips, a check layer by layer, and judges of synthetic tables."""
 
 from flowstone.evaluation.baselines import baseline_nll, baselines
+from flowstone.evaluation.calibration import Calibration, calibration, conditional_pit, uniformity
 from flowstone.evaluation.check import check
 from flowstone.evaluation.columns import column_bits, independent_columns, require_comparable
 from flowstone.evaluation.diagnosis import Diagnosis, LayerReport, WholeReport
@@ -10,21 +11,26 @@ from flowstone.evaluation.metrics import bits_per_dim, evaluate, grid_integral, 
 from flowstone.evaluation.nearest_rows import NearestRows, nearest_rows
 from flowstone.evaluation.two_sample import TwoSample, classifier_two_sample_test
 from flowstone.evaluation.usefulness import Usefulness, train_on_synthetic
+from flowstone.evaluation.verdict import Verdict, verdict
 
 __all__ = [
+    "Calibration",
     "Diagnosis",
     "LatentClasses",
     "LayerReport",
     "NearestRows",
     "TwoSample",
     "Usefulness",
+    "Verdict",
     "WholeReport",
     "baseline_nll",
     "baselines",
     "bits_per_dim",
+    "calibration",
     "check",
     "classifier_two_sample_test",
     "column_bits",
+    "conditional_pit",
     "evaluate",
     "grid_integral",
     "independent_columns",
@@ -34,4 +40,6 @@ __all__ = [
     "require_comparable",
     "round_trip",
     "train_on_synthetic",
+    "uniformity",
+    "verdict",
 ]

@@ -105,6 +105,20 @@ class Encoder(nn.Module):
             value = origin + ((value - origin) / column.step).round() * column.step
         return value.clamp(low, high) if low is not None or high is not None else value
 
+    def scale_below(self, value: Tensor, index: int) -> tuple[Tensor, Tensor]:
+        """The lowest z of column ``index``, and the z up to which its values are at or below ``value``, ``(rows,)``: on
+        a grid that of the border above the last such value.
+        """
+        column, value = self.columns[index], self._wrap(value.double()[:, None], [index])[:, 0]
+        low, high = column.border
+        if column.rest == "grid":
+            step = column.step or 1.0
+            value = column.origin + ((value - column.origin) / step + OFF_GRID).floor() * step + step / 2
+        inside = value.clamp(low, high) if low is not None or high is not None else value
+        ends = (torch.full_like(inside, -FARTHEST if low is None else low), inside)
+        least, z = (self.marginals.scale(end[:, None], [self.place[index]])[0][:, 0] for end in ends)
+        return least, z
+
     def _options(self, x: Tensor, columns: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The atom that each value is, and whether it is one; else the number of atoms."""
         atoms, counts = self.table("atoms", columns), self.table("counts", columns)

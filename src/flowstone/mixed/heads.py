@@ -226,6 +226,21 @@ class Heads(nn.Module):
         raw = parameters[:, None, -self._spline_size(self.columns[index]) :].double()
         return self.spline(encoded.z[:, encoded.rests.index(place), None], raw)[0][:, 0]
 
+    def rest_cdf(self, index: int, parameters: Tensor, value: Tensor) -> Tensor:
+        """The probability that the rest of column ``index`` is at or below a value, ``(rows,)``, in float64.
+
+        Of an angle it is that of lying between the low end of the circle and the value.
+        """
+        column = self.columns[index]
+        raw = parameters[:, None, -self._spline_size(column) :].double()
+        low, z = self.encoder.scale_below(value, index)
+        if column.rest == "circle":
+            start, end = (self.circular(2 * at.sigmoid()[:, None] - 1, raw)[0][:, 0] / 2 for at in (low, z))
+            return torch.remainder(end - start, 1.0)
+        if column.rest == "grid" and not self._learned()[index]:
+            return z.sigmoid()
+        return self.spline(z[:, None], raw)[0][:, 0].sigmoid()
+
     def rest_quantile(self, index: int, parameters: Tensor, latent: Tensor) -> Tensor:
         """The value of the rest of column ``index`` for a logistic latent, ``(rows,)``, in float64; on a circle the
         latent's share of the turn, from where the spline begins.

@@ -59,6 +59,46 @@ class Prediction:
         index = (total < share * total[:, -1:]).sum(1, keepdim=True).clamp_max(values.shape[1] - 1)
         return values.gather(1, index)[:, 0]
 
+    def cdf(self, value: Tensor | float) -> Tensor:
+        """The probability of a value at or below this one, ``(rows,)``, given that there is one; ``1 - cdf`` is that of
+        the tail above it. Of an angle it is counted from the low end of its circle.
+
+        Args:
+            value: one, or one for each row.
+        """
+        rows = len(self.probabilities)
+        value = torch.as_tensor(value, dtype=torch.float64, device=self.probabilities.device).expand(rows)
+        atoms = len(self.atoms)
+        below = ((self.atoms <= value[:, None]) * self.probabilities[:, :atoms]).sum(1)
+        if atoms == self.probabilities.shape[1]:
+            return below
+        return below + self.probabilities[:, atoms] * self._heads.rest_cdf(self._index, self._parameters, value)
+
+    def pit(self, value: Tensor, seed: int = 0) -> Tensor:
+        r"""The probability integral transform of each row's value, ``(rows,)``, NaN where there is none: uniform if the
+        prediction is right.
+
+        $$ u = F(x^-) + V\,(F(x) - F(x^-)) $$
+
+        with V uniform, drawn by ``seed``, where the value has mass (Czado, Gneiting, Held 2009).
+        """
+        value = value.double()
+        present = value.where(~value.isnan(), 0.0)
+        upto = self.cdf(present)
+        below = upto - self._mass(present)
+        share = torch.rand(len(value), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        return (below + share.to(value.device) * (upto - below)).masked_fill(value.isnan(), torch.nan)
+
+    def _mass(self, value: Tensor) -> Tensor:
+        """The probability of each row's value itself."""
+        column = self._heads.columns[self._index]
+        mass = ((self.atoms == value[:, None]) * self.probabilities[:, : len(self.atoms)]).sum(1)
+        if column.rest == "grid":
+            step = self._heads.rest_cdf(self._index, self._parameters, value - (column.step or 1.0))
+            upto = self._heads.rest_cdf(self._index, self._parameters, value)
+            mass = mass + self.probabilities[:, -1] * (upto - step)
+        return mass
+
     def _points(self) -> tuple[Tensor, Tensor]:
         """Values and their probabilities, ``(rows, atoms and points of the rest)``."""
         rows, atoms = len(self.probabilities), len(self.atoms)

@@ -1,5 +1,6 @@
 """Pictures: functions ``(data, ax) -> ax`` that draw one thing, and figures put together from them."""
 
+from flowstone.plot.calibration import calibration_figure, coverage_curve, rank_histogram
 from flowstone.plot.figures import DATA, SAMPLES, loss_curve, new_figure, save_figure
 from flowstone.plot.images import (
     image_figure,
@@ -28,6 +29,8 @@ from flowstone.plot.vectors import (
 __all__ = [
     "DATA",
     "SAMPLES",
+    "calibration_figure",
+    "coverage_curve",
     "data_latent_samples",
     "density",
     "density_curve",
@@ -43,6 +46,7 @@ __all__ = [
     "new_figure",
     "pair_plot",
     "points",
+    "rank_histogram",
     "reconstruction_figure",
     "sample_figure",
     "save_figure",

@@ -7,8 +7,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from flowstone.density import Density
+from flowstone.evaluation.calibration import calibration
 from flowstone.flow import Flow
 from flowstone.mixed import MixedDensity
+from flowstone.plot.calibration import calibration_figure
 from flowstone.plot.columns import column_figure
 from flowstone.plot.figures import loss_curve, new_figure, save_figure
 from flowstone.plot.images import (
@@ -28,6 +30,7 @@ __all__ = ["save_plots"]
 # Numbers of images: in a sheet, in pictures of few rows, with their nearest neighbours, compared by likelihood.
 SHEET, FEW, WITH_NEAREST, SCORED = 64, 16, 10, 1000
 ROWS = 5000  # of mixed columns
+RANKED, DRAWS = 2000, 40  # rows in the picture of calibration, and draws for each of them
 
 
 def save_plots(
@@ -50,7 +53,7 @@ def save_plots(
     density, the layers; otherwise the pair plot. For mixed columns: each column beside that of samples, with ``levels``
     the names of categories. For images: samples beside data and beside the training images nearest to them,
     temperatures, reconstructions, interpolations, scales, and the most and least likely of ``test``. Pictures of
-    latents and layers need a Flow.
+    latents and layers need a Flow. Of rows of columns, where ``test`` is given, also their calibration.
     """
     figures: dict[str, Figure | None] = {}
     if len(history):
@@ -68,6 +71,9 @@ def save_plots(
         figures["columns"] = column_figure(rows, drawn, columns, levels)
     else:
         figures |= _of_vectors(model, x.to(model.device, model.dtype), given, columns, seed)
+    if test is not None and len(model.event_shape) == 1 and len(test):
+        rows, of_rows = test[:RANKED], None if test_context is None else test_context[:RANKED]
+        figures["calibration"] = calibration_figure(calibration(model, rows, of_rows, draws=DRAWS, seed=seed), columns)
     return [save_figure(figure, folder / f"{name}.png") for name, figure in figures.items() if figure is not None]
 
 

@@ -1,0 +1,125 @@
+"""Is this model good enough? One sentence about a density of a table, and the figures behind it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flowstone.density import Density
+from flowstone.evaluation.calibration import calibration
+from flowstone.evaluation.two_sample import classifier_two_sample_test
+from flowstone.mixed import MixedDensity
+
+__all__ = ["Verdict", "verdict"]
+
+MOST_ROWS = 5000  # that are compared
+FEWEST_ROWS = 100  # below which a classifier learns nothing
+GOOD, USABLE = 0.55, 0.65  # up to these AUC samples are close to data, or near to it
+LEVELS = (0.5, 0.9)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a density is worth.
+
+    Attributes:
+        word: ``good``, ``usable``, ``poor``, ``no better than NAME`` or ``unsure``.
+        sentence: the word and its reasons in one line.
+        auc, auc_stderr: how well a classifier tells its samples from held-out rows, 0.5 is not at all; None: too few.
+        coverage: by probability, the share of held-out rows inside the region of highest density that has it; none
+            where all rows have gaps.
+        miscalibrated: columns whose values lie not where samples of theirs do (p < 0.01 over all columns).
+    """
+
+    word: str
+    sentence: str
+    auc: float | None
+    auc_stderr: float | None
+    coverage: Mapping[float, float]
+    miscalibrated: tuple[str, ...]
+
+
+@torch.no_grad()
+def verdict(
+    density: Density,
+    x: Tensor,
+    context: Tensor | None = None,
+    *,
+    nll: float,
+    baselines: Mapping[str, float] | None = None,
+    names: tuple[str, ...] | list[str] = (),
+    seed: int = 0,
+) -> Verdict:
+    """Judge a density of rows of columns by held-out rows: its likelihood beside that of simple models, a classifier
+    between samples and rows, coverage, and the ranks of each column's values among samples.
+
+    Args:
+        x, context: held-out rows.
+        nll: their mean negative log-likelihood, in nats.
+        baselines: that of simple models, by name.
+        names: of the columns.
+    """
+    x, context = x[:MOST_ROWS].cpu(), None if context is None else context[:MOST_ROWS].cpu()
+    drawn = _drawn(density, x, context, seed)
+    given = () if context is None else (context.double(),)
+    auc = error = None
+    if len(x) >= FEWEST_ROWS:
+        real, other = (torch.cat((rows, *given), 1).numpy() for rows in (x.double(), drawn))
+        found = classifier_two_sample_test(real, other, seed=seed)
+        auc, error = found.auc, found.stderr
+    ranked = calibration(density, x, context, draws=100, seed=seed)
+    shares = {level: ranked.coverage(level)[0] for level in LEVELS}
+    coverage = {level: share for level, share in shares.items() if not math.isnan(share)}
+    names = list(names) or [f"x{index + 1}" for index in range(x.shape[1])]
+    limit = 0.01 / len(names)
+    wrong = tuple(name for name, p in zip(names, ranked.p_values().tolist(), strict=True) if p < limit)
+    best = min(baselines, key=lambda name: baselines[name]) if baselines else None
+    ahead = math.inf if best is None or baselines is None else baselines[best] - nll
+    word = _word(auc, error, f"no better than {best}" if ahead <= 0 else None)
+    return Verdict(word, f"{word}: {_reasons(auc, error, ahead, best, coverage, wrong)}", auc, error, coverage, wrong)
+
+
+def _drawn(density: Density, x: Tensor, context: Tensor | None, seed: int) -> Tensor:
+    """A sample for each row: of a density with gaps with gaps, given a context given its own."""
+    if context is not None:
+        return density.sample(1, context.to(density.device), seed=seed)[0].double().cpu()
+    if isinstance(density, MixedDensity):
+        return density.sample(len(x), seed=seed, gaps=True).double().cpu()
+    return density.sample(len(x), seed=seed).double().cpu()
+
+
+def _word(auc: float | None, error: float | None, no_better: str | None) -> str:
+    if no_better is not None:
+        return no_better
+    if auc is None or error is None:
+        return "unsure"
+    least = auc - 2 * error  # what the rows show at least
+    return "good" if least <= GOOD else "usable" if least <= USABLE else "poor"
+
+
+def _reasons(
+    auc: float | None,
+    error: float | None,
+    ahead: float,
+    best: str | None,
+    coverage: Mapping[float, float],
+    wrong: tuple[str, ...],
+) -> str:
+    parts = []
+    if auc is None:
+        parts.append(f"fewer than {FEWEST_ROWS} held-out rows")
+    else:
+        parts.append(
+            f"a classifier tells samples from held-out rows with AUC {auc:.3f} ± {error:.3f} (0.5: not at all)"
+        )
+    if best is not None:
+        parts.append(f"{abs(ahead):.2f} nats a row {'better' if ahead > 0 else 'worse'} than {best}")
+    held = [f"{100 * level:.0f}% regions hold {100 * share:.1f}%" for level, share in coverage.items()]
+    if held:
+        parts.append(" and ".join(held) + " of the rows")
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        parts.append(f"values of {', '.join(wrong[:3])}{more} lie not where its samples do")
+    return "; ".join(parts)

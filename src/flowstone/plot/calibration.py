@@ -1,0 +1,62 @@
+"""Pictures of calibration: where held-out values lie among draws of the density."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from flowstone.evaluation.calibration import Calibration
+from flowstone.plot.figures import DATA, SAMPLES, new_figure
+
+__all__ = ["calibration_figure", "coverage_curve", "rank_histogram"]
+
+PANELS, ACROSS = 11, 4  # columns that are shown, panels beside each other
+BINS = 20
+WITHIN = 2.576  # deviations within which 99% of a normal distribution lie
+
+
+def calibration_figure(found: Calibration, columns: Sequence[str]) -> Figure:
+    """The coverage of regions of highest density, and a histogram of ranks for each of the first 11 columns."""
+    shown = list(columns[:PANELS])
+    across = min(ACROSS, len(shown) + 1)
+    down = math.ceil((len(shown) + 1) / across)
+    figure, axes = new_figure(down, across, (3.0 * across, 2.6 * down))
+    coverage_curve(found, axes.flat[0])
+    for index, name in enumerate(shown):
+        rank_histogram(found.ranks[:, index].numpy(), axes.flat[index + 1], name)
+    for panel in axes.flat[len(shown) + 1 :]:
+        panel.set_visible(False)
+    return figure
+
+
+def coverage_curve(found: Calibration, ax: Axes) -> Axes:
+    """The share of held-out rows inside the region of highest density of each probability; grey: 99% of what a right
+    density shows by chance.
+    """
+    levels = found.levels[~found.levels.isnan()].numpy()
+    wanted = np.linspace(0, 1, 101)
+    ax.set_title("coverage", fontsize=9)
+    ax.tick_params(labelsize=7)
+    ax.set(xlabel="probability of the region", ylabel="held-out rows in it", xlim=(0, 1), ylim=(0, 1))
+    if len(levels):
+        spread = WITHIN * np.sqrt(wanted * (1 - wanted) / len(levels))
+        ax.fill_between(wanted, wanted - spread, wanted + spread, color="0.85", linewidth=0)
+        ax.plot(wanted, np.searchsorted(np.sort(levels), wanted, side="right") / len(levels), color=SAMPLES)
+    ax.plot([0, 1], [0, 1], color="black", linestyle=":", linewidth=1)
+    return ax
+
+
+def rank_histogram(ranks: np.ndarray, ax: Axes, name: str) -> Axes:
+    """How often each rank comes; grey: 99% of what a right density shows by chance in one bar."""
+    ranks = ranks[~np.isnan(ranks)]
+    counts, edges = np.histogram(ranks, BINS, (0, 1))
+    expected = len(ranks) / BINS
+    spread = WITHIN * math.sqrt(expected * (1 - 1 / BINS))
+    ax.axhspan(max(0.0, expected - spread), expected + spread, color="0.85", linewidth=0)
+    ax.stairs(counts, edges, color=DATA, fill=True, alpha=0.6)
+    ax.set_title(name, fontsize=9)
+    ax.set(xlabel="rank among draws", xlim=(0, 1), yticks=[])
+    ax.tick_params(labelsize=7)
+    return ax
