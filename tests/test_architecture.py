@@ -22,7 +22,7 @@ LEVELS = (
     ("nets", "bijections", "priors", "data"),
     ("density", "transform"),
     ("distribution",),
-    ("flow", "mixed", "blend"),
+    ("flow", "mixed", "blend", "embedded"),
     ("execution",),
     ("recipes",),
     ("evaluation",),

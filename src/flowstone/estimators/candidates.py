@@ -26,6 +26,7 @@ __all__ = ["MODELS", "Candidate", "candidates", "default_models"]
 MODELS = ("independent", "gaussian", "mixture", "spline", "maf_spline", "mixed")
 COMPONENTS = (1, 2, 4, 8, 16, 32)
 FLOW_ROWS, MIXED_ROWS, ROWS_PER_COLUMN = 500, 100, 5  # the fewest from which a net may learn
+DROPOUT = 0.1
 MOST_ROWS = 20_000  # that expectation-maximization uses
 
 Fitted = tuple[Density, History | None]
@@ -106,6 +107,8 @@ def candidates(
     for name, more in {"spline": {}, "maf_spline": {}, "mixed": order}.items():
         if name in models and able:
             found.append(_trained(name, {**shared, **more}, device))
+    if "maf_spline" in models and able:  # few rows overfit it soon, sharp densities suffer from dropout: both are tried
+        found.append(_trained("maf_spline", shared, device, dropout=DROPOUT))
     return found
 
 
@@ -171,16 +174,16 @@ def _with_components(flow: Any, weights: np.ndarray, means: np.ndarray, covarian
     return flow.eval()
 
 
-def _trained(recipe: str, arguments: dict[str, Any], device: str) -> Candidate:
+def _trained(recipe: str, arguments: dict[str, Any], device: str, *, dropout: float | None = None) -> Candidate:
     def train(rows: Rows, seed: int, minutes: float | None) -> Fitted:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "validation has not moved")  # the candidates' likelihoods say it
             torch.manual_seed(seed)
             density = build(recipe, {"features": rows.x.shape[1], **arguments}).to(device)
-            dropout = CONTEXT_DROPOUT if FEWER_ROWS > len(rows) >= TINY_SET and rows.context is not None else None
             history = fit(
                 density, rows.x, context=rows.context, seed=seed, minutes=minutes, dropout=dropout, progress=False
             )
         return density.eval(), history
 
-    return Candidate(recipe, train, trained=True)
+    name = recipe if dropout is None else f"{recipe} (dropout {dropout:g})"
+    return Candidate(name, train, trained=True)

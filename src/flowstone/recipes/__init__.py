@@ -1,6 +1,7 @@
 """Recipes: published architectures by name, each a function ``name(features, *, …) -> Density`` in its own file."""
 
 from flowstone.recipes.blend import blend
+from flowstone.recipes.embedded import embedded
 from flowstone.recipes.gaussian_mixture import gaussian_mixture
 from flowstone.recipes.glow import glow
 from flowstone.recipes.iaf import iaf
@@ -22,6 +23,7 @@ __all__ = [
     "all_recipes",
     "blend",
     "build",
+    "embedded",
     "gaussian_mixture",
     "glow",
     "iaf",

@@ -1,0 +1,117 @@
+"""Embedded: a conditional density whose context is first made narrow by a net."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flowstone.bijections import Standardize
+from flowstone.density import Density
+from flowstone.errors import SettingError
+
+__all__ = ["Embedded"]
+
+
+class Embedded(Density):
+    r"""The density of x given a wide context c, of which a net g keeps what x depends on:
+
+    $$ p(x \mid c) = q(x \mid g(c)). $$
+
+    Both are trained together. A context of many columns then enters every layer of q as the few numbers that g makes of
+    it; images or series may be the context where g is a net for them (an embedding net, as in simulation-based
+    inference; Radev et al. 2020).
+
+    Args:
+        density: q, with a context as wide as what the net returns.
+        net: g, ``(batch, context_features)`` → ``(batch, density.context_features)``; it sees standardised columns.
+        context_features: width of c.
+
+    >>> import torch, flowstone
+    >>> net = torch.nn.Sequential(torch.nn.Linear(100, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+    >>> density = Embedded(flowstone.spline(2, context_features=4), net, context_features=100)
+    >>> density.log_prob(torch.zeros(5, 2), torch.randn(5, 100)).shape
+    torch.Size([5])
+    """
+
+    def __init__(self, density: Density, net: nn.Module, *, context_features: int) -> None:
+        super().__init__(density.event_shape, context_features)
+        if not density.context_features:
+            raise SettingError("a net for the context is of use to a conditional density alone: this one takes none")
+        self.standardize_context = Standardize(context_features, keep_constant=True)
+        self.net = net
+        self.density = density
+
+    @property
+    def device(self) -> torch.device:
+        """Where q is."""
+        return self.density.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of q."""
+        return self.density.dtype
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether q is."""
+        return self.density.stochastic
+
+    @property
+    def stochastic_training(self) -> bool:
+        """Whether q's is."""
+        return self.density.stochastic_training
+
+    @property
+    def reparameterized(self) -> bool:
+        """Whether q is."""
+        return self.density.reparameterized
+
+    @property
+    def accepts_any_dtype(self) -> bool:
+        """Whether q does."""
+        return self.density.accepts_any_dtype
+
+    @property
+    def accepts_gaps(self) -> bool:
+        """Whether q does."""
+        return self.density.accepts_gaps
+
+    def require_possible(self, x: Tensor, what: str) -> None:
+        self.density.require_possible(x, what)
+
+    def training_settings(self, rows: float) -> Mapping[str, Any]:
+        """Those of q."""
+        return self.density.training_settings(rows)
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Set what depends on data, first the scale of the context's columns, then q."""
+        self._require_context(context, x)
+        assert context is not None
+        self.standardize_context.initialize(context)
+        self.density.initialize(x, self.embed(context))
+
+    def embed(self, context: Tensor) -> Tensor:
+        """What the net makes of a context, ``(batch, density.context_features)``."""
+        return self.net(self.standardize_context(context)[0])
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """``log_prob``, or what q is trained by."""
+        self._check(x, context, self.event_shape)
+        assert context is not None
+        return self.density(x, self.embed(context))
+
+    def _log_prob(self, x: Tensor, context: Tensor | None) -> Tensor:
+        assert context is not None
+        return self.density._log_prob(x, self.embed(context))
+
+    def _sample(self, n: int, context: Tensor | None, generator: torch.Generator | None, temperature: float) -> Tensor:
+        assert context is not None
+        return self.density._sample(n, self.embed(context), generator, temperature)
+
+    def _sample_and_log_prob(
+        self, n: int, context: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        assert context is not None
+        return self.density._sample_and_log_prob(n, self.embed(context), generator)

@@ -1,0 +1,42 @@
+"""A conditional density with a net for its context."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flowstone.embedded import Embedded
+from flowstone.nets import MLP
+from flowstone.recipes.registry import build, recipe
+from flowstone.validation import require_integer
+
+__all__ = ["embedded"]
+
+
+@recipe
+def embedded(
+    features: int,
+    *,
+    context_features: int,
+    density: Mapping[str, Any] | None = None,
+    width: int = 16,
+    embedding: Sequence[int] = (128, 128),
+) -> Embedded:
+    """A conditional density whose context a multilayer perceptron makes narrow (``flowstone.embedded.Embedded``).
+
+    Args:
+        features: the number of columns.
+        context_features: width of the context.
+        density: the ``recipe`` of the conditional density and, where they are not the defaults, its ``arguments``;
+            None: ``spline``.
+        width: how many numbers the net returns.
+        embedding: widths of the net's hidden layers.
+
+    >>> import torch, flowstone
+    >>> density = flowstone.recipes.embedded(2, context_features=100)
+    >>> density.sample(3, torch.randn(5, 100), seed=0).shape
+    torch.Size([3, 5, 2])
+    """
+    require_integer("width", width)
+    net = MLP(context_features, width, hidden=embedding, output_scale=1.0)
+    inner = {"recipe": "spline"} if density is None else density
+    arguments = {**inner.get("arguments", {}), "features": features, "context_features": width}
+    return Embedded(build(inner["recipe"], arguments), net, context_features=context_features)

@@ -1,0 +1,53 @@
+"""A density whose context is made narrow by a net."""
+
+import pytest
+import torch
+
+import flowstone
+from flowstone.embedded import Embedded
+from flowstone.errors import SettingError, ShapeError
+from flowstone.recipes import embedded
+
+INNER = [{"recipe": "spline", "arguments": {"couplings": 2, "hidden": [8]}}, {"recipe": "mixed"}]
+
+
+def wide(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows around the mean of 30 columns of their context, whose others say nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    context = torch.randn(n, 60, generator=generator) * 5 + 100
+    x = context[:, :30].mean(1, keepdim=True) + 0.2 * torch.randn(n, 2, generator=generator)
+    return x, context
+
+
+@pytest.mark.parametrize("inner", INNER)
+def test_it_is_the_inner_density_given_what_the_net_makes_of_the_context(inner, float64):
+    torch.manual_seed(0)
+    density = embedded(2, context_features=60, density=inner, width=3).eval()
+    x, context = wide(200)
+    density.initialize(x, context)
+    narrow = density.embed(context)
+    assert narrow.shape == (200, 3)
+    torch.testing.assert_close(density.log_prob(x, context), density.density.log_prob(x, narrow))
+    drawn, log_prob = density.sample_and_log_prob(4, context[:5], seed=0)
+    again = density.log_prob(drawn.flatten(0, 1), context[:5].repeat(4, 1)).unflatten(0, (4, 5))
+    torch.testing.assert_close(log_prob, again)
+    torch.testing.assert_close(density.sample(4, context[:5], seed=0), drawn)
+
+
+@pytest.mark.parametrize("inner", INNER)
+def test_net_and_density_are_trained_together_and_come_back(inner, tmp_path):
+    torch.manual_seed(0)
+    density = embedded(2, context_features=60, density=inner, width=2, embedding=(16,))
+    x, context = wide(2000)
+    history = flowstone.fit(density, x, context=context, steps=150, validate_every=25, progress=False)
+    assert history.best.val_nll < history.records[0].val_nll - 0.2
+    flowstone.save(density.eval(), tmp_path)
+    again = flowstone.load(tmp_path)
+    assert torch.equal(again.log_prob(x[:9], context[:9]), density.log_prob(x[:9], context[:9]))
+
+
+def test_nets_for_other_contexts_and_densities_without_one():
+    with pytest.raises(SettingError, match="takes none"):
+        Embedded(flowstone.nice(2), torch.nn.Linear(5, 2), context_features=5)
+    with pytest.raises(ShapeError, match="needs a context"):
+        embedded(2, context_features=5).log_prob(torch.zeros(2, 2))
