@@ -247,7 +247,7 @@ def test_a_linear_density_given_a_context_is_that_of_its_regression():
     x, context = line(2000)
     density = FlowDensity(models="gaussian", random_state=0).fit(x, context=context)
     at = np.array([[1.0, 5.0], [4.0, 2.0]])
-    wanted = [multivariate_normal(each @ [[1, 0], [2, -1]] + 7, [[0.25, 0], [0, 4]]) for each in at]
+    wanted = [multivariate_normal(each @ [[1, 0], [2, -1]] + 7, np.diag([0.25, 4.0])) for each in at]
     for each, known in zip(at, wanted, strict=True):
         likely = known.rvs(50, random_state=0)
         np.testing.assert_allclose(density.score_samples(likely, context=each[None]), known.logpdf(likely), atol=0.4)
@@ -289,7 +289,7 @@ def test_a_context_of_columns_of_any_kind(frame, tmp_path, monkeypatch):
     x = np.where(sex == "f", 165, 178) + generator.normal(0, 3, 400)
     ages = [None if gap else float(each) for gap, each in zip(generator.random(400) < 0.1, age, strict=True)]
     context = frame({"sex": sex.tolist(), "age": ages})
-    density = FlowDensity(models=("gaussian",), random_state=0).fit(x[:, None], context=context)
+    density: Any = FlowDensity(models=("gaussian",), random_state=0).fit(x[:, None], context=context)
     assert density.context_.features == 4
     asked = frame({"sex": ["f", "m"], "age": [None, 30.0]})
     drawn = density.sample(500, context=asked, random_state=0)
@@ -338,9 +338,9 @@ def test_contexts_that_cannot_be_are_refused():
 def test_sample_weights_and_context_are_routed():
     x, context = line(90)
     with sklearn.config_context(enable_metadata_routing=True):
-        density = FlowDensity(models="gaussian", random_state=0)
+        density: Any = FlowDensity(models="gaussian", random_state=0)
         density = density.set_fit_request(context=True).set_score_request(context=True)
-        scores = cross_validate(density, x, cv=3, params={"context": context}, error_score="raise")["test_score"]
+        scores = cross_validate(density, x, cv=3, params={"context": context})["test_score"]
         pipeline = make_pipeline(StandardScaler(), density).fit(x, context=context)
         assert np.isfinite(pipeline.score(x, context=context))
     plain = cross_val_score(FlowDensity(models="gaussian", random_state=0), x, cv=3)

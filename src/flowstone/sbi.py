@@ -1,10 +1,9 @@
 """Flowstone's densities inside the library ``sbi``, for simulation-based inference."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from sbi.neural_nets.estimators.base import ConditionalDensityEstimator
+from sbi.neural_nets.estimators.base import ConditionalDensityEstimator, ConditionalEstimatorBuilder
 from torch import Tensor
 
 from flowstone.density import Density
@@ -43,7 +42,7 @@ class SbiEstimator(ConditionalDensityEstimator):
         return drawn.reshape(*sample_shape, len(condition), *self.input_shape).to(condition.dtype)
 
 
-def density_estimator(recipe: str = "spline", **arguments: Any) -> Callable[[Tensor, Tensor], SbiEstimator]:
+def density_estimator(recipe: str = "spline", **arguments: Any) -> ConditionalEstimatorBuilder[SbiEstimator]:
     """What sbi's ``NPE``, ``NLE`` and their kin take as ``density_estimator``: it builds a recipe for their data.
 
     Args:

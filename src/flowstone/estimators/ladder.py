@@ -4,7 +4,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ class Judgement:
         log_likelihood: mean over these rows, in nats. stderr: of that mean.
         seconds: that its fits took.
         problem: why it could not be judged, if it could not.
+        weight: its part of the density that was chosen, 0 to 1.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Judgement:
     stderr: float
     seconds: float
     problem: str | None = None
+    weight: float = 0.0
 
 
 def choose(
@@ -65,6 +67,7 @@ def choose(
     share = None if minutes is None else minutes / max(1, fits)
     judged, values = _judge_all(candidates, rows, splits, seed, share, say)
     weights = _weights(values, blended=blended) if values else {candidates[0].name: 1.0}
+    judged = [replace(judgement, weight=weights.get(judgement.name, 0.0)) for judgement in judged]
     parts: list[tuple[float, Density, History | None]] = []
     for candidate in candidates:
         if candidate.name in weights:

@@ -1,7 +1,7 @@
 """Is this model good enough? One sentence about a density of a table, and the figures behind it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,7 +49,7 @@ def verdict(
     *,
     nll: float,
     baselines: Mapping[str, float] | None = None,
-    names: tuple[str, ...] | list[str] = (),
+    names: Sequence[str] = (),
     seed: int = 0,
 ) -> Verdict:
     """Judge a density of rows of columns by held-out rows: its likelihood beside that of simple models, a classifier

@@ -37,6 +37,6 @@ def embedded(
     """
     require_integer("width", width)
     net = MLP(context_features, width, hidden=embedding, output_scale=1.0)
-    inner = {"recipe": "spline"} if density is None else density
-    arguments = {**inner.get("arguments", {}), "features": features, "context_features": width}
-    return Embedded(build(inner["recipe"], arguments), net, context_features=context_features)
+    name, arguments = ("spline", {}) if density is None else (density["recipe"], density.get("arguments", {}))
+    inner = build(name, {**arguments, "features": features, "context_features": width})
+    return Embedded(inner, net, context_features=context_features)

@@ -1,0 +1,186 @@
+"""Neural posterior estimation on three tasks of sbibm (Lueckmann et al. 2021): docs/results.md.
+
+    python benchmarks/posteriors.py [--data-dir FOLDER] [--results FILE] [--simulations N] [--seeds 0]
+
+``FlowDensity().fit(theta, context=x)`` with its defaults learns from simulations whose parameters are drawn from the
+prior; then 10,000 draws for each of the benchmark's 10 observations are compared with its reference posteriors by the
+benchmark's classifier (C2ST: a multilayer perceptron with two layers of 10 units a parameter, 5-fold accuracy on
+standardised draws; 0.5 is the best). The simulators are written from their published description. Observations and
+reference posteriors are looked at only here.
+
+``--data-dir`` (or FLOWSTONE_DATA) names a folder that holds ``posteriors/*.npz``. Outcomes are stored in ``--results``,
+one line each; the page, and a picture of simulation-based calibration, are written when no outcome is missing.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.model_selection import KFold, cross_val_score
+from sklearn.neural_network import MLPClassifier
+
+from flowstone import FlowDensity
+from flowstone.evaluation import calibration
+from flowstone.plot import calibration_figure, save_figure
+from measure import data_folder, machine, write_section
+
+DRAWS = 10_000
+RANKED, RANK_DRAWS = 1000, 100  # new simulations for calibration, draws for each
+PUBLISHED = {"two_moons": 0.606, "gaussian_linear": 0.552, "slcp": 0.901}  # sbibm's NPE, 10,000 simulations
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
+
+Generator = np.random.Generator
+
+
+@dataclass(frozen=True)
+class Task:
+    """A prior and a simulator, both vectorised: ``(rows, parameters)`` and ``(rows, observed numbers)``."""
+
+    prior: Callable[[Generator, int], np.ndarray]
+    simulate: Callable[[Generator, np.ndarray], np.ndarray]
+
+
+def two_moons(generator: Generator, theta: np.ndarray) -> np.ndarray:
+    """A point on a thin half circle, whose place depends on |θ1 + θ2| and θ2 - θ1."""
+    angle = generator.uniform(-math.pi / 2, math.pi / 2, len(theta))
+    radius = generator.normal(0.1, 0.01, len(theta))
+    circle = np.stack((radius * np.cos(angle) + 0.25, radius * np.sin(angle)), 1)
+    return circle + np.stack((-np.abs(theta.sum(1)), theta[:, 1] - theta[:, 0]), 1) / math.sqrt(2)
+
+
+def slcp(generator: Generator, theta: np.ndarray) -> np.ndarray:
+    """Four points of a Gaussian in the plane with mean θ1, θ2, deviations θ3², θ4² and correlation tanh θ5."""
+    first, second, correlation = theta[:, 2:3] ** 2, theta[:, 3:4] ** 2, np.tanh(theta[:, 4:5])
+    a, b = generator.normal(size=(2, len(theta), 4))
+    x = theta[:, 0:1] + first * a
+    y = theta[:, 1:2] + second * (correlation * a + np.sqrt(1 - correlation**2) * b)
+    return np.stack((x, y), 2).reshape(len(theta), 8)
+
+
+TASKS = {
+    "two_moons": Task(lambda generator, n: generator.uniform(-1, 1, (n, 2)), two_moons),
+    "gaussian_linear": Task(
+        lambda generator, n: generator.normal(0, math.sqrt(0.1), (n, 10)),
+        lambda generator, theta: generator.normal(theta, math.sqrt(0.1)),
+    ),
+    "slcp": Task(lambda generator, n: generator.uniform(-3, 3, (n, 5)), slcp),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One task, one seed: C2ST of each observation, seconds of learning and of 100,000 draws, held-out likelihood of
+    each candidate, and of new simulations the p-values of the ranks and the share in the 90% region.
+    """
+
+    task: str
+    seed: int
+    simulations: int
+    c2st: list[float]
+    fit_seconds: float
+    draw_seconds: float
+    candidates: dict[str, float]
+    weights: dict[str, float]
+    rank_p_values: list[float]
+    coverage_90: float
+
+
+def c2st(reference: np.ndarray, drawn: np.ndarray) -> float:
+    """The accuracy of the benchmark's classifier between two sets of draws."""
+    mean, deviation = reference.mean(0), reference.std(0)
+    rows = (np.concatenate((reference, drawn)) - mean) / deviation
+    labels = np.repeat([0, 1], [len(reference), len(drawn)])
+    units = 10 * reference.shape[1]
+    made = MLPClassifier((units, units), max_iter=1000, random_state=1)
+    folds = KFold(5, shuffle=True, random_state=1)
+    return float(cross_val_score(made, rows, labels, cv=folds, scoring="accuracy").mean())
+
+
+def measure(name: str, folder: Path, simulations: int, seed: int) -> Outcome:
+    """Learn, draw, compare."""
+    task, generator = TASKS[name], np.random.default_rng(seed)
+    theta = task.prior(generator, simulations)
+    x = task.simulate(generator, theta)
+    started = time.perf_counter()
+    density = FlowDensity(random_state=seed).fit(theta, context=x)
+    fit_seconds = time.perf_counter() - started
+    kept = np.load(folder / f"{name}.npz")
+    started = time.perf_counter()
+    drawn = density.sample(DRAWS, context=kept["observation"], random_state=seed)
+    draw_seconds = time.perf_counter() - started
+    posteriors = drawn.reshape(len(kept["observation"]), DRAWS, -1)
+    scores = [c2st(a.astype(np.float64), b) for a, b in zip(kept["reference_posterior"], posteriors, strict=True)]
+    new = task.prior(generator, RANKED)
+    context = torch.from_numpy(task.simulate(generator, new))
+    ranked = calibration(density.flow_, torch.from_numpy(new), context, draws=RANK_DRAWS, seed=seed)
+    if seed == 0:
+        columns = [f"θ{index + 1}" for index in range(new.shape[1])]
+        save_figure(calibration_figure(ranked, columns), IMAGES / f"calibration-{name}.png")
+    return Outcome(
+        name, seed, simulations, scores, fit_seconds, draw_seconds,
+        {each.name: each.log_likelihood for each in density.candidates_},
+        {each.name: each.weight for each in density.candidates_ if each.weight},
+        ranked.p_values().tolist(), ranked.coverage(0.9)[0],
+    )  # fmt: skip
+
+
+HEAD = """## Simulation-based inference
+
+    python benchmarks/posteriors.py
+
+Neural posterior estimation on three tasks of sbibm (Lueckmann et al. 2021) with {simulations:,} simulations:
+`FlowDensity(random_state=seed).fit(theta, context=x)`, the defaults. C2ST: the accuracy with which the benchmark's
+classifier tells 10,000 draws from the reference posterior, mean over its 10 observations (the least and the largest
+beside it); 0.5 is perfect. Published: sbibm's NPE with as many simulations. Ranks: the least p-value over parameters of
+1000 new simulations among 100 draws each (simulation-based calibration; Talts et al. 2018); 90%: how many of them lie
+in the region of highest density with this probability. Machine: {machine}, one thread for nets.
+
+"""
+
+
+def page(outcomes: Sequence[Outcome]) -> str:
+    """The table of docs/results.md."""
+    lines = ["| task | seed | C2ST | published NPE | learning | ranks, least p | 90% regions hold | of the blend |"]
+    lines.append("|" + "---|" * 8)
+    for each in outcomes:
+        mean, low, high = np.mean(each.c2st), min(each.c2st), max(each.c2st)
+        blend = ", ".join(f"{name} {weight:.2f}" for name, weight in each.weights.items())
+        lines.append(
+            f"| {each.task} | {each.seed} | **{mean:.3f}** ({low:.3f} to {high:.3f}) | {PUBLISHED[each.task]:.3f} | "
+            f"{each.fit_seconds:.0f} s | {min(each.rank_p_values):.2f} | {100 * each.coverage_90:.1f}% | {blend} |"
+        )
+    pictures = "\n".join(f"\n![Calibration of {name}](images/calibration-{name}.png)" for name in TASKS)
+    head = HEAD.format(simulations=outcomes[0].simulations, machine=machine())
+    return f"{head}{chr(10).join(lines)}\n{pictures}\n"
+
+
+def main() -> None:
+    """Measure what is missing, then write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--data-dir", type=Path, default=None)
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/posteriors.jsonl"))
+    parser.add_argument("--simulations", type=int, default=10_000)
+    parser.add_argument("--seeds", default="0")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    folder = data_folder(arguments.data_dir) / "posteriors"
+    lines = arguments.results.read_text().splitlines() if arguments.results.exists() else []
+    done = {((outcome := Outcome(**json.loads(line))).task, outcome.seed): outcome for line in lines}
+    wanted = [(name, int(seed)) for name in TASKS for seed in arguments.seeds.split(",")]
+    for name, seed in wanted:
+        if (name, seed) not in done:
+            done[name, seed] = measure(name, folder, arguments.simulations, seed)
+            with arguments.results.open("a") as file:
+                file.write(json.dumps(asdict(done[name, seed])) + "\n")
+            print(json.dumps(asdict(done[name, seed])), flush=True)
+    write_section("posteriors", page([done[key] for key in wanted]))
+
+
+if __name__ == "__main__":
+    main()
