@@ -247,7 +247,8 @@ def test_a_linear_density_given_a_context_is_that_of_its_regression():
     x, context = line(2000)
     density = FlowDensity(models="gaussian", random_state=0).fit(x, context=context)
     at = np.array([[1.0, 5.0], [4.0, 2.0]])
-    wanted = [multivariate_normal(each @ [[1, 0], [2, -1]] + 7, np.diag([0.25, 4.0])) for each in at]
+    spread: Any = np.diag([0.25, 4.0])
+    wanted = [multivariate_normal(each @ [[1, 0], [2, -1]] + 7, spread) for each in at]
     for each, known in zip(at, wanted, strict=True):
         likely = known.rvs(50, random_state=0)
         np.testing.assert_allclose(density.score_samples(likely, context=each[None]), known.logpdf(likely), atol=0.4)
@@ -345,3 +346,41 @@ def test_sample_weights_and_context_are_routed():
         assert np.isfinite(pipeline.score(x, context=context))
     plain = cross_val_score(FlowDensity(models="gaussian", random_state=0), x, cv=3)
     assert (scores > plain + 0.5).all()
+
+
+def test_conditionals_have_samples_likelihoods_quantiles_and_tails(monkeypatch):
+    monkeypatch.setattr("flowstone.train.settings.STEPS", 100)
+    density = FlowDensity(models="mixed", random_state=0, time_limit=6).fit(FRAME)
+    women, all_rows = density.conditional({"sex": "f"}), density.conditional({})
+    drawn = women.sample(400, random_state=0)
+    assert set(drawn["sex"]) == {"f"}
+    assert drawn["height"].mean() == pytest.approx(165, abs=2.5)
+    low, middle, high = women.quantile("height", [0.05, 0.5, 0.95])
+    assert low < middle < high
+    assert women.cdf("height", middle) == pytest.approx(0.5, abs=0.02)
+    assert middle == pytest.approx(drawn["height"].median(), abs=1.5)
+    share = all_rows.probabilities("sex")
+    assert share["f"] + share["m"] == pytest.approx(1)
+    joint = density.score_samples(FRAME[:30])
+    given_sex, of_sex = women.score_samples(FRAME[:30]), np.log(share["f"])
+    women_rows = (FRAME["sex"] == "f").to_numpy()[:30]
+    np.testing.assert_allclose((given_sex + of_sex)[women_rows], joint[women_rows], atol=1.5)  # another order
+    with pytest.raises(SettingError, match="'sex' is given"):
+        women.quantile("sex", 0.5)
+    with pytest.raises(SettingError, match="no order: ask its probabilities"):
+        all_rows.quantile("sex", 0.5)
+    with pytest.raises(UnknownNameError, match="did you mean 'height'"):
+        women.cdf("hight", 170)
+    with pytest.raises(SettingError, match="between 0 and 1"):
+        women.quantile("height", 1.5)
+    with pytest.raises(SettingError, match="models='mixed'"):
+        FlowDensity(models="gaussian").fit(X).conditional({0: 1.0})
+
+
+def test_conditionals_of_arrays_keep_constant_columns():
+    rows = np.column_stack([X[:, 0], np.full(len(X), 5.0), X[:, 1]])
+    density = FlowDensity(models="mixed", random_state=0, time_limit=2).fit(rows)
+    drawn = density.conditional({0: 12.0}).sample(5, random_state=0)
+    assert (drawn[:, 0] == 12).all()
+    assert (drawn[:, 1] == 5).all()
+    assert 0 < density.conditional({0: 12.0}).cdf(1, X[:, 1].mean()) < 1

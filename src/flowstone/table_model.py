@@ -179,6 +179,15 @@ class TableModel:
                 arrow = arrow.set_column(place, name, _filled(arrow.column(place), decoded.column(name)))
         return arrow
 
+    def known_row(self, given: Mapping[str, Any]) -> Tensor:
+        """Values by column as the density takes them, ``(1, columns)``, NaN elsewhere; each is possible."""
+        row = torch.full((1, len(self.columns.names)), torch.nan, dtype=torch.float64)
+        for index, options in self._given(given).items():
+            if len(options) > 1:
+                raise SettingError(f"given {self.columns.names[index]!r}: one value, not {len(options)}")
+            row[0, index] = options[0]
+        return row
+
     def encode(self, table: Any, *, partial: bool = False) -> Tensor:
         """Rows as the density takes them, ``(rows, columns)``, float64, NaN for gaps."""
         return self.columns.encode(table, partial=partial).to(self.density.device)

@@ -90,7 +90,7 @@ def candidates(
         heads: of columns of several kinds; None where all are whole and continuous.
         context_features: width of a context; with one there are no independent columns.
     """
-    able = rows >= max(FLOW_ROWS, ROWS_PER_COLUMN * (columns + context_features))
+    able = rows >= max(FLOW_ROWS, ROWS_PER_COLUMN * (columns + context_features)) or len(models) == 1
     shared = {"context_features": context_features} if context_features else {}
     found = []
     if "independent" in models and not context_features:

@@ -20,6 +20,7 @@ from flowstone.data import Rows
 from flowstone.data.tables import Columns, kinds_of, read_table
 from flowstone.errors import CheckpointError, DataError, SettingError, UnknownNameError
 from flowstone.estimators.candidates import MODELS, candidates, default_models
+from flowstone.estimators.conditional import Conditional
 from flowstone.estimators.context import ContextColumns
 from flowstone.estimators.ladder import Judgement, choose
 from flowstone.estimators.tables import backend_of, in_container, is_frame, is_plain, plain_values
@@ -290,16 +291,52 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             model = TableModel(self.flow_, self.columns_)
             return in_container(model.sample(n, given, context=each, seed=seed), self._backend)
         if given:
-            return self._given(n, given, each, seed)
+            return self.drawn_rows(self._known_row(given), n, each, seed)
         x = self.flow_.sample(n, each, seed=seed)
         return self._with_constants(x if each is None else x.transpose(0, 1).flatten(0, 1))
 
-    def _given(self, n: int, given: Mapping[Any, Any], context: Tensor | None, seed: int) -> Any:
-        """Rows of numbers of which some are known."""
-        density, names = self._any_order("samples given values"), list(self.kinds_)
+    def conditional(self, given: Mapping[Any, Any], *, context: Any = None) -> Conditional:
+        """The density of the other columns given values of some, such as ``{"sex": "F", "age": 40}``: samples,
+        likelihoods, quantiles and tail probabilities, without rejection.
+
+        Args:
+            given: values by name of column, or of an array by its number.
+            context: one row, where there is a context.
+
+        Raises:
+            SettingError: the model that was chosen has no such conditionals; ``models="mixed"`` has.
+        """
+        check_is_fitted(self)
+        density, each = self._any_order("conditional densities"), self._given_context(context, None)
+        if each is not None and len(each) != 1:
+            raise DataError(f"the context of a conditional density is one row, got {len(each)}")
+        if self.columns_ is None:
+            names = [name for index, name in enumerate(self.kinds_) if index in self._varying]
+            known = self._known_row(given)
+        else:
+            names, known = self.columns_.names, TableModel(density, self.columns_).known_row(given)
+        return Conditional(self, density, names, known, dict(given), each)
+
+    def drawn_rows(self, known: Tensor, n: int, context: Tensor | None, random_state: Any) -> Any:
+        """Rows whose columns that are NaN in ``known``, ``(1, varying columns)``, are drawn given the others."""
+        density = self._any_order("samples given values")
+        seed = int(check_random_state(random_state).randint(2**31))
         if context is not None:
             n, context = n * len(context), context.repeat_interleave(n, 0)
-        x = torch.full((n, len(names)), torch.nan, dtype=torch.float64)
+        x = known.to(density.device).expand(n, -1)
+        x = density.fill(x, x.isnan(), context, seed=seed)
+        if self.columns_ is not None:
+            return in_container(self.columns_.decode(x, seed=seed), self._backend)
+        return self._with_constants(x)
+
+    def varying_rows(self, X: Any) -> Tensor:
+        """The columns of X that vary, as the density takes them."""
+        return self._rows(X)[:, self._varying]
+
+    def _known_row(self, given: Mapping[Any, Any]) -> Tensor:
+        """Numbers of which some are known, ``(1, varying columns)``, NaN elsewhere."""
+        names = list(self.kinds_)
+        x = torch.full((1, len(names)), torch.nan, dtype=torch.float64)
         for key, value in given.items():
             name = names[key] if isinstance(key, int) and 0 <= key < len(names) else str(key)
             if name not in names:
@@ -308,8 +345,7 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             if float(value) != self._constants.get(index, float(value)):
                 raise SettingError(f"given {name}={value}: it was {self._constants[index]:g} in all rows")
             x[:, index] = float(value)
-        known = x[:, self._varying].to(density.device)
-        return self._with_constants(density.fill(known, known.isnan(), context, seed=seed))
+        return x[:, self._varying]
 
     def impute(self, X: Any, context: Any = None, *, random_state: Any = None) -> Any:
         """X with its gaps drawn given what each row holds, and its context, in its own container."""

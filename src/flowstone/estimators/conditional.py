@@ -1,0 +1,108 @@
+"""The density of some columns given values of others."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowstone.data.tables import Columns
+from flowstone.data.tables.kinds import Categorical
+from flowstone.errors import SettingError, UnknownNameError
+from flowstone.mixed import MixedDensity
+
+if TYPE_CHECKING:
+    from flowstone.estimators.density import FlowDensity
+
+__all__ = ["Conditional"]
+
+
+class Conditional:
+    r"""What a density says of the other columns, given values of some: $p(x_U \mid x_K = \text{given})$.
+
+    ``FlowDensity.conditional`` makes it. Quantiles, distribution function and probabilities are of one column given
+    those values alone: of all other columns nothing is known.
+
+    Args:
+        estimator: a fitted ``FlowDensity``.
+        density: its density of the columns that vary.
+        names: of these columns.
+        known: the given values, ``(1, columns)``, NaN elsewhere.
+        given: the same, as they were given.
+        context: of a conditional density, ``(1, context_features)``.
+    """
+
+    def __init__(
+        self,
+        estimator: "FlowDensity",
+        density: MixedDensity,
+        names: Sequence[str],
+        known: Tensor,
+        given: Any,
+        context: Tensor | None,
+    ) -> None:
+        self._estimator, self._density, self._names = estimator, density, list(names)
+        self._known, self._given, self._context = known.to(density.device), given, context
+
+    def sample(self, n: int = 1, *, random_state: Any = None) -> Any:
+        """Draw n whole rows that hold the given values, in the container that the estimator was fitted in."""
+        return self._estimator.drawn_rows(self._known, n, self._context, random_state)
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """The log-likelihood in nats of the other columns of each row, ``(rows,)``; what X holds in the columns that
+        are given does not matter.
+        """
+        x = self._estimator.varying_rows(X).to(self._density.device)
+        known = ~self._known[0].isnan()
+        x = torch.where(known, self._known, x)
+        context = None if self._context is None else self._context.expand(len(x), -1)
+        with torch.no_grad():
+            return self._density.conditional_log_prob(x, known, context).double().cpu().numpy()
+
+    def quantile(self, column: str | int, probabilities: Sequence[float] | float) -> np.ndarray:
+        """The quantiles of one column, in its own units.
+
+        Raises:
+            SettingError: its levels have no order.
+        """
+        index = self._asked(column)
+        kind = None if self._columns is None else self._columns.modelled[index]
+        if isinstance(kind, Categorical) and kind.name != "ordinal":
+            raise SettingError(f"column {column!r} has no quantiles, its levels have no order: ask its probabilities")
+        prediction = self._density.predict(self._known, index, self._context)
+        shares = np.atleast_1d(np.asarray(probabilities, dtype=np.float64))
+        if not ((shares >= 0) & (shares <= 1)).all():
+            raise SettingError(f"probabilities={probabilities}: they lie between 0 and 1")
+        found = np.array([prediction.quantile(share).item() for share in shares.tolist()])
+        return found if kind is None else kind.decode(found).to_numpy(zero_copy_only=False)
+
+    def cdf(self, column: str | int, value: Any) -> float:
+        """The probability that one column is at or below a value; 1 minus it is that of the tail above."""
+        index = self._asked(column)
+        if self._columns is not None:
+            value = self._columns.select([self._names[index]]).encode({self._names[index]: [value]})[0, 0].item()
+        return self._density.predict(self._known, index, self._context).cdf(float(value)).item()
+
+    def probabilities(self, column: str | int) -> dict[Any, float]:
+        """The probability of each level of a column, or of each value that holds mass."""
+        index = self._asked(column)
+        prediction = self._density.predict(self._known, index, self._context)
+        atoms = prediction.atoms.cpu().numpy()
+        values = atoms if self._columns is None else self._columns.modelled[index].decode(atoms).to_pylist()
+        return dict(zip(values, prediction.probabilities[0].tolist(), strict=False))
+
+    @property
+    def _columns(self) -> Columns | None:
+        return self._estimator.columns_
+
+    def _asked(self, column: str | int) -> int:
+        """The index of a column that is not given."""
+        if isinstance(column, int) and 0 <= column < len(self._names):
+            column = self._names[column]
+        if column not in self._names:
+            raise UnknownNameError("column", str(column), self._names)
+        index = self._names.index(column)
+        if not self._known[0, index].isnan():
+            raise SettingError(f"column {column!r} is given: {self._given}")
+        return index
