@@ -8,8 +8,8 @@ library's defaults. ``FlowDensity(time_limit=90)`` learns the same rows. The hel
 than 6000 rows are cut to their first 6000.
 
 The sets are scikit-learn's iris, wine, breast cancer and diabetes, 1500 rows of 200 columns made by 8 factors, and the
-tables in ``--data-dir`` (or FLOWSTONE_DATA). Outcomes are stored in ``--results``, one line each, so that an interrupted
-run continues where it stopped; the page is written when no outcome is missing.
+tables in ``--data-dir`` (or FLOWSTONE_DATA). Outcomes are stored in ``--results``, one line each, so that an
+interrupted run continues where it stopped; the page is written when no outcome is missing.
 """
 
 import argparse
@@ -74,13 +74,15 @@ def table(path: Path) -> np.ndarray:
 def sets_in(folder: Path) -> dict[str, Callable[[], np.ndarray]]:
     """All sets by name."""
     known: dict[str, Callable[[], np.ndarray]] = {
-        "iris": lambda: datasets.load_iris().data,
-        "wine": lambda: datasets.load_wine().data,
-        "breast cancer": lambda: datasets.load_breast_cancer().data,
-        "diabetes": lambda: datasets.load_diabetes().data,
+        "iris": lambda: np.asarray(datasets.load_iris(return_X_y=True)[0]),
+        "wine": lambda: np.asarray(datasets.load_wine(return_X_y=True)[0]),
+        "breast cancer": lambda: np.asarray(datasets.load_breast_cancer(return_X_y=True)[0]),
+        "diabetes": lambda: np.asarray(datasets.load_diabetes(return_X_y=True)[0]),
         "factors": factors,
     }
-    return known | {path.stem: partial(table, path) for path in sorted(folder.glob("*.parquet"))}
+    for path in sorted(folder.glob("*.parquet")):
+        known[path.stem] = partial(table, path)
+    return known
 
 
 def best_mixture(rows: np.ndarray) -> GaussianMixture:
@@ -110,9 +112,10 @@ def measure(name: str, rows: np.ndarray) -> Outcome:
     ours, theirs = density.score_samples(held_out), rival.score_samples(held_out)
     stderr = float((ours - theirs).std() / math.sqrt(len(held_out)))
     chosen = {each.name: each.weight for each in density.candidates_ if each.weight}
+    components = int(rival.get_params()["n_components"])
     return Outcome(
-        name, *learned.shape, float(ours.mean()), float(theirs.mean()), stderr, int(rival.get_params()["n_components"]),
-        chosen, flowstone_seconds, mixture_seconds,
+        name, len(learned), learned.shape[1], float(ours.mean()), float(theirs.mean()), stderr, components, chosen,
+        flowstone_seconds, mixture_seconds,
     )  # fmt: skip
 
 

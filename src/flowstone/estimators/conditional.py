@@ -1,7 +1,7 @@
 """The density of some columns given values of others."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +11,6 @@ from flowstone.data.tables import Columns
 from flowstone.data.tables.kinds import Categorical
 from flowstone.errors import SettingError, UnknownNameError
 from flowstone.mixed import MixedDensity
-
-if TYPE_CHECKING:
-    from flowstone.estimators.density import FlowDensity
 
 __all__ = ["Conditional"]
 
@@ -25,35 +22,39 @@ class Conditional:
     those values alone: of all other columns nothing is known.
 
     Args:
-        estimator: a fitted ``FlowDensity``.
-        density: its density of the columns that vary.
-        names: of these columns.
-        known: the given values, ``(1, columns)``, NaN elsewhere.
-        given: the same, as they were given.
+        density: of the columns that vary.
+        names: of these columns; columns: their kinds, None where all are numbers.
+        given: the values that are given, by column; known: the same as a row, ``(1, columns)``, NaN elsewhere.
         context: of a conditional density, ``(1, context_features)``.
+        encode: X → rows as the density takes them.
+        draw: n and a random state → n rows that hold the given values, as X.
     """
 
     def __init__(
         self,
-        estimator: "FlowDensity",
         density: MixedDensity,
         names: Sequence[str],
+        columns: Columns | None,
+        *,
+        given: Mapping[Any, Any],
         known: Tensor,
-        given: Any,
         context: Tensor | None,
+        encode: Callable[[Any], Tensor],
+        draw: Callable[[int, Any], Any],
     ) -> None:
-        self._estimator, self._density, self._names = estimator, density, list(names)
-        self._known, self._given, self._context = known.to(density.device), given, context
+        self._density, self._names, self._columns = density, list(names), columns
+        self._given, self._known, self._context = dict(given), known.to(density.device), context
+        self._encode, self._draw = encode, draw
 
     def sample(self, n: int = 1, *, random_state: Any = None) -> Any:
         """Draw n whole rows that hold the given values, in the container that the estimator was fitted in."""
-        return self._estimator.drawn_rows(self._known, n, self._context, random_state)
+        return self._draw(n, random_state)
 
     def score_samples(self, X: Any) -> np.ndarray:
         """The log-likelihood in nats of the other columns of each row, ``(rows,)``; what X holds in the columns that
         are given does not matter.
         """
-        x = self._estimator.varying_rows(X).to(self._density.device)
+        x = self._encode(X).to(self._density.device)
         known = ~self._known[0].isnan()
         x = torch.where(known, self._known, x)
         context = None if self._context is None else self._context.expand(len(x), -1)
@@ -91,10 +92,6 @@ class Conditional:
         atoms = prediction.atoms.cpu().numpy()
         values = atoms if self._columns is None else self._columns.modelled[index].decode(atoms).to_pylist()
         return dict(zip(values, prediction.probabilities[0].tolist(), strict=False))
-
-    @property
-    def _columns(self) -> Columns | None:
-        return self._estimator.columns_
 
     def _asked(self, column: str | int) -> int:
         """The index of a column that is not given."""

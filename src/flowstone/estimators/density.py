@@ -291,7 +291,7 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             model = TableModel(self.flow_, self.columns_)
             return in_container(model.sample(n, given, context=each, seed=seed), self._backend)
         if given:
-            return self.drawn_rows(self._known_row(given), n, each, seed)
+            return self._drawn_rows(self._known_row(given), n, each, seed)
         x = self.flow_.sample(n, each, seed=seed)
         return self._with_constants(x if each is None else x.transpose(0, 1).flatten(0, 1))
 
@@ -315,9 +315,12 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             known = self._known_row(given)
         else:
             names, known = self.columns_.names, TableModel(density, self.columns_).known_row(given)
-        return Conditional(self, density, names, known, dict(given), each)
+        return Conditional(
+            density, names, self.columns_, given=given, known=known, context=each, encode=self._varying_rows,
+            draw=lambda n, random_state: self._drawn_rows(known, n, each, random_state),
+        )  # fmt: skip
 
-    def drawn_rows(self, known: Tensor, n: int, context: Tensor | None, random_state: Any) -> Any:
+    def _drawn_rows(self, known: Tensor, n: int, context: Tensor | None, random_state: Any) -> Any:
         """Rows whose columns that are NaN in ``known``, ``(1, varying columns)``, are drawn given the others."""
         density = self._any_order("samples given values")
         seed = int(check_random_state(random_state).randint(2**31))
@@ -329,7 +332,7 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             return in_container(self.columns_.decode(x, seed=seed), self._backend)
         return self._with_constants(x)
 
-    def varying_rows(self, X: Any) -> Tensor:
+    def _varying_rows(self, X: Any) -> Tensor:
         """The columns of X that vary, as the density takes them."""
         return self._rows(X)[:, self._varying]
 
