@@ -115,3 +115,15 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, capsys, monkeypatch):
     for words, message in said:
         assert message in refused(capsys, monkeypatch, *words)
     assert sorted(str(p) for p in tmp_path.rglob("*")) == before
+
+
+def test_rows_that_were_learned_from_are_counted(capsys):
+    rows = np.random.default_rng(0).normal(size=(300, 2))
+    for name, part in {"all.csv": rows, "some.csv": np.concatenate([rows[:40], rows[:20] + 1])}.items():
+        np.savetxt(name, part, delimiter=",", header="a,b", comments="", fmt="%.17g")
+    flowstone("train", "all.csv", "--out", "R", "--steps", 2, "--no-plots", "--quiet")
+    capsys.readouterr()
+    flowstone("evaluate", "R", "some.csv")
+    assert "of these, 40 rows are also in the table that was learned from" in capsys.readouterr().out
+    flowstone("evaluate", "R", "some.csv", "--json")
+    assert json.loads(capsys.readouterr().out)["n_also_in_training"] == 40

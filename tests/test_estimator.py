@@ -21,7 +21,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import flowstone
 from flowstone import FlowDensity
-from flowstone.errors import CheckpointError, DataError, SettingError, UnknownNameError
+from flowstone.errors import CheckpointError, DataError, FlowstoneError, SettingError, UnknownNameError
 
 SIMPLE = ("independent", "gaussian", "mixture")
 rng = np.random.default_rng(0)
@@ -384,3 +384,26 @@ def test_conditionals_of_arrays_keep_constant_columns():
     assert (drawn[:, 0] == 12).all()
     assert (drawn[:, 1] == 5).all()
     assert 0 < density.conditional({0: 12.0}).cdf(1, X[:, 1].mean()) < 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows", "message"),
+    [
+        ({}, np.full((60, 2), 2**60) + np.arange(120).reshape(60, 2), r"column '0' of X, row 0 .* beyond 2\^53"),
+        ({}, pd.date_range("2020", periods=60).to_numpy()[:, None], "column '0' of X holds dates"),
+        ({}, np.array([[1.0, 2.0], [3.0, "tall"]], dtype=object), "column '1' of X, row 1 holds 'tall'"),
+        ({"kinds": {"weight": "positive"}}, FRAME, "unknown column 'weight'"),
+        ({"time_limit": 0}, X, "time_limit=0 must be positive"),
+        ({"device": "gpu"}, X, "device='gpu' cannot be used"),
+    ],
+)
+def test_rows_and_settings_that_would_lose_their_meaning_are_refused(settings, rows, message):
+    with pytest.raises(FlowstoneError, match=message):
+        FlowDensity(models="independent", **settings).fit(rows)
+
+
+def test_an_infinite_context_is_named():
+    x, context = line(60)
+    context[3, 1] = np.inf
+    with pytest.raises(DataError, match="column 'context1', row 4 is infinite"):
+        FlowDensity(models="gaussian").fit(x, context=context)

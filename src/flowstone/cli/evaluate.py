@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -24,6 +24,10 @@ from flowstone.data.request import DataRequest
 from flowstone.errors import DataError
 from flowstone.files import to_json
 from flowstone.train.settings import Settings
+
+if TYPE_CHECKING:
+    from flowstone.data.tables import Table
+    from flowstone.runs import Run
 
 __all__ = ["evaluate"]
 
@@ -62,7 +66,7 @@ def evaluate(
 
     folder, chosen = Run(run), select(DataRequest, options)
     density = folder.density(device_of(device))
-    drop_missing, data_dir = chosen.get("drop_missing", False), chosen.get("data_dir")
+    drop_missing, data_dir, table = chosen.get("drop_missing", False), chosen.get("data_dir"), None
     if data is None:
         try:
             rows = folder.dataset(data_dir=data_dir, progress=not as_json).test
@@ -73,20 +77,39 @@ def evaluate(
             _show(folder.metrics(), as_json=as_json)
             return
     elif folder.of_mixed_columns:
-        x = model_of(folder, device).encode(folder.read(data, **reading_options(chosen)))
+        table = folder.read(data, **reading_options(chosen))
+        x = model_of(folder, device).encode(table)
         rows = Rows(x[~x.isnan().any(1)] if drop_missing else x)
     elif folder.of_images:
         rows = folder.images(data, **images_options(chosen)).rows
     else:
-        rows, noise = folder.rows(folder.read(data, **reading_options(chosen)), drop_missing=drop_missing)
+        table = folder.read(data, **reading_options(chosen))
+        rows, noise = folder.rows(table, drop_missing=drop_missing)
         say_noise(noise, "as in the training")
     with precision_of(precision, density):
         metrics: dict[str, Any] = dict(figures(density, rows.x, rows.context, bound_samples=bound_samples))
         metrics |= beside_metrics(density, rows.x)
+    if table is not None:
+        metrics |= _also_learned(folder, table)
     if data is None:
         metrics |= {key: value for key, value in folder.metrics().items() if key not in metrics}
     metrics |= judged(density, rows, metrics, folder.columns()[0])
     _show(metrics, as_json=as_json)
+
+
+def _also_learned(folder: "Run", table: "Table") -> dict[str, int]:
+    """How many rows of a table are also in the one that the density was learned from, where that can be read."""
+    from flowstone.evaluation.overlap import shared_rows
+
+    kinds, (features, context) = folder.kinds, folder.columns()
+    if kinds is None:
+        return {}
+    kinds = kinds.select([*features, *context])
+    try:
+        learned = kinds.encode(folder.read(folder.record["data"]["source"]))
+        return {"n_also_in_training": shared_rows(learned, kinds.encode(table))}
+    except DataError:
+        return {}
 
 
 def _show(metrics: Mapping[str, Any], *, as_json: bool) -> None:

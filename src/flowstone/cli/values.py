@@ -167,11 +167,13 @@ def beside_metrics(density: "Density", x: "Tensor", train: "Tensor | None" = Non
     """
     from flowstone.evaluation.baselines import baseline_nll
     from flowstone.evaluation.columns import column_bits, independent_columns
+    from flowstone.evaluation.overlap import shared_rows
     from flowstone.mixed import MixedDensity
 
     found: dict[str, Any] = {}
     if train is not None:
         found["baselines_nll_nats"] = baseline_nll(density, train, x)
+        found["n_also_in_training"] = shared_rows(train, x) if x.ndim == 2 else 0
     if isinstance(density, MixedDensity):
         found["bits_per_column"] = column_bits(density, x)
         if train is not None:
@@ -200,6 +202,8 @@ def print_metrics(metrics: Mapping[str, Any], say: Callable[[str], None]) -> Non
         say(f"{nll:13.4f} nats: {name}")
     if "entropy" in metrics:
         say(f"entropy  {metrics['entropy']:.4f} nats, below which no model gets")
+    if metrics.get("n_also_in_training"):
+        say(f"of these, {metrics['n_also_in_training']} rows are also in the table that was learned from")
     if metrics["n_not_finite"]:
         say(f"of these, {metrics['n_not_finite']} rows have a likelihood that is not finite")
     if "verdict" in metrics:

@@ -1,6 +1,6 @@
 """What an estimator is given beside the rows: a context of columns of any kind, as numbers that nets can read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +75,7 @@ class ContextColumns:
             table = Table(table.path, table.arrow.select(self.names))
             if not is_plain(table):
                 raise DataError(f"{table.path}: the context was fitted as whole numbers; {_first_gap(table)}")
-            return torch.from_numpy(plain_values(table))
+            return _finite(torch.from_numpy(plain_values(table)), self.names)
         return self._encoded(self.columns.encode(table))
 
     def _encoded(self, x: Tensor) -> Tensor:
@@ -125,6 +125,14 @@ def _table(context: Any) -> Table:
     if values.ndim != 2:
         raise DataError(f"the context has shape {values.shape}; expected (rows, columns)")
     return read_table({f"context{index}": values[:, index] for index in range(values.shape[1])})
+
+
+def _finite(x: Tensor, names: Sequence[str]) -> Tensor:
+    """The same; DataError where a number is infinite."""
+    if x.isinf().any():
+        row, column = x.isinf().nonzero()[0].tolist()
+        raise DataError(f"the context: column {names[column]!r}, row {row + 1} is infinite")
+    return x
 
 
 def _first_gap(table: Table) -> str:

@@ -23,13 +23,13 @@ from flowstone.estimators.candidates import MODELS, candidates, default_models
 from flowstone.estimators.conditional import Conditional
 from flowstone.estimators.context import ContextColumns
 from flowstone.estimators.ladder import Judgement, choose
-from flowstone.estimators.tables import backend_of, in_container, is_frame, is_plain, plain_values
+from flowstone.estimators.tables import backend_of, in_container, is_frame, is_plain, plain_values, require_numbers
 from flowstone.estimators.weights import repetitions
 from flowstone.evaluation import log_prob
 from flowstone.mixed import MixedDensity
 from flowstone.runs.checkpoint import load, read_record, save
 from flowstone.table_model import TableModel
-from flowstone.validation import require_choice
+from flowstone.validation import require_choice, require_number
 
 __all__ = ["FlowDensity"]
 
@@ -128,9 +128,11 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         Raises:
             ValueError: X, weights or settings cannot be used; the message names what is wrong.
         """
+        self._check_settings()
         seed = int(check_random_state(self.random_state).randint(2**31))
         x = self._learned_rows(X)
         self.context_ = None if context is None else ContextColumns.learn(context, self._asked_kinds())
+        self._check_kinds()
         counts, given = repetitions(sample_weight, len(x), seed), self._given_context(context, len(x), learned=True)
         rows = _in_order(Rows(x, given), counts, seed)
         x = rows.x
@@ -162,6 +164,24 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         if self.verbose:
             sys.stderr.write(f"{words}\n")
 
+    def _check_settings(self) -> None:
+        if isinstance(self.kinds, str):
+            require_choice("kinds", self.kinds, KINDS)
+        if self.time_limit is not None:
+            require_number("time_limit", self.time_limit, above=0)
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise SettingError(f"device={self.device!r} cannot be used: {reason}") from error
+
+    def _check_kinds(self) -> None:
+        """Refuse kinds of columns that neither X nor the context has."""
+        known = list(getattr(self, "feature_names_in_", ())) + list(self.context_.names if self.context_ else ())
+        for name in self._asked_kinds():
+            if name not in known:
+                raise UnknownNameError("column", name, known)
+
     def _models(self) -> Sequence[str]:
         if self.models == "auto":
             return default_models(conditional=self.context_ is not None)
@@ -175,8 +195,6 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
 
     def _learned_rows(self, X: Any) -> Tensor:
         """The rows of X as a tensor; what they are is kept."""
-        if isinstance(self.kinds, str):
-            require_choice("kinds", self.kinds, KINDS)
         self._backend, self.columns_ = backend_of(X), None
         if is_frame(X):
             table = read_table(X)
@@ -200,6 +218,7 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         }  # fmt: skip
         if is_frame(X) and backend_of(X) == "pyarrow":  # whose names scikit-learn does not look at
             table = read_table(X)
+            require_numbers(X)
             values = check_array(plain_values(table), **accepted)
             if reset:
                 self.n_features_in_, self.feature_names_in_ = values.shape[1], np.array(table.columns, dtype=object)
@@ -208,6 +227,7 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
                     f"columns {table.columns} are not those that were fitted: {list(self.feature_names_in_)}"
                 )
         else:
+            require_numbers(X)
             values = validate_data(self, X, reset=reset, **accepted)
         return torch.from_numpy(np.array(values))
 

@@ -7,8 +7,11 @@ import pyarrow as pa
 
 from flowstone.data.tables import Table, read_table
 from flowstone.data.tables.types import is_number
+from flowstone.errors import DataError
 
-__all__ = ["backend_of", "in_container", "is_frame", "is_plain", "plain_values"]
+__all__ = ["backend_of", "in_container", "is_frame", "is_plain", "plain_values", "require_numbers"]
+
+LARGEST = 2**53  # up to which float64 tells whole numbers apart
 
 
 def is_frame(x: Any) -> bool:
@@ -34,6 +37,53 @@ def plain_values(table: Table) -> np.ndarray:
     """Numbers as float64, ``(rows, columns)``."""
     columns = [column.to_numpy().astype(np.float64) for column in table.arrow.columns]
     return np.stack(columns, 1) if columns else np.empty((len(table), 0))
+
+
+def require_numbers(x: Any) -> None:
+    """Refuse what would lose its meaning as float64: dates, text, and whole numbers that it cannot tell apart.
+
+    Raises:
+        DataError: the message names row and column.
+    """
+    if is_frame(x):
+        columns = {name: column.to_numpy() for name, column in _columns(x)}
+    else:
+        values = np.asarray(x)
+        if values.ndim != 2 or values.dtype.kind not in "MmUSOiu":
+            return
+        columns = {str(index): column for index, column in enumerate(values.T)}
+    for name, values in columns.items():
+        if values.dtype.kind in "Mm":
+            raise DataError(f"column {name!r} of X holds dates; a frame with kinds='infer' learns them as such")
+        if values.dtype.kind in "USO":
+            row = next(
+                (row for row, value in enumerate(values) if isinstance(value, str) and not _is_number(value)), None
+            )
+            if row is not None:
+                raise DataError(f"column {name!r} of X, row {row} holds {str(values[row])!r}, which is no number")
+        if values.dtype.kind in "iu":
+            wide = (values > LARGEST) | (values < -LARGEST)
+            if wide.any():
+                row = int(wide.argmax())
+                raise DataError(
+                    f"column {name!r} of X, row {row} is {values[row]}: whole numbers beyond 2^53 cannot be told apart "
+                    "in float64; subtract an offset first"
+                )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _columns(x: Any) -> list[tuple[str, Any]]:
+    import narwhals as nw
+
+    frame = nw.from_native(x, eager_only=True)
+    return [(name, frame[name]) for name in frame.columns]
 
 
 def backend_of(x: Any) -> str | None:

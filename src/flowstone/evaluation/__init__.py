@@ -9,6 +9,7 @@ from flowstone.evaluation.jacobian import jacobian
 from flowstone.evaluation.latent_classes import LatentClasses
 from flowstone.evaluation.metrics import bits_per_dim, evaluate, grid_integral, log_prob, round_trip
 from flowstone.evaluation.nearest_rows import NearestRows, nearest_rows
+from flowstone.evaluation.overlap import shared_rows
 from flowstone.evaluation.two_sample import TwoSample, classifier_two_sample_test
 from flowstone.evaluation.usefulness import Usefulness, train_on_synthetic
 from flowstone.evaluation.verdict import Verdict, verdict
@@ -39,6 +40,7 @@ __all__ = [
     "nearest_rows",
     "require_comparable",
     "round_trip",
+    "shared_rows",
     "train_on_synthetic",
     "uniformity",
     "verdict",
