@@ -201,3 +201,26 @@ def test_tables_that_hold_nothing_to_learn():
             learn({"id": list(range(100)), "unit": ["m"] * 100}, progress=False)
     with pytest.raises(DataError, match="3 rows"):
         learn({"x": [0.5, 1.25, 7.125], "y": [1.5, 0.25, 3.375]}, progress=False)
+
+
+def test_quantiles_and_tails_are_of_one_column_given_the_others(model, table):
+    few = table.slice(0, 40)
+    found = model.quantiles(few, "height", [0.1, 0.5, 0.9])
+    assert found.column_names == ["height:0.1", "height:0.5", "height:0.9"]
+    low, middle, high = (found.column(name).to_numpy() for name in found.column_names)
+    assert (low < middle).all()
+    assert (middle < high).all()
+    at_median = few.set_column(few.column_names.index("height"), "height", found.column("height:0.5"))
+    assert np.abs(model.tail(at_median, "height") - 0.5).max() < 0.02
+    days = model.quantiles(few, "day", [0.5]).column("day:0.5")
+    assert days.type == table.schema.field("day").type
+    above = model.tail(few, "age")
+    assert ((above >= 0) & (above <= 1)).all()
+    gap = few.set_column(3, "height", pa.nulls(40, pa.float64()))
+    assert np.isnan(model.tail(gap, "height")).all()
+    with pytest.raises(SettingError, match="'city' has no quantiles and no tails"):
+        model.quantiles(few, "city", [0.5])
+    with pytest.raises(SettingError, match="between 0 and 1"):
+        model.quantiles(few, "height", [2])
+    with pytest.raises(UnknownNameError, match="did you mean 'height'"):
+        model.tail(few, "hight")

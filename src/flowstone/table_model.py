@@ -12,6 +12,7 @@ from torch import Tensor
 from flowstone.data.request import MIN_ROWS, TABLE
 from flowstone.data.tables import Columns, Table, kinds_of, read_table
 from flowstone.data.tables.arrow import compute
+from flowstone.data.tables.kinds import Categorical, ModelledKind, Ordinal
 from flowstone.density import Density
 from flowstone.errors import CheckpointError, DataError, SettingError, UnknownNameError
 from flowstone.mixed import MixedDensity
@@ -77,6 +78,30 @@ class TableModel:
                 terms = density.conditional_log_prob(x, known).double().cpu().numpy()
                 found[name] = pa.array(terms, mask=x[:, index].isnan().cpu().numpy())
         return pa.table(found)
+
+    def quantiles(self, table: Any, column: str, probabilities: Sequence[float]) -> pa.Table:
+        """The quantiles of one column given all other values of each row, a column for each probability.
+
+        Raises:
+            UnknownNameError, SettingError: no column is called that; its levels have no order; or the order of the
+                density is fixed, and others come after it.
+        """
+        kind = self._ordered(column)
+        prediction = self._any_order("quantiles").predict(self.encode(table, partial=True), column)
+        found = {}
+        for share in probabilities:
+            if not 0 <= share <= 1:
+                raise SettingError(f"probabilities={probabilities}: they lie between 0 and 1")
+            found[f"{column}:{share:g}"] = kind.decode(prediction.quantile(share).cpu().numpy())
+        return pa.table(found)
+
+    def tail(self, table: Any, column: str) -> np.ndarray:
+        """The probability of a value above that of each row, given all its other values, ``(rows,)``; NaN at gaps."""
+        self._ordered(column)
+        x = self.encode(table)
+        value = x[:, self.columns.names.index(column)]
+        above = 1 - self._any_order("tail probabilities").predict(x, column).cdf(value.nan_to_num())
+        return above.masked_fill(value.isnan(), torch.nan).cpu().numpy()
 
     def sample(
         self,
@@ -220,6 +245,14 @@ class TableModel:
                 f"{what}: not of a density of recipe {recipe!r}; learn the table with", remedy={"recipe": "mixed"}
             )
         return self.density
+
+    def _ordered(self, column: str) -> ModelledKind:
+        """The kind of a column whose values have an order."""
+        self._require(column)
+        kind = self.columns.modelled[self.columns.names.index(column)]
+        if isinstance(kind, Categorical) and not isinstance(kind, Ordinal):
+            raise SettingError(f"column {column!r} has no quantiles and no tails: its levels have no order")
+        return kind
 
     def _require(self, name: str) -> None:
         if name not in self.columns.names:
