@@ -407,3 +407,14 @@ def test_an_infinite_context_is_named():
     context[3, 1] = np.inf
     with pytest.raises(DataError, match="column 'context1', row 4 is infinite"):
         FlowDensity(models="gaussian").fit(x, context=context)
+
+
+@pytest.mark.parametrize(("library", "frame"), [("pandas", pd.DataFrame), ("polars", pl.DataFrame)])
+def test_latents_come_in_the_container_that_is_set(library, frame):
+    rows = frame({"a": X[:, 0], "b": X[:, 1]})
+    density = FlowDensity(models="gaussian", random_state=0).set_output(transform=library).fit(rows)
+    latents = density.transform(rows)
+    assert isinstance(latents, frame)
+    assert list(latents.columns) == list(density.get_feature_names_out()) == ["flowdensity0", "flowdensity1"]
+    back = density.inverse_transform(latents)
+    np.testing.assert_allclose(back.to_numpy(), X[:, :2], atol=1e-8)

@@ -13,7 +13,7 @@ from flowstone.plot.figures import DATA, SAMPLES, new_figure
 __all__ = ["calibration_figure", "coverage_curve", "rank_histogram"]
 
 PANELS, ACROSS = 11, 4  # columns that are shown, panels beside each other
-BINS = 20
+MOST_BINS, LEAST_BINS, ROWS_A_BIN = 20, 5, 15
 WITHIN = 2.576  # deviations within which 99% of a normal distribution lie
 
 
@@ -51,9 +51,10 @@ def coverage_curve(found: Calibration, ax: Axes) -> Axes:
 def rank_histogram(ranks: np.ndarray, ax: Axes, name: str) -> Axes:
     """How often each rank comes; grey: 99% of what a right density shows by chance in one bar."""
     ranks = ranks[~np.isnan(ranks)]
-    counts, edges = np.histogram(ranks, BINS, (0, 1))
-    expected = len(ranks) / BINS
-    spread = WITHIN * math.sqrt(expected * (1 - 1 / BINS))
+    bins = min(MOST_BINS, max(LEAST_BINS, len(ranks) // ROWS_A_BIN))
+    counts, edges = np.histogram(ranks, bins, (0, 1))
+    expected = len(ranks) / bins
+    spread = WITHIN * math.sqrt(expected * (1 - 1 / bins))
     ax.axhspan(max(0.0, expected - spread), expected + spread, color="0.85", linewidth=0)
     ax.stairs(counts, edges, color=DATA, fill=True, alpha=0.6)
     ax.set_title(name, fontsize=9)
