@@ -401,7 +401,7 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
 
     def inverse_transform(self, X: Any, context: Any = None) -> Any:
         """The rows of latents."""
-        z = torch.from_numpy(np.asarray(X, dtype=np.float64))
+        z = torch.from_numpy(np.array(X, dtype=np.float64))
         flow, given = self._with_latents(), self._given_context(context, len(z))
         with torch.no_grad():
             if isinstance(flow, MixedDensity):
