@@ -103,7 +103,7 @@ class Columns:
         values = np.full((len(table), len(self.names)), np.nan)
         for index, kind in enumerate(self.modelled):
             if kind.column in table.columns:
-                values[:, index] = kind.encode(table.arrow.column(kind.column), str(table.path))
+                values[:, index] = kind.encode(table.arrow.column(kind.column), str(table.path), table.start)
         return torch.from_numpy(values)
 
     def decode(self, x: Any, *, seed: int = 0) -> pa.Table:
