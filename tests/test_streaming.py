@@ -122,6 +122,21 @@ def problem_of(function, *arguments, **options) -> str | None:
     return None
 
 
+def test_memory_does_not_grow_with_the_rows_that_were_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(chunked, "BATCH", 10_000)
+    monkeypatch.setattr(chunked, "BUFFER", 1 << 14)
+    rng, rows = np.random.default_rng(0), 100_000
+    with pyarrow.parquet.ParquetWriter(tmp_path / "t.parquet", pa.schema([("x", pa.float64())])) as writer:
+        for _ in range(8):
+            writer.write_table(pa.table({"x": rng.normal(size=rows)}), row_group_size=rows)
+    table = open_chunked(tmp_path / "t.parquet", at_least=0)
+    assert table is not None
+    before, most = pa.total_allocated_bytes(), 0
+    for _ in table.chunks(10_000):
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert most < 3 * 8 * rows  # of eight row groups
+
+
 CELLS = [
     ["1", "-7", "", "12"], ["1.5", "3", "NA"], ["True", "false", ""], ["2020-01-02", "", "2021-12-31"],
     ["2020-01-02 10:00:00", "2020-01-03"], ["10:30", "11:00:01"], ["a", "b", ""], ["1,5", "2,25", "7"], ["5%", "7 %"],

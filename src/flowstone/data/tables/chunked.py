@@ -92,10 +92,13 @@ class ParquetChunks:
         return Table(self.path, empty, (note,), pandas_index(self.schema))
 
     def read(self, start: int) -> Iterator[pa.Table]:
-        """The rows from row ``start`` on. Row groups before it are not read."""
+        """The rows from row ``start`` on. Row groups before it are not read.
+
+        Nothing is buffered in advance: pyarrow would keep that of all row groups until the last one is read.
+        """
         with (
             naming_the_file(self.path, ".parquet"),
-            pyarrow.parquet.ParquetFile(self.path, buffer_size=BUFFER) as file,
+            pyarrow.parquet.ParquetFile(self.path, buffer_size=BUFFER, pre_buffer=False) as file,
         ):
             groups = list(range(file.num_row_groups))
             while groups and (rows := file.metadata.row_group(groups[0]).num_rows) <= start:
