@@ -3,6 +3,8 @@
 import gzip
 import json
 import math
+import shutil
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -11,11 +13,15 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commands import flowstone, make_run, make_table, refused
-from flowstone.data.tables import STDOUT, chunked, open_chunked, read_table, text_chunks, write_chunks
+from flowstone.data import Dataset, Rows, noise, open_source, split_rows
+from flowstone.data import source as source_module
+from flowstone.data.tables import STDOUT, chunked, mapped, open_chunked, read_table, text_chunks, write_chunks
+from flowstone.data.tables import columns as columns_module
 from flowstone.errors import DataError, OutputError
 from flowstone.runs import Run
 from flowstone.streaming import Parts, Scorer, score, scorer
@@ -436,3 +442,115 @@ def test_the_digest_of_a_run_is_of_its_description_and_weights(runs, tmp_path):
     assert Run(tmp_path).digest == Run(runs / "mixed").digest != Run(runs / "flow").digest
     (tmp_path / "flow.safetensors").write_bytes(b"others")
     assert Run(tmp_path).digest != Run(runs / "mixed").digest
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def same_rows(one: Dataset, other: Dataset) -> bool:
+    """Whether two datasets hold the same numbers bit for bit, NaN among them."""
+    parts = [(getattr(each, part), part) for each in (one, other) for part in ("train", "validation", "test")]
+    tensors = [[rows.x for rows, _ in parts], [rows.context for rows, _ in parts if rows.context is not None]]
+    return all(
+        torch.equal(a.contiguous().view(torch.int64), b.contiguous().view(torch.int64))
+        for group in tensors
+        for a, b in zip(group[: len(group) // 2], group[len(group) // 2 :], strict=True)
+    )
+
+
+def as_before(x: torch.Tensor, seed: int) -> tuple[torch.Tensor, ...]:
+    """Training, validation and test rows of a table that fits into memory."""
+    order = np.random.default_rng(seed).permutation(len(x))
+    test, validation, train = np.split(order, [len(order) // 10, 2 * (len(order) // 10)])
+    return x[train], x[validation], x[test]
+
+
+@pytest.fixture
+def small_pieces(small_parts, monkeypatch):
+    """Large tables are taken in pieces of a few rows, and their numbers lie in a temporary file."""
+    monkeypatch.setattr(columns_module, "PIECE", 170)
+    monkeypatch.setattr(source_module, "PIECE", 130)
+    monkeypatch.setattr(mapped, "ROWS", 70)
+    monkeypatch.setattr(split_rows, "IN_MEMORY", 0)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+@pytest.mark.parametrize("drop_missing", [False, True])
+def test_a_large_table_has_the_kinds_and_the_split_of_a_small_one(small_pieces, monkeypatch, ending, drop_missing):
+    table = people(700, seed=5)
+    table = table.set_column(3, "city", table.column("city").cast(pa.string()))
+    if ending == "csv":
+        pyarrow.csv.write_csv(table, "t.csv")
+    else:
+        pyarrow.parquet.write_table(table, "t.parquet", row_group_size=90)
+    options = {"seed": 3, "drop_missing": drop_missing, "mixed": True, "na": ["F"]}
+    large = open_source(f"t.{ending}", **options)
+    monkeypatch.setattr(chunked, "LARGE", math.inf)
+    monkeypatch.setattr(columns_module, "PIECE", 10**9)
+    monkeypatch.setattr(split_rows, "IN_MEMORY", 10**9)
+    small = open_source(f"t.{ending}", **options)
+    assert large.description == small.description
+    assert large.kinds == small.kinds
+    assert same_rows(large, small)
+    assert small.kinds is not None
+    x = small.kinds.encode(read_table(f"t.{ending}", na=["F"]))
+    x = x[x.isfinite().all(1)] if drop_missing else x
+    for rows, expected in zip((small.train, small.validation, small.test), as_before(x, 3), strict=True):
+        assert isinstance(rows, Rows)
+        torch.testing.assert_close(rows.x, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_large_table_of_numbers_has_the_noise_of_a_small_one(small_pieces, monkeypatch):
+    rng = np.random.default_rng(0)
+    values = {"a": rng.normal(size=900).round(1), "b": rng.normal(size=900), "c": rng.normal(size=900)}
+    values["b"][[7, 300]] = np.nan
+    pyarrow.parquet.write_table(pa.table(values), "t.parquet")
+    options = {"seed": 1, "context": ["c"], "drop_missing": True, "mixed": False}
+    monkeypatch.setattr(noise, "PIECE", 110)
+    large = open_source("t.parquet", **options)
+    monkeypatch.setattr(chunked, "LARGE", math.inf)
+    for module in (noise, source_module):
+        monkeypatch.setattr(module, "PIECE", 10**9)
+    small = open_source("t.parquet", **options)
+    assert large.description == small.description
+    assert large.description["noise"]
+    assert same_rows(large, small)
+    kept = np.stack([*values.values()], 1)
+    kept = kept[np.isfinite(kept).all(1)]
+    widths = np.array([large.description["noise"].get(name, 0.0) for name in "abc"])
+    noisy = kept + (np.random.default_rng(1).random(kept.shape) - 0.5) * widths
+    assert isinstance(small.train, Rows)
+    assert torch.equal(small.train.x, as_before(torch.from_numpy(noisy), 1)[0][:, :2])
+
+
+def test_numbers_as_text_are_encoded_with_all_rows_at_hand(small_pieces):
+    cells = ["1,234"] * 200 + ["1,5"] * 100
+    pyarrow.parquet.write_table(pa.table({"x": cells, "y": np.arange(300.0) ** 0.5}), "t.parquet")
+    dataset = open_source("t.parquet", kinds={"x": "continuous"}, mixed=True)
+    assert dataset.test.x[:, 0].unique().tolist() == [1.234, 1.5]
+
+
+def test_a_large_table_is_trained_and_resumed_as_a_small_one(small_pieces, monkeypatch):
+    pyarrow.parquet.write_table(people(300), "t.parquet")
+    flowstone("train", "t.parquet", "--out", "large", *SMALL)
+    monkeypatch.setattr(chunked, "LARGE", math.inf)
+    monkeypatch.setattr(split_rows, "IN_MEMORY", 10**9)
+    flowstone("train", "t.parquet", "--out", "small", *SMALL)
+    for name in ("flow.json", "flow.safetensors"):
+        assert Path("large", name).read_bytes() == Path("small", name).read_bytes()
+    assert same_rows(Run("large").dataset(), Run("small").dataset())
+
+
+def test_no_file_is_left_and_too_small_a_disk_is_named(small_pieces, monkeypatch, tmp_path):
+    pyarrow.parquet.write_table(people(100), "t.parquet")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    dataset = open_source("t.parquet", mixed=True)
+    assert list(temporary.iterdir()) == []
+    assert len(dataset.test) == 10
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
+    with pytest.raises(DataError, match=r"0.0 GB free; the rows of the table need 0.0: name another folder"):
+        open_source("t.parquet", mixed=True)
+    assert list(temporary.iterdir()) == []

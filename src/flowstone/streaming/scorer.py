@@ -6,8 +6,6 @@ from typing import Any
 import pyarrow as pa
 
 from flowstone.data.tables import Table, read_table
-from flowstone.data.tables.kinds import Numbers
-from flowstone.data.tables.types import is_text
 from flowstone.density import Density
 from flowstone.errors import DataError, SettingError
 from flowstone.evaluation.metrics import log_prob
@@ -109,13 +107,8 @@ class Scorer:
     def scores_chunks_alike(self, table: Table) -> bool:
         """Whether a chunk of a table is scored as it is within the whole table, which may be without its rows here.
 
-        It is not where numbers are still text: what a comma in ``1,234`` means depends on the other rows. Nor is it
-        where the density draws noise, row after row.
+        It is not where its columns cannot be encoded so (``Columns.encodes_pieces_alike``), nor where the density draws
+        noise, row after row.
         """
-        kinds = () if self.model is None else self.model.columns.modelled
-        numbers = [kind.column for kind in kinds if isinstance(kind, Numbers) and kind.column in table.columns]
-        return not self.density.stochastic and not any(_holds_text(table.arrow.schema.field(n).type) for n in numbers)
-
-
-def _holds_text(kind: pa.DataType) -> bool:
-    return is_text(kind.value_type if pa.types.is_dictionary(kind) else kind)
+        columns = None if self.model is None else self.model.columns
+        return not self.density.stochastic and (columns is None or columns.encodes_pieces_alike(table))

@@ -10,6 +10,7 @@ from flowstone.lazy import lazy_names
 if TYPE_CHECKING:
     from flowstone.data.tables.chunked import ChunkedTable, open_chunked
     from flowstone.data.tables.columns import Columns, decide, kinds_of
+    from flowstone.data.tables.mapped import mapped_table
     from flowstone.data.tables.read import READABLE, STANDARD_INPUT, files_of, is_pattern, is_table, read_table
     from flowstone.data.tables.table import Table
     from flowstone.data.tables.write import STDOUT, check_writable, write_arrays, write_chunks, write_table
@@ -27,6 +28,7 @@ __all__ = [
     "is_pattern",
     "is_table",
     "kinds_of",
+    "mapped_table",
     "open_chunked",
     "read_table",
     "write_arrays",
@@ -40,6 +42,7 @@ __getattr__, __dir__ = lazy_names(
     {
         "chunked": ["ChunkedTable", "open_chunked"],
         "columns": ["Columns", "decide", "kinds_of"],
+        "mapped": ["mapped_table"],
         "read": ["READABLE", "STANDARD_INPUT", "files_of", "is_pattern", "is_table", "read_table"],
         "table": ["Table"],
         "write": ["STDOUT", "check_writable", "write_arrays", "write_chunks", "write_table"],

@@ -1,7 +1,7 @@
 """Table: named columns as they were read, and what was understood while reading them."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -72,6 +72,11 @@ class Table:
                 remedy={"drop_missing": True},
             )
         return replace(self, arrow=self.arrow.filter(pa.array(good))), values[good]
+
+    def pieces(self, rows: int) -> "Iterator[Table]":
+        """Its rows, so many at a time."""
+        for start in range(0, len(self), rows):
+            yield replace(self, arrow=self.arrow.slice(start, rows), start=self.start + start)
 
     def extent(self) -> str:
         """Its rows in words: their number, or where a chunk lies."""
