@@ -52,7 +52,7 @@ def in_order(rows: pa.Table) -> pa.Table:
 
 
 def arrow_of(dataset) -> pa.Table:
-    import ray
+    import ray  # pyright: ignore[reportMissingImports]
 
     return pa.concat_tables([ray.get(each) for each in dataset.to_arrow_refs()], promote_options="permissive")
 
@@ -60,7 +60,7 @@ def arrow_of(dataset) -> pa.Table:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")  # Ray's
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_scores_imputed_rows_and_samples_on_a_local_cluster(cluster, run):
-    import ray.data
+    import ray.data  # pyright: ignore[reportMissingImports]
 
     from flowstone.streaming import ray as maps
 

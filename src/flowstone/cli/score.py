@@ -141,7 +141,11 @@ def _score_table(
         else:
             settings = {**reading, "precision": precision, "device": str(scorer.density.device)}
             say = functools.partial(print, file=sys.stderr)
-            score_to_file(scorer, table, out, settings=settings, say=say, progress=True, watch=watch)
+            try:
+                score_to_file(scorer, table, out, settings=settings, say=say, progress=True, watch=watch)
+            except KeyboardInterrupt:
+                say(f"flowstone: interrupted; what is finished is in {out}.parts; the same command goes on from there")
+                sys.exit(130)
     if left_out := len(table) - written:
         print(f"left out {left_out} rows with missing values", file=sys.stderr)
 

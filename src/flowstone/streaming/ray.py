@@ -16,7 +16,7 @@ from flowstone.table_model import WAYS, TableModel
 from flowstone.validation import require_choice, require_integer
 
 if TYPE_CHECKING:
-    from ray.data import Dataset
+    from ray.data import Dataset  # pyright: ignore[reportMissingImports]
 
 __all__ = ["impute", "sample", "score"]
 
@@ -34,7 +34,7 @@ def score(
         per_column, drop_missing: as ``Scorer`` takes them.
         actors: processes that each hold the density.
     """
-    options = {"per_column": per_column, "drop_missing": drop_missing}
+    options: dict[str, Any] = {"per_column": per_column, "drop_missing": drop_missing}
     rows = Scorer(str(run), **options).part_rows  # also says what is wrong with the run before anything is started
     return _mapped(dataset, _Score, (_resolved(run), options), actors, rows)
 
@@ -55,14 +55,14 @@ def impute(dataset: "Dataset", run: Path | str, *, how: str = "draw", seed: int 
 def sample(
     run: Path | str, n: int, given: Mapping[str, Any] | None = None, *, seed: int = 0, actors: int = 1, **how: Any
 ) -> "Dataset":
-    """A dataset of ``n`` rows that are drawn from a density. The same seed gives the same rows with any number of actors.
+    """A dataset of ``n`` rows that are drawn from a density; the same seed gives the same with any number of actors.
 
     Args:
         given: values by column, as ``TableModel.sample`` takes them.
         how: its ``temperature`` and ``gaps``.
         run, actors: as for ``score``.
     """
-    import ray.data
+    import ray.data  # pyright: ignore[reportMissingImports]
 
     require_integer("n", n)
     TableModel.load(run)
@@ -107,7 +107,7 @@ class _Sample:
 
 
 def _mapped(dataset: "Dataset", actor: type, arguments: tuple[Any, ...], actors: int, rows: int) -> "Dataset":
-    from ray.data import ActorPoolStrategy
+    from ray.data import ActorPoolStrategy  # pyright: ignore[reportMissingImports]
 
     require_integer("actors", actors)
     return dataset.map_batches(
