@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet install -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test laws mutants lint format reproduce tables mixed estimator posteriors images results-gpu bench against clean
+.PHONY: help demo test laws mutants lint format reproduce tables mixed estimator posteriors images results-gpu bench large against clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,6 +58,9 @@ bench: .venv/.dev .venv-peers/.done  ## measure speed and memory beside other li
 	.venv-peers/bin/python benchmarks/floor.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/image_speed.py
+
+large: .venv/.dev  ## make a table of 5 GB and score it: memory and rate (an hour, 11 GB of disk; SIZE=gigabytes)
+	$(BIN)/python benchmarks/large.py --gigabytes $(or $(SIZE),5)
 
 against: .venv/.dev  ## compare the speed with another checkout of Flowstone: make against TREE=path (ten minutes)
 	$(BIN)/python benchmarks/against.py $(TREE)

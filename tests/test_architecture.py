@@ -18,7 +18,7 @@ SOURCE = Path(flowstone.__file__).parent
 # From the lowest. A package imports only from packages on lower levels, so bijections and nets are independent.
 LEVELS = (
     ("errors", "lazy"),
-    ("validation", "options", "files", "kernels"),
+    ("validation", "options", "files", "bars", "kernels"),
     ("nets", "bijections", "priors", "data"),
     ("density", "transform"),
     ("distribution",),
@@ -30,7 +30,7 @@ LEVELS = (
     ("train",),
     ("runs", "plot"),
     ("table_model", "sbi"),
-    ("estimators",),
+    ("estimators", "streaming"),
     ("cli",),
 )
 LEVEL = {package: level for level, packages in enumerate(LEVELS) for package in packages}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from flowstone.errors import SettingError, ShapeError
-from flowstone.kernels import chunks, keep_freed_memory
+from flowstone.kernels import chunks, keep_freed_memory, rows_at_once
 
 __all__ = ["Density"]
 
@@ -75,6 +75,13 @@ class Density(nn.Module, ABC):
     def accepts_gaps(self) -> bool:
         """Whether x may hold NaN: a value of which nothing is known."""
         return False
+
+    @property
+    def rows_at_once(self) -> int:
+        """How many rows ``log_prob`` computes at a time where no gradient is recorded. A table that is cut at multiples
+        of it has the likelihoods of the whole one, bit for bit.
+        """
+        return rows_at_once(self.event_shape, self.device)
 
     def require_possible(self, x: Tensor, what: str) -> None:
         """Raise DataError if a row is impossible whatever is learned, so that no training can use it.

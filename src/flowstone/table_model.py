@@ -364,8 +364,9 @@ def _require_whole(x: Tensor, columns: Columns, table: Table) -> None:
     gaps = x.isnan().nonzero()
     if len(gaps):
         row, column = gaps[0].tolist()
+        place = f"column {columns.names[column]!r}, row {table.start + row + 1}"
         raise DataError(
-            f"{table.path}: column {columns.names[column]!r}, row {row + 1} is missing; rows with gaps are learned by",
+            f"{table.path}: {place} is missing; rows with gaps are learned by",
             remedy={"recipe": "mixed"},
         )
 

@@ -117,7 +117,7 @@ class Job:
         if dataset.entropy is not None:
             metrics["entropy"] = dataset.entropy
         if isinstance(dataset.train, Rows):
-            metrics |= beside_metrics(self.density, dataset.test.x, dataset.train.x)
+            metrics |= beside_metrics(self.density, dataset.test.x, dataset.rows_to_show.x)
         self.run.write_json("metrics.json", metrics)
         if plots:
             self._draw(history)

@@ -1,7 +1,8 @@
 """flowstone score."""
 
+import functools
 import sys
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,19 +15,21 @@ from flowstone.cli.values import (
     Out,
     device_of,
     images_options,
-    model_of,
     precision_of,
     reading_options,
 )
 from flowstone.data.request import DataRequest
-from flowstone.errors import DataError, OutputError, SettingError
+from flowstone.errors import OutputError, SettingError
 from flowstone.train.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
     import pyarrow as pa
 
     from flowstone.data.tables import Table
-    from flowstone.table_model import TableModel
+    from flowstone.runs import Run
+    from flowstone.streaming import Scorer
 
 __all__ = ["score"]
 
@@ -48,6 +51,9 @@ def score(
     For images: a table of their names, log_prob and bits_per_dim. Where a log_prob is NaN or infinite the file is
     written all the same, and the exit status is 1.
 
+    A large Parquet or text file is read, scored and written in chunks. What is finished is kept in the folder OUT.parts
+    until all is written: where the command was broken off, the same command goes on.
+
     Parameters
     ----------
     run
@@ -63,64 +69,89 @@ def score(
     device
         Where to compute.
     """
-    import pyarrow as pa
-    import torch
-
-    from flowstone.data.tables import check_writable, write_table
-    from flowstone.evaluation.metrics import bits_per_dim, log_prob
+    from flowstone.data.tables import check_writable
     from flowstone.runs import Run
 
     check_writable(out)
     if out.exists() and Path(data).exists() and out.samefile(data):
         raise OutputError(f"cannot write {out}: it is the table to be scored")
-    folder, finite = Run(run), FiniteCheck()
-    chosen = select(DataRequest, options)
-    if folder.of_mixed_columns:
-        model, table = model_of(folder, device), folder.read(data, **reading_options(chosen))
-        with precision_of(precision, model.density):
-            scored = _scored(model, table, per_column=per_column, drop_missing=chosen.get("drop_missing", False))
-        finite(torch.tensor(scored.column("log_prob").to_numpy()))
-        write_table(out, scored)
-        finite.require(out, "log_prob")
-        return
-    if per_column:
+    folder, finite, chosen = Run(run), FiniteCheck(), select(DataRequest, options)
+    if per_column and not folder.of_mixed_columns:
         raise SettingError(f"--per-column is for densities of mixed columns (--flow mixed); {run} is none")
-    density = folder.density(device_of(device))
     if folder.of_images:
-        images = folder.images(data, **images_options(chosen))
-        with precision_of(precision, density):
-            scores = finite(log_prob(density, images.rows.x, images.rows.context).double()).numpy()
-        bits = [bits_per_dim(-score, density.event_shape.numel()) for score in scores.tolist()]
-        write_table(out, pa.table({"image": images.names, "log_prob": scores, "bits_per_dim": bits}))
+        _score_images(
+            folder, data, out, finite, device=device_of(device), precision=precision, **images_options(chosen)
+        )
     else:
-        whole = folder.read(data, **reading_options(chosen))
-        table, rows = folder.table(whole, drop_missing=chosen.get("drop_missing", False))
-        if "log_prob" in table.columns:
-            raise DataError(f"{data}: it has a column 'log_prob' already: rename it or leave it out")
-        if left_out := len(whole) - len(table):
-            print(f"left out {left_out} rows with missing values", file=sys.stderr)
-        with precision_of(precision, density):
-            scores = finite(log_prob(density, rows.x, rows.context).double()).numpy()
-        write_table(out, table.arrow.append_column("log_prob", pa.array(scores)))
+        _score_table(folder, data, out, finite, chosen, per_column=per_column, device=device, precision=precision)
     finite.require(out, "log_prob")
 
 
-def _scored(model: "TableModel", table: "Table", *, per_column: bool, drop_missing: bool) -> "pa.Table":
-    """The table with its likelihoods; rows with gaps stay and have that of what is there."""
+def _score_images(
+    folder: "Run", data: str, out: Path, finite: FiniteCheck, *, device: str, precision: str, **reading: Any
+) -> None:
     import pyarrow as pa
 
-    if drop_missing:
-        whole = ~model.encode(table).isnan().any(1).cpu().numpy()
-        table = replace(table, arrow=table.arrow.filter(pa.array(whole)))
-    made = {"log_prob": pa.array(model.log_prob(table))}
-    if per_column:
-        made |= {
-            f"log_prob:{name}": c
-            for name, c in zip(model.columns.names, model.column_log_prob(table).columns, strict=True)
-        }
-    arrow = table.arrow
-    for name, column in made.items():
-        if name in table.columns:
-            raise DataError(f"{table.path}: it has a column {name!r} already: rename it or leave it out")
-        arrow = arrow.append_column(name, column)
-    return arrow
+    from flowstone.data.tables import write_table
+    from flowstone.evaluation.metrics import bits_per_dim, log_prob
+
+    density = folder.density(device)
+    images = folder.images(data, **reading)
+    with precision_of(precision, density):
+        scores = finite(log_prob(density, images.rows.x, images.rows.context).double()).numpy()
+    bits = [bits_per_dim(-score, density.event_shape.numel()) for score in scores.tolist()]
+    write_table(out, pa.table({"image": images.names, "log_prob": scores, "bits_per_dim": bits}))
+
+
+def _score_table(
+    folder: "Run",
+    data: str,
+    out: Path,
+    finite: FiniteCheck,
+    chosen: Mapping[str, Any],
+    *,
+    per_column: bool,
+    device: str,
+    precision: str,
+) -> None:
+    import torch
+
+    from flowstone.data.tables import STDOUT, ChunkedTable, write_chunks
+    from flowstone.streaming import Scorer, score_to_file
+
+    scorer = Scorer(
+        folder, per_column=per_column, drop_missing=chosen.get("drop_missing", False), device=device_of(device)
+    )
+    reading = reading_options(chosen)
+    table = folder.chunked(data, **reading)
+    if table is None or not scorer.scores_chunks_alike(table.head):
+        table = folder.read(data, **reading)
+    written = 0
+
+    def watch(scores: "pa.Table") -> None:
+        nonlocal written
+        finite(torch.tensor(scores.column("log_prob").to_numpy()))
+        written += len(scores)
+
+    with precision_of(precision, scorer.density):
+        if not isinstance(table, ChunkedTable):
+            write_chunks(out, _watched(scorer, [table], watch))
+        elif out == STDOUT:
+            write_chunks(out, _watched(scorer, table.chunks(scorer.part_rows), watch))
+        else:
+            settings = {**reading, "precision": precision, "device": str(scorer.density.device)}
+            say = functools.partial(print, file=sys.stderr)
+            try:
+                score_to_file(scorer, table, out, settings=settings, say=say, progress=True, watch=watch)
+            except KeyboardInterrupt:
+                say(f"flowstone: interrupted; what is finished is in {out}.parts; the same command goes on from there")
+                sys.exit(130)
+    if left_out := len(table) - written:
+        print(f"left out {left_out} rows with missing values", file=sys.stderr)
+
+
+def _watched(scorer: "Scorer", chunks: "Iterable[Table]", watch: "Callable[[pa.Table], None]") -> "Iterator[pa.Table]":
+    for chunk in chunks:
+        kept, scores = scorer.score(chunk)
+        watch(scores)
+        yield scorer.joined(kept, scores)

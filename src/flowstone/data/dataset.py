@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Dataset"]
 
+MANY = 1_000_000  # rows
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -63,5 +65,7 @@ class Dataset:
 
     @property
     def rows_to_show(self) -> Rows:
-        """Rows for pictures: the training rows, or the test rows where the training draws fresh ones."""
-        return self.test if callable(self.train) else self.train
+        """Rows for pictures and simple models: the training rows, or of a large table the first ``MANY`` of them, which
+        are in random order; the test rows where the training draws fresh ones.
+        """
+        return self.test if callable(self.train) else self.train.take(slice(MANY))

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
+from flowstone.bars import counting_bar
 from flowstone.data.image_collection import EncodedImages, ImageCollection
 from flowstone.data.image_format import ImageFormat, pixels_of, shape_of, times
 from flowstone.errors import DataError
@@ -69,7 +69,8 @@ def decode(
         else:
             digests[place], pixels[place] = outcome
 
-    with _pillow(), ThreadPoolExecutor(THREADS) as pool, _bar(2 * len(rows), progress) as advance:
+    bar = counting_bar("reading images", 2 * len(rows), enabled=progress and len(rows) >= MANY)
+    with _pillow(), ThreadPoolExecutor(THREADS) as pool, bar as advance:
         _in_blocks(pool, measure, len(rows), advance)
         pixels = np.empty((len(rows), *_common(collection, rows, shapes)), np.uint8)
         _in_blocks(pool, fill, len(rows), advance)
@@ -157,18 +158,3 @@ def _pillow() -> Iterator[None]:
         warnings.filterwarnings("ignore", module="PIL")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
-
-
-@contextmanager
-def _bar(total: int, enabled: bool) -> Iterator[Callable[[int], None]]:
-    """Yields ``advance(count)``: a bar on stderr where that is a terminal and the images are many."""
-    if not enabled or total < 2 * MANY or not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("reading images"), BarColumn(bar_width=24), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("read", total=total)
-        yield lambda count: bars.advance(task, count)

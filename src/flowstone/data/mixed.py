@@ -9,6 +9,7 @@ import torch
 from flowstone.data.dataset import Dataset
 from flowstone.data.request import MIN_ROWS, DataRequest
 from flowstone.data.rows import Rows
+from flowstone.data.split_rows import SplitRows
 from flowstone.data.tables import Columns, Table
 from flowstone.data.tables.kinds import Datetime
 from flowstone.errors import DataError, SettingError
@@ -44,26 +45,33 @@ def open_mixed(request: DataRequest, table: Table, columns: Columns, described: 
         raise DataError(f"{table.path}: no column is left to learn the density of ({left})")
     if request.columns:
         columns = columns.select([name for name in request.columns if name not in request.exclude])
-    x = columns.encode(table)
+    kept = len(table)
     if request.drop_missing:
-        x = x[x.isfinite().all(1)]
-    infinite = x.isinf().nonzero()
-    if len(infinite):
-        row, column = infinite[0].tolist()
-        raise DataError(
-            f"{table.path}: column {columns.names[column]!r}, row {row + 1} is infinite; to read such values as gaps",
-            remedy={"na": ["inf", "-inf"]},
-        )
-    if len(x) < MIN_ROWS:
-        raise DataError(f"{table.path}: {len(x)} rows; the 80/10/10 split needs at least {MIN_ROWS}")
-    order = np.random.default_rng(request.seed).permutation(len(x))
-    test, validation, train = np.split(order, [len(order) // 10, 2 * (len(order) // 10)])
-
-    parts = (Rows(x[torch.from_numpy(rows)]) for rows in (train, validation, test))
+        kept = sum(int(np.isfinite(piece).all(1).sum()) for piece in columns.encoded_pieces(table))
+    split, start = SplitRows(kept, len(columns.names), request.seed), 0
+    for encoded in columns.encoded_pieces(table):
+        piece = encoded[np.isfinite(encoded).all(1)] if request.drop_missing else encoded
+        _refuse_infinite(piece, table, columns, start)
+        split.put(start, piece)
+        start += len(piece)
+    if kept < MIN_ROWS:
+        raise DataError(f"{table.path}: {kept} rows; the 80/10/10 split needs at least {MIN_ROWS}")
+    parts = (Rows(torch.from_numpy(rows)) for rows in (split.train, split.validation, split.test))
     return Dataset(
         columns.names,
         (),
         *parts,
-        description={**described, "schema": columns.as_record(), "mixed": True, "rows": len(x)},
+        description={**described, "schema": columns.as_record(), "mixed": True, "rows": kept},
         kinds=columns,
     )
+
+
+def _refuse_infinite(x: np.ndarray, table: Table, columns: Columns, start: int) -> None:
+    infinite = np.argwhere(np.isinf(x))
+    if len(infinite):
+        row, column = infinite[0].tolist()
+        place = f"column {columns.names[column]!r}, row {start + row + 1}"
+        raise DataError(
+            f"{table.path}: {place} is infinite; to read such values as gaps",
+            remedy={"na": ["inf", "-inf"]},
+        )

@@ -1,10 +1,12 @@
 """Noise for columns with repeated values, which have no density without it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-__all__ = ["add_noise", "atoms", "noise_widths"]
+__all__ = ["add_noise", "atoms", "noise_pieces", "noise_widths"]
+
+PIECE = 1 << 18  # rows at a time
 
 
 def noise_widths(values: np.ndarray) -> np.ndarray:
@@ -38,4 +40,14 @@ def atoms(names: Sequence[str], values: np.ndarray, widths: np.ndarray) -> dict[
 
 def add_noise(values: np.ndarray, widths: np.ndarray, seed: int) -> np.ndarray:
     """``values`` plus uniform noise centred on 0, so that a value stays the middle of its own cell."""
-    return values + (np.random.default_rng(seed).random(values.shape) - 0.5) * widths
+    values = values.copy()
+    for start, noise in noise_pieces(len(values), widths, seed):
+        values[start : start + len(noise)] += noise
+    return values
+
+
+def noise_pieces(rows: int, widths: np.ndarray, seed: int) -> Iterator[tuple[int, np.ndarray]]:
+    """That noise for so many rows, a piece at a time, each with the number of its first row."""
+    random = np.random.default_rng(seed)
+    for start in range(0, rows, PIECE):
+        yield start, (random.random((min(PIECE, rows - start), len(widths))) - 0.5) * widths

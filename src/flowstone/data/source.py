@@ -16,15 +16,28 @@ from flowstone.data.image_files import IMAGE_ENDINGS
 from flowstone.data.image_sets import IMAGE_SETS
 from flowstone.data.images import are_images, folder_of, open_images
 from flowstone.data.mixed import is_mixed, open_mixed
-from flowstone.data.noise import add_noise, atoms, noise_widths
+from flowstone.data.noise import atoms, noise_pieces, noise_widths
 from flowstone.data.request import IMAGES, MIN_ROWS, TABLE, TOY, DataRequest
 from flowstone.data.rows import Rows
-from flowstone.data.tables import STANDARD_INPUT, Columns, Table, decide, files_of, is_pattern, is_table, read_table
+from flowstone.data.split_rows import SplitRows
+from flowstone.data.tables import (
+    STANDARD_INPUT,
+    Columns,
+    Table,
+    decide,
+    files_of,
+    is_pattern,
+    is_table,
+    mapped_table,
+    open_chunked,
+    read_table,
+)
 from flowstone.data.toy import TOYS, Toy
 from flowstone.errors import DataError, UnknownNameError
 
 __all__ = ["open_source", "reopen"]
 
+PIECE = 1 << 18  # rows of a table taken at a time
 TEST_DRAWS, VALIDATION_DRAWS = 100_000, 10_000
 
 
@@ -43,7 +56,7 @@ def open_source(
 
     Args:
         source: a name, a path, or a ``DataRequest``.
-        progress: a bar while many images are read, if stderr is a terminal.
+        progress: a bar while many images or a large table are read, if stderr is a terminal.
         mixed: whether a table's rows are encoded by the kinds of its columns, for the density of mixed columns; None
             decides by the kinds.
         options: options of ``DataRequest`` by name, such as ``context=["age"]``; they go before those of a request.
@@ -70,7 +83,7 @@ def open_source(
             raise DataError(f"{name}: no such file or folder")
         raise UnknownNameError("source", name, (*TOYS, *IMAGE_SETS))
     request.require_kind(TABLE)
-    return _open_table(request, mixed)
+    return _open_table(request, mixed, progress=progress)
 
 
 def reopen(description: Mapping[str, Any], *, data_dir: Path | str | None = None, progress: bool = False) -> Dataset:
@@ -95,7 +108,9 @@ def reopen(description: Mapping[str, Any], *, data_dir: Path | str | None = None
     mixed = bool(description.get("mixed"))
     if description.get("kind") == TABLE:
         schema = description.get("schema")
-        dataset = _open_table(request, mixed, None if schema is None else Columns.from_record(schema))
+        dataset = _open_table(
+            request, mixed, None if schema is None else Columns.from_record(schema), progress=progress
+        )
     else:
         dataset = open_source(request, progress=progress)
     if images and dataset.description["sha256"] != digest:
@@ -118,10 +133,20 @@ def _open_toy(toy: Toy, request: DataRequest) -> Dataset:
     )
 
 
-def _open_table(request: DataRequest, mixed: bool | None, columns: Columns | None = None) -> Dataset:
+def _open_table(
+    request: DataRequest, mixed: bool | None, columns: Columns | None = None, *, progress: bool = False
+) -> Dataset:
     """Open a table; ``columns`` are their kinds where they were decided before."""
-    path, seed = Path(request.source), request.seed
-    table = read_table(request.source, na=request.na, encoding=request.encoding, skip_bad=request.skip_bad)
+    reading = {"na": request.na, "encoding": request.encoding, "skip_bad": request.skip_bad}
+    large = open_chunked(request.source, **reading)
+    if large is None:
+        return _dataset_of(read_table(request.source, **reading), request, mixed, columns)
+    with mapped_table(large, progress=progress) as table:
+        return _dataset_of(table, request, mixed, columns)
+
+
+def _dataset_of(table: Table, request: DataRequest, mixed: bool | None, columns: Columns | None) -> Dataset:
+    path = Path(request.source)
     table.require((*request.context, *request.exclude, *request.columns, *request.kinds))
     wanted = [name for name in (*request.columns, *request.context) if name not in request.exclude]
     columns = _kinds(table, request, wanted) if columns is None else columns
@@ -140,27 +165,24 @@ def _open_table(request: DataRequest, mixed: bool | None, columns: Columns | Non
     features = tuple(name for name in names if name not in context)
     if not features:
         raise DataError(_nothing_left(request.source, columns, context))
-    table, values = table.finite((*features, *context), drop_missing=request.drop_missing)
-    if len(values) < MIN_ROWS:
-        raise DataError(f"{path}: {len(values)} rows; the 80/10/10 split needs at least {MIN_ROWS}")
-    order = np.random.default_rng(seed).permutation(len(values))
-    test, validation, train = np.split(order, [len(order) // 10, 2 * (len(order) // 10)])
-    _refuse_constant(request, (*features, *context), values[train])
-    widths = noise_widths(values[train]) if request.dequantize else np.zeros(values.shape[1])
+    split = _split(table, (*features, *context), request)
+    _refuse_constant(request, (*features, *context), split.train)
+    widths = noise_widths(split.train) if request.dequantize else np.zeros(split.train.shape[1])
     widths[len(features) :] = 0.0  # a context has no density to guard
-    spikes = atoms(features, values[train][:, : len(features)], widths[: len(features)])
-    values = add_noise(values, widths, seed)
+    spikes = atoms(features, split.train[:, : len(features)], widths[: len(features)])
+    for start, noise in noise_pieces(len(split.values), widths, request.seed):
+        split.add(start, noise)
 
     def part(rows: np.ndarray) -> Rows:
-        chosen = torch.from_numpy(values[rows])
+        chosen = torch.from_numpy(rows)
         return Rows(chosen[:, : len(features)], chosen[:, len(features) :] if context else None)
 
     return Dataset(
         columns=features,
         context_columns=context,
-        train=part(train),
-        validation=part(validation),
-        test=part(test),
+        train=part(split.train),
+        validation=part(split.validation),
+        test=part(split.test),
         description={
             **described,
             "context": list(context),
@@ -168,10 +190,25 @@ def _open_table(request: DataRequest, mixed: bool | None, columns: Columns | Non
             "exclude": [],
             "noise": {name: float(width) for name, width in zip(features, widths, strict=False) if width > 0},
             "atoms": spikes,
-            "rows": len(values),
+            "rows": len(split.values),
         },
         kinds=columns,
     )
+
+
+def _split(table: Table, names: Sequence[str], request: DataRequest) -> SplitRows:
+    """The numbers in these columns, split; in pieces, as the table may be larger than memory."""
+    drop, kept = request.drop_missing, len(table)
+    if drop:
+        kept = sum(len(piece.finite(names, drop_missing=True)[1]) for piece in table.pieces(PIECE))
+    split, start = SplitRows(kept, len(names), request.seed), 0
+    for piece in table.pieces(PIECE):
+        values = piece.finite(names, drop_missing=drop)[1]
+        split.put(start, values)
+        start += len(values)
+    if kept < MIN_ROWS:
+        raise DataError(f"{table.path}: {kept} rows; the 80/10/10 split needs at least {MIN_ROWS}")
+    return split
 
 
 def _kinds(table: Table, request: DataRequest, wanted: Sequence[str]) -> Columns:

@@ -7,8 +7,8 @@ off.
 """
 
 from flowstone.kernels.choice import applicable, kernels
-from flowstone.kernels.chunks import CHUNK, chunks
+from flowstone.kernels.chunks import CHUNK, chunks, rows_at_once
 from flowstone.kernels.memory import keep_freed_memory
 from flowstone.kernels.spline import fused_spline
 
-__all__ = ["CHUNK", "applicable", "chunks", "fused_spline", "keep_freed_memory", "kernels"]
+__all__ = ["CHUNK", "applicable", "chunks", "fused_spline", "keep_freed_memory", "kernels", "rows_at_once"]

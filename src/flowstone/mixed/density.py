@@ -101,6 +101,11 @@ class MixedDensity(Density):
         return True
 
     @property
+    def rows_at_once(self) -> int:
+        """How many rows ``log_prob`` computes at a time where no gradient is recorded."""
+        return _rows_at_once(len(self.columns))
+
+    @property
     def encoder(self) -> Encoder:
         """What reads rows."""
         return self.heads.encoder
@@ -513,6 +518,10 @@ class MixedDensity(Density):
         return None if context is None or self.standardize_context is None else self.standardize_context(context)[0]
 
 
+def _rows_at_once(columns: int) -> int:
+    return max(1, VALUES // columns)
+
+
 def _parts(x: Tensor) -> Iterator[slice]:
-    rows = max(1, VALUES // x.shape[1])
+    rows = _rows_at_once(x.shape[1])
     return (slice(start, start + rows) for start in range(0, max(len(x), 1), rows))

@@ -1,5 +1,6 @@
 """The run folder: the files of a training, and how they are read again."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 
 from flowstone.data import Dataset, NamedRows, Rows, Table, add_noise, noise_widths, read_images, read_table, reopen
-from flowstone.data.tables import Columns
+from flowstone.data.tables import ChunkedTable, Columns, open_chunked
 from flowstone.density import Density
 from flowstone.errors import CheckpointError, FlowstoneError, OutputError, SettingError
 from flowstone.files import make_folder, to_json, write_atomically
@@ -70,6 +71,14 @@ class Run:
     def finished(self) -> bool:
         """Whether the training has ended and was evaluated on the test part."""
         return (self.folder / "metrics.json").exists()
+
+    @property
+    def digest(self) -> str:
+        """Of the description and the weights of the density: another density has another one."""
+        digest = hashlib.sha256()
+        for name in ("flow.json", "flow.safetensors"):
+            digest.update(hashlib.sha256((self.folder / name).read_bytes()).digest())
+        return digest.hexdigest()
 
     def density(self, device: torch.device | str = "cpu") -> Density:
         """The trained density."""
@@ -133,6 +142,13 @@ class Run:
             reading: ``encoding`` and ``skip_bad`` of ``read_table``.
         """
         return read_table(path, na=[*self.record.get("data", {}).get("na", ()), *na], **reading)
+
+    def chunked(self, path: Path | str, *, na: Sequence[str] = (), **reading: Any) -> ChunkedTable | None:
+        """A large table to be read in chunks; None of tables that ``read`` reads whole (see ``open_chunked``).
+
+        Arguments are those of ``read``.
+        """
+        return open_chunked(path, na=[*self.record.get("data", {}).get("na", ()), *na], **reading)
 
     def table(self, path: Path | str | Table, *, drop_missing: bool = False) -> tuple[Table, Rows]:
         """A table and its rows as the density takes them; its columns are found by name, others are ignored.

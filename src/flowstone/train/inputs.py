@@ -11,6 +11,7 @@ from flowstone.train.batches import HELD_OUT, Sampler, generator
 __all__ = ["check_rows", "training_rows"]
 
 HELD_OUT_DRAWS = 4096
+ROWS = 1 << 20  # checked at a time
 
 
 def training_rows(
@@ -77,9 +78,16 @@ def check_rows(density: Density, rows: Rows, what: str) -> None:
 def _check_finite(values: Tensor, what: str, *, gaps: bool = False) -> None:
     if not values.is_floating_point():
         return
-    bad = (values.isinf() if gaps else ~values.isfinite()).nonzero()
-    if len(bad):
-        raise DataError(f"{what}: {_place(bad[0])} is {values[tuple(bad[0])].item()} ({len(bad)} such value(s))")
+    first, count = None, 0
+    for start in range(0, len(values), ROWS):  # a mask of all rows may not fit into memory
+        piece = values[start : start + ROWS]
+        bad = (piece.isinf() if gaps else ~piece.isfinite()).nonzero()
+        if len(bad):
+            bad[:, 0] += start
+            first = bad[0] if first is None else first
+            count += len(bad)
+    if first is not None:
+        raise DataError(f"{what}: {_place(first)} is {values[tuple(first)].item()} ({count} such value(s))")
 
 
 def _check_precision(x: Tensor, dtype: torch.dtype, what: str) -> None:

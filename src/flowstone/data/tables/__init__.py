@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from flowstone.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from flowstone.data.tables.chunked import ChunkedTable, open_chunked
     from flowstone.data.tables.columns import Columns, decide, kinds_of
+    from flowstone.data.tables.mapped import mapped_table
     from flowstone.data.tables.read import READABLE, STANDARD_INPUT, files_of, is_pattern, is_table, read_table
     from flowstone.data.tables.table import Table
     from flowstone.data.tables.write import STDOUT, check_writable, write_arrays, write_chunks, write_table
@@ -17,6 +19,7 @@ __all__ = [
     "READABLE",
     "STANDARD_INPUT",
     "STDOUT",
+    "ChunkedTable",
     "Columns",
     "Table",
     "check_writable",
@@ -25,6 +28,8 @@ __all__ = [
     "is_pattern",
     "is_table",
     "kinds_of",
+    "mapped_table",
+    "open_chunked",
     "read_table",
     "write_arrays",
     "write_chunks",
@@ -35,7 +40,9 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     __all__,
     {
+        "chunked": ["ChunkedTable", "open_chunked"],
         "columns": ["Columns", "decide", "kinds_of"],
+        "mapped": ["mapped_table"],
         "read": ["READABLE", "STANDARD_INPUT", "files_of", "is_pattern", "is_table", "read_table"],
         "table": ["Table"],
         "write": ["STDOUT", "check_writable", "write_arrays", "write_chunks", "write_table"],

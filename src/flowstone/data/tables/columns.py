@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from flowstone.data.tables.kinds import (
     Kind,
     LeftOut,
     ModelledKind,
+    Numbers,
     kind_from_record,
     kind_named,
 )
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Columns", "decide", "kinds_of"]
 
+PIECE = 1 << 18  # rows encoded at a time
 SPECIFIED = re.compile(r"\s*([\w-]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
 MOSTLY, RARELY = 0.9, 0.01  # of rows: the numbers of a column that holds some texts, too; those texts, if in doubt
 
@@ -103,8 +105,23 @@ class Columns:
         values = np.full((len(table), len(self.names)), np.nan)
         for index, kind in enumerate(self.modelled):
             if kind.column in table.columns:
-                values[:, index] = kind.encode(table.arrow.column(kind.column), str(table.path))
+                values[:, index] = kind.encode(table.arrow.column(kind.column), str(table.path), table.start)
         return torch.from_numpy(values)
+
+    def encoded_pieces(self, table: Table) -> Iterator[np.ndarray]:
+        """The rows of ``encode``, some at a time, for a table of which no copy fits into memory."""
+        rows = PIECE if self.encodes_pieces_alike(table) else max(1, len(table))
+        for piece in table.pieces(rows):
+            yield self.encode(piece).numpy()
+
+    def encodes_pieces_alike(self, table: Table) -> bool:
+        """Whether rows of a table are encoded alike with and without its other rows.
+
+        They are not where numbers or dates are still text: what a comma in ``1,234`` means depends on other cells.
+        """
+        kinds = [kind for kind in self.modelled if isinstance(kind, Numbers) and kind.column in table.columns]
+        types = [table.arrow.schema.field(kind.column).type for kind in kinds]
+        return not any(is_text(each.value_type if pa.types.is_dictionary(each) else each) for each in types)
 
     def decode(self, x: Any, *, seed: int = 0) -> pa.Table:
         """A table of the original columns, types and levels from ``(rows, D)`` numbers; constants are put back.

@@ -5,7 +5,8 @@ import glob
 import json
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -20,7 +21,20 @@ from flowstone.data.tables.table import Table, is_number_text
 from flowstone.data.tables.text import read_text
 from flowstone.errors import DataError
 
-__all__ = ["READABLE", "STANDARD_INPUT", "files_of", "is_pattern", "is_table", "read_table"]
+__all__ = [
+    "READABLE",
+    "STANDARD_INPUT",
+    "TEXT",
+    "checked",
+    "files_of",
+    "is_pattern",
+    "is_table",
+    "naming_the_file",
+    "pandas_index",
+    "read_table",
+    "together",
+    "with_gaps",
+]
 
 TEXT = (".csv", ".tsv", ".txt", ".dat", ".tab", ".data")
 READABLE = (
@@ -77,15 +91,15 @@ def read_table(source: Any, *, na: Sequence[str] = (), encoding: str | None = No
     """
     na = (str(na),) if isinstance(na, str | int | float) else tuple(map(str, na))
     if isinstance(source, Table):
-        return _with_gaps(source, na)
+        return with_gaps(source, na)
     if _are_paths(source):
         where, paths = Path(source[0]), [Path(each) for each in source]
     elif isinstance(source, str | os.PathLike):
         where, paths = Path(source), files_of(str(source))
     else:
-        return _checked(_with_gaps(from_object(source), na))
+        return checked(with_gaps(from_object(source), na))
     tables = [_read_file(path, na=na, encoding=encoding, skip_bad=skip_bad) for path in paths]
-    return _checked(_with_gaps(tables[0] if len(tables) == 1 else _together(where, tables), na))
+    return checked(with_gaps(tables[0] if len(tables) == 1 else together(where, tables), na))
 
 
 def _are_paths(source: Any) -> bool:
@@ -178,12 +192,18 @@ class _KeptOpen:
 
 
 def _guarded(path: Path, suffix: str, opened: Callable[[], IO[bytes]], **options: Any) -> Table:
-    """Read by the ending; whatever a reader raises becomes a DataError that names the file."""
-    try:
+    with naming_the_file(path, suffix):
         if suffix in TEXT:
             arrow, notes = read_text(str(path), opened, **options)
             return Table(path, arrow, tuple(notes))
         return READERS[suffix](path, opened)
+
+
+@contextmanager
+def naming_the_file(path: Path, suffix: str) -> Iterator[None]:
+    """A context in which whatever a reader of files with this ending raises becomes a DataError that names the file."""
+    try:
+        yield
     except DataError as error:
         if str(path) in error.problem:
             raise
@@ -218,16 +238,16 @@ def _read_feather(path: Path, opened: Callable[[], IO[bytes]]) -> Table:
 
 
 def _of_arrow(path: Path, arrow: pa.Table, form: str) -> Table:
-    index = _pandas_index(arrow)
+    index = pandas_index(arrow.schema)
     note = f"read as {form}, {len(arrow)} rows, {arrow.num_columns} columns"
     return Table(path, arrow.replace_schema_metadata(None), (note,), index)
 
 
-def _pandas_index(arrow: pa.Table) -> tuple[str, ...]:
+def pandas_index(schema: pa.Schema) -> tuple[str, ...]:
     """Columns that hold the index of a frame, as pandas writes into the schema."""
     try:
-        about = json.loads((arrow.schema.metadata or {}).get(b"pandas", b"{}"))
-        return tuple(n for n in about.get("index_columns", []) if isinstance(n, str) and n in arrow.column_names)
+        about = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
+        return tuple(n for n in about.get("index_columns", []) if isinstance(n, str) and n in schema.names)
     except (ValueError, AttributeError):
         return ()
 
@@ -279,8 +299,12 @@ READERS = {
 }
 
 
-def _together(path: Path, tables: Sequence[Table]) -> Table:
-    """The rows of several tables, which have the same columns."""
+def together(path: Path, tables: Sequence[Table], rows: int | None = None) -> Table:
+    """The rows of several tables, which have the same columns.
+
+    Args:
+        rows: how many there are, for the notes; None counts them.
+    """
     first = tables[0]
     for table in tables[1:]:
         if set(table.columns) != set(first.columns):
@@ -293,11 +317,12 @@ def _together(path: Path, tables: Sequence[Table]) -> Table:
     except pa.ArrowException as error:
         raise DataError(f"{path}: a column has different types in its files: {str(error).splitlines()[0]}") from error
     form = first.notes[0].rsplit(", ", 2)[0] if first.notes else "read"
-    notes = [f"{form} from {len(tables)} files, {len(arrow)} rows, {arrow.num_columns} columns"]
+    rows = len(arrow) if rows is None else rows
+    notes = [f"{form} from {len(tables)} files, {rows} rows, {arrow.num_columns} columns"]
     return Table(path, arrow, (*notes, *dict.fromkeys(note for t in tables for note in t.notes[1:])), first.index)
 
 
-def _with_gaps(table: Table, na: Sequence[str]) -> Table:
+def with_gaps(table: Table, na: Sequence[str]) -> Table:
     """With nulls in place of the texts and numbers that mean a gap."""
     if not na:
         return table
@@ -321,13 +346,18 @@ def _gaps_in(column: pa.ChunkedArray, na: Sequence[str], numbers: Sequence[float
     return compute.if_else(found, pa.scalar(None, kind), column) if compute.any(found).as_py() else column
 
 
-def _checked(table: Table) -> Table:
-    arrow = table.arrow
+def checked(table: Table, rows: int | None = None) -> Table:
+    """The table, if no name comes twice and there are rows and columns; a warning of each of its doubts.
+
+    Args:
+        rows: how many there are; None counts them.
+    """
+    arrow, rows = table.arrow, len(table) if rows is None else rows
     repeated = sorted({name for name in arrow.column_names if arrow.column_names.count(name) > 1})
     if repeated:
         raise DataError(f"{table.path}: column name {repeated[0]!r} occurs more than once")
-    if arrow.num_rows == 0 or arrow.num_columns == 0:
-        raise DataError(f"{table.path}: the table is empty ({arrow.num_rows} rows, {arrow.num_columns} columns)")
+    if rows == 0 or arrow.num_columns == 0:
+        raise DataError(f"{table.path}: the table is empty ({rows} rows, {arrow.num_columns} columns)")
     for note in table.notes:
         if note.startswith("in doubt"):
             warnings.warn(f"{table.path}: {note}", stacklevel=3)

@@ -1,7 +1,7 @@
 """Table: named columns as they were read, and what was understood while reading them."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,12 +24,14 @@ class Table:
         notes: what was understood while it was read, such as "read as cp1252 text separated by ';'"; the first says
             its form, the others what was done or doubted.
         index: names of columns that hold an index by the file's own word, such as pandas' in Parquet.
+        start: how many rows of its source come before its first one, where it is a chunk of a larger table.
     """
 
     path: Path
     arrow: pa.Table
     notes: tuple[str, ...] = ()
     index: tuple[str, ...] = ()
+    start: int = 0
 
     @property
     def columns(self) -> list[str]:
@@ -65,11 +67,20 @@ class Table:
             row, column = np.argwhere(~np.isfinite(values))[0]
             what = "missing or NaN" if np.isnan(values[row, column]) else "infinite"
             raise DataError(
-                f"{self.path}: column {columns[column]!r}, row {row + 1} is {what}; {int((~good).sum())} of "
-                f"{len(self)} rows hold such values; to leave them out",
+                f"{self.path}: column {columns[column]!r}, row {self.start + row + 1} is {what}; "
+                f"{int((~good).sum())} of {self.extent()} hold such values; to leave them out",
                 remedy={"drop_missing": True},
             )
         return replace(self, arrow=self.arrow.filter(pa.array(good))), values[good]
+
+    def pieces(self, rows: int) -> "Iterator[Table]":
+        """Its rows, so many at a time."""
+        for start in range(0, len(self), rows):
+            yield replace(self, arrow=self.arrow.slice(start, rows), start=self.start + start)
+
+    def extent(self) -> str:
+        """Its rows in words: their number, or where a chunk lies."""
+        return f"rows {self.start + 1} to {self.start + len(self)}" if self.start else f"{len(self)} rows"
 
     def renamed(self, names: Sequence[str]) -> "Table":
         """The same table under other column names, as many as it has columns."""
@@ -86,7 +97,7 @@ class Table:
             or pa.types.is_decimal(kind)
             or pa.types.is_boolean(kind)
         ):
-            raise DataError(f"{self.path}: column {name!r} is not numeric ({_first_text(column)})")
+            raise DataError(f"{self.path}: column {name!r} is not numeric ({_first_text(column, self.start)})")
         return np.array(compute.cast(column, pa.float64(), safe=False).to_numpy())  # 2**53 + 1 may lose its last digit
 
 
@@ -99,8 +110,8 @@ def is_number_text(text: str) -> bool:
     return True
 
 
-def _first_text(column: pa.ChunkedArray) -> str:
-    for row, value in enumerate(column.to_pylist()):
+def _first_text(column: pa.ChunkedArray, start: int) -> str:
+    for row, value in enumerate(column.to_pylist(), start=start + 1):
         if value is not None and not is_number_text(str(value)):
-            return f"row {row + 1} holds {str(value)!r}"
+            return f"row {row} holds {str(value)!r}"
     return f"type {column.type}"

@@ -3,8 +3,8 @@
 import csv
 import io
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import IO
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.csv
@@ -12,10 +12,20 @@ import pyarrow.csv
 from flowstone.data.tables.arrow import compute
 from flowstone.data.tables.dialect import SAMPLE, Dialect, sniff
 from flowstone.data.tables.streams import encoding_of
-from flowstone.data.tables.values import MISSING, parse_dates, parse_numbers, without_gaps
+from flowstone.data.tables.values import MISSING, first_cell, parse_dates, parse_numbers, without_gaps
 from flowstone.errors import DataError
 
-__all__ = ["read_text"]
+__all__ = [
+    "BadRows",
+    "csv_options",
+    "csv_source",
+    "dialect_of",
+    "is_empty",
+    "percent_note",
+    "read_text",
+    "said",
+    "without_blank_rows",
+]
 
 PIECE = 1 << 16
 BATCH = 2000  # lines that are rewritten at a time
@@ -34,42 +44,47 @@ def read_text(
         encoding: of the text; without it, see ``encoding_of``.
         skip_bad: leave out rows with too many or too few fields.
     """
-    if encoding is None:
-        with opened() as stream:
-            encoding = encoding_of(stream)
-        if encoding not in ("utf-8", "utf-16"):
-            warnings.warn(f"{where}: the text is not UTF-8; it is read as {encoding}", stacklevel=5)
-    with opened() as stream:
-        dialect = sniff(_sample(stream, encoding), na=na)
-    bad = _BadRows(dialect)
+    encoding, dialect = dialect_of(where, opened, na=na, encoding=encoding)
+    bad = BadRows(dialect)
     try:
         with opened() as stream:
-            table = _parse(stream, encoding, dialect, bad, na)
+            source, options = csv_source(stream, encoding, dialect), csv_options(encoding, dialect, bad, na)
+            table = pyarrow.csv.read_csv(source, **options)
     except pa.ArrowInvalid as error:
         if "skip initial" in str(error) or "Empty CSV" in str(error):  # a line of names, and no end of line
             raise DataError(f"{where}: the table is empty (0 rows, {len(dialect.names)} columns)") from error
         raise
-    notes = list(dialect.notes)
-    if bad.count:
-        if not skip_bad:
-            raise DataError(
-                f"{where}: row {bad.row} has {bad.fields} fields instead of {len(dialect.names)} ({bad.text!r}); "
-                f"rows of another length: {bad.count}; to leave them out",
-                remedy={"skip_bad": True},
-            )
-        notes.append(f"rows of another length left out: {bad.count}")
+    notes = [*dialect.notes, *bad.notes(where, skip_bad=skip_bad)]
     table = _without_unused(table, dialect)
     columns = [_understood(name, table.column(name), dialect, na, notes) for name in table.column_names]
-    table = _without_blank_rows(pa.table(columns, names=table.column_names), notes)
+    table = without_blank_rows(pa.table(columns, names=table.column_names), notes)
+    return table, [said(encoding, dialect, len(table), table.num_columns), *notes]
+
+
+def said(encoding: str, dialect: Dialect, rows: int, columns: int) -> str:
+    """The form of a text and its size in one line."""
     shown = "" if encoding == "utf-8" else f"{encoding} "
-    return table, [f"read as {shown}{dialect.said()}, {len(table)} rows, {table.num_columns} columns", *notes]
+    return f"read as {shown}{dialect.said()}, {rows} rows, {columns} columns"
 
 
-class _BadRows:
+def dialect_of(
+    where: str, opened: Callable[[], IO[bytes]], *, na: Sequence[str], encoding: str | None
+) -> tuple[str, Dialect]:
+    """The encoding of a text, where none is given by what its bytes say, and its dialect."""
+    if encoding is None:
+        with opened() as stream:
+            encoding = encoding_of(stream)
+        if encoding not in ("utf-8", "utf-16"):
+            warnings.warn(f"{where}: the text is not UTF-8; it is read as {encoding}", stacklevel=6)
+    with opened() as stream:
+        return encoding, sniff(_sample(stream, encoding), na=na)
+
+
+class BadRows:
     """Counts rows that have too many or too few fields, and remembers the first."""
 
     def __init__(self, dialect: Dialect) -> None:
-        self.skipped = 0 if dialect.rewritten else dialect.skip
+        self.width, self.skipped = len(dialect.names), 0 if dialect.rewritten else dialect.skip
         self.count, self.row, self.fields, self.text = 0, 0, 0, ""
 
     def __call__(self, row: "pyarrow.csv.InvalidRow") -> str:
@@ -79,6 +94,16 @@ class _BadRows:
                 self.fields, self.text = row.actual_columns, row.text[:60]
             self.count += 1
         return "skip"
+
+    def notes(self, where: str, *, skip_bad: bool) -> list[str]:
+        """What is said of them where they may be left out; DataError where there are some that may not be."""
+        if self.count and not skip_bad:
+            raise DataError(
+                f"{where}: row {self.row} has {self.fields} fields instead of {self.width} ({self.text!r}); "
+                f"rows of another length: {self.count}; to leave them out",
+                remedy={"skip_bad": True},
+            )
+        return [f"rows of another length left out: {self.count}"] if self.count else []
 
 
 def _sample(stream: IO[bytes], encoding: str) -> str:
@@ -95,35 +120,46 @@ def _sample(stream: IO[bytes], encoding: str) -> str:
     return text[: cut + 1] if cut > 0 else text
 
 
-def _parse(stream: IO[bytes], encoding: str, dialect: Dialect, bad: _BadRows, na: Sequence[str]) -> pa.Table:
+def csv_source(stream: IO[bytes], encoding: str, dialect: Dialect) -> Any:
+    """What pyarrow's reader of CSV reads a text from."""
+    return pa.PythonFile(_Rewritten(stream, encoding, dialect), "r") if dialect.rewritten else stream
+
+
+def csv_options(
+    encoding: str, dialect: Dialect, bad: BadRows, na: Sequence[str], types: Mapping[str, pa.DataType] | None = None
+) -> dict[str, Any]:
+    """The options of pyarrow's reader for a dialect.
+
+    Args:
+        bad: what is called for each row of another length.
+        na: further texts that mean a gap.
+        types: of columns whose type is known before.
+    """
     rewritten = dialect.rewritten
-    source = _Rewritten(stream, encoding, dialect) if rewritten else stream
-    names = list(dialect.names)
     gaps = [*MISSING, *na]
-    return pyarrow.csv.read_csv(
-        pa.PythonFile(source, "r") if rewritten else source,
-        read_options=pyarrow.csv.ReadOptions(
+    return {
+        "read_options": pyarrow.csv.ReadOptions(
             use_threads=False,  # rows are numbered then
             skip_rows=0 if rewritten else dialect.skip,
-            column_names=names,
+            column_names=list(dialect.names),
             encoding="utf8" if rewritten or encoding == "utf-8" else encoding,
         ),
-        parse_options=pyarrow.csv.ParseOptions(
+        "parse_options": pyarrow.csv.ParseOptions(
             delimiter="," if rewritten else dialect.separator,
             quote_char='"' if rewritten else dialect.quote,
             escape_char=False if rewritten else dialect.escape or False,
             newlines_in_values=True,
             invalid_row_handler=bad,
         ),
-        convert_options=pyarrow.csv.ConvertOptions(
-            column_types=dict.fromkeys(dialect.as_text, pa.string()),
+        "convert_options": pyarrow.csv.ConvertOptions(
+            column_types=dict.fromkeys(dialect.as_text, pa.string()) | dict(types or {}),
             null_values=[*gaps, *(f" {gap}" for gap in gaps)],
             true_values=["True", "TRUE", "true"],
             false_values=["False", "FALSE", "false"],
             strings_can_be_null=True,
             decimal_point=dialect.point,
         ),
-    )
+    }
 
 
 class _Rewritten(io.RawIOBase):
@@ -177,9 +213,7 @@ def _understood(
         return column
     numbers = parse_numbers(column, dialect.point)
     if numbers is not None:
-        first = next(cell for cell in column.to_pylist() if cell is not None)
-        signs = [what for sign, what in (("%", "percent signs"),) if sign in first]
-        notes.extend(f"column {name!r}: {what} are left out ({first!r})" for what in signs)
+        notes.extend(percent_note(name, first_cell(column)))
         return numbers
     dates = parse_dates(column)
     if dates is None:
@@ -190,17 +224,23 @@ def _understood(
     return parsed
 
 
+def percent_note(name: str, first: str | None) -> list[str]:
+    """What is said of a column of numbers whose first cell has a percent sign."""
+    return [f"column {name!r}: percent signs are left out ({first!r})"] if first and "%" in first else []
+
+
 def _without_unused(table: pa.Table, dialect: Dialect) -> pa.Table:
-    empty = [name for name in dialect.unused if _is_empty(table.column(name))]
+    empty = [name for name in dialect.unused if is_empty(table.column(name))]
     return table.drop_columns(empty)
 
 
-def _is_empty(column: pa.ChunkedArray) -> bool:
+def is_empty(column: pa.ChunkedArray) -> bool:
+    """Whether all cells are gaps."""
     return column.null_count == len(column)
 
 
-def _without_blank_rows(table: pa.Table, notes: list[str]) -> pa.Table:
-    """Without rows of separators alone, which spreadsheets leave at the end."""
+def without_blank_rows(table: pa.Table, notes: list[str]) -> pa.Table:
+    """The table without rows of separators alone, which spreadsheets leave at the end."""
     if table.num_columns < 2 or any(column.null_count == 0 for column in table.columns):
         return table
     some = compute.is_valid(table.column(0))

@@ -6,21 +6,30 @@ of three digits parted by ``, . '`` or a space. Whether a comma is a decimal one
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
 from flowstone.data.tables.arrow import compute
 
 __all__ = [
+    "DATE_READINGS",
     "MISSING",
+    "DateReading",
+    "NumberReading",
+    "date_readings",
     "decimal_mark",
+    "differs_by_order",
+    "first_cell",
     "is_gap",
     "looks_typed",
     "number_mask",
+    "number_readings",
     "parse_dates",
     "parse_numbers",
+    "possible_numbers",
     "without_gaps",
 ]
 
@@ -112,19 +121,109 @@ def decimal_mark(cells: Iterable[str]) -> tuple[str | None, str | None]:
     return (best, shown[best]) if counts[best] else (None, None)
 
 
+@dataclass(frozen=True)
+class NumberReading:
+    """One way to read cells as numbers.
+
+    Attributes:
+        mark: the decimal mark.
+        type: int64, uint64 or float64.
+    """
+
+    mark: str
+    type: pa.DataType
+
+    def parse(self, column: pa.ChunkedArray) -> pa.ChunkedArray:
+        """The cells as numbers; ArrowInvalid where one cannot be read."""
+        return compute.cast(_plain_numbers(_bare(column), self.mark), self.type)
+
+
+@dataclass(frozen=True)
+class DateReading:
+    """One way to read cells as dates or times: a regular expression that all of them match, and a format."""
+
+    look: str
+    form: str
+    with_time: bool
+
+    def parse(self, column: pa.ChunkedArray) -> pa.ChunkedArray:
+        """The cells as dates or timestamps; null where one cannot be read."""
+        parsed = self.stamps(compute.utf8_trim_whitespace(column))
+        return parsed if self.with_time else compute.cast(parsed, pa.date32())
+
+    def stamps(self, text: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Trimmed cells as timestamps; null where one cannot be read."""
+        plain = compute.replace_substring_regex(text, r"[T]" if "b" not in self.form else r"[-,]", " ")
+        return compute.strptime(plain, format=self.form, unit="s", error_is_null=True)
+
+    @property
+    def other_order(self) -> "DateReading | None":
+        """The reading that takes day for month, where both orders are usual."""
+        day_first = next((ORDERS[form] + self.form.removeprefix(form) for form in ORDERS if form in self.form), None)
+        return None if day_first is None else replace(self, form=day_first)
+
+    def doubt(self, first: str, *, ambiguous: bool) -> str | None:
+        """What is in doubt about this reading of cells, of which ``first`` is the first.
+
+        Args:
+            ambiguous: whether ``other_order`` reads all cells, too, and some of them as another day.
+        """
+        doubts = ["years of two digits are taken for 1969 to 2068"] if "%y" in self.form else []
+        if ambiguous:
+            date_form = self.form.partition(" %H")[0]
+            doubts.append(f"day and month cannot be told apart ({first!r}); read as {date_form}")
+        return "; ".join(doubts) or None
+
+
+NUMBER_TYPES = (pa.int64(), pa.uint64(), pa.float64())
+DATE_READINGS = tuple(
+    DateReading(look[:-1] + time_look + "$", form + time_form, bool(time_form))
+    for look, form in DATES
+    for time_look, time_form in TIMES
+)
+
+
+def possible_numbers(point: str = ".") -> tuple[NumberReading, ...]:
+    """The readings of numbers in the order in which they are tried: first by the decimal mark ``point``."""
+    marks = (point, "," if point == "." else ".")
+    return tuple(NumberReading(mark, kind) for mark in marks for kind in NUMBER_TYPES)
+
+
+def number_readings(column: pa.ChunkedArray, among: Iterable[NumberReading]) -> Iterator[NumberReading]:
+    """Those of the readings by which every cell is a number or a gap, in their order."""
+    text, plain, whole = _bare(column), {}, {}
+    for reading in among:
+        mark = reading.mark
+        if mark not in plain:
+            numeric = compute.all(_are_numbers(text, mark), skip_nulls=True).as_py()
+            plain[mark] = _plain_numbers(text, mark) if numeric else None
+            integers = numeric and compute.match_substring_regex(plain[mark], INTEGER)
+            whole[mark] = numeric and compute.all(integers, skip_nulls=True).as_py()
+        if plain[mark] is None:
+            continue
+        if pa.types.is_floating(reading.type) or (whole[mark] and _fits(plain[mark], reading.type)):
+            yield reading
+
+
+def date_readings(column: pa.ChunkedArray, among: Iterable[DateReading] = DATE_READINGS) -> Iterator[DateReading]:
+    """Those of the readings by which every cell is a date or a gap, in their order."""
+    text = compute.utf8_trim_whitespace(column)
+    for reading in among:
+        if not compute.all(compute.match_substring_regex(text, reading.look), skip_nulls=True).as_py():
+            continue
+        if reading.stamps(text).null_count == column.null_count:
+            yield reading
+
+
 def parse_numbers(column: pa.ChunkedArray, point: str = ".") -> pa.ChunkedArray | None:
-    """Text as int64 or float64, where every cell is a number or a gap; None where one is not.
+    """Text as int64, uint64 or float64, where every cell is a number or a gap; None where one is not.
 
     Args:
         column: strings without gap markers.
         point: the decimal mark that is tried first; the other one is tried where a cell cannot be read by it.
     """
-    text = _bare(column)
-    for mark in (point, "," if point == "." else "."):
-        if compute.all(_are_numbers(text, mark), skip_nulls=True).as_py():
-            plain = compute.replace_substring_regex(text, f"[{re.escape(GROUPS[mark])}]", "")
-            return _as_numbers(compute.replace_substring(plain, mark, ".") if mark == "," else plain)
-    return None
+    reading = next(number_readings(column, possible_numbers(point)), None)
+    return None if reading is None else reading.parse(column)
 
 
 def number_mask(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -135,24 +234,25 @@ def number_mask(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def parse_dates(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, str | None] | None:
     """Text as dates or timestamps where every cell is one in the same form, and a doubt about it; else None."""
-    text = compute.utf8_trim_whitespace(column)
-    for (look, form), (time_look, time_form) in ((date, time) for date in DATES for time in TIMES):
-        whole = look[:-1] + time_look + "$"
-        if not compute.all(compute.match_substring_regex(text, whole), skip_nulls=True).as_py():
-            continue
-        plain = compute.replace_substring_regex(text, r"[T]" if "b" not in form else r"[-,]", " ")
-        parsed = compute.strptime(plain, format=form + time_form, unit="s", error_is_null=True)
-        if parsed.null_count > column.null_count:
-            continue
-        doubts = ["years of two digits are taken for 1969 to 2068"] if "%y" in form else []
-        if form in ORDERS:
-            other = compute.strptime(plain, format=ORDERS[form] + time_form, unit="s", error_is_null=True)
-            if other.null_count == column.null_count and not parsed.equals(other):
-                first = next(cell for cell in text.to_pylist() if cell is not None)
-                doubts.append(f"day and month cannot be told apart ({first!r}); read as {form}")
-        doubt = "; ".join(doubts) or None
-        return (parsed if time_form else compute.cast(parsed, pa.date32())), doubt
-    return None
+    reading = next(date_readings(column), None)
+    if reading is None:
+        return None
+    parsed, first = reading.parse(column), first_cell(compute.utf8_trim_whitespace(column)) or ""
+    return parsed, reading.doubt(first, ambiguous=differs_by_order(column, reading))
+
+
+def differs_by_order(column: pa.ChunkedArray, reading: DateReading) -> bool:
+    """Whether the other order of day and month reads all cells of a column, too, and some as another day."""
+    other = reading.other_order
+    if other is None or next(date_readings(column, [other]), None) is None:
+        return False
+    return not reading.parse(column).equals(other.parse(column))
+
+
+def first_cell(column: pa.ChunkedArray) -> str | None:
+    """The first cell that is no gap."""
+    present = compute.drop_null(column)
+    return present[0].as_py() if len(present) else None
 
 
 def without_gaps(column: pa.ChunkedArray, na: Sequence[str] = ()) -> pa.ChunkedArray:
@@ -175,13 +275,19 @@ def _are_numbers(text: pa.ChunkedArray, mark: str) -> pa.ChunkedArray:
     return compute.or_(compute.match_substring_regex(text, NUMBER[mark]), special)
 
 
-def _as_numbers(text: pa.ChunkedArray) -> pa.ChunkedArray:
-    text = compute.replace_substring_regex(text, r"^\+", "")
-    if compute.all(compute.match_substring_regex(text, INTEGER), skip_nulls=True).as_py():
-        for kind in (pa.int64(), pa.uint64()):
-            with suppress(pa.ArrowInvalid):  # beyond what it holds
-                return compute.cast(text, kind)
-    return compute.cast(text, pa.float64())
+def _plain_numbers(text: pa.ChunkedArray, mark: str) -> pa.ChunkedArray:
+    """Bare cells in the notation that Arrow reads: without groups and plus signs, with a decimal point."""
+    plain = compute.replace_substring_regex(text, f"[{re.escape(GROUPS[mark])}]", "")
+    plain = compute.replace_substring(plain, mark, ".") if mark == "," else plain
+    return compute.replace_substring_regex(plain, r"^\+", "")
+
+
+def _fits(text: pa.ChunkedArray, kind: pa.DataType) -> bool:
+    """Whether whole numbers are not beyond what a type holds."""
+    with suppress(pa.ArrowInvalid):
+        compute.cast(text, kind)
+        return True
+    return False
 
 
 def _plain(cell: str) -> str:

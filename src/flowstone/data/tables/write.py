@@ -62,8 +62,10 @@ def _print_chunks(tables: Iterable[pa.Table]) -> None:
     import pyarrow.csv
 
     for number, table in enumerate(tables):
+        if number and not len(table):
+            continue  # pyarrow writes uninitialised memory for a batch without rows where it writes no names
         options = pyarrow.csv.WriteOptions(include_header=number == 0)
-        pyarrow.csv.write_csv(table, sys.stdout.buffer, options)
+        pyarrow.csv.write_csv(table.combine_chunks(), sys.stdout.buffer, options)
     sys.stdout.flush()
 
 

@@ -36,7 +36,7 @@ class Boolean(ModelledKind):
             raise cls.refuse(facts, "it holds other values than true and false, 0 and 1; categorical takes any two")
         return made
 
-    def encode(self, column: pa.ChunkedArray, where: str) -> np.ndarray:
+    def encode(self, column: pa.ChunkedArray, where: str, start: int = 0) -> np.ndarray:
         try:
             plain = compute.cast(column, pa.bool_() if pa.types.is_string(column.type) else column.type)
             values = np.array(compute.cast(plain, pa.float64(), safe=False).to_numpy(), dtype=np.float64)
@@ -45,7 +45,8 @@ class Boolean(ModelledKind):
         bad = np.flatnonzero(~(np.isnan(values) | (values == 0) | (values == 1)))
         if len(bad):
             row = int(bad[0])
-            raise DataError(f"{where}: column {self.column!r}, row {row + 1} is {values[row]:g}; it is boolean: 0 or 1")
+            held = f"row {start + row + 1} is {values[row]:g}"
+            raise DataError(f"{where}: column {self.column!r}, {held}; it is boolean: 0 or 1")
         return values
 
     def decode(self, values: np.ndarray, *, seed: int = 0) -> pa.Array:

@@ -69,15 +69,15 @@ class Categorical(ModelledKind):
             grouped_counts=tuple(int(counts[i]) for i in rest),
         )
 
-    def encode(self, column: pa.ChunkedArray, where: str) -> np.ndarray:
-        plain = self._plain(column, where)
+    def encode(self, column: pa.ChunkedArray, where: str, start: int = 0) -> np.ndarray:
+        plain = self._plain(column, where, start)
         known = pa.array([*self.levels, *self.grouped], type_from_record(self.level_type))
         found = compute.index_in(plain, value_set=known)
         unknown = compute.and_(compute.is_null(found), compute.is_valid(plain))
         values = np.array(compute.cast(found, pa.float64()).to_numpy(), dtype=np.float64)
         if compute.any(unknown).as_py():
             if not self.grouped:
-                self._refuse(plain, unknown, where)
+                self._refuse(plain, unknown, where, start)
             values[np.asarray(unknown)] = len(self.levels)
         return np.where(values > len(self.levels), float(len(self.levels)), values)
 
@@ -107,7 +107,7 @@ class Categorical(ModelledKind):
         rest = f"; {len(self.grouped)} rare ones as one" if self.grouped else ""
         return Description(shown, f"a probability for each of {len(self.levels)} levels{rest}")
 
-    def _plain(self, column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
+    def _plain(self, column: pa.ChunkedArray, where: str, start: int) -> pa.ChunkedArray:
         """The column in the type of the levels."""
         kind = type_from_record(self.level_type)
         if pa.types.is_dictionary(column.type):
@@ -119,18 +119,19 @@ class Categorical(ModelledKind):
             known = pa.array(map(str, self.levels), pa.string())
             bad = compute.and_(compute.invert(compute.is_in(text, value_set=known)), compute.is_valid(text))
             if compute.any(bad).as_py():
-                self._refuse(text, bad, where)
+                self._refuse(text, bad, where, start)
             raise DataError(f"{where}: column {self.column!r} is of type {column.type}, not {kind}") from error
 
-    def _refuse(self, column: pa.ChunkedArray, unknown: pa.ChunkedArray, where: str) -> None:
+    def _refuse(self, column: pa.ChunkedArray, unknown: pa.ChunkedArray, where: str, start: int) -> None:
         row = compute.index(unknown, True).as_py()
         value = column[row].as_py()
         near = difflib.get_close_matches(str(value), list(map(str, self.levels)), n=1)
         known = ", ".join(map(str, self.levels[:8])) + (", …" if len(self.levels) > 8 else "")
         hint = f"did you mean {near[0]!r}?" if near else f"its levels are {known}"
         count = compute.sum(unknown).as_py()
+        place = f"column {self.column!r}, row {start + row + 1}"
         rows = f" ({count} such rows)" if count > 1 else ""
-        raise DataError(f"{where}: column {self.column!r}, row {row + 1}: unknown level {value!r}{rows}: {hint}")
+        raise DataError(f"{where}: {place}: unknown level {value!r}{rows}: {hint}")
 
 
 def _order(level: Any) -> tuple[int, Any]:

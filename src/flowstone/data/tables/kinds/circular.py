@@ -61,8 +61,8 @@ class Circular(Numbers):
         atoms = () if facts.is_short else tuple(sorted(set(turned.tolist())))
         return cls.of(facts, low=low, high=high, atoms=atoms)
 
-    def encode(self, column: pa.ChunkedArray, where: str) -> np.ndarray:
-        return self._turned(super().encode(column, where))
+    def encode(self, column: pa.ChunkedArray, where: str, start: int = 0) -> np.ndarray:
+        return self._turned(super().encode(column, where, start))
 
     def decode(self, values: np.ndarray, *, seed: int = 0) -> pa.Array:
         turned = self._turned(self._rounded(self._turned(np.asarray(values, dtype=np.float64))))

@@ -108,8 +108,13 @@ class ModelledKind(Kind):
     """A column that is part of the tensor: abstract. It turns the column into float64 and back."""
 
     @abstractmethod
-    def encode(self, column: pa.ChunkedArray, where: str) -> np.ndarray:
-        """``(rows,)`` in float64, NaN for gaps; ``where`` is the table, for messages.
+    def encode(self, column: pa.ChunkedArray, where: str, start: int = 0) -> np.ndarray:
+        """``(rows,)`` in float64, NaN for gaps.
+
+        Args:
+            column: the values.
+            where: the table, for messages.
+            start: how many rows of the table come before them, for messages.
 
         Raises:
             DataError: a value that the kind does not know; the message names column, row and value.

@@ -57,8 +57,8 @@ class Numbers(ModelledKind):
         }
         return cls(**cls.common(facts), **made | changed)
 
-    def encode(self, column: pa.ChunkedArray, where: str) -> np.ndarray:
-        column = _as_numbers(column, self, where)
+    def encode(self, column: pa.ChunkedArray, where: str, start: int = 0) -> np.ndarray:
+        column = _as_numbers(column, self, where, start)
         per_unit = ticks_per_unit(self.type)
         if is_temporal(self.type) or self.origin:
             gaps = np.asarray(column.is_null())
@@ -168,7 +168,7 @@ def shown(value: float | None) -> str:
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else f"{value:.6g}"
 
 
-def _as_numbers(column: pa.ChunkedArray, kind: Numbers, where: str) -> pa.ChunkedArray:
+def _as_numbers(column: pa.ChunkedArray, kind: Numbers, where: str, start: int) -> pa.ChunkedArray:
     """The column in a type of numbers or times, with what cannot be one refused by its row."""
     if pa.types.is_dictionary(column.type):
         column = compute.cast(column, column.type.value_type)
@@ -179,7 +179,7 @@ def _as_numbers(column: pa.ChunkedArray, kind: Numbers, where: str) -> pa.Chunke
         parsed = parse_numbers(text)
         if parsed is None:
             row = compute.index(compute.fill_null(number_mask(text), True), False).as_py()
-            held = f"row {row + 1} holds {text[row].as_py()!r}"
+            held = f"row {start + row + 1} holds {text[row].as_py()!r}"
             raise DataError(f"{where}: column {kind.column!r}, {held}; it is {kind.name}: a number")
         return parsed
     if pa.types.is_null(column.type):

@@ -1,0 +1,205 @@
+"""ChunkedTable: a large Parquet or text table, read a chunk of rows at a time."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from flowstone.data.tables.read import (
+    STANDARD_INPUT,
+    TEXT,
+    checked,
+    files_of,
+    naming_the_file,
+    pandas_index,
+    together,
+    with_gaps,
+)
+from flowstone.data.tables.streams import inner_suffix, open_bytes
+from flowstone.data.tables.table import Table
+from flowstone.data.tables.text_chunks import TextChunks, scan_text
+
+__all__ = ["LARGE", "ChunkedTable", "open_chunked"]
+
+LARGE = 1 << 26  # bytes of files from which a table is read in chunks
+BATCH = 1 << 16  # rows of a Parquet file decoded at a time
+BUFFER = 1 << 20  # bytes of a column read at a time, so that row groups of any size fit
+
+
+@dataclass(frozen=True)
+class ChunkedTable:
+    """A table in files, of which a chunk is in memory at a time. Its rows, types and notes are those of ``read_table``.
+
+    Attributes:
+        head: the table without its rows: path, names, types, notes, index.
+        rows: how many rows it has.
+        files: what it is read from.
+        na: texts or numbers that mean a gap.
+    """
+
+    head: Table
+    rows: int
+    files: tuple["ParquetChunks | TextFile", ...]
+    na: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return self.rows
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files, in the order of their rows."""
+        return [file.path for file in self.files]
+
+    def chunks(self, size: int, start: int = 0) -> Iterator[Table]:
+        """The rows from row ``start`` on, so many at a time; the last chunk may be smaller."""
+        empty = self.head.arrow
+        for block in _in_blocks(self._from(start), size):
+            arrow = block.select(empty.column_names).replace_schema_metadata(None)
+            if arrow.schema != empty.schema:  # of several files, whose types are promoted to common ones
+                arrow = pa.concat_tables([empty, arrow], promote_options="permissive")
+            yield with_gaps(Table(self.head.path, arrow, self.head.notes, self.head.index, start), self.na)
+            start += len(arrow)
+
+    def _from(self, start: int) -> Iterator[pa.Table]:
+        for file in self.files:
+            if start < file.rows:
+                yield from file.read(max(0, start))
+            start -= file.rows
+
+
+@dataclass(frozen=True)
+class ParquetChunks:
+    """A Parquet file."""
+
+    path: Path
+    schema: pa.Schema
+    rows: int
+
+    @classmethod
+    def of(cls, path: Path) -> "ParquetChunks":
+        """The file at a path."""
+        with naming_the_file(path, ".parquet"), pyarrow.parquet.ParquetFile(path) as file:
+            return cls(path, file.schema_arrow, file.metadata.num_rows)
+
+    @property
+    def head(self) -> Table:
+        """The table without its rows."""
+        note = f"read as Parquet, {self.rows} rows, {len(self.schema)} columns"
+        empty = self.schema.empty_table().replace_schema_metadata(None)
+        return Table(self.path, empty, (note,), pandas_index(self.schema))
+
+    def read(self, start: int) -> Iterator[pa.Table]:
+        """The rows from row ``start`` on. Row groups before it are not read.
+
+        Nothing is buffered in advance: pyarrow would keep that of all row groups until the last one is read.
+        """
+        with (
+            naming_the_file(self.path, ".parquet"),
+            pyarrow.parquet.ParquetFile(self.path, buffer_size=BUFFER, pre_buffer=False) as file,
+        ):
+            groups = list(range(file.num_row_groups))
+            while groups and (rows := file.metadata.row_group(groups[0]).num_rows) <= start:
+                start -= rows
+                del groups[0]
+            batches = file.iter_batches(BATCH, row_groups=groups)
+            yield from _skip((pa.Table.from_batches([batch]) for batch in batches), start)
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A text file, plain or compressed."""
+
+    path: Path
+    text: TextChunks
+
+    @classmethod
+    def of(cls, path: Path, *, na: Sequence[str], encoding: str | None, skip_bad: bool) -> "TextFile":
+        """The file at a path, whose dialect and types are found by reading it once."""
+        with naming_the_file(path, inner_suffix(path)):
+            return cls(
+                path, scan_text(str(path), lambda: open_bytes(path), na=na, encoding=encoding, skip_bad=skip_bad)
+            )
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return self.text.rows
+
+    @property
+    def head(self) -> Table:
+        """The table without its rows."""
+        return Table(self.path, self.text.schema.empty_table(), self.text.notes)
+
+    def read(self, start: int) -> Iterator[pa.Table]:
+        """The rows from row ``start`` on; those before it are read and dropped."""
+        with naming_the_file(self.path, inner_suffix(self.path)):
+            yield from _skip(self.text, start)
+
+
+def open_chunked(
+    source: str | os.PathLike[str],
+    *,
+    na: Sequence[str] = (),
+    encoding: str | None = None,
+    skip_bad: bool = False,
+    at_least: int | None = None,
+) -> ChunkedTable | None:
+    """A large table that can be read in chunks: Parquet, or text that may be compressed, one file or several.
+
+    None of all other sources, and of tables whose files are smaller than ``at_least`` bytes together (``LARGE``, if it
+    is not set): ``read_table`` reads those whole.
+
+    Args:
+        na, encoding, skip_bad: as ``read_table`` takes them.
+
+    Raises:
+        DataError: as ``read_table`` raises it.
+    """
+    if str(source) in STANDARD_INPUT:
+        return None
+    paths = files_of(str(source))
+    if not all(path.is_file() and _streams(path) for path in paths):
+        return None
+    if sum(path.stat().st_size for path in paths) < (LARGE if at_least is None else at_least):
+        return None
+    files = tuple(
+        ParquetChunks.of(path)
+        if path.suffix.lower() == ".parquet"
+        else TextFile.of(path, na=na, encoding=encoding, skip_bad=skip_bad)
+        for path in paths
+    )
+    rows = sum(file.rows for file in files)
+    heads = [file.head for file in files]
+    head = heads[0] if len(heads) == 1 else together(Path(source), heads, rows)
+    return ChunkedTable(checked(head, rows), rows, files, tuple(na))
+
+
+def _streams(path: Path) -> bool:
+    return path.suffix.lower() == ".parquet" or inner_suffix(path) in TEXT
+
+
+def _skip(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The tables without their first rows."""
+    for table in tables:
+        if rows < len(table):
+            yield table.slice(rows)
+        rows = max(0, rows - len(table))
+
+
+def _in_blocks(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
+    """The same rows, ``size`` at a time."""
+    held: list[pa.Table] = []
+    count = 0
+    for table in tables:
+        taken = 0
+        while count + len(table) - taken >= size:
+            yield pa.concat_tables([*held, table.slice(taken, size - count)], promote_options="permissive")
+            held, count, taken = [], 0, taken + size - count
+        if taken < len(table):
+            held.append(table.slice(taken))
+            count += len(table) - taken
+    if held:
+        yield pa.concat_tables(held, promote_options="permissive")

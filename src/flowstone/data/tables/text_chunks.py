@@ -1,0 +1,201 @@
+"""Text files in chunks: one pass finds the types of their columns, and further ones read the rows with these types.
+
+The types are those of the whole file. pyarrow's reader tries types in the order of ``LADDER`` until one holds every
+cell; in chunks it knows the first cells alone, so the first pass begins anew with the next type of a column wherever a
+cell does not fit. Numbers in other notations and dates are then found among the columns of text: the readings that all
+chunks allow are those that the whole column allows.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import IO
+
+import pyarrow as pa
+import pyarrow.csv
+
+from flowstone.data.tables.dialect import Dialect
+from flowstone.data.tables.text import (
+    BadRows,
+    csv_options,
+    csv_source,
+    dialect_of,
+    is_empty,
+    percent_note,
+    said,
+    without_blank_rows,
+)
+from flowstone.data.tables.values import (
+    DATE_READINGS,
+    DateReading,
+    NumberReading,
+    date_readings,
+    differs_by_order,
+    first_cell,
+    number_readings,
+    possible_numbers,
+    without_gaps,
+)
+from flowstone.errors import DataError
+
+__all__ = ["TextChunks", "scan_text"]
+
+LADDER = (
+    pa.null(), pa.int64(), pa.bool_(), pa.date32(), pa.time32("s"), pa.timestamp("s"), pa.timestamp("ns"),
+    pa.float64(), pa.string(), pa.binary(),
+)  # fmt: skip
+BLOCK = 1 << 20  # bytes of a file that pyarrow reads at a time
+MISFIT = re.compile(r"In CSV column #(\d+): .*conversion error", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class TextChunks:
+    """A text file whose dialect and types are known.
+
+    Attributes:
+        schema: names and types of its columns.
+        rows: how many there are.
+        notes: what was understood.
+    """
+
+    opened: Callable[[], IO[bytes]]
+    encoding: str
+    dialect: Dialect
+    na: tuple[str, ...]
+    types: Mapping[str, pa.DataType]
+    readings: Mapping[str, NumberReading | DateReading]
+    schema: pa.Schema
+    rows: int
+    notes: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        """The rows, in chunks of any size."""
+        for table in _batches(self.opened, self.encoding, self.dialect, BadRows(self.dialect), self.na, self.types):
+            columns = [self._column(name, table.column(name)) for name in self.schema.names]
+            yield without_blank_rows(pa.table(columns, schema=self.schema), [])
+
+    def _column(self, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+        if not pa.types.is_string(column.type):
+            return column
+        column = without_gaps(column, self.na)
+        return self.readings[name].parse(column) if name in self.readings else column
+
+
+def scan_text(
+    where: str, opened: Callable[[], IO[bytes]], *, na: Sequence[str] = (), encoding: str | None = None,
+    skip_bad: bool = False,
+) -> TextChunks:  # fmt: skip
+    """Find the dialect and the types of a text file in one pass (or a few, where the first rows mislead), in memory
+    that does not grow with the file. Arguments and errors are those of ``read_text``.
+    """
+    encoding, dialect = dialect_of(where, opened, na=na, encoding=encoding)
+    types: dict[str, pa.DataType] = {}
+    while True:
+        bad, found = BadRows(dialect), _Found(dialect, tuple(na))
+        try:
+            for table in _batches(opened, encoding, dialect, bad, na, types):
+                types = {name: table.schema.field(name).type for name in table.column_names}
+                found.add(table)
+            break
+        except pa.ArrowInvalid as error:
+            types = _loosened(types, dialect, error)
+    notes = [*dialect.notes, *bad.notes(where, skip_bad=skip_bad)]
+    names = [name for name in dialect.names if name not in dialect.unused or name in found.used]
+    readings = {name: reading for name in names if (reading := found.reading(name, notes)) is not None}
+    rows, blank = found.rows, found.blank if len(names) > 1 else 0
+    if blank:
+        notes.append(f"rows without any value left out: {blank}")
+    if rows == blank:
+        raise DataError(f"{where}: the table is empty (0 rows, {len(names)} columns)")
+    schema = pa.schema([(name, _type_read(readings[name]) if name in readings else types[name]) for name in names])
+    notes = (said(encoding, dialect, rows - blank, len(names)), *notes)
+    return TextChunks(opened, encoding, dialect, tuple(na), types, readings, schema, rows - blank, notes)
+
+
+def _type_read(reading: NumberReading | DateReading) -> pa.DataType:
+    if isinstance(reading, NumberReading):
+        return reading.type
+    return pa.timestamp("s") if reading.with_time else pa.date32()
+
+
+def _batches(
+    opened: Callable[[], IO[bytes]],
+    encoding: str,
+    dialect: Dialect,
+    bad: BadRows,
+    na: Sequence[str],
+    types: Mapping[str, pa.DataType],
+) -> Iterator[pa.Table]:
+    with opened() as stream:
+        source, options = csv_source(stream, encoding, dialect), csv_options(encoding, dialect, bad, na, types)
+        options["read_options"].block_size = BLOCK
+        with pyarrow.csv.open_csv(source, **options) as reader:
+            for batch in reader:
+                yield pa.Table.from_batches([batch])
+
+
+def _loosened(types: Mapping[str, pa.DataType], dialect: Dialect, error: pa.ArrowInvalid) -> dict[str, pa.DataType]:
+    """The types with the next one for the column that the error is about; the error again where it is about none."""
+    match = MISFIT.search(str(error))
+    name = dialect.names[int(match[1])] if match else None
+    if name is None or name not in types or name in dialect.as_text or types[name] == LADDER[-1]:
+        raise error
+    return {**types, name: LADDER[LADDER.index(types[name]) + 1]}
+
+
+@dataclass
+class _Found:
+    """What the chunks of a text have shown so far.
+
+    Attributes:
+        rows, blank: how many rows there are, and how many of them are separators alone.
+        used: columns that hold a value.
+        possible: of columns of text, the readings that all chunks allow.
+        first: of these columns, the first cell that is no gap.
+        other_day: columns in which another order of day and month means other days.
+    """
+
+    dialect: Dialect
+    na: tuple[str, ...]
+    rows: int = 0
+    blank: int = 0
+    used: set[str] = field(default_factory=set)
+    possible: dict[str, tuple[list[NumberReading], list[DateReading]]] = field(default_factory=dict)
+    first: dict[str, str] = field(default_factory=dict)
+    other_day: set[str] = field(default_factory=set)
+
+    def add(self, table: pa.Table) -> None:
+        """Take in the next chunk."""
+        texts = {name for name in table.column_names if pa.types.is_string(table.schema.field(name).type)}
+        for place, name in enumerate(table.column_names):
+            if name in texts:
+                table = table.set_column(place, name, without_gaps(table.column(name), self.na))
+        self.used |= {name for name in table.column_names if not is_empty(table.column(name))}
+        self.rows += len(table)
+        self.blank += len(table) - len(without_blank_rows(table, []))
+        for name in texts.difference(self.dialect.as_text):
+            self._narrow(name, table.column(name))
+
+    def _narrow(self, name: str, column: pa.ChunkedArray) -> None:
+        cell = first_cell(column)
+        if cell is None:
+            return
+        self.first.setdefault(name, cell)
+        numbers, dates = self.possible.get(name, (possible_numbers(self.dialect.point), DATE_READINGS))
+        numbers, dates = list(number_readings(column, numbers)), list(date_readings(column, dates))
+        self.possible[name] = numbers, dates
+        if dates and name not in self.other_day and any(differs_by_order(column, each) for each in dates):
+            self.other_day.add(name)
+
+    def reading(self, name: str, notes: list[str]) -> NumberReading | DateReading | None:
+        """How a column of text is to be read; what is to be said of it goes to ``notes``."""
+        numbers, dates = self.possible.get(name, ([], []))
+        if numbers:
+            notes.extend(percent_note(name, self.first[name]))
+            return numbers[0]
+        if not dates:
+            return None
+        doubt = dates[0].doubt(self.first[name], ambiguous=dates[0].other_order in dates and name in self.other_day)
+        if doubt:
+            notes.append(f"in doubt: column {name!r}: {doubt}")
+        return dates[0]

@@ -1,0 +1,114 @@
+"""Scorer: a run folder as a function from a table, or a chunk of one, to the table with its likelihoods."""
+
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+
+from flowstone.data.tables import Table, read_table
+from flowstone.density import Density
+from flowstone.errors import DataError, SettingError
+from flowstone.evaluation.metrics import log_prob
+from flowstone.runs import Run
+from flowstone.table_model import TableModel
+
+__all__ = ["Scorer"]
+
+SCORE = "log_prob"
+PART_ROWS, PART_VALUES = 1 << 18, 1 << 21  # of a part at most, if its rows are not wider than that
+
+
+class Scorer:
+    """Adds the log-likelihood of each row to a table, in nats, in the units of the data, and carries all columns along.
+
+    A chunk of a table needs no other chunk: the kinds of the columns are in the run folder.
+
+    Args:
+        run: a run folder of a table.
+        per_column: of a density of mixed columns, also the log-likelihood of each value given all others of the row.
+        drop_missing: leave out rows with a gap or an infinite value. Else such rows are an error; a density of mixed
+            columns gives them the likelihood of what is there.
+        device: where to compute.
+
+    Raises:
+        SettingError: the run is of images, or ``per_column`` is asked of a density that is not of mixed columns.
+    """
+
+    def __init__(
+        self, run: Run | str, *, per_column: bool = False, drop_missing: bool = False, device: str = "cpu"
+    ) -> None:
+        self.run = run if isinstance(run, Run) else Run(run)
+        self.drop_missing, self.per_column = drop_missing, per_column
+        if self.run.of_images:
+            raise SettingError(f"{self.run.folder} is of images, not of a table")
+        if per_column and not self.run.of_mixed_columns:
+            raise SettingError(f"the likelihood of each column is of densities of mixed columns; {run} is none")
+        density = self.run.density(device)
+        self.model = TableModel.load(self.run.folder, device=device) if self.run.of_mixed_columns else None
+        self.density: Density = density if self.model is None else self.model.density
+
+    @property
+    def added(self) -> list[str]:
+        """The names of the columns that it adds."""
+        columns = self.model.columns.names if self.per_column and self.model else ()
+        return [SCORE, *(f"{SCORE}:{name}" for name in columns)]
+
+    @property
+    def part_rows(self) -> int:
+        """How many rows are scored at a time: a multiple of what the density computes at once, so that a table in parts
+        has the scores of the whole one, bit for bit.
+        """
+        once = self.density.rows_at_once
+        most = min(PART_ROWS, PART_VALUES // self.density.event_shape.numel())
+        return once * max(1, most // once)
+
+    def __call__(self, table: Any) -> pa.Table:
+        """The table, or whatever ``read_table`` takes, with the columns that are added."""
+        kept, scores = self.score(table)
+        return self.joined(kept, scores)
+
+    def score(self, table: Any) -> tuple[Table, pa.Table]:
+        """The rows that are scored, and their scores."""
+        table = read_table(table)
+        self.require_names_free(table)
+        if self.model is None:
+            kept, rows = self.run.table(table, drop_missing=self.drop_missing)
+            found = {SCORE: pa.array(log_prob(self.density, rows.x, rows.context).double().numpy())}
+            return kept, pa.table(found)
+        kept = self.keep(table)
+        found = {SCORE: pa.array(self.model.log_prob(kept))}
+        if self.per_column:
+            terms = self.model.column_log_prob(kept)
+            found |= {f"{SCORE}:{name}": terms.column(name) for name in terms.column_names}
+        return kept, pa.table(found)
+
+    def keep(self, table: Table) -> Table:
+        """The rows that are scored."""
+        if self.model is None:
+            return self.run.table(table, drop_missing=self.drop_missing)[0]
+        if not self.drop_missing:
+            return table
+        whole = ~self.model.encode(table).isnan().any(1).cpu().numpy()
+        return replace(table, arrow=table.arrow.filter(pa.array(whole)))
+
+    def joined(self, kept: Table, scores: pa.Table) -> pa.Table:
+        """A table and the scores of its rows side by side."""
+        arrow = kept.arrow
+        for name in scores.column_names:
+            arrow = arrow.append_column(name, scores.column(name))
+        return arrow
+
+    def require_names_free(self, table: Table) -> None:
+        """DataError where the table has a column of a name that is to be added."""
+        for name in self.added:
+            if name in table.columns:
+                raise DataError(f"{table.path}: it has a column {name!r} already: rename it or leave it out")
+
+    def scores_chunks_alike(self, table: Table) -> bool:
+        """Whether a chunk of a table is scored as it is within the whole table, which may be without its rows here.
+
+        It is not where its columns cannot be encoded so (``Columns.encodes_pieces_alike``), nor where the density draws
+        noise, row after row.
+        """
+        columns = None if self.model is None else self.model.columns
+        return not self.density.stochastic and (columns is None or columns.encodes_pieces_alike(table))
