@@ -15,6 +15,7 @@ from flowstone.evaluation import (
     classifier_two_sample_test,
     conditional_pit,
     independent_columns,
+    shared_rows,
     uniformity,
     verdict,
 )
@@ -164,3 +165,11 @@ def test_what_cannot_be_compared_is_refused():
     with pytest.raises(DataError, match="0 rows"):
         calibration(flowstone.nice(2), torch.zeros(0, 2))
     assert np.isnan(uniformity(torch.full((3,), torch.nan))[1])
+
+
+def test_rows_that_stand_in_both_parts_are_counted():
+    learned = torch.tensor([[1.0, torch.nan], [0.0, 2.0], [0.0, 2.0], [5.0, 6.0]])
+    held_out = torch.tensor([[-0.0, 2.0], [1.0, torch.nan], [1.0, 2.0], [1.0, torch.nan]], dtype=torch.float64)
+    assert shared_rows(learned, held_out) == 3
+    assert shared_rows(learned.split(1), held_out) == 3
+    assert shared_rows(learned, held_out[2:3]) == 0

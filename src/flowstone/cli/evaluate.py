@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate"]
 
+PIECE = 1 << 18  # rows of a large table that are compared at a time
+
 
 @with_flags(Settings, "precision")
 @with_flags(DataRequest, "drop_missing", "na", "encoding", "skip_bad", "data_dir")
@@ -104,10 +106,11 @@ def _also_learned(folder: "Run", table: "Table") -> dict[str, int]:
     kinds, (features, context) = folder.kinds, folder.columns()
     if kinds is None:
         return {}
-    kinds = kinds.select([*features, *context])
+    kinds, source = kinds.select([*features, *context]), folder.record["data"]["source"]
     try:
-        learned = kinds.encode(folder.read(folder.record["data"]["source"]))
-        return {"n_also_in_training": shared_rows(learned, kinds.encode(table))}
+        large = folder.chunked(source)
+        pieces = [folder.read(source)] if large is None else large.chunks(PIECE)
+        return {"n_also_in_training": shared_rows(map(kinds.encode, pieces), kinds.encode(table))}
     except DataError:
         return {}
 
