@@ -1,5 +1,6 @@
 """Measurements: likelihood on held-out rows, round trips, a check layer by layer, and judges of synthetic tables."""
 
+from flowstone.evaluation.anomaly import blamed_terms, conformal_p_values
 from flowstone.evaluation.baselines import baseline_nll, baselines
 from flowstone.evaluation.check import check
 from flowstone.evaluation.columns import column_bits, independent_columns, require_comparable
@@ -24,6 +25,8 @@ __all__ = [
     "bits_per_dim",
     "check",
     "classifier_two_sample_test",
+    "blamed_terms",
+    "conformal_p_values",
     "column_bits",
     "evaluate",
     "grid_integral",

@@ -1,0 +1,112 @@
+"""What tells an anomaly: a p-value against held-out rows, and the column to blame."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowstone.density import Density
+from flowstone.evaluation.metrics import log_prob
+from flowstone.flow import Flow
+from flowstone.blend import Blend
+from flowstone.bijections import Standardize
+from flowstone.mixed import MixedDensity
+from flowstone.priors import GaussianMixture
+
+__all__ = ["blamed_terms", "conformal_p_values"]
+
+VALUES = 15  # of a column that are tried in place of a row's own
+MOST_HELD_OUT = 1000  # rows whose terms of blame are averaged
+
+
+def conformal_p_values(held_out: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    r"""The share of held-out rows that are at most as normal as each row, ``(rows,)``:
+
+    $$ p(x) = \frac{1 + \#\{i : s(x_i) \le s(x)\}}{n + 1}. $$
+
+    Where a row is exchangeable with the n held-out rows, $P(p \le a) \le a$ for every a, whatever the score is (Vovk
+    et al. 2005; Bates et al. 2023, Testing for Outliers with Conformal p-values). The p-values of several rows depend
+    on one another through the held-out rows.
+
+    Args:
+        held_out: scores of rows from which the score was not learned, ``(n,)``; larger is more normal.
+        scores: of the rows to judge, ``(rows,)``.
+
+    >>> conformal_p_values(np.array([1.0, 2.0, 3.0]), np.array([0.0, 2.5])).tolist()
+    [0.25, 0.75]
+    """
+    below = np.searchsorted(np.sort(held_out), scores, side="right")
+    return (1 + below) / (len(held_out) + 1)
+
+
+def blamed_terms(density: Density, x: Tensor, context: Tensor | None = None, *, values: Tensor) -> np.ndarray:
+    r"""How well each value fits the others of its row, ``(rows, columns)``, in nats; NaN where there is a gap.
+
+    Of mixed densities in any order, mixtures of Gaussians, and blends of these, it is $\log p(x_j \mid x_{-j})$. Of
+    others it is $\log p(x) - \max_v \log p(x \text{ with } x_j = v)$, over some values v of the column: what could be
+    won by changing that value alone.
+
+    Args:
+        values: rows from which values are taken, ``(n, columns)``.
+    """
+    with torch.no_grad():
+        terms = _conditional(density, x)
+        terms = _against_the_best(density, x, context, values) if terms is None else terms
+    return terms.double().cpu().masked_fill(x.isnan().cpu(), torch.nan).numpy()
+
+
+def _conditional(density: Density, x: Tensor) -> Tensor | None:
+    """The log-likelihood of each value given all others; None where the density has no closed form for it."""
+    if isinstance(density, MixedDensity) and density.any_order:
+        index = torch.arange(x.shape[1], device=density.device)
+        x = x.to(density.device)
+        return torch.stack([density.conditional_log_prob(x, index != j) for j in index.tolist()], 1)
+    if isinstance(density, Flow) and isinstance(density.prior, GaussianMixture):
+        if isinstance(density.bijection, Standardize):
+            return _of_mixture(density, density.bijection, density.prior, x)
+    if isinstance(density, Blend):
+        parts = [_conditional(part, x) for part in density.densities]
+        return None if any(part is None for part in parts) else _of_blend(density, x, parts)
+    return None
+
+
+def _of_mixture(flow: Flow, standardize: Standardize, prior: GaussianMixture, x: Tensor) -> Tensor:
+    r"""With the precision $P_k$ of a component, $x_j$ given the others has variance $1/P_{k,jj}$, and lies $(P_k (x -
+    \mu_k))_j / P_{k,jj}$ from its mean; components weigh by what they say of the others.
+    """
+    z, log_det = standardize(x.to(flow.device, flow.data_dtype))
+    factor = prior._factor().detach()
+    precision = factor.mT @ factor
+    whole = prior.component_log_prob(z)
+    found = []
+    for j in range(z.shape[1]):
+        offset = torch.einsum("ki,nki->nk", precision[:, j], z[:, None] - prior.means)
+        variance = 1 / precision[:, j, j]
+        value = -0.5 * (np.log(2 * np.pi) + variance.log() + offset.square() * variance)
+        found.append(whole.logsumexp(1) - (whole - value).logsumexp(1))
+    return torch.stack(found, 1)
+
+
+def _of_blend(density: Blend, x: Tensor, parts: Sequence[Tensor | None]) -> Tensor:
+    """Of each part the likelihood of a row is that of the column given the others, times that of the others."""
+    weights = density.weights.double().log()
+    whole = torch.stack([part.log_prob(x.to(part.data_dtype)).double() for part in density.densities])
+    whole = whole + weights[:, None]
+    others = torch.stack([w[:, None] - part.double() for w, part in zip(whole, parts, strict=True) if part is not None])
+    return whole.logsumexp(0)[:, None] - others.logsumexp(0)
+
+
+def _against_the_best(density: Density, x: Tensor, context: Tensor | None, values: Tensor) -> Tensor:
+    own = log_prob(density, x, context).double()
+    found = []
+    for j in range(x.shape[1]):
+        held = values[:, j][~values[:, j].isnan()].sort().values
+        tried = held[torch.linspace(0, len(held) - 1, VALUES).round().long()].unique()
+        best = own
+        for value in tried:
+            changed = x.clone()
+            changed[:, j] = value
+            best = torch.maximum(best, log_prob(density, changed, context).double())
+        found.append(own - best)
+    return torch.stack(found, 1)
