@@ -11,7 +11,7 @@ from torch import Tensor
 __all__ = ["Neighbourhood", "Scale"]
 
 MOST_ROWS = 5000  # to which distances are computed
-NEAREST = 1e-9  # a distance below which rows count as equal
+NEAREST = 1e-6  # a distance, relative to a point's length, below which points count as equal
 BANDWIDTHS = np.geomspace(0.05, 2, 12)
 SMOOTHING = 2.0  # times the likeliest bandwidth
 TRIED = 1000  # rows by which the bandwidth is chosen
@@ -86,11 +86,12 @@ class Neighbourhood:
     def _reduced(self, points: np.ndarray, reduce: Any) -> Any:
         """What ``reduce`` makes of the distances of points from all neighbours, a part at a time."""
 
-        def without_self(distances: np.ndarray, _start: int) -> Any:
-            nearest = distances.argmin(1)[:, None]
-            same = np.take_along_axis(distances, nearest, 1) <= NEAREST
-            if distances.shape[1] > 1:
-                np.put_along_axis(distances, nearest, np.where(same, np.inf, np.take_along_axis(distances, nearest, 1)), 1)
+        def without_self(distances: np.ndarray, start: int) -> Any:
+            rows = np.arange(len(distances))
+            nearest = distances.argmin(1)
+            rounding = NEAREST * (1 + np.linalg.norm(points[start : start + len(rows)], axis=1))
+            same = (distances[rows, nearest] <= rounding) & (distances.shape[1] > 1)
+            distances[rows[same], nearest[same]] = np.inf
             return reduce(distances)
 
         return pairwise_distances_chunked(points, self.points, reduce_func=without_self, working_memory=64)

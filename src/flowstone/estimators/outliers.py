@@ -23,8 +23,8 @@ from flowstone.files import to_json, write_atomically
 __all__ = ["FlowOutlierDetector"]
 
 HELD_OUT = 5  # one row of so many is for p-values
-SCALED_BY, MOST_SCALED = 8, 2000  # one learned row of so many puts terms on one scale; the density does not see it
-TRIM = 0.0
+SCALED_BY, MOST_SCALED = 8, 2000  # one learned row of so many, which the density does not see, scales the terms
+WEIGHTS = np.array([0.25, 0.25, 0.5])  # of likelihood, neighbourhood and smoothed density
 QUICK = ("independent", "gaussian", "mixture")
 ARRAYS, STATE = "detector.npz", "detector.json"
 
@@ -36,8 +36,8 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
     2019, Do Deep Generative Models Know What They Don't Know?), and a high density need not mean a typical row
     (Nalisnick et al. 2019, Detecting Out-of-Distribution Inputs Using Typicality; Zhang et al. 2021, Understanding
     Failures in Out-of-Distribution Detection with Deep Generative Models). The score of a row is therefore minus the
-    mean of three terms, each centred and divided by its standard deviation over learned rows (t), and compressed,
-    $\operatorname{sign}(t) \log(1 + |t|)$:
+    weighted mean (1/4, 1/4, 1/2) of three terms, each centred and divided by its standard deviation over learned rows
+    (t), and compressed, $\operatorname{sign}(t) \log(1 + |t|)$:
 
     - likelihood: $-\log p(x)$ under ``FlowDensity``; where $\log p(x)$ is above its maximum over learned rows, it is
       reflected there (typicality);
@@ -45,9 +45,9 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
     - smoothed density: minus the log of the mean of Gaussian kernels at learned rows, with twice the likeliest
       bandwidth.
 
-    A row that was learned is not its own neighbour. A fifth of the rows is held out: from them are the p-values. To
-    resist anomalies among the rows, density and neighbours are learned twice, the second time without the
-    ``contamination`` of learned rows that were the most outlying ones.
+    A row that was learned is not its own neighbour. A fifth of the rows is held out: from them are the p-values. Some
+    scattered anomalies among the rows do little harm; anomalies that lie in clusters of their own are learned as
+    normal rows are.
 
     Rows are whatever ``FlowDensity`` takes: numbers, or a frame of columns of any kind, with gaps.
 
@@ -121,10 +121,6 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
         count = max(1, len(x) // HELD_OUT)
         held_out, learned = x[order[:count]], x[order[count:]]
         self._learn(learned, seed)
-        kept = int(np.ceil(len(learned) * (1 - TRIM)))
-        if TRIM and kept >= 2:
-            scores = self._score(learned)
-            self._learn(learned[torch.from_numpy(np.sort(np.argsort(-scores, kind="stable")[:kept]))], seed)
         self._held_out_rows = held_out[:MOST_HELD_OUT]
         self._held_out_scores = self._score(held_out)
         self.decision_scores_ = -self._score(x)
@@ -138,7 +134,7 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
         self.density_ = FlowDensity(
             kinds=self.kinds,
             models=quick if self.models == "quick" else self.models,
-            time_limit=None if self.time_limit is None else self.time_limit / 2,  # it is learned twice
+            time_limit=self.time_limit,
             device=self.device,
             random_state=seed,
             verbose=self.verbose,
@@ -163,7 +159,7 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
         terms[:, 0] = np.abs(terms[:, 0] + self._most_likely) - self._most_likely
         terms = (terms - self._center) / self._spread
         terms = np.nan_to_num(terms, nan=np.inf).clip(-1e300, 1e300)  # an impossible row is very strange
-        return -(np.sign(terms) * np.log1p(np.abs(terms))).mean(1)
+        return -(np.sign(terms) * np.log1p(np.abs(terms))) @ WEIGHTS
 
     # --- what is asked ------------------------------------------------------------------------------------------------
 
