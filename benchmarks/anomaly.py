@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as parquet
@@ -80,9 +81,10 @@ def kernels(learned: np.ndarray, judged: np.ndarray, seed: int) -> np.ndarray:
     order = np.random.default_rng(seed).permutation(len(learned))
     count = min(500, len(learned) // 5)
     held_out, rest = learned[order[:count]], learned[order[count:]]
-    likelihood = [KernelDensity(bandwidth=width, rtol=1e-4).fit(rest).score(held_out) for width in BANDWIDTHS]
+    tolerance: Any = 1e-4  # which scikit-learn's hints take for a whole number
+    likelihood = [KernelDensity(bandwidth=width, rtol=tolerance).fit(rest).score(held_out) for width in BANDWIDTHS]
     width = float(BANDWIDTHS[int(np.argmax(likelihood))])
-    return -KernelDensity(bandwidth=width, rtol=1e-4).fit(learned).score_samples(judged)
+    return -KernelDensity(bandwidth=width, rtol=tolerance).fit(learned).score_samples(judged)
 
 
 def mixture(learned: np.ndarray, judged: np.ndarray, seed: int) -> np.ndarray:
@@ -145,7 +147,7 @@ def measure(path: Path, seed: int, method: str) -> Outcome:
         scaler = StandardScaler().fit(learned)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # mixtures that have not converged, repeated rows in LOF
-            scores = RIVALS[method](scaler.transform(learned), scaler.transform(judged), seed)
+            scores = RIVALS[method](np.asarray(scaler.transform(learned)), np.asarray(scaler.transform(judged)), seed)
     return Outcome(
         set=path.stem, seed=seed, method=method, roc_auc=float(roc_auc_score(anomalous, scores)),
         precision=float(average_precision_score(anomalous, scores)),

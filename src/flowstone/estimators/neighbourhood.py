@@ -41,9 +41,7 @@ class Scale:
         whole = np.nan_to_num(_filled(x.numpy()))
         is_number = np.array([not each for each in levels])
         width = whole.std(0)
-        return cls(
-            np.where(is_number, whole.mean(0), 0.0), np.where(is_number & (width > 0), width, 1.0), levels
-        )
+        return cls(np.where(is_number, whole.mean(0), 0.0), np.where(is_number & (width > 0), width, 1.0), levels)
 
     def __call__(self, x: Tensor) -> np.ndarray:
         values = (x.numpy() - self.center) / self.width

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from scipy.stats import binom
 from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -17,13 +18,14 @@ from flowstone.errors import CheckpointError, SettingError
 from flowstone.estimators.density import FlowDensity
 from flowstone.estimators.neighbourhood import Neighbourhood, Scale
 from flowstone.estimators.rows import TableInput
-from flowstone.evaluation.anomaly import MOST_HELD_OUT, blamed_terms, conformal_p_values
+from flowstone.evaluation.anomaly import MOST_HELD_OUT, blamed_terms, conformal_p_values, usual_terms
 from flowstone.files import to_json, write_atomically
 
 __all__ = ["FlowOutlierDetector"]
 
 HELD_OUT = 5  # one row of so many is for p-values
 SCALED_BY, MOST_SCALED = 8, 2000  # one learned row of so many, which the density does not see, scales the terms
+NEAR, LEAST_NEAR = 20, 5  # rows are trimmed by the distance to one neighbour of so many, at least the fifth
 WEIGHTS = np.array([0.25, 0.25, 0.5])  # of likelihood, neighbourhood and smoothed density
 QUICK = ("independent", "gaussian", "mixture")
 ARRAYS, STATE = "detector.npz", "detector.json"
@@ -45,14 +47,16 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
     - smoothed density: minus the log of the mean of Gaussian kernels at learned rows, with twice the likeliest
       bandwidth.
 
-    A row that was learned is not its own neighbour. A fifth of the rows is held out: from them are the p-values. Some
-    scattered anomalies among the rows do little harm; anomalies that lie in clusters of their own are learned as
-    normal rows are.
+    A row that was learned is not its own neighbour. A fifth of the rows is held out: from them are the p-values.
+    Anomalies among the rows are learned as normal ones unless ``trim`` leaves them out.
 
     Rows are whatever ``FlowDensity`` takes: numbers, or a frame of columns of any kind, with gaps.
 
     Args:
         contamination: the share of the rows of ``fit`` that ``predict`` takes for anomalies, above 0 and at most 0.5.
+        trim: the share of rows, at most 0.5, that are left out before anything is learned, as they lie farthest from
+            the rest (by the distance to the neighbour that is n/20-th of n): for rows among which there are anomalies.
+            Of rows without anomalies it leaves out good ones, and the detector is worse.
         kinds: as in ``FlowDensity``.
         models: as in ``FlowDensity``; ``quick``: of whole numbers independent columns, a Gaussian and mixtures of
             Gaussians; of other tables independent columns and ``mixed``.
@@ -81,6 +85,7 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
         self,
         *,
         contamination: float = 0.1,
+        trim: float = 0.0,
         kinds: str | Mapping[str, str] = "auto",
         models: str | Sequence[str] = "quick",
         time_limit: float | None = None,
@@ -89,6 +94,7 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
         verbose: bool = False,
     ) -> None:
         self.contamination = contamination
+        self.trim = trim
         self.kinds = kinds
         self.models = models
         self.time_limit = time_limit
@@ -112,20 +118,32 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
         Raises:
             ValueError: X or settings cannot be used; the message names what is wrong.
         """
-        share = self.contamination
-        if isinstance(share, bool) or not isinstance(share, int | float | np.number) or not 0 < share <= 0.5:
-            raise SettingError(f"contamination={share!r}: it is a share of the rows, above 0 and at most 0.5")
+        _require_share("contamination", self.contamination, least=np.finfo(float).tiny)
+        _require_share("trim", self.trim, least=0.0)
         seed = int(check_random_state(self.random_state).randint(2**31))
         x = self._learned_rows(X)
         order = torch.from_numpy(np.random.default_rng(seed).permutation(len(x)))
         count = max(1, len(x) // HELD_OUT)
         held_out, learned = x[order[:count]], x[order[count:]]
-        self._learn(learned, seed)
+        self._learn(self._trimmed(learned), seed)
         self._held_out_rows = held_out[:MOST_HELD_OUT]
         self._held_out_scores = self._score(held_out)
         self.decision_scores_ = -self._score(x)
-        self.offset_ = float(np.percentile(-self.decision_scores_, 100 * share))
+        self.offset_ = float(np.percentile(-self.decision_scores_, 100 * self.contamination))
         return self
+
+    def _trimmed(self, x: Tensor) -> Tensor:
+        """The rows without the share ``trim`` of them that lie farthest from the rest."""
+        kept = max(2, len(x) - int(self.trim * len(x)))
+        if kept >= len(x):
+            return x
+        points = self._scale_of(x)(x)
+        count = min(len(x) - 1, max(LEAST_NEAR, len(x) // NEAR))
+        distance = NearestNeighbors(n_neighbors=count).fit(points).kneighbors()[0][:, -1]
+        return x[torch.from_numpy(np.sort(np.argsort(distance, kind="stable")[:kept]))]
+
+    def _scale_of(self, x: Tensor) -> Scale:
+        return Scale.of(x, None if self.columns_ is None else self.columns_.heads())
 
     def _learn(self, x: Tensor, seed: int) -> None:
         """The density and the neighbours of rows, and the scale of their terms."""
@@ -139,7 +157,7 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
             random_state=seed,
             verbose=self.verbose,
         ).fit_as(self, x[scaling:])
-        self._scale = Scale.of(x, None if self.columns_ is None else self.columns_.heads())
+        self._scale = self._scale_of(x)
         self._neighbours = Neighbourhood(self._scale(x))
         self._most_likely = float(self.density_.varying_log_prob(x).max())
         terms = self._terms(x[:scaling] if scaling > 1 else x)
@@ -193,9 +211,11 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
         varying = self.density_._varying
         held = self._held_out_rows[:, varying]
         flow = self.density_.flow_
-        usual = np.nan_to_num(np.nanmean(_finite(blamed_terms(flow, held, values=held)), 0))
+        usual = usual_terms(flow, held)
         found = np.zeros((len(x), x.shape[1]))
-        found[:, varying] = np.nan_to_num(usual - blamed_terms(flow, x[:, varying], values=held), nan=0.0, posinf=np.inf)
+        found[:, varying] = np.nan_to_num(
+            usual - blamed_terms(flow, x[:, varying], values=held), nan=0.0, posinf=np.inf
+        )
         for index, value in self.density_._constants.items():
             found[:, index] = np.where((x[:, index] != value) & ~x[:, index].isnan(), np.inf, 0.0)
         return found
@@ -238,7 +258,7 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
         state = {
             "settings": {
                 name: getattr(self, name)
-                for name in ("contamination", "kinds", "models", "time_limit", "device", "verbose")
+                for name in ("contamination", "trim", "kinds", "models", "time_limit", "device", "verbose")
             },
             "offset": self.offset_,
             "most_likely": self._most_likely,
@@ -246,14 +266,9 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
             "levels": self._scale.levels,
         }
         write_atomically(Path(folder) / STATE, (to_json(state) + "\n").encode())
-        arrays = {name: np.asarray(getattr(self, name)) for name in KEPT}
-        np.savez(
-            Path(folder) / ARRAYS,
-            **arrays,
-            points=self._neighbours.points,
-            scale_center=self._scale.center,
-            scale_width=self._scale.width,
-        )
+        arrays: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in KEPT}
+        arrays |= {"points": self._neighbours.points, "center": self._scale.center, "width": self._scale.width}
+        np.savez(Path(folder) / ARRAYS, **arrays)
 
     @classmethod
     def load(cls, folder: Path | str, *, device: str = "cpu") -> "FlowOutlierDetector":
@@ -271,7 +286,7 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
             if isinstance(settings["models"], list):
                 settings["models"] = tuple(settings["models"])
             made = cls(**settings)
-            made._scale = Scale(arrays["scale_center"], arrays["scale_width"], state["levels"])
+            made._scale = Scale(arrays["center"], arrays["width"], state["levels"])
             made._neighbours = Neighbourhood(arrays["points"], state["bandwidth"])
             made.offset_, made._most_likely = state["offset"], state["most_likely"]
             for name in KEPT:
@@ -287,5 +302,7 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
 KEPT = ("decision_scores_", "_held_out_rows", "_held_out_scores", "_center", "_spread")
 
 
-def _finite(terms: np.ndarray) -> np.ndarray:
-    return np.where(np.isfinite(terms), terms, np.nan)
+def _require_share(name: str, share: Any, *, least: float) -> None:
+    if isinstance(share, bool) or not isinstance(share, int | float | np.number) or not least <= share <= 0.5:
+        above = "above 0" if least else "at least 0"
+        raise SettingError(f"{name}={share!r}: it is a share of the rows, {above} and at most 0.5")

@@ -1,6 +1,6 @@
 """Measurements: likelihood on held-out rows, round trips, a check layer by layer, and judges of synthetic tables."""
 
-from flowstone.evaluation.anomaly import blamed_terms, conformal_p_values
+from flowstone.evaluation.anomaly import AnomalyJudge, blamed_terms, conformal_p_values, usual_terms
 from flowstone.evaluation.baselines import baseline_nll, baselines
 from flowstone.evaluation.check import check
 from flowstone.evaluation.columns import column_bits, independent_columns, require_comparable
@@ -13,6 +13,7 @@ from flowstone.evaluation.two_sample import TwoSample, classifier_two_sample_tes
 from flowstone.evaluation.usefulness import Usefulness, train_on_synthetic
 
 __all__ = [
+    "AnomalyJudge",
     "Diagnosis",
     "LatentClasses",
     "LayerReport",
@@ -23,11 +24,11 @@ __all__ = [
     "baseline_nll",
     "baselines",
     "bits_per_dim",
+    "blamed_terms",
     "check",
     "classifier_two_sample_test",
-    "blamed_terms",
-    "conformal_p_values",
     "column_bits",
+    "conformal_p_values",
     "evaluate",
     "grid_integral",
     "independent_columns",
@@ -37,4 +38,5 @@ __all__ = [
     "require_comparable",
     "round_trip",
     "train_on_synthetic",
+    "usual_terms",
 ]

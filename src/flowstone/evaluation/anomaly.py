@@ -6,15 +6,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowstone.bijections import Standardize
+from flowstone.blend import Blend
+from flowstone.data import add_noise
 from flowstone.density import Density
 from flowstone.evaluation.metrics import log_prob
 from flowstone.flow import Flow
-from flowstone.blend import Blend
-from flowstone.bijections import Standardize
 from flowstone.mixed import MixedDensity
 from flowstone.priors import GaussianMixture
 
-__all__ = ["blamed_terms", "conformal_p_values"]
+__all__ = ["AnomalyJudge", "blamed_terms", "conformal_p_values", "usual_terms"]
 
 VALUES = 15  # of a column that are tried in place of a row's own
 MOST_HELD_OUT = 1000  # rows whose terms of blame are averaged
@@ -37,7 +38,7 @@ def conformal_p_values(held_out: np.ndarray, scores: np.ndarray) -> np.ndarray:
     [0.25, 0.75]
     """
     below = np.searchsorted(np.sort(held_out), scores, side="right")
-    return (1 + below) / (len(held_out) + 1)
+    return np.where(np.isnan(scores), np.nan, (1 + below) / (len(held_out) + 1))
 
 
 def blamed_terms(density: Density, x: Tensor, context: Tensor | None = None, *, values: Tensor) -> np.ndarray:
@@ -56,15 +57,60 @@ def blamed_terms(density: Density, x: Tensor, context: Tensor | None = None, *, 
     return terms.double().cpu().masked_fill(x.isnan().cpu(), torch.nan).numpy()
 
 
+def usual_terms(density: Density, x: Tensor, context: Tensor | None = None) -> np.ndarray:
+    """The mean over held-out rows of what ``blamed_terms`` says of each column, ``(columns,)``."""
+    terms = blamed_terms(density, x, context, values=x)
+    terms = np.where(np.isfinite(terms), terms, np.nan)
+    counts = np.maximum((~np.isnan(terms)).sum(0), 1)
+    return np.nansum(terms, 0) / counts
+
+
+class AnomalyJudge:
+    """P-values of rows, by their likelihood alone, and the column of each to blame.
+
+    The likelihood alone can mislead (Nalisnick et al. 2019); ``FlowOutlierDetector`` has a better score.
+
+    Args:
+        density: whose likelihoods are compared.
+        x: rows that were not learned, ``(n, columns)``. context: of them.
+        noise: how wide the noise is that was added to each column of x, ``(columns,)``; rows to judge get it, too.
+
+    >>> import torch, flowstone
+    >>> judge = AnomalyJudge(flowstone.nice(2), torch.zeros(9, 2))
+    >>> p_values, blamed = judge(torch.tensor([[0.0, 0.0], [0.0, 50.0]]))
+    >>> p_values.tolist(), blamed.tolist()
+    ([1.0, 0.1], [0, 1])
+    """
+
+    def __init__(
+        self, density: Density, x: Tensor, context: Tensor | None = None, *, noise: np.ndarray | None = None
+    ) -> None:
+        self.density, self.noise = density, noise
+        self.held_out = log_prob(density, x, context).double().numpy()
+        self.values = x[:MOST_HELD_OUT]
+        self.usual = usual_terms(density, self.values, None if context is None else context[:MOST_HELD_OUT])
+
+    def __call__(self, x: Tensor, context: Tensor | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """P-values, ``(rows,)``, and the number of the column to blame, ``(rows,)``: that whose value given the others
+        is the most nats below what is usual for it; -1 where a row holds no value.
+        """
+        if self.noise is not None:
+            x = torch.from_numpy(add_noise(x.numpy(), self.noise, seed=0))
+        p_values = conformal_p_values(self.held_out, log_prob(self.density, x, context).double().numpy())
+        beyond = self.usual - blamed_terms(self.density, x, context, values=self.values)
+        blamed = np.where(np.isnan(beyond), -np.inf, beyond).argmax(1)
+        return p_values, np.where(np.isnan(beyond).all(1), -1, blamed)
+
+
 def _conditional(density: Density, x: Tensor) -> Tensor | None:
     """The log-likelihood of each value given all others; None where the density has no closed form for it."""
     if isinstance(density, MixedDensity) and density.any_order:
         index = torch.arange(x.shape[1], device=density.device)
         x = x.to(density.device)
         return torch.stack([density.conditional_log_prob(x, index != j) for j in index.tolist()], 1)
-    if isinstance(density, Flow) and isinstance(density.prior, GaussianMixture):
-        if isinstance(density.bijection, Standardize):
-            return _of_mixture(density, density.bijection, density.prior, x)
+    if isinstance(density, Flow) and isinstance(density.bijection, Standardize):
+        prior = density.prior
+        return _of_mixture(density, density.bijection, prior, x) if isinstance(prior, GaussianMixture) else None
     if isinstance(density, Blend):
         parts = [_conditional(part, x) for part in density.densities]
         return None if any(part is None for part in parts) else _of_blend(density, x, parts)
@@ -75,7 +121,11 @@ def _of_mixture(flow: Flow, standardize: Standardize, prior: GaussianMixture, x:
     r"""With the precision $P_k$ of a component, $x_j$ given the others has variance $1/P_{k,jj}$, and lies $(P_k (x -
     \mu_k))_j / P_{k,jj}$ from its mean; components weigh by what they say of the others.
     """
-    z, log_det = standardize(x.to(flow.device, flow.data_dtype))
+    with torch.enable_grad():
+        given = x.to(flow.device, flow.data_dtype).detach().requires_grad_()
+        z = standardize(given)[0]
+        slope = torch.autograd.grad(z.sum(), given)[0]  # of each column by itself
+    z = z.detach()
     factor = prior._factor().detach()
     precision = factor.mT @ factor
     whole = prior.component_log_prob(z)
@@ -85,7 +135,7 @@ def _of_mixture(flow: Flow, standardize: Standardize, prior: GaussianMixture, x:
         variance = 1 / precision[:, j, j]
         value = -0.5 * (np.log(2 * np.pi) + variance.log() + offset.square() * variance)
         found.append(whole.logsumexp(1) - (whole - value).logsumexp(1))
-    return torch.stack(found, 1)
+    return torch.stack(found, 1) + slope.abs().log()
 
 
 def _of_blend(density: Blend, x: Tensor, parts: Sequence[Tensor | None]) -> Tensor:
