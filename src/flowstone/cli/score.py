@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from flowstone.cli.anomaly import judge_of, with_anomaly
 from flowstone.cli.flags import select, with_flags
 from flowstone.cli.values import (
     Device,
@@ -39,6 +40,7 @@ def score(
     *,
     out: Out,
     per_column: Annotated[bool, Parameter(negative=())] = False,
+    anomaly: Annotated[bool, Parameter(negative=())] = False,
     device: Device = "auto",
     precision: str = Settings.precision,
     **options: Any,
@@ -60,6 +62,9 @@ def score(
     per_column
         For densities of mixed columns: a further column log_prob:NAME for each feature, the log-likelihood of its value
         given all others of the row.
+    anomaly
+        For tables: two further columns. p_value is the share of the training's test rows and this one that are at most
+        as likely as this one; blame names the column whose value fits the others of the row worst.
     device
         Where to compute.
     """
@@ -79,6 +84,8 @@ def score(
         model, table = model_of(folder, device), folder.read(data, **reading_options(chosen))
         with precision_of(precision, model.density):
             scored = _scored(model, table, per_column=per_column, drop_missing=chosen.get("drop_missing", False))
+            if anomaly:
+                scored = with_anomaly(scored, judge_of(folder, model.density), folder, model.encode(scored))
         finite(torch.tensor(scored.column("log_prob").to_numpy()))
         write_table(out, scored)
         finite.require(out, "log_prob")
@@ -86,6 +93,7 @@ def score(
     if per_column:
         raise SettingError(f"--per-column is for densities of mixed columns (--flow mixed); {run} is none")
     density = folder.density(device_of(device))
+    judge = judge_of(folder, density) if anomaly else None
     if folder.of_images:
         images = folder.images(data, **images_options(chosen))
         with precision_of(precision, density):
@@ -101,7 +109,9 @@ def score(
             print(f"left out {left_out} rows with missing values", file=sys.stderr)
         with precision_of(precision, density):
             scores = finite(log_prob(density, rows.x, rows.context).double()).numpy()
-        write_table(out, table.arrow.append_column("log_prob", pa.array(scores)))
+            scored = table.arrow.append_column("log_prob", pa.array(scores))
+            scored = scored if judge is None else with_anomaly(scored, judge, folder, rows.x, rows.context)
+        write_table(out, scored)
     finite.require(out, "log_prob")
 
 
