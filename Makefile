@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet install -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test laws mutants lint format reproduce tables mixed estimator posteriors images results-gpu bench large against clean
+.PHONY: help demo test laws mutants lint format reproduce tables mixed anomaly estimator posteriors images results-gpu bench large against clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,9 @@ tables: .venv/.dev  ## compare with nflows, zuko and mixtures on real tables: do
 mixed: .venv/.dev  ## judge samples, conditionals and filled gaps of mixed tables: docs/results.md (two hours; FLOWSTONE_DATA=folder)
 	$(BIN)/python benchmarks/mixed.py
 	$(BIN)/python benchmarks/imputation.py
+
+anomaly: .venv/.dev  ## compare detectors of anomalies on real sets: docs/results.md (half an hour; FLOWSTONE_DATA=folder)
+	$(BIN)/python benchmarks/anomaly.py
 
 estimator: .venv/.dev  ## compare the estimator with mixtures of Gaussians: docs/results.md (an hour; FLOWSTONE_DATA=folder)
 	$(BIN)/python benchmarks/estimator.py

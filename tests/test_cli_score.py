@@ -127,3 +127,62 @@ def test_rows_that_were_learned_from_are_counted(capsys):
     assert "of these, 40 rows are also in the table that was learned from" in capsys.readouterr().out
     flowstone("evaluate", "R", "some.csv", "--json")
     assert json.loads(capsys.readouterr().out)["n_also_in_training"] == 40
+
+
+def anomalies_of(path: str) -> list[dict[str, str]]:
+    with open(path) as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("digits", [None, 1])
+def test_p_values_and_blame_of_a_flow(tmp_path, digits):
+    make_table(tmp_path / "t.csv", rows=400)
+    if digits is not None:  # values repeat, so that the training adds noise
+        values = np.loadtxt("t.csv", delimiter=",", skiprows=1).round(digits)
+        np.savetxt("t.csv", values, delimiter=",", header="a,b,c", comments="", fmt=f"%.{digits}f")
+    make_run("R", "t.csv")
+    (tmp_path / "new.csv").write_text("a,b,c\n0.1,0.2,0.3\n0.1,0.2,90.5\n-70.5,0.2,0.3\n")
+    flowstone("score", "R", "new.csv", "--out", "o.csv", "--anomaly")
+    rows = anomalies_of("o.csv")
+    assert list(rows[0]) == ["a", "b", "c", "log_prob", "p_value", "blame"]
+    p_values = [float(row["p_value"]) for row in rows]
+    assert p_values[0] > 0.1
+    np.testing.assert_allclose(p_values[1:], 1 / 41)  # a tenth of 400 rows is held out
+    assert [row["blame"] for row in rows[1:]] == ["c", "a"]
+    flowstone("score", "R", "t.csv", "--out", "all.csv", "--anomaly")
+    assert 0.3 < np.mean([float(row["p_value"]) for row in anomalies_of("all.csv")]) < 0.7
+
+
+def test_p_values_and_blame_of_mixed_columns(tmp_path):
+    random = np.random.default_rng(0)
+    sex = random.choice(["f", "m"], 300)
+    height = np.where(sex == "f", 160, 185) + random.normal(0, 4, 300)
+    table = pyarrow.table({"sex": sex, "height": height, "age": random.integers(20, 60, 300)})
+    pyarrow.parquet.write_table(table, "t.parquet")
+    small = ["--set", "width=16", "blocks=1", "bins=4", "--steps", 100, "--quiet", "--no-plots"]
+    flowstone("train", "t.parquet", "--out", "R", *small)
+    new = {"sex": ["f", "f", None, None], "height": [160.0, 900.0, 161.0, None], "age": [40, 40, 40, None]}
+    pyarrow.parquet.write_table(pyarrow.table(new), "new.parquet")
+    flowstone("score", "R", "new.parquet", "--out", "o.parquet", "--anomaly")
+    scored = pyarrow.parquet.read_table("o.parquet").to_pydict()
+    assert scored["p_value"][1] == pytest.approx(1 / 31)
+    assert scored["p_value"][0] > 0.1
+    assert scored["blame"][1] == "height"
+    assert scored["blame"][2] in ("height", "age")
+    assert scored["blame"][3] is None  # nothing is there
+
+
+def test_anomalies_need_the_rows_of_the_training(tmp_path, capsys, monkeypatch):
+    make_table(tmp_path / "t.csv")
+    make_run("R", "t.csv")
+    flowstone("score", "R", "t.csv", "--out", "o.csv", "--anomaly")
+    assert "column 'log_prob' already" in refused(
+        capsys, monkeypatch, "score", "R", "o.csv", "--out", "p.csv", "--anomaly"
+    )
+    (tmp_path / "taken.csv").write_text("a,b,c,blame\n1,2,3,4\n")
+    words = ("score", "R", "taken.csv", "--out", "p.csv", "--anomaly")
+    assert "a column 'blame' already" in refused(capsys, monkeypatch, *words)
+    (tmp_path / "t.csv").rename("other.csv")
+    words = ("score", "R", "other.csv", "--out", "p.csv", "--anomaly")
+    assert "anomalies need the held-out rows of the training: " in refused(capsys, monkeypatch, *words)
+    assert not (tmp_path / "p.csv").exists()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from flowstone import bijections, data, errors, nets, plot, priors, recipes, testing
     from flowstone.data.tables import kinds_of
     from flowstone.density import Density
-    from flowstone.estimators import FlowDensity
+    from flowstone.estimators import FlowDensity, FlowOutlierDetector
     from flowstone.evaluation.check import check
     from flowstone.evaluation.metrics import bits_per_dim, evaluate, grid_integral
     from flowstone.flow import Flow
@@ -33,6 +33,7 @@ __all__ = [
     "Density",
     "Flow",
     "FlowDensity",
+    "FlowOutlierDetector",
     "History",
     "TableModel",
     "bijections",
@@ -72,7 +73,7 @@ __getattr__, __dir__ = lazy_names(
     {
         "data.tables": ["kinds_of"],
         "density": ["Density"],
-        "estimators": ["FlowDensity"],
+        "estimators": ["FlowDensity", "FlowOutlierDetector"],
         "evaluation.check": ["check"],
         "evaluation.metrics": ["bits_per_dim", "evaluate", "grid_integral"],
         "flow": ["Flow"],

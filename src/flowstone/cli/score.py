@@ -42,6 +42,7 @@ def score(
     *,
     out: Out,
     per_column: Annotated[bool, Parameter(negative=())] = False,
+    anomaly: Annotated[bool, Parameter(negative=())] = False,
     device: Device = "auto",
     precision: str = Settings.precision,
     **options: Any,
@@ -66,6 +67,9 @@ def score(
     per_column
         For densities of mixed columns: a further column log_prob:NAME for each feature, the log-likelihood of its value
         given all others of the row.
+    anomaly
+        For tables: two further columns. p_value is the share of the training's test rows and this one that are at most
+        as likely as this one; blame names the column whose value fits the others of the row worst.
     device
         Where to compute.
     """
@@ -79,11 +83,14 @@ def score(
     if per_column and not folder.of_mixed_columns:
         raise SettingError(f"--per-column is for densities of mixed columns (--flow mixed); {run} is none")
     if folder.of_images:
+        if anomaly:
+            raise SettingError(f"--anomaly is for tables; {run} is of images")
         _score_images(
             folder, data, out, finite, device=device_of(device), precision=precision, **images_options(chosen)
         )
     else:
-        _score_table(folder, data, out, finite, chosen, per_column=per_column, device=device, precision=precision)
+        asked = {"per_column": per_column, "anomaly": anomaly}
+        _score_table(folder, data, out, finite, chosen, asked, device=device, precision=precision)
     finite.require(out, "log_prob")
 
 
@@ -109,8 +116,8 @@ def _score_table(
     out: Path,
     finite: FiniteCheck,
     chosen: Mapping[str, Any],
+    asked: Mapping[str, bool],
     *,
-    per_column: bool,
     device: str,
     precision: str,
 ) -> None:
@@ -119,9 +126,7 @@ def _score_table(
     from flowstone.data.tables import STDOUT, ChunkedTable, write_chunks
     from flowstone.streaming import Scorer, score_to_file
 
-    scorer = Scorer(
-        folder, per_column=per_column, drop_missing=chosen.get("drop_missing", False), device=device_of(device)
-    )
+    scorer = Scorer(folder, **asked, drop_missing=chosen.get("drop_missing", False), device=device_of(device))
     reading = reading_options(chosen)
     table = folder.chunked(data, **reading)
     if table is None or not scorer.scores_chunks_alike(table.head):

@@ -38,16 +38,20 @@ def atoms(names: Sequence[str], values: np.ndarray, widths: np.ndarray) -> dict[
     return values_of
 
 
-def add_noise(values: np.ndarray, widths: np.ndarray, seed: int) -> np.ndarray:
-    """``values`` plus uniform noise centred on 0, so that a value stays the middle of its own cell."""
+def add_noise(values: np.ndarray, widths: np.ndarray, seed: int, *, first: int = 0) -> np.ndarray:
+    """``values`` plus uniform noise centred on 0, so that a value stays the middle of its own cell.
+
+    Args:
+        first: how many rows of the same table come before these, whose noise is then the same as in the whole table.
+    """
     values = values.copy()
-    for start, noise in noise_pieces(len(values), widths, seed):
+    for start, noise in noise_pieces(len(values), widths, seed, first=first):
         values[start : start + len(noise)] += noise
     return values
 
 
-def noise_pieces(rows: int, widths: np.ndarray, seed: int) -> Iterator[tuple[int, np.ndarray]]:
+def noise_pieces(rows: int, widths: np.ndarray, seed: int, *, first: int = 0) -> Iterator[tuple[int, np.ndarray]]:
     """That noise for so many rows, a piece at a time, each with the number of its first row."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(np.random.PCG64(seed).advance(first * len(widths)))
     for start in range(0, rows, PIECE):
         yield start, (random.random((min(PIECE, rows - start), len(widths))) - 0.5) * widths

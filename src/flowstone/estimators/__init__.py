@@ -2,6 +2,7 @@
 
 try:
     from flowstone.estimators.density import FlowDensity
+    from flowstone.estimators.outliers import FlowOutlierDetector
 except ModuleNotFoundError as error:
     if error.name not in ("sklearn", "narwhals"):
         raise
@@ -9,4 +10,4 @@ except ModuleNotFoundError as error:
         "estimators need scikit-learn: pip install flowstone[sklearn]", name=error.name
     ) from error
 
-__all__ = ["FlowDensity"]
+__all__ = ["FlowDensity", "FlowOutlierDetector"]

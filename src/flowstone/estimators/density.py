@@ -11,34 +11,34 @@ import pyarrow as pa
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from flowstone.blend import Blend
 from flowstone.data import Rows
-from flowstone.data.tables import Columns, kinds_of, read_table
+from flowstone.data.tables import Columns, read_table
 from flowstone.errors import CheckpointError, DataError, SettingError, UnknownNameError
 from flowstone.estimators.candidates import MODELS, candidates, default_models
 from flowstone.estimators.conditional import Conditional
 from flowstone.estimators.context import ContextColumns
 from flowstone.estimators.ladder import Judgement, choose
-from flowstone.estimators.tables import backend_of, in_container, is_frame, is_plain, plain_values, require_numbers
+from flowstone.estimators.rows import TableInput
+from flowstone.estimators.tables import backend_of, in_container
 from flowstone.estimators.weights import repetitions
 from flowstone.evaluation import log_prob
 from flowstone.mixed import MixedDensity
 from flowstone.runs.checkpoint import load, read_record, save
 from flowstone.table_model import TableModel
-from flowstone.validation import require_choice, require_number
+from flowstone.validation import require_number
 
 __all__ = ["FlowDensity"]
 
 SORTED_ROWS = 100_000  # up to so many the result does not depend on the order of the rows
 ONE_THREAD = 1_000_000  # numbers, up to which a second thread of linear algebra only waits
-KINDS = ("auto", "infer")
 
 
-class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):
+class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):
     r"""The density of a table's rows, chosen among simple and flexible models by held-out likelihood.
 
     Rows are numbers (an array, or a frame of numbers without gaps), or a frame of columns of any kind, with gaps. Of
@@ -134,7 +134,21 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         self.context_ = None if context is None else ContextColumns.learn(context, self._asked_kinds())
         self._check_kinds()
         counts, given = repetitions(sample_weight, len(x), seed), self._given_context(context, len(x), learned=True)
-        rows = _in_order(Rows(x, given), counts, seed)
+        return self._fit_rows(_in_order(Rows(x, given), counts, seed), seed)
+
+    def fit_as(self, other: TableInput, x: Tensor) -> "FlowDensity":
+        """Learn the density of rows that another estimator has read.
+
+        Args:
+            x: some of its rows, ``(rows, columns)``, as ``_learned_rows`` gave them.
+        """
+        self._check_settings()
+        self.read_as(other)
+        self.context_ = None
+        seed = int(check_random_state(self.random_state).randint(2**31))
+        return self._fit_rows(_in_order(Rows(x), None, seed), seed)
+
+    def _fit_rows(self, rows: Rows, seed: int) -> "FlowDensity":
         x = rows.x
         self._constants = {} if self.columns_ is not None else _constants(x, list(self.kinds_))
         self._varying = [index for index in range(x.shape[1]) if index not in self._constants]
@@ -165,8 +179,6 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             sys.stderr.write(f"{words}\n")
 
     def _check_settings(self) -> None:
-        if isinstance(self.kinds, str):
-            require_choice("kinds", self.kinds, KINDS)
         if self.time_limit is not None:
             require_number("time_limit", self.time_limit, above=0)
         try:
@@ -191,53 +203,6 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
                 raise UnknownNameError("model", name, MODELS)
         return models
 
-    # --- rows in ------------------------------------------------------------------------------------------------------
-
-    def _learned_rows(self, X: Any) -> Tensor:
-        """The rows of X as a tensor; what they are is kept."""
-        self._backend, self.columns_ = backend_of(X), None
-        if is_frame(X):
-            table = read_table(X)
-            if self.kinds != "auto" or not is_plain(table):
-                asked = {name: kind for name, kind in self._asked_kinds().items() if name in table.columns}
-                self.columns_ = kinds_of(table, asked)
-                if not self.columns_.names:
-                    raise DataError(f"no column is left to learn the density of ({', '.join(self.columns_.notes)})")
-                self.kinds_ = {kind.column: kind.name for kind in self.columns_.kinds}
-                self.n_features_in_, self.feature_names_in_ = len(table.columns), np.array(table.columns, dtype=object)
-                return self.columns_.encode(table)
-        x = self._numbers(X, reset=True)
-        names = getattr(self, "feature_names_in_", [f"x{index}" for index in range(x.shape[1])])
-        self.kinds_ = dict.fromkeys(map(str, names), "continuous")
-        return x
-
-    def _numbers(self, X: Any, *, reset: bool) -> Tensor:
-        """Rows of numbers, checked by scikit-learn."""
-        accepted: dict[str, Any] = {
-            "dtype": np.float64, "ensure_all_finite": "allow-nan", "ensure_min_samples": 2 if reset else 1
-        }  # fmt: skip
-        if is_frame(X) and backend_of(X) == "pyarrow":  # whose names scikit-learn does not look at
-            table = read_table(X)
-            require_numbers(X)
-            values = check_array(plain_values(table), **accepted)
-            if reset:
-                self.n_features_in_, self.feature_names_in_ = values.shape[1], np.array(table.columns, dtype=object)
-            elif list(self.feature_names_in_) != table.columns:
-                raise ValueError(
-                    f"columns {table.columns} are not those that were fitted: {list(self.feature_names_in_)}"
-                )
-        else:
-            require_numbers(X)
-            values = validate_data(self, X, reset=reset, **accepted)
-        return torch.from_numpy(np.array(values))
-
-    def _rows(self, X: Any) -> Tensor:
-        """The rows of X as the density takes them, with the constant columns."""
-        check_is_fitted(self)
-        if self.columns_ is not None:
-            return self.columns_.encode(X)
-        return self._numbers(X, reset=False)
-
     def _heads(self, x: Tensor) -> list[dict[str, Any]] | None:
         """What the columns are; None where all are whole and continuous."""
         if self.columns_ is not None:
@@ -247,9 +212,6 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         return [
             {"name": f"x{index}", "rest": "real", "gaps": bool(x[:, index].isnan().any())} for index in self._varying
         ]
-
-    def _asked_kinds(self) -> Mapping[str, str]:
-        return {} if isinstance(self.kinds, str) else self.kinds
 
     def _given_context(self, context: Any, rows: int | None, *, learned: bool = False) -> Tensor | None:
         """A context as the density takes it, a row for each row; one row is for all of them, unless it is learned.
@@ -280,11 +242,14 @@ class FlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             context: a row for each row of X, or one row for all.
         """
         x = self._rows(X)
-        given = self._given_context(context, len(x))
-        found = log_prob(self.flow_, x[:, self._varying].to(self.flow_.data_dtype), given).double()
+        found = self.varying_log_prob(x, self._given_context(context, len(x)))
         for index, value in self._constants.items():
             found = found.masked_fill((x[:, index] != value) & ~x[:, index].isnan(), -np.inf)
         return found.numpy()
+
+    def varying_log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The log-likelihood of rows as the density reads them, ``(rows,)``, whatever the constant columns hold."""
+        return log_prob(self.flow_, x[:, self._varying].to(self.flow_.data_dtype), context).double().cpu()
 
     def score(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, X: Any, y: Any = None, *, sample_weight: Any = None, context: Any = None

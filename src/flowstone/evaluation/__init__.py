@@ -1,5 +1,6 @@
 """Measurements: likelihood on held-out rows, round trips, a check layer by layer, and judges of synthetic tables."""
 
+from flowstone.evaluation.anomaly import AnomalyJudge, blamed_terms, conformal_p_values, usual_terms
 from flowstone.evaluation.baselines import baseline_nll, baselines
 from flowstone.evaluation.calibration import Calibration, calibration, conditional_pit, uniformity
 from flowstone.evaluation.check import check
@@ -15,6 +16,7 @@ from flowstone.evaluation.usefulness import Usefulness, train_on_synthetic
 from flowstone.evaluation.verdict import Verdict, verdict
 
 __all__ = [
+    "AnomalyJudge",
     "Calibration",
     "Diagnosis",
     "LatentClasses",
@@ -27,11 +29,13 @@ __all__ = [
     "baseline_nll",
     "baselines",
     "bits_per_dim",
+    "blamed_terms",
     "calibration",
     "check",
     "classifier_two_sample_test",
     "column_bits",
     "conditional_pit",
+    "conformal_p_values",
     "evaluate",
     "grid_integral",
     "independent_columns",
@@ -43,5 +47,6 @@ __all__ = [
     "shared_rows",
     "train_on_synthetic",
     "uniformity",
+    "usual_terms",
     "verdict",
 ]

@@ -3,11 +3,14 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
+from flowstone.data import Rows
 from flowstone.data.tables import Table, read_table
 from flowstone.density import Density
 from flowstone.errors import DataError, SettingError
+from flowstone.evaluation.anomaly import AnomalyJudge
 from flowstone.evaluation.metrics import log_prob
 from flowstone.runs import Run
 from flowstone.table_model import TableModel
@@ -15,6 +18,7 @@ from flowstone.table_model import TableModel
 __all__ = ["Scorer"]
 
 SCORE = "log_prob"
+ANOMALY = ("p_value", "blame")
 PART_ROWS, PART_VALUES = 1 << 18, 1 << 21  # of a part at most, if its rows are not wider than that
 
 
@@ -26,16 +30,25 @@ class Scorer:
     Args:
         run: a run folder of a table.
         per_column: of a density of mixed columns, also the log-likelihood of each value given all others of the row.
+        anomaly: also ``p_value``, against the held-out rows of the training, and ``blame``, the column whose
+            value fits the others of the row worst (``AnomalyJudge``).
         drop_missing: leave out rows with a gap or an infinite value. Else such rows are an error; a density of mixed
             columns gives them the likelihood of what is there.
         device: where to compute.
 
     Raises:
         SettingError: the run is of images, or ``per_column`` is asked of a density that is not of mixed columns.
+        DataError: ``anomaly`` is asked, and the table that was learned from cannot be read again.
     """
 
     def __init__(
-        self, run: Run | str, *, per_column: bool = False, drop_missing: bool = False, device: str = "cpu"
+        self,
+        run: Run | str,
+        *,
+        per_column: bool = False,
+        anomaly: bool = False,
+        drop_missing: bool = False,
+        device: str = "cpu",
     ) -> None:
         self.run = run if isinstance(run, Run) else Run(run)
         self.drop_missing, self.per_column = drop_missing, per_column
@@ -46,12 +59,13 @@ class Scorer:
         density = self.run.density(device)
         self.model = TableModel.load(self.run.folder, device=device) if self.run.of_mixed_columns else None
         self.density: Density = density if self.model is None else self.model.density
+        self.judge = _judge_of(self.run, self.density) if anomaly else None
 
     @property
     def added(self) -> list[str]:
         """The names of the columns that it adds."""
         columns = self.model.columns.names if self.per_column and self.model else ()
-        return [SCORE, *(f"{SCORE}:{name}" for name in columns)]
+        return [SCORE, *(f"{SCORE}:{name}" for name in columns), *(ANOMALY if self.judge else ())]
 
     @property
     def part_rows(self) -> int:
@@ -74,13 +88,22 @@ class Scorer:
         if self.model is None:
             kept, rows = self.run.table(table, drop_missing=self.drop_missing)
             found = {SCORE: pa.array(log_prob(self.density, rows.x, rows.context).double().numpy())}
-            return kept, pa.table(found)
+            return kept, pa.table(found | self._judged(rows, kept.start))
         kept = self.keep(table)
         found = {SCORE: pa.array(self.model.log_prob(kept))}
         if self.per_column:
             terms = self.model.column_log_prob(kept)
             found |= {f"{SCORE}:{name}": terms.column(name) for name in terms.column_names}
-        return kept, pa.table(found)
+        return kept, pa.table(found | self._judged(Rows(self.model.encode(kept)), kept.start))
+
+    def _judged(self, rows: Rows, first: int) -> dict[str, pa.Array]:
+        """P-values of rows and the columns to blame, where they are asked for."""
+        if self.judge is None:
+            return {}
+        names = self.run.columns()[0]
+        p_values, blamed = self.judge(rows.x.cpu(), rows.context, first=first)
+        blame = [names[index] if index >= 0 else None for index in blamed.tolist()]
+        return dict(zip(ANOMALY, (pa.array(p_values), pa.array(blame, pa.string())), strict=True))
 
     def keep(self, table: Table) -> Table:
         """The rows that are scored."""
@@ -108,7 +131,20 @@ class Scorer:
         """Whether a chunk of a table is scored as it is within the whole table, which may be without its rows here.
 
         It is not where its columns cannot be encoded so (``Columns.encodes_pieces_alike``), nor where the density draws
-        noise, row after row.
+        noise, row after row, or rows that are left out shift that of the judge.
         """
+        if self.judge is not None and self.judge.noise is not None and self.drop_missing:
+            return False
         columns = None if self.model is None else self.model.columns
         return not self.density.stochastic and (columns is None or columns.encodes_pieces_alike(table))
+
+
+def _judge_of(run: Run, density: Density) -> AnomalyJudge:
+    """The judge that compares rows with the test part of the run's data, from which nothing was learned."""
+    try:
+        held_out = run.dataset().test
+    except DataError as error:
+        raise DataError(f"anomalies need the held-out rows of the training: {error.problem}") from error
+    widths = run.record.get("data", {}).get("noise", {})
+    noise = np.array([widths.get(name, 0.0) for name in run.columns()[0]])
+    return AnomalyJudge(density, held_out.x, held_out.context, noise=noise if noise.any() else None)

@@ -1,0 +1,85 @@
+"""Rows that an estimator is given: read, checked, and the same columns asked for again."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from torch import Tensor
+
+from flowstone.data.tables import Columns, kinds_of, read_table
+from flowstone.errors import DataError
+from flowstone.estimators.tables import backend_of, is_frame, is_plain, plain_values, require_numbers
+from flowstone.validation import require_choice
+
+__all__ = ["TableInput"]
+
+KINDS = ("auto", "infer")
+
+
+class TableInput:
+    """What estimators of rows of numbers, or of frames with columns of any kind, have in common."""
+
+    kinds: str | Mapping[str, str]
+    columns_: Columns | None
+    kinds_: dict[str, str]
+    n_features_in_: int
+    feature_names_in_: np.ndarray
+    least_rows = 2
+
+    def _learned_rows(self, X: Any) -> Tensor:
+        """The rows of X as a tensor; what they are is kept."""
+        if isinstance(self.kinds, str):
+            require_choice("kinds", self.kinds, KINDS)
+        self._backend, self.columns_ = backend_of(X), None
+        if is_frame(X):
+            table = read_table(X)
+            if self.kinds != "auto" or not is_plain(table):
+                asked = {name: kind for name, kind in self._asked_kinds().items() if name in table.columns}
+                self.columns_ = kinds_of(table, asked)
+                if not self.columns_.names:
+                    raise DataError(f"no column is left to learn the density of ({', '.join(self.columns_.notes)})")
+                self.kinds_ = {kind.column: kind.name for kind in self.columns_.kinds}
+                self.n_features_in_, self.feature_names_in_ = len(table.columns), np.array(table.columns, dtype=object)
+                return self.columns_.encode(table)
+        x = self._numbers(X, reset=True)
+        names = getattr(self, "feature_names_in_", [f"x{index}" for index in range(x.shape[1])])
+        self.kinds_ = dict.fromkeys(map(str, names), "continuous")
+        return x
+
+    def _asked_kinds(self) -> Mapping[str, str]:
+        return {} if isinstance(self.kinds, str) else self.kinds
+
+    def _numbers(self, X: Any, *, reset: bool) -> Tensor:
+        """Rows of numbers, checked by scikit-learn."""
+        accepted: dict[str, Any] = {
+            "dtype": np.float64, "ensure_all_finite": "allow-nan", "ensure_min_samples": self.least_rows if reset else 1
+        }  # fmt: skip
+        if is_frame(X) and backend_of(X) == "pyarrow":  # whose names scikit-learn does not look at
+            table = read_table(X)
+            require_numbers(X)
+            values = check_array(plain_values(table), **accepted)
+            if reset:
+                self.n_features_in_, self.feature_names_in_ = values.shape[1], np.array(table.columns, dtype=object)
+            elif list(self.feature_names_in_) != table.columns:
+                raise ValueError(
+                    f"columns {table.columns} are not those that were fitted: {list(self.feature_names_in_)}"
+                )
+        else:
+            require_numbers(X)
+            values = validate_data(self, X, reset=reset, **accepted)
+        return torch.from_numpy(np.array(values))
+
+    def _rows(self, X: Any) -> Tensor:
+        """The rows of X as the density takes them, with the constant columns."""
+        check_is_fitted(self)
+        if self.columns_ is not None:
+            return self.columns_.encode(X)
+        return self._numbers(X, reset=False)
+
+    def read_as(self, other: "TableInput") -> None:
+        """Take over what columns there are from an estimator that has read rows."""
+        for name in ("_backend", "columns_", "kinds_", "n_features_in_", "feature_names_in_"):
+            if hasattr(other, name):
+                setattr(self, name, getattr(other, name))
