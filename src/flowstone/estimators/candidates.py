@@ -26,7 +26,7 @@ __all__ = ["MODELS", "Candidate", "candidates", "default_models"]
 MODELS = ("independent", "gaussian", "mixture", "spline", "maf_spline", "mixed")
 COMPONENTS = (1, 2, 4, 8, 16, 32)
 FLOW_ROWS, MIXED_ROWS, ROWS_PER_COLUMN = 500, 100, 5  # the fewest from which a net may learn
-DROPOUT = 0.1
+DROPOUTS = {0.1: 3, 0.2: 5}  # of maf_spline, and its layers: a blend of several nets overfits less than each
 MOST_ROWS = 20_000  # that expectation-maximization uses
 
 Fitted = tuple[Density, History | None]
@@ -108,7 +108,8 @@ def candidates(
         if name in models and able:
             found.append(_trained(name, {**shared, **more}, device))
     if "maf_spline" in models and able:  # few rows overfit it soon, sharp densities suffer from dropout: both are tried
-        found.append(_trained("maf_spline", shared, device, dropout=DROPOUT))
+        for dropout, layers in DROPOUTS.items():
+            found.append(_trained("maf_spline", {**shared, "layers": layers}, device, dropout=dropout))
     return found
 
 
