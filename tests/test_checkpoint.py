@@ -29,7 +29,9 @@ def saved(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_flow_comes_back_with_the_same_numbers(tmp_path, name, dtype):
     width = 0 if name in ("gaussian_mixture", "blend") else 2
-    small = {"mixed": {"width": 8}, "gaussian_mixture": {"components": 3}, "blend": {}}.get(name, {"hidden": (8,)})
+    small = {"mixed": {"width": 8}, "gaussian_mixture": {"components": 3}, "blend": {}, "embedded": {}}.get(
+        name, {"hidden": (8,)}
+    )
     flow = build(name, {"features": 4, "context_features": width, **small}).to(dtype)
     disturb(flow)
     x, context = torch.randn(20, 4, dtype=dtype), torch.randn(20, width, dtype=dtype) if width else None

@@ -38,7 +38,7 @@ def test_a_run_folder_holds_what_it_should(tmp_path, capsys):
         "flow.json", "flow.safetensors", "history.csv", "metrics.json", "plots", "resume",
     ]  # fmt: skip
     plots = sorted(p.name for p in (tmp_path / "R" / "plots").iterdir())
-    assert plots == ["data-latent-samples.png", "density.png", "layers.png", "loss.png"]
+    assert plots == ["calibration.png", "data-latent-samples.png", "density.png", "layers.png", "loss.png"]
     said = capsys.readouterr().err
     assert "parameters, 128 rows a step on 1 thread\n" in said
     metrics = json.loads((tmp_path / "R" / "metrics.json").read_text())

@@ -82,7 +82,7 @@ def test_no_public_bijection_is_missing():
     here |= {type(layer) for make in IMAGES.values() for layer in b.walk(make(2))}
     public = {getattr(b, name) for name in b.__all__ if isinstance(getattr(b, name), type)}
     bijections = {kind for kind in public if issubclass(kind, b.Bijection) and not kind.__abstractmethods__}
-    assert bijections - here <= {b.Dequantize, b.Logit, b.Positive, b.Rescale}
+    assert bijections - here <= {b.Dequantize, b.Logit, b.Positive, b.Regression, b.Rescale}
 
 
 @every_vector
@@ -231,3 +231,11 @@ def test_a_layer_that_squeezes_is_not_held_to_the_width_it_begins_with():
     x = torch.rand(3, 2, 4, 4)
     torch.testing.assert_close(chain.inverse(chain(x)[0])[0], x)
     torch.testing.assert_close(back(back.inverse(x)[0])[0], x)
+
+
+def test_a_regression_refuses_another_width_and_a_missing_context():
+    regression = b.Regression(3, 2)
+    with pytest.raises(ShapeError, match=r"Regression: expected shape \(batch, 3\), got \(5, 4\)"):
+        regression(torch.zeros(5, 4), torch.zeros(5, 2))
+    with pytest.raises(ShapeError, match=r"context of shape \(5, 2\), got none"):
+        regression(torch.zeros(5, 3))
