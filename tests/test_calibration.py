@@ -56,16 +56,16 @@ def made(context_features: int = 0, **settings) -> MixedDensity:
 
 def test_ranks_and_regions_of_a_right_density_are_uniform(float64):
     density = made()
-    found = calibration(density, density.sample(4000, seed=1), draws=200, seed=2)
+    found = calibration(density, density.sample(3000, seed=1), draws=100, seed=2)
     assert (found.p_values() > 1e-3).all(), found.p_values()
     for level in (0.1, 0.5, 0.9):
         share, error = found.coverage(level)
         assert abs(share - level) < 5 * error + 0.01
     given = made(context_features=2)
-    context = torch.randn(1500, 2)
-    ranked = calibration(given, given.sample(1, context, seed=3)[0], context, draws=60, seed=4)
+    context = torch.randn(800, 2)
+    ranked = calibration(given, given.sample(1, context, seed=3)[0], context, draws=40, seed=4)
     assert (ranked.p_values() > 1e-4).all(), ranked.p_values()
-    assert abs(ranked.coverage(0.5)[0] - 0.5) < 0.06
+    assert abs(ranked.coverage(0.5)[0] - 0.5) < 0.08
 
 
 def test_a_wrong_density_is_told_by_column_and_by_coverage():

@@ -8,7 +8,10 @@ from flowstone.embedded import Embedded
 from flowstone.errors import SettingError, ShapeError
 from flowstone.recipes import embedded
 
-INNER = [{"recipe": "spline", "arguments": {"couplings": 2, "hidden": [8]}}, {"recipe": "mixed"}]
+INNER = [
+    {"recipe": "spline", "arguments": {"couplings": 2, "hidden": [8]}},
+    {"recipe": "mixed", "arguments": {"width": 8, "blocks": 1, "bins": 4}},
+]
 
 
 def wide(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -38,7 +41,7 @@ def test_it_is_the_inner_density_given_what_the_net_makes_of_the_context(inner, 
 def test_net_and_density_are_trained_together_and_come_back(inner, tmp_path):
     torch.manual_seed(0)
     density = embedded(2, context_features=60, density=inner, width=2, embedding=(16,))
-    x, context = wide(2000)
+    x, context = wide(1000)
     history = flowstone.fit(density, x, context=context, steps=150, validate_every=25, progress=False)
     assert history.best.val_nll < history.records[0].val_nll - 0.2
     flowstone.save(density.eval(), tmp_path)
