@@ -571,3 +571,20 @@ def test_no_file_is_left_and_too_small_a_disk_is_named(small_pieces, monkeypatch
     with pytest.raises(DataError, match=r"0.0 GB free; the rows of the table need 0.0: name another folder"):
         open_source("t.parquet", mixed=True)
     assert list(temporary.iterdir()) == []
+
+
+def test_p_values_of_chunks_are_those_of_the_whole_table_noise_and_all(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = np.random.default_rng(0).normal(size=(300, 2)).round(1)  # values repeat, so that the training adds noise
+    np.savetxt("t.csv", values, delimiter=",", header="a,b", comments="", fmt="%.1f")
+    make_run("R", "t.csv")
+    scorer_of_all = Scorer("R", anomaly=True)
+    assert scorer_of_all.judge is not None
+    assert scorer_of_all.judge.noise is not None
+    table = read_table("t.csv")
+    whole = scorer_of_all(table)
+    parts = pa.concat_tables(scorer_of_all(piece) for piece in table.pieces(70))
+    assert parts.column("p_value").to_pylist() == whole.column("p_value").to_pylist()
+    assert parts.column("blame").to_pylist() == whole.column("blame").to_pylist()
+    assert scorer_of_all.scores_chunks_alike(table)
+    assert not Scorer("R", anomaly=True, drop_missing=True).scores_chunks_alike(table)
