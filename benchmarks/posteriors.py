@@ -146,11 +146,12 @@ in the region of highest density with this probability. Machine: {machine}, one 
 
 def page(outcomes: Sequence[Outcome]) -> str:
     """The table of docs/results.md."""
-    lines = ["| task | seed | C2ST | published NPE | learning | ranks, least p | 90% regions hold | of the blend |"]
+    lines = ["| task | seed | C2ST | published NPE | learning | ranks, least p | 90% regions hold | heaviest parts |"]
     lines.append("|" + "---|" * 8)
     for each in outcomes:
         mean, low, high = np.mean(each.c2st), min(each.c2st), max(each.c2st)
-        blend = ", ".join(f"{name} {weight:.2f}" for name, weight in each.weights.items())
+        heaviest = sorted(each.weights.items(), key=lambda item: -item[1])[:3]
+        blend = ", ".join(f"{name} {weight:.2f}" for name, weight in heaviest)
         lines.append(
             f"| {each.task} | {each.seed} | **{mean:.3f}** ({low:.3f} to {high:.3f}) | {PUBLISHED[each.task]:.3f} | "
             f"{each.fit_seconds:.0f} s | {min(each.rank_p_values):.2f} | {100 * each.coverage_90:.1f}% | {blend} |"
