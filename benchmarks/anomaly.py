@@ -12,11 +12,11 @@ is missing.
 """
 
 import argparse
-import json
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import OneClassSVM
 
 from flowstone import FlowDensity, FlowOutlierDetector
-from measure import data_folder, machine, write_section
+from measure import data_folder, machine, measured, write_section
 
 LEARNED, JUDGED = 5000, 10_000
 NOISE = 0.3  # in standard deviations
@@ -250,17 +250,14 @@ def main() -> None:
     paths = sorted((data_folder(arguments.data_dir) / "anomaly").glob("*.parquet"))
     if arguments.sets:
         paths = [path for path in paths if path.stem in arguments.sets.split(",")]
-    lines = arguments.results.read_text().splitlines() if arguments.results.exists() else []
-    stored = [Outcome(**json.loads(line)) for line in lines]
-    done = {(each.set, each.seed, each.method): each for each in stored}
-    wanted = [(path, seed, method) for seed in range(arguments.seeds) for path in paths for method in METHODS]
-    for path, seed, method in wanted:
-        if (path.stem, seed, method) not in done:
-            outcome = done[path.stem, seed, method] = measure(path, seed, method)
-            with arguments.results.open("a") as file:
-                file.write(json.dumps(asdict(outcome)) + "\n")
-            print(json.dumps(asdict(outcome)), flush=True)
-    write_section("anomalies", page([done[path.stem, seed, method] for path, seed, method in wanted]))
+    runs = {
+        (path.stem, seed, method): partial(measure, path, seed, method)
+        for seed in range(arguments.seeds)
+        for path in paths
+        for method in METHODS
+    }
+    found = measured(arguments.results, Outcome, runs, lambda each: (each.set, each.seed, each.method))
+    write_section("anomalies", page(found))
 
 
 if __name__ == "__main__":

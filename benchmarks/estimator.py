@@ -13,12 +13,11 @@ interrupted run continues where it stopped; the page is written when no outcome 
 """
 
 import argparse
-import json
 import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import cross_val_score
 
 from flowstone import FlowDensity
-from measure import data_folder, machine, write_section
+from measure import data_folder, machine, measured, write_section
 
 COMPONENTS = (1, 2, 4, 8, 16)
 HELD_OUT, MOST_ROWS = 5, 6000
@@ -96,9 +95,9 @@ def best_mixture(rows: np.ndarray) -> GaussianMixture:
     return GaussianMixture(max(worth, key=lambda count: worth[count]), random_state=0).fit(rows)
 
 
-def measure(name: str, rows: np.ndarray) -> Outcome:
+def measure_set(name: str, read: Callable[[], np.ndarray]) -> Outcome:
     """Learn by both, and score the held-out rows."""
-    rows = rows[:MOST_ROWS]
+    rows = read()[:MOST_ROWS]
     order = np.random.default_rng(0).permutation(len(rows))
     held_out, learned = rows[order[: len(rows) // HELD_OUT]], rows[order[len(rows) // HELD_OUT :]]
     with warnings.catch_warnings():
@@ -160,15 +159,8 @@ def main() -> None:
     torch.set_num_threads(1)
     known = sets_in(data_folder(arguments.data_dir) / "tables")
     wanted = arguments.sets.split(",") if arguments.sets else list(known)
-    lines = arguments.results.read_text().splitlines() if arguments.results.exists() else []
-    done = {(outcome := Outcome(**json.loads(line))).set: outcome for line in lines}
-    for name in wanted:
-        if name not in done:
-            done[name] = measure(name, known[name]())
-            with arguments.results.open("a") as file:
-                file.write(json.dumps(asdict(done[name])) + "\n")
-            print(json.dumps(asdict(done[name])), flush=True)
-    write_section("estimator", page([done[name] for name in wanted]))
+    runs = {name: partial(measure_set, name, known[name]) for name in wanted}
+    write_section("estimator", page(measured(arguments.results, Outcome, runs, lambda outcome: outcome.set)))
 
 
 if __name__ == "__main__":

@@ -14,11 +14,11 @@ no outcome is missing.
 """
 
 import argparse
-import json
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ import flowstone
 from flowstone.data.request import MIN_ROWS
 from flowstone.data.tables import Columns, read_table
 from flowstone.mixed import MixedDensity
-from measure import data_folder, machine, write_section
+from measure import data_folder, machine, measured, write_section
 
 ROWS, HELD_OUT, REMOVED = 2500, 5, 0.2
 COMPARED = 1000  # rows between which the transport distance is computed
@@ -234,15 +234,8 @@ def main() -> None:
     paths = [path for path in paths if not path.stem.endswith("-test")]
     if arguments.sets:
         paths = [path for path in paths if path.stem in arguments.sets.split(",")]
-    lines = arguments.results.read_text().splitlines() if arguments.results.exists() else []
-    done = {(outcome := Outcome(**json.loads(line))).set: outcome for line in lines}
-    for path in paths:
-        if path.stem not in done:
-            done[path.stem] = measure(path)
-            with arguments.results.open("a") as file:
-                file.write(json.dumps(asdict(done[path.stem])) + "\n")
-            print(json.dumps(asdict(done[path.stem])), flush=True)
-    write_section("imputation", page([done[path.stem] for path in paths]))
+    runs = {path.stem: partial(measure, path) for path in paths}
+    write_section("imputation", page(measured(arguments.results, Outcome, runs, lambda outcome: outcome.set)))
 
 
 if __name__ == "__main__":

@@ -12,14 +12,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results.md"
 SPEED = Path(__file__).parent / "RESULTS.md"
 
+K = TypeVar("K")
+T = TypeVar("T")
 Timer = Callable[[int], Sequence[float]]  # makes so many calls of something, and returns the milliseconds of each
 
 
@@ -173,6 +175,27 @@ def machine() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     model = next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
     return f"{os.cpu_count()} cores of {model}, CPU, torch {version('torch').split('+')[0]}"
+
+
+def measured(path: Path, outcome: type[T], wanted: Mapping[K, Callable[[], T]], key: Callable[[T], K]) -> list[T]:
+    """The outcomes that are wanted, in order: those that a file holds, one JSON object a line, and the others, each of
+    which is measured and added to the file, so that an interrupted run continues where it stopped.
+
+    Args:
+        outcome: the dataclass of an outcome.
+        wanted: how to measure each, by its key.
+        key: the key of an outcome.
+    """
+    lines = path.read_text().splitlines() if path.exists() else []
+    done = {key(kept): kept for kept in (outcome(**json.loads(line)) for line in lines)}
+    for name, measure in wanted.items():
+        if name not in done:
+            done[name] = measure()
+            line = json.dumps(asdict(done[name]))  # pyright: ignore[reportArgumentType]
+            with path.open("a") as file:
+                file.write(line + "\n")
+            print(line, flush=True)
+    return [done[name] for name in wanted]
 
 
 def write_section(name: str, text: str, page: Path = RESULTS) -> None:

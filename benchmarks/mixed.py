@@ -10,10 +10,10 @@ that an interrupted run continues where it stopped; the page is written when no 
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import torch
 import flowstone
 from flowstone.evaluation import classifier_two_sample_test, independent_columns, nearest_rows
 from flowstone.table_model import TableModel, learn
-from measure import data_folder, machine, write_section
+from measure import data_folder, machine, measured, write_section
 
 TARGETS = {"adult": "income", "shoppers": "Revenue", "magic": "class"}
 PUBLISHED = {"adult": (0.855, 0.916), "shoppers": (0.894, 0.917), "magic": (0.860, 0.937)}  # C2ST, AUC of TSTR
@@ -238,22 +238,14 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     folder = data_folder(arguments.data_dir) / "mixed"
-    lines = arguments.results.read_text().splitlines() if arguments.results.exists() else []
-    kept = [Outcome(**json.loads(line)) for line in lines]
-    done = {(each.set, each.seed, each.order): each for each in kept if each.version == flowstone.__version__}
-    wanted = [
-        (name, seed, order)
+    runs = {
+        (name, seed, order, flowstone.__version__): partial(measure, folder, name, seed, order)
         for seed in range(arguments.seeds)
         for name in arguments.sets.split(",")
         for order in arguments.orders.split(",")
-    ]
-    for key in wanted:
-        if key not in done:
-            done[key] = measure(folder, *key)
-            with arguments.results.open("a") as file:
-                file.write(json.dumps(asdict(done[key])) + "\n")
-            print(json.dumps(asdict(done[key])), flush=True)
-    write_section("mixed", page([done[key] for key in wanted]))
+    }
+    found = measured(arguments.results, Outcome, runs, lambda each: (each.set, each.seed, each.order, each.version))
+    write_section("mixed", page(found))
 
 
 if __name__ == "__main__":

@@ -13,11 +13,11 @@ one line each; the page, and a picture of simulation-based calibration, are writ
 """
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ from sklearn.neural_network import MLPClassifier
 from flowstone import FlowDensity
 from flowstone.evaluation import calibration
 from flowstone.plot import calibration_figure, save_figure
-from measure import data_folder, machine, write_section
+from measure import data_folder, machine, measured, write_section
 
 DRAWS = 10_000
 RANKED, RANK_DRAWS = 1000, 100  # new simulations for calibration, draws for each
@@ -171,16 +171,13 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     folder = data_folder(arguments.data_dir) / "posteriors"
-    lines = arguments.results.read_text().splitlines() if arguments.results.exists() else []
-    done = {((outcome := Outcome(**json.loads(line))).task, outcome.seed): outcome for line in lines}
-    wanted = [(name, int(seed)) for name in TASKS for seed in arguments.seeds.split(",")]
-    for name, seed in wanted:
-        if (name, seed) not in done:
-            done[name, seed] = measure(name, folder, arguments.simulations, seed)
-            with arguments.results.open("a") as file:
-                file.write(json.dumps(asdict(done[name, seed])) + "\n")
-            print(json.dumps(asdict(done[name, seed])), flush=True)
-    write_section("posteriors", page([done[key] for key in wanted]))
+    runs = {
+        (name, seed): partial(measure, name, folder, arguments.simulations, seed)
+        for name in TASKS
+        for seed in map(int, arguments.seeds.split(","))
+    }
+    found = measured(arguments.results, Outcome, runs, lambda outcome: (outcome.task, outcome.seed))
+    write_section("posteriors", page(found))
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ written when no outcome is missing.
 """
 
 import argparse
-import json
 import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ import flowstone
 from flowstone.data import open_source, read_table
 from flowstone.density import Density
 from flowstone.recipes import DEFAULT, build
-from measure import data_folder, machine, write_section
+from measure import data_folder, machine, measured, write_section
 
 MODELS = ("flowstone", "nflows", "zuko", "mixture", "gaussian")
 LEARNING_RATE = 5e-3  # the best for all three of 1e-3, 3e-3 and 5e-3, on rows that are in no test part
@@ -325,22 +325,15 @@ def main() -> None:
         paths = [path for path in paths if path.stem in arguments.sets.split(",")]
     if not paths:
         raise SystemExit(f"no tables/*.parquet in {folder}: give --data-dir")
-    done: dict[tuple[str, int, str], Outcome] = {}
-    if arguments.results.exists():
-        kept = [Outcome(**json.loads(line)) for line in arguments.results.read_text().splitlines()]
-        same = [outcome for outcome in kept if outcome.settings == settings(arguments.seconds)]
-        done = {(outcome.table, outcome.split, outcome.model): outcome for outcome in same}
-    for seed in range(arguments.splits):
-        for path in paths:
-            for model in MODELS:
-                if (path.stem, seed, model) in done:
-                    continue
-                outcome = done[path.stem, seed, model] = measure(path, seed, model, arguments.seconds)
-                with arguments.results.open("a") as file:
-                    file.write(json.dumps(asdict(outcome)) + "\n")
-                print(f"{path.stem} split {seed} {model}: {outcome.mean:.3f} ({outcome.seconds:.0f} s)", flush=True)
+    runs = {
+        (path.stem, seed, model, settings(arguments.seconds)): partial(measure, path, seed, model, arguments.seconds)
+        for seed in range(arguments.splits)
+        for path in paths
+        for model in MODELS
+    }
+    found = measured(arguments.results, Outcome, runs, lambda each: (each.table, each.split, each.model, each.settings))
     if not arguments.sets:
-        write_section("tables", page(list(done.values()), arguments.seconds))
+        write_section("tables", page(found, arguments.seconds))
 
 
 if __name__ == "__main__":

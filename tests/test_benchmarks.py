@@ -5,6 +5,7 @@ import importlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,20 @@ def test_a_worker_answers_with_the_time_of_each_call(benchmark_module, tmp_path)
     failed = measure.Worker(str(script), environment=os.environ)
     assert failed.greeting is None
     failed.close()
+
+
+def test_what_was_measured_is_not_measured_again(benchmark_module, tmp_path, capsys):
+    measure, path, called = benchmark_module("measure"), tmp_path / "kept.jsonl", []
+
+    def run(least: float) -> Callable[[], Any]:
+        return lambda: (called.append(least), measure.Spread(2.0, least, 3.0))[1]
+
+    first = measure.measured(path, measure.Spread, {1.0: run(1.0)}, lambda each: each.least)
+    both = measure.measured(path, measure.Spread, {0.5: run(0.5), 1.0: run(1.0)}, lambda each: each.least)
+    assert called == [1.0, 0.5]
+    assert both == [measure.Spread(2.0, 0.5, 3.0), *first]
+    assert path.read_text() == capsys.readouterr().out
+    assert len(path.read_text().splitlines()) == 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

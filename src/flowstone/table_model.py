@@ -12,7 +12,7 @@ from torch import Tensor
 from flowstone.data.request import MIN_ROWS, TABLE
 from flowstone.data.tables import Columns, Table, kinds_of, read_table
 from flowstone.data.tables.arrow import compute
-from flowstone.data.tables.kinds import Categorical, ModelledKind, Ordinal
+from flowstone.data.tables.kinds import ModelledKind
 from flowstone.density import Density
 from flowstone.errors import CheckpointError, DataError, SettingError, UnknownNameError
 from flowstone.mixed import MixedDensity
@@ -250,7 +250,7 @@ class TableModel:
         """The kind of a column whose values have an order."""
         self._require(column)
         kind = self.columns.modelled[self.columns.names.index(column)]
-        if isinstance(kind, Categorical) and not isinstance(kind, Ordinal):
+        if not kind.ordered:
             raise SettingError(f"column {column!r} has no quantiles and no tails: its levels have no order")
         return kind
 

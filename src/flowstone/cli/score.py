@@ -75,6 +75,7 @@ def score(
     """
     from flowstone.data.tables import check_writable
     from flowstone.runs import Run
+    from flowstone.streaming import Scorer
 
     check_writable(out)
     if out.exists() and Path(data).exists() and out.samefile(data):
@@ -89,8 +90,14 @@ def score(
             folder, data, out, finite, device=device_of(device), precision=precision, **images_options(chosen)
         )
     else:
-        asked = {"per_column": per_column, "anomaly": anomaly}
-        _score_table(folder, data, out, finite, chosen, asked, device=device, precision=precision)
+        scorer = Scorer(
+            folder,
+            per_column=per_column,
+            anomaly=anomaly,
+            drop_missing=chosen.get("drop_missing", False),
+            device=device_of(device),
+        )
+        _score_table(scorer, data, out, finite, reading_options(chosen), precision=precision)
     finite.require(out, "log_prob")
 
 
@@ -111,26 +118,16 @@ def _score_images(
 
 
 def _score_table(
-    folder: "Run",
-    data: str,
-    out: Path,
-    finite: FiniteCheck,
-    chosen: Mapping[str, Any],
-    asked: Mapping[str, bool],
-    *,
-    device: str,
-    precision: str,
+    scorer: "Scorer", data: str, out: Path, finite: FiniteCheck, reading: Mapping[str, Any], *, precision: str
 ) -> None:
     import torch
 
     from flowstone.data.tables import STDOUT, ChunkedTable, write_chunks
-    from flowstone.streaming import Scorer, score_to_file
+    from flowstone.streaming import score_to_file
 
-    scorer = Scorer(folder, **asked, drop_missing=chosen.get("drop_missing", False), device=device_of(device))
-    reading = reading_options(chosen)
-    table = folder.chunked(data, **reading)
+    table = scorer.run.chunked(data, **reading)
     if table is None or not scorer.scores_chunks_alike(table.head):
-        table = folder.read(data, **reading)
+        table = scorer.run.read(data, **reading)
     written = 0
 
     def watch(scores: "pa.Table") -> None:

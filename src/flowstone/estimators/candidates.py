@@ -26,7 +26,7 @@ __all__ = ["MODELS", "Candidate", "candidates", "default_models"]
 MODELS = ("independent", "gaussian", "mixture", "spline", "maf_spline", "mixed")
 COMPONENTS = (1, 2, 4, 8, 16, 32)
 FLOW_ROWS, MIXED_ROWS, ROWS_PER_COLUMN = 500, 100, 5  # the fewest from which a net may learn
-DROPOUTS = {0.1: 3, 0.2: 5}  # of maf_spline, and its layers: a blend of several nets overfits less than each
+REGULARIZED = ((0.1, 3), (0.2, 5))  # dropout and layers of maf_spline; several blended overfit less than each does
 MOST_ROWS = 20_000  # that expectation-maximization uses
 
 Fitted = tuple[Density, History | None]
@@ -90,6 +90,7 @@ def candidates(
         heads: of columns of several kinds; None where all are whole and continuous.
         context_features: width of a context; with one there are no independent columns.
     """
+    # What is asked for alone is tried, however few rows there are.
     able = rows >= max(FLOW_ROWS, ROWS_PER_COLUMN * (columns + context_features)) or len(models) == 1
     shared = {"context_features": context_features} if context_features else {}
     found = []
@@ -108,7 +109,7 @@ def candidates(
         if name in models and able:
             found.append(_trained(name, {**shared, **more}, device))
     if "maf_spline" in models and able:  # few rows overfit it soon, sharp densities suffer from dropout: both are tried
-        for dropout, layers in DROPOUTS.items():
+        for dropout, layers in REGULARIZED:
             found.append(_trained("maf_spline", {**shared, "layers": layers}, device, dropout=dropout))
     return found
 

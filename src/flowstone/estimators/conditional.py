@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from flowstone.data.tables import Columns
-from flowstone.data.tables.kinds import Categorical
 from flowstone.errors import SettingError, UnknownNameError
 from flowstone.mixed import MixedDensity
 
@@ -23,7 +22,8 @@ class Conditional:
 
     Args:
         density: of the columns that vary.
-        names: of these columns; columns: their kinds, None where all are numbers.
+        names: of these columns. numbered: of all columns of X, by which a number names one.
+        columns: the kinds of those that vary, None where all are numbers.
         given: the values that are given, by column; known: the same as a row, ``(1, columns)``, NaN elsewhere.
         context: of a conditional density, ``(1, context_features)``.
         encode: X → rows as the density takes them.
@@ -36,6 +36,7 @@ class Conditional:
         names: Sequence[str],
         columns: Columns | None,
         *,
+        numbered: Sequence[str],
         given: Mapping[Any, Any],
         known: Tensor,
         context: Tensor | None,
@@ -43,6 +44,7 @@ class Conditional:
         draw: Callable[[int, Any], Any],
     ) -> None:
         self._density, self._names, self._columns = density, list(names), columns
+        self._numbered = list(numbered)
         self._given, self._known, self._context = dict(given), known.to(density.device), context
         self._encode, self._draw = encode, draw
 
@@ -69,7 +71,7 @@ class Conditional:
         """
         index = self._asked(column)
         kind = None if self._columns is None else self._columns.modelled[index]
-        if isinstance(kind, Categorical) and kind.name != "ordinal":
+        if kind is not None and not kind.ordered:
             raise SettingError(f"column {column!r} has no quantiles, its levels have no order: ask its probabilities")
         prediction = self._density.predict(self._known, index, self._context)
         shares = np.atleast_1d(np.asarray(probabilities, dtype=np.float64))
@@ -95,8 +97,10 @@ class Conditional:
 
     def _asked(self, column: str | int) -> int:
         """The index of a column that is not given."""
-        if isinstance(column, int) and 0 <= column < len(self._names):
-            column = self._names[column]
+        if isinstance(column, int) and 0 <= column < len(self._numbered):
+            column = self._numbered[column]
+        if column in self._numbered and column not in self._names:
+            raise SettingError(f"column {column!r} is constant or left out: the density is not of it")
         if column not in self._names:
             raise UnknownNameError("column", str(column), self._names)
         index = self._names.index(column)

@@ -76,7 +76,7 @@ class ContextColumns:
             if not is_plain(table):
                 raise DataError(f"{table.path}: the context was fitted as whole numbers; {_first_gap(table)}")
             return _finite(torch.from_numpy(plain_values(table)), self.names)
-        return self._encoded(self.columns.encode(table))
+        return self._encoded(_finite(self.columns.encode(table), self.columns.names))
 
     def _encoded(self, x: Tensor) -> Tensor:
         assert self.columns is not None

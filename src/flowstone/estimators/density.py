@@ -301,8 +301,8 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         else:
             names, known = self.columns_.names, TableModel(density, self.columns_).known_row(given)
         return Conditional(
-            density, names, self.columns_, given=given, known=known, context=each, encode=self._varying_rows,
-            draw=lambda n, random_state: self._drawn_rows(known, n, each, random_state),
+            density, names, self.columns_, numbered=list(self.kinds_), given=given, known=known, context=each,
+            encode=self._varying_rows, draw=lambda n, random_state: self._drawn_rows(known, n, each, random_state),
         )  # fmt: skip
 
     def _drawn_rows(self, known: Tensor, n: int, context: Tensor | None, random_state: Any) -> Any:
@@ -432,7 +432,7 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         made.columns_ = None if held["schema"] is None else Columns.from_record(held["schema"])
         if made.columns_ is not None:
             made._varying = list(range(len(made.columns_.names)))
-        context = held["context"]
+        context = held.get("context")
         made.context_ = None if context is None else ContextColumns.from_record(context)
         made.n_features_in_, made._n_features_out = len(made.kinds_), len(made._varying)
         if held["named"]:

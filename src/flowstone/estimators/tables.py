@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from flowstone.data.tables import Table, read_table
+from flowstone.data.tables.table import is_number_text
 from flowstone.data.tables.types import is_number
 from flowstone.errors import DataError
 
@@ -57,7 +58,7 @@ def require_numbers(x: Any) -> None:
             raise DataError(f"column {name!r} of X holds dates; a frame with kinds='infer' learns them as such")
         if values.dtype.kind in "USO":
             row = next(
-                (row for row, value in enumerate(values) if isinstance(value, str) and not _is_number(value)), None
+                (row for row, value in enumerate(values) if isinstance(value, str) and not is_number_text(value)), None
             )
             if row is not None:
                 raise DataError(f"column {name!r} of X, row {row} holds {str(values[row])!r}, which is no number")
@@ -69,14 +70,6 @@ def require_numbers(x: Any) -> None:
                     f"column {name!r} of X, row {row} is {values[row]}: whole numbers beyond 2^53 cannot be told apart "
                     "in float64; subtract an offset first"
                 )
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _columns(x: Any) -> list[tuple[str, Any]]:

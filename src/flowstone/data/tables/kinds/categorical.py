@@ -34,6 +34,7 @@ class Categorical(ModelledKind):
     """
 
     name = "categorical"
+    ordered = False
     levels: tuple[Any, ...] = ()
     level_type: str = "string"
     grouped: tuple[Any, ...] = ()

@@ -105,7 +105,12 @@ class Kind(ABC):
 
 
 class ModelledKind(Kind):
-    """A column that is part of the tensor: abstract. It turns the column into float64 and back."""
+    """A column that is part of the tensor: abstract. It turns the column into float64 and back.
+
+    ``ordered`` is whether one value is above another, so that there are quantiles.
+    """
+
+    ordered: ClassVar[bool] = True
 
     @abstractmethod
     def encode(self, column: pa.ChunkedArray, where: str, start: int = 0) -> np.ndarray:

@@ -19,6 +19,7 @@ class Ordinal(Categorical):
 
     name = "ordinal"
     takes = True
+    ordered = True
 
     @classmethod
     def infer(cls, facts: Facts) -> "Ordinal | None":
