@@ -10,6 +10,13 @@ from torch.distributions import MultivariateNormal
 
 from flowstone.sbi import density_estimator
 
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """The library writes its logs into the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+
 SHIFT = torch.tensor([1.0, -2.0])
 
 

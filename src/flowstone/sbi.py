@@ -49,8 +49,10 @@ def density_estimator(recipe: str = "spline", **arguments: Any) -> ConditionalEs
         recipe: of a density that takes a context.
         arguments: of the recipe.
 
-    >>> from sbi.inference import NPE
-    >>> inference = NPE(density_estimator=density_estimator("spline", hidden=(32, 32)))
+    >>> builder = density_estimator("spline", hidden=(32, 32))  # NPE(density_estimator=builder)
+    >>> estimator = builder(torch.randn(50, 2), torch.randn(50, 3))
+    >>> estimator.sample(torch.Size((4,)), torch.zeros(1, 3)).shape
+    torch.Size([4, 1, 2])
     """
 
     def builder(theta: Tensor, x: Tensor) -> SbiEstimator:
