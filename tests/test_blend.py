@@ -85,3 +85,13 @@ def test_parts_and_weights_that_cannot_be_are_refused():
         Blend([nice(2), nice(2)], [1.0, 0.0])
     with pytest.raises(SettingError, match="at least one"):
         Blend([])
+
+
+def test_each_sample_is_given_its_own_context(float64):
+    parts = [gaussian_mixture(1, context_features=1, components=1) for _ in range(2)]
+    context = torch.randn(500, 1) * 10
+    for part in parts:
+        part.initialize(context + 0.01 * torch.randn(500, 1), context)
+    asked = torch.arange(-20.0, 20.0)[:, None]
+    drawn = Blend(parts, [1, 1]).sample(50, asked, seed=0)
+    assert (drawn - asked).abs().max() < 0.5  # they lie 1 apart

@@ -186,3 +186,20 @@ def test_anomalies_need_the_rows_of_the_training(tmp_path, capsys, monkeypatch):
     words = ("score", "R", "other.csv", "--out", "p.csv", "--anomaly")
     assert "anomalies need the held-out rows of the training: " in refused(capsys, monkeypatch, *words)
     assert not (tmp_path / "p.csv").exists()
+
+
+def test_evaluate_says_whether_a_density_is_good_enough(capsys, monkeypatch):
+    make_run("R", "moons")
+    flowstone("sample", "R", "-n", 600, "--out", "own.csv")
+    capsys.readouterr()
+    flowstone("evaluate", "R", "own.csv")
+    assert "verdict: good: a classifier tells samples from held-out rows with AUC" in capsys.readouterr().out
+    flowstone("evaluate", "R", "own.csv", "--json")
+    told = json.loads(capsys.readouterr().out)["verdict"]
+    assert told["word"] == "good"
+    assert set(told["coverage"]) == {"0.5", "0.9"}
+    monkeypatch.setattr("flowstone.cli.values.find_spec", lambda name: None)
+    flowstone("evaluate", "R", "own.csv", "--json")
+    said = capsys.readouterr()
+    assert "verdict" not in json.loads(said.out)
+    assert "pip install flowstone[evaluation]" in said.err

@@ -30,6 +30,7 @@ def test_it_is_the_inner_density_given_what_the_net_makes_of_the_context(inner, 
     density.initialize(x, context)
     narrow = density.embed(context)
     assert narrow.shape == (200, 3)
+    torch.testing.assert_close(density.density.standardize_context.mean, narrow.mean(0))  # q is set from what it sees
     torch.testing.assert_close(density.log_prob(x, context), density.density.log_prob(x, narrow))
     drawn, log_prob = density.sample_and_log_prob(4, context[:5], seed=0)
     again = density.log_prob(drawn.flatten(0, 1), context[:5].repeat(4, 1)).unflatten(0, (4, 5))
@@ -42,8 +43,10 @@ def test_net_and_density_are_trained_together_and_come_back(inner, tmp_path):
     torch.manual_seed(0)
     density = embedded(2, context_features=60, density=inner, width=2, embedding=(16,))
     x, context = wide(1000)
+    before = density.net.output.weight.detach().clone()
     history = flowstone.fit(density, x, context=context, steps=150, validate_every=25, progress=False)
     assert history.best.val_nll < history.records[0].val_nll - 0.2
+    assert (density.net.output.weight - before).abs().max() > 1e-3
     flowstone.save(density.eval(), tmp_path)
     again = flowstone.load(tmp_path)
     assert torch.equal(again.log_prob(x[:9], context[:9]), density.log_prob(x[:9], context[:9]))

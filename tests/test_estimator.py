@@ -22,6 +22,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import flowstone
 from flowstone import FlowDensity
 from flowstone.errors import CheckpointError, DataError, FlowstoneError, SettingError, UnknownNameError
+from flowstone.estimators.context import ContextColumns
 from flowstone.mixed import MixedDensity
 
 SIMPLE = ("independent", "gaussian", "mixture")
@@ -259,7 +260,7 @@ def test_a_linear_density_given_a_context_is_that_of_its_regression():
     wanted = [multivariate_normal(each @ [[1, 0], [2, -1]] + 7, spread) for each in at]
     for each, known in zip(at, wanted, strict=True):
         likely = known.rvs(50, random_state=0)
-        np.testing.assert_allclose(density.score_samples(likely, context=each[None]), known.logpdf(likely), atol=0.4)
+        np.testing.assert_allclose(density.score_samples(likely, context=each[None]), known.logpdf(likely), atol=0.12)
     drawn = density.sample(4000, context=at, random_state=0)
     assert drawn.shape == (8000, 2)
     assert drawn[:4000].mean(0) == pytest.approx(wanted[0].mean, abs=0.2)
@@ -288,6 +289,11 @@ def test_weights_and_order_of_rows_carry_their_context():
         np.repeat(x, weights, axis=0)[::-1], context=np.repeat(context, weights, axis=0)[::-1]
     )
     assert np.array_equal(weighted.score_samples(x, context), repeated.score_samples(x, context))
+    ties = np.sign(x)  # rows alike, each with a context of its own
+    one, other = (FlowDensity(models="mixture", random_state=0) for _ in range(2))
+    one.fit(ties, context=context)
+    other.fit(ties[::-1], context=context[::-1])
+    assert np.array_equal(one.score_samples(ties, context), other.score_samples(ties, context))
 
 
 @pytest.mark.parametrize("frame", [pd.DataFrame, pl.DataFrame, pa.table])
@@ -315,6 +321,9 @@ def test_rows_of_several_kinds_given_a_context(few_steps):
     density = FlowDensity(random_state=0).fit(GAPS[["age", "sex"]], context=context)
     drawn = density.sample(3, {"sex": "f"}, context=context[:2], random_state=0)
     assert list(drawn["sex"]) == ["f"] * 6
+    small_and_tall = density.sample(200, context=pd.DataFrame({"height": [155.0, 190.0]}), random_state=0)
+    assert (small_and_tall["sex"][:200] == "f").mean() > 0.8
+    assert (small_and_tall["sex"][200:] == "m").mean() > 0.8
     filled = density.impute(GAPS[["age", "sex"]][:20], context[:20], random_state=0)
     assert not filled.isna().any().any()
     assert np.isfinite(density.score_samples(GAPS[["age", "sex"]], context)).all()
@@ -364,6 +373,7 @@ def test_conditionals_have_samples_likelihoods_quantiles_and_tails(few_steps):
     assert low < middle < high
     assert women.cdf("height", middle) == pytest.approx(0.5, abs=0.02)
     assert middle == pytest.approx(drawn["height"].median(), abs=1.5)
+    assert np.array_equal(women.score_samples(FRAME[:9]), women.score_samples(FRAME[:9].assign(sex="m")))
     share = all_rows.probabilities("sex")
     assert share["f"] + share["m"] == pytest.approx(1)
     joint = density.score_samples(FRAME[:30])
@@ -447,3 +457,27 @@ def test_the_trainings_share_the_time_limit(monkeypatch):
     assert len(given) >= 12  # four nets in three folds
     assert sum(given) <= 1.5
     assert min(given) > 0.05
+
+
+def test_what_a_context_becomes():
+    angles = np.repeat(np.arange(0.0, 360.0, 5.0), 3)
+    frame = pd.DataFrame(
+        {"city": ["Bern", None, "Oslo"] * 72, "wind": angles, "size": np.random.default_rng(0).normal(5, 1, 216)}
+    )
+    frame.loc[::2, "size"] = np.nan
+    context = ContextColumns.learn(frame, {"wind": "circular(0,360)"})
+    asked = pd.DataFrame({"city": ["Oslo", None, "Bern"], "wind": [90.0, 180.0, 0.0], "size": [4.0, np.nan, 6.0]})
+    mean = frame["size"].mean()
+    np.testing.assert_allclose(
+        context.encode(asked),
+        [[0, 1, 0, 1, 0, 4, 0], [0, 0, 1, 0, -1, mean, 1], [1, 0, 0, 0, 1, 6, 0]],
+        atol=1e-12,
+    )
+    assert context.features == 7
+
+
+def test_the_weights_of_candidates_are_those_of_the_blend():
+    density: Any = FlowDensity(models=SIMPLE, random_state=0).fit(np.r_[X, X[:60] + 9])
+    weights = sorted(each.weight for each in density.candidates_ if each.weight)
+    np.testing.assert_allclose(weights, sorted(density.flow_.weights.tolist()), atol=1e-12)
+    assert sum(weights) == pytest.approx(1)

@@ -13,6 +13,7 @@ from flowstone.bijections import (
 )
 from flowstone.bijections.univariate import soft_clamp
 from flowstone.nets import MADE, MLP, FullResolution, ResConvNet
+from flowstone.train.regularization import dropout_rate
 
 
 def test_inverse_autoregressive_begins_with_the_context_alone(float64):
@@ -59,3 +60,13 @@ def test_a_layer_that_runs_otherwise_is_called(part):
     layer.forward = lambda input: as_it_was(input) + 1
     assert torch.equal(net(x), hooked)
     assert not torch.equal(plain, hooked)
+
+
+def test_residual_masked_nets_leave_out_units_where_dropout_is_set():
+    torch.manual_seed(0)
+    net = MADE(3, 2, hidden=(16, 16), residual=True)
+    x = torch.randn(5, 3)
+    assert torch.equal(net(x), net(x))
+    with dropout_rate(net, 0.5):
+        assert not torch.equal(net(x), net(x))
+        assert torch.equal(net.eval()(x), net(x))

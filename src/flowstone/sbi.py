@@ -3,8 +3,12 @@
 from typing import Any
 
 import torch
-from sbi.neural_nets.estimators.base import ConditionalDensityEstimator, ConditionalEstimatorBuilder
 from torch import Tensor
+
+try:
+    from sbi.neural_nets.estimators.base import ConditionalDensityEstimator, ConditionalEstimatorBuilder
+except ImportError as error:
+    raise ModuleNotFoundError("flowstone.sbi needs the library sbi: pip install sbi") from error
 
 from flowstone.density import Density
 from flowstone.recipes import build

@@ -182,12 +182,17 @@ def beside_metrics(density: "Density", x: "Tensor", train: "Tensor | None" = Non
 
 
 def judged(density: "Density", rows: "Rows", metrics: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """Whether a density of rows of columns is good enough; nothing where scikit-learn is not installed, or where a row
-    has no likelihood.
+    """Whether a density of rows of columns is good enough; nothing where a row has no likelihood, or where scikit-learn
+    is not installed, which is said.
     """
     from flowstone.evaluation.verdict import verdict
 
-    if len(density.event_shape) != 1 or metrics["n_not_finite"] or find_spec("sklearn") is None:
+    if len(density.event_shape) != 1 or metrics["n_not_finite"]:
+        return {}
+    if find_spec("sklearn") is None:
+        print(
+            "whether it is good enough is judged with scikit-learn: pip install flowstone[evaluation]", file=sys.stderr
+        )
         return {}
     found = verdict(
         density, rows.x, rows.context, nll=metrics["nll_nats"], baselines=metrics.get("baselines_nll_nats"), names=names

@@ -6,11 +6,13 @@ a shared disk. Each function returns a Ray dataset, which computes nothing befor
 
 import hashlib
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from flowstone.errors import SettingError
 from flowstone.streaming.scorer import Scorer
 from flowstone.table_model import WAYS, TableModel
 from flowstone.validation import require_choice, require_integer
@@ -62,6 +64,7 @@ def sample(
         how: its ``temperature`` and ``gaps``.
         run, actors: as for ``score``.
     """
+    _require_ray()
     import ray.data  # pyright: ignore[reportMissingImports]
 
     require_integer("n", n)
@@ -104,6 +107,12 @@ class _Sample:
         rows = min(ROWS, self.n - part * ROWS)
         number = _seed_of(hashlib.sha256(f"{self.seed} {part}".encode()))
         return self.model.sample(rows, self.given, seed=number, **self.how)
+
+
+def _require_ray() -> None:
+    """SettingError where Ray is not installed."""
+    if find_spec("ray") is None:
+        raise SettingError("maps over Ray Data need Ray: pip install flowstone[ray]")
 
 
 def _mapped(dataset: "Dataset", actor: type, arguments: tuple[Any, ...], actors: int, rows: int) -> "Dataset":
