@@ -78,6 +78,9 @@ def test_a_wrong_density_is_told_by_column_and_by_coverage():
     assert (calibration(density, moved, seed=1).p_values() > 1e-3).tolist() == [True, False, True]
     wide = calibration(density, 2 * x, seed=1)
     assert wide.coverage(0.5)[0] < 0.3
+    given = gaussian_mixture(3, context_features=1, components=1).double()
+    given.initialize(x, x[:, :1])
+    assert calibration(given, 2 * x, x[:, :1], draws=20, seed=1).coverage(0.5)[0] < 0.3
     assert wide.levels.isnan().sum() == 0
 
 

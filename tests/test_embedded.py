@@ -1,5 +1,7 @@
 """A density whose context is made narrow by a net."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -41,7 +43,7 @@ def test_it_is_the_inner_density_given_what_the_net_makes_of_the_context(inner, 
 @pytest.mark.parametrize("inner", INNER)
 def test_net_and_density_are_trained_together_and_come_back(inner, tmp_path):
     torch.manual_seed(0)
-    density = embedded(2, context_features=60, density=inner, width=2, embedding=(16,))
+    density: Any = embedded(2, context_features=60, density=inner, width=2, embedding=(16,))
     x, context = wide(1000)
     before = density.net.output.weight.detach().clone()
     history = flowstone.fit(density, x, context=context, steps=150, validate_every=25, progress=False)

@@ -253,7 +253,7 @@ def line(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_a_linear_density_given_a_context_is_that_of_its_regression():
-    x, context = line(2000)
+    x, context = line(8000)
     density = FlowDensity(models="gaussian", random_state=0).fit(x, context=context)
     at = np.array([[1.0, 5.0], [4.0, 2.0]])
     spread: Any = np.diag([0.25, 4.0])

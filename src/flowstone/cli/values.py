@@ -190,9 +190,7 @@ def judged(density: "Density", rows: "Rows", metrics: Mapping[str, Any], names: 
     if len(density.event_shape) != 1 or metrics["n_not_finite"]:
         return {}
     if find_spec("sklearn") is None:
-        print(
-            "whether it is good enough is judged with scikit-learn: pip install flowstone[evaluation]", file=sys.stderr
-        )
+        print("for a verdict on the density, install scikit-learn: pip install flowstone[evaluation]", file=sys.stderr)
         return {}
     found = verdict(
         density, rows.x, rows.context, nll=metrics["nll_nats"], baselines=metrics.get("baselines_nll_nats"), names=names
