@@ -269,6 +269,19 @@ def test_a_linear_density_given_a_context_is_that_of_its_regression():
     assert density.score(x, context=context) == pytest.approx(density.score_samples(x, context).mean())
 
 
+def test_a_column_that_its_context_explains_keeps_its_small_spread():
+    generator = np.random.default_rng(0)
+    context = generator.normal(size=100)
+    x = np.column_stack([context + 0.01 * generator.normal(size=100), generator.normal(size=100)])
+    drawn = (
+        FlowDensity(models="gaussian", random_state=0)
+        .fit(x, context=context)
+        .sample(2000, context=[0.5], random_state=0)
+    )
+    assert drawn[:, 0].std() < 0.03
+    assert drawn[:, 1].std() == pytest.approx(1, abs=0.25)
+
+
 def test_candidates_are_judged_given_the_context(few_steps):
     generator = np.random.default_rng(0)
     context = generator.uniform(-2, 2, 800)
