@@ -143,6 +143,14 @@ def test_the_verdict_knows_good_from_poor_and_from_simple_models():
     assert verdict(density, moons[:50], nll=nll).word == "unsure"
 
 
+def test_the_verdict_does_not_depend_on_the_order_of_a_long_table():
+    torch.manual_seed(0)
+    density = gaussian_mixture(2, components=1).double()
+    x = torch.randn(12_000, 2, dtype=torch.float64)
+    density.initialize(x)
+    assert verdict(density, x[x[:, 0].argsort()], nll=0.0).word == "good"
+
+
 def test_samples_and_rows_are_compared_given_their_context():
     torch.manual_seed(0)
     context = torch.randn(1500, 1, dtype=torch.float64)

@@ -61,7 +61,7 @@ def verdict(
         baselines: that of simple models, by name.
         names: of the columns.
     """
-    x, context = x[:MOST_ROWS].cpu(), None if context is None else context[:MOST_ROWS].cpu()
+    x, context = _some(x, context, seed)
     drawn = _drawn(density, x, context, seed)
     given = () if context is None else (context.double(),)
     auc = error = None
@@ -79,6 +79,12 @@ def verdict(
     ahead = math.inf if best is None or baselines is None else baselines[best] - nll
     word = _word(auc, error, f"no better than {best}" if ahead <= 0 else None)
     return Verdict(word, f"{word}: {_reasons(auc, error, ahead, best, coverage, wrong)}", auc, error, coverage, wrong)
+
+
+def _some(x: Tensor, context: Tensor | None, seed: int) -> tuple[Tensor, Tensor | None]:
+    """``MOST_ROWS`` of the rows at random, for tables may be sorted."""
+    chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:MOST_ROWS].sort().values
+    return x.cpu()[chosen], None if context is None else context.cpu()[chosen]
 
 
 def _drawn(density: Density, x: Tensor, context: Tensor | None, seed: int) -> Tensor:
