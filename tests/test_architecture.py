@@ -18,7 +18,7 @@ SOURCE = Path(flowstone.__file__).parent
 # From the lowest. A package imports only from packages on lower levels, so bijections and nets are independent.
 LEVELS = (
     ("errors", "lazy"),
-    ("validation", "options", "files", "bars", "kernels"),
+    ("validation", "options", "files", "digest", "bars", "kernels"),
     ("nets", "bijections", "priors", "data"),
     ("density", "transform"),
     ("distribution",),

@@ -1,8 +1,10 @@
 import inspect
 import json
 import os
+import random
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,10 +12,11 @@ from safetensors.torch import load_file, save_file
 
 import flowstone
 from cases import disturb
-from flowstone.errors import CheckpointError, OutputError, SettingError
+from flowstone.errors import CheckpointError, NonFiniteError, OutputError, SettingError
 from flowstone.evaluation.metrics import log_prob
-from flowstone.files import atomic_path, write_atomically
+from flowstone.files import atomic_path, read_tensors, tensors_to_bytes, write_atomically
 from flowstone.recipes import RECIPES, build
+from flowstone.runs.checkpoint import write_record
 from flowstone.train.state import TrainingState, load_state, save_state
 
 
@@ -71,7 +74,7 @@ def test_nothing_in_it_is_a_pickle(saved):
     folder, _ = saved
     assert sorted(p.name for p in folder.iterdir()) == ["flow.json", "flow.safetensors"]
     record = json.loads((folder / "flow.json").read_text())
-    assert record["format_version"] == 1
+    assert record["format_version"] == 2
     assert record["recipe"] == "realnvp"
     load_file(folder / "flow.safetensors")
 
@@ -85,31 +88,56 @@ def test_a_flow_put_together_by_hand_says_what_it_lacks(tmp_path):
 
 
 def edit(folder, **changes):
-    record = json.loads((folder / "flow.json").read_text()) | changes
-    (folder / "flow.json").write_text(json.dumps(record))
+    """Change ``flow.json`` as an adversary would, who computes its digest anew."""
+    write_record(folder, json.loads((folder / "flow.json").read_text()) | changes)
+
+
+def rewrite(folder, change):
+    """Change tensors in the weights and keep their digest."""
+    path = folder / "flow.safetensors"
+    tensors, metadata = read_tensors(path)
+    path.write_bytes(tensors_to_bytes(change(dict(tensors)), metadata))
+
+
+def nested(depth):
+    return '{"a":' * depth + "1" + "}" * depth
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda f: (f / "flow.json").unlink(), "is not a run folder"),
-        (lambda f: (f / "flow.json").write_text("{"), "not a record that Flowstone wrote"),
+        (lambda f: (f / "flow.json").write_text("{"), "not JSON that Flowstone wrote"),
+        (lambda f: (f / "flow.json").write_text(nested(100_000)), "not JSON that Flowstone wrote"),
+        (lambda f: (f / "flow.json").write_bytes(b"\xff\xfe{}"), "not JSON that Flowstone wrote"),
+        (lambda f: os.truncate(f / "flow.json", 1 << 30), "1073741824 bytes are more than a record can have"),
         (lambda f: (f / "flow.json").write_text("[1]"), "not a record that Flowstone wrote"),
         (lambda f: (f / "flow.json").write_text('{"a": 1}'), "not a record that Flowstone wrote"),
-        (lambda f: (f / "flow.json").write_text('{"format_version": 1}'), "recipe is None"),
+        (lambda f: (f / "flow.json").write_text('{"format_version": 1}'), "missing required field `recipe`"),
         (lambda f: edit(f, format_version="1"), "not a record that Flowstone wrote"),
-        (lambda f: edit(f, dtype="float31"), "dtype is 'float31'; known: float32, float64"),
-        (lambda f: edit(f, dtype="nn"), "dtype is 'nn'"),
-        (lambda f: edit(f, arguments=[]), "arguments is []"),
-        (lambda f: edit(f, recipe=["a"]), "recipe is ['a']"),
+        (lambda f: edit(f, dtype="float31"), "dtype: invalid enum value 'float31'"),
+        (lambda f: edit(f, dtype="nn"), "dtype: invalid enum value 'nn'"),
+        (lambda f: edit(f, arguments=[]), "arguments: expected `object`, got `array`"),
+        (lambda f: edit(f, recipe=["a"]), "recipe: expected `str`, got `array`"),
+        (lambda f: edit(f, event_shape=[0]), "event_shape[0]: expected `int` >= 1"),
+        (lambda f: edit(f, columns=["a", 3]), "columns[1]: expected `str`, got `int`"),
+        (lambda f: edit(f, data={"kind": "tables"}), "data.kind: invalid enum value 'tables'"),
         (lambda f: edit(f, format_version=99), "format 99 is newer"),
         (lambda f: edit(f, recipe="realnvq"), "did you mean 'realnvp'"),
         (lambda f: edit(f, arguments={"features": 5, "widths": 3}), "'widths'"),
+        (lambda f: edit(f, arguments={"features": 5, "hidden": "wide"}), "cannot be used"),
         (lambda f: edit(f, arguments={"features": 6}), "does not fit flow.json"),
-        (lambda f: (f / "flow.safetensors").unlink(), "cannot be read"),
+        (lambda f: edit(f, arguments={"features": 10**8}), "are too few for the 100000000 features in flow.json"),
+        (lambda f: edit(f, arguments={"features": 5, "hidden": [10**9]}), "does not fit flow.json"),
+        (lambda f: edit(f, arguments={"features": 5, "couplings": 10**6}), "are far too few for the layers"),
+        (lambda f: edit(f, dtype="float64"), "expected float64"),
+        (lambda f: edit(f, extra=1), "of another flow.json"),
+        (lambda f: (f / "flow.safetensors").unlink(), "cannot be read (No such file or directory)"),
         (lambda f: (f / "flow.safetensors").write_bytes(b"\x80\x04K\x01."), "cannot be read"),
         (lambda f: os.truncate(f / "flow.safetensors", 300), "cannot be read"),
-        (lambda f: save_file({"other": torch.zeros(2)}, f / "flow.safetensors"), "does not fit flow.json"),
+        (lambda f: save_file({"other": torch.zeros(9)}, f / "flow.safetensors"), "does not fit flow.json"),
+        (lambda f: rewrite(f, lambda t: {k: v.double() for k, v in t.items()}), "does not fit flow.json"),
+        (lambda f: rewrite(f, lambda t: {k: v.flip(0) if v.ndim else v for k, v in t.items()}), "of another flow.json"),
     ],
 )
 def test_damaged_and_foreign_folders_are_named(saved, damage, message):
@@ -119,6 +147,144 @@ def test_damaged_and_foreign_folders_are_named(saved, damage, message):
         flowstone.load(folder)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["flow.json", "flow.safetensors"])
+def test_pipes_and_links_out_of_the_folder_are_refused(saved, tmp_path, name):
+    folder, flow = saved
+    (tmp_path / "elsewhere").write_bytes((folder / name).read_bytes())
+    (folder / name).unlink()
+    (folder / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match="a link out of its folder"):
+        flowstone.load(folder)
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(CheckpointError, match="no regular file"):
+        flowstone.load(folder)
+    (folder / name).unlink()
+    (tmp_path / "elsewhere").rename(folder / "within")
+    (folder / name).symlink_to("within")
+    (tmp_path / "linked").symlink_to(folder)
+    x = torch.randn(3, 5)
+    assert torch.equal(flowstone.load(tmp_path / "linked").log_prob(x), flow.log_prob(x))
+
+
+def old(folder):
+    """Make it of format 1, which has no digests."""
+    record = json.loads((folder / "flow.json").read_text()) | {"format_version": 1}
+    (folder / "flow.json").write_text(json.dumps(record))
+    tensors, _ = read_tensors(folder / "flow.safetensors")
+    (folder / "flow.safetensors").write_bytes(tensors_to_bytes(tensors, {}))
+
+
+@pytest.mark.parametrize(
+    ("end", "value", "message"),
+    [
+        ("order", torch.tensor([0, 0, 1, 2, 3]), "is not a permutation of 0 … 4"),
+        ("order", torch.tensor([0, 1, 2, 3, 7]), "is not a permutation of 0 … 4"),
+        ("order", torch.tensor([0.0, 1, 2, 3, 4]), "does not fit flow.json"),
+        ("mean", torch.tensor([0.0, 1, 2, torch.nan, 4]), "holds NaN or infinity"),
+        ("bias", torch.full((8,), -torch.inf), "holds NaN or infinity"),
+    ],
+)
+def test_weights_without_a_digest_are_looked_at_too(saved, end, value, message):
+    folder, flow = saved
+    old(folder)
+    x = torch.randn(3, 5)
+    assert torch.equal(flowstone.load(folder).log_prob(x), flow.log_prob(x))
+
+    def change(tensors):
+        name = next(name for name in tensors if name.endswith(f".{end}") and tensors[name].shape == value.shape)
+        return tensors | {name: value}
+
+    rewrite(folder, change)
+    with pytest.raises(CheckpointError) as caught:
+        flowstone.load(folder)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_turned_order_is_undone_by_its_own_inverse(saved):
+    """Of two buffers that belong together, the second follows from the first."""
+    folder, flow = saved
+    old(folder)
+    rewrite(folder, lambda tensors: {k: v.flip(0) if k.endswith("undo") else v for k, v in tensors.items()})
+    x = torch.randn(3, 5)
+    again = flowstone.load(folder)
+    assert torch.equal(again.log_prob(x), flow.log_prob(x))
+    assert torch.equal(again.sample(3, seed=0), flow.sample(3, seed=0))
+
+
+def test_weights_that_are_not_finite_are_not_saved(saved):
+    folder, flow = saved
+    x, before = torch.randn(3, 5), (folder / "flow.json").read_bytes()
+    with torch.no_grad():
+        next(flow.parameters()).fill_(torch.nan)
+    with pytest.raises(NonFiniteError, match=r"holds NaN or infinity: nothing is written"):
+        flowstone.save(flow, folder)
+    assert (folder / "flow.json").read_bytes() == before
+    assert flowstone.load(folder).log_prob(x).isfinite().all()
+
+
+@pytest.mark.parametrize("kill", range(1, 4))
+def test_between_two_densities_a_folder_is_always_one_of_them(saved, monkeypatch, kill):
+    folder, flow = saved
+    other, x, renamed = flowstone.nice(5, hidden=(8,)), torch.randn(3, 5), 0
+    disturb(other)
+
+    def count(*args):
+        nonlocal renamed
+        renamed += 1
+        if renamed == kill:
+            raise KeyboardInterrupt
+        return replace(*args)
+
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", count)
+    with pytest.raises(KeyboardInterrupt):
+        flowstone.save(other, folder)
+    assert torch.equal(flowstone.load(folder).log_prob(x), (flow, flow, other)[kill - 1].log_prob(x))
+
+
+def damaged(folder, rng):
+    """Change a few bytes of one of the files, cut it, or let it grow."""
+    path = folder / rng.choice(["flow.json", "flow.safetensors"])
+    content = bytearray(path.read_bytes())
+    kind = rng.choice(["flip", "zero", "cut", "grow", "swap"])
+    start = rng.randrange(len(content))
+    if kind == "flip":
+        content[start] ^= 1 << rng.randrange(8)
+    elif kind == "zero":
+        content[start : start + 8] = bytes(len(content[start : start + 8]))
+    elif kind == "cut":
+        del content[start:]
+    elif kind == "grow":
+        content[start:start] = bytes(rng.randrange(256) for _ in range(rng.randrange(1, 9)))
+    else:
+        other = rng.randrange(len(content))
+        content[start], content[other] = content[other], content[start]
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("name", ["realnvp", "mixed"])
+def test_any_damage_is_one_line_or_changes_nothing(tmp_path, name):
+    folder, rng = tmp_path / "run", random.Random(0)
+    flow = build(name, {"features": 3, "hidden" if name == "realnvp" else "width": 4})
+    disturb(flow)
+    flowstone.save(flow, folder)
+    sound = {path.name: path.read_bytes() for path in folder.iterdir()}
+    x = torch.randn(4, 3)
+    wanted, refused = flow.log_prob(x), 0
+    for _ in range(150):
+        damaged(folder, rng)
+        try:
+            assert torch.equal(flowstone.load(folder).log_prob(x), wanted)
+        except CheckpointError as error:
+            refused += 1
+            assert "\n" not in str(error)
+        for file, content in sound.items():
+            (folder / file).write_bytes(content)
+    assert refused > 100
 
 
 def test_a_failed_write_leaves_the_old_file_whole(tmp_path):
@@ -177,3 +343,23 @@ def test_a_training_state_comes_back(tmp_path):
     (tmp_path / "state.safetensors").write_bytes(b"junk")
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_state(tmp_path)
+
+
+def test_of_two_states_the_one_before_stays(tmp_path):
+    for step in (1, 2, 3):
+        save_state(tmp_path, TrainingState(step, tensors={"raw": [torch.full((2,), float(step))]}))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["previous.safetensors", "state.safetensors"]
+    state = load_state(tmp_path)
+    assert state is not None
+    assert state.step == 3
+    content = bytearray((tmp_path / "state.safetensors").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "state.safetensors").write_bytes(bytes(content))
+    with pytest.warns(UserWarning, match=r"damaged: its digest .* goes on from .*previous.safetensors, step 2"):
+        state = load_state(tmp_path)
+    assert state is not None
+    assert state.step == 2
+    (tmp_path / "state.safetensors").unlink()  # killed between the two renamings
+    state = load_state(tmp_path)
+    assert state is not None
+    assert (state.step, state.tensors["raw"][0].tolist()) == (2, [2.0, 2.0])

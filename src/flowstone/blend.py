@@ -1,6 +1,6 @@
 """Blend: a weighted mixture of densities."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -43,10 +43,10 @@ class Blend(Density):
                 )
         super().__init__(parts[0].event_shape, parts[0].context_features)
         self.parts = nn.ModuleList(parts)
-        given = torch.ones(len(parts)) if weights is None else torch.as_tensor(list(weights))
-        if len(given) != len(parts) or not bool((given > 0).all()):
+        given = [1.0] * len(parts) if weights is None else [float(weight) for weight in weights]
+        if len(given) != len(parts) or not all(weight > 0 for weight in given):
             raise SettingError(f"weights={weights}: one positive number for each of {len(parts)} densities")
-        self.register_buffer("weights", given.double() / given.sum())
+        self.register_buffer("weights", torch.tensor(given, dtype=torch.float64) / sum(given))
 
     @property
     def densities(self) -> list[Density]:
@@ -57,6 +57,13 @@ class Blend(Density):
     def heaviest(self) -> Density:
         """The part with the largest weight."""
         return self.densities[int(self.weights.argmax())]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Blend":
+        """The weights stay in float64, whatever the precision of the parts."""
+        weights = self.weights
+        super()._apply(fn, recurse)
+        self.weights = torch.empty_like(weights, device=self.device) if weights.is_meta else weights.to(self.device)
+        return self
 
     @property
     def device(self) -> torch.device:
@@ -80,7 +87,7 @@ class Blend(Density):
 
     def _log_prob(self, x: Tensor, context: Tensor | None) -> Tensor:
         terms = [part.log_prob(x.to(part.data_dtype), context).double() for part in self.densities]
-        return (torch.stack(terms) + self.weights.double().log()[:, None]).logsumexp(0)
+        return (torch.stack(terms) + self.weights.log()[:, None]).logsumexp(0)
 
     def _sample(self, n: int, context: Tensor | None, generator: torch.Generator | None, temperature: float) -> Tensor:
         chosen = torch.multinomial(self.weights, n, replacement=True, generator=generator) if n else self.weights[:0]

@@ -16,7 +16,20 @@ from flowstone.errors import CheckpointError, OutputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["atomic_path", "make_folder", "read_tensors", "tensors_to_bytes", "to_json", "write_atomically"]
+__all__ = [
+    "atomic_path",
+    "make_folder",
+    "read_header",
+    "read_json",
+    "read_tensors",
+    "rename",
+    "require_regular",
+    "tensors_to_bytes",
+    "to_json",
+    "write_atomically",
+]
+
+MOST_JSON = 1 << 26  # bytes
 
 
 @contextmanager
@@ -38,7 +51,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+        rename(temporary, path)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
@@ -72,28 +85,104 @@ def to_json(content: Mapping[str, Any]) -> str:
     return json.dumps(plain(content), indent=2, allow_nan=False)
 
 
-def tensors_to_bytes(tensors: Mapping[str, Tensor], record: str = "") -> bytes:
-    """A safetensors file of ``tensors``, with ``record`` in its header."""
+def rename(path: Path, name: Path) -> None:
+    """Give the file ``path`` another name in its folder, in place of the file that has it; it lasts through a crash."""
+    try:
+        path.replace(name)
+        if os.name == "posix":  # elsewhere a folder cannot be told to reach the disk
+            handle = os.open(name.parent, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+    except OSError as error:
+        raise OutputError(f"cannot write {name}: {error.strerror or error}") from error
+
+
+def require_regular(path: Path) -> None:
+    """Refuse what is no regular file inside its own folder: a pipe or a device, which may never end, or a link out.
+
+    Raises:
+        CheckpointError: it is such, or missing.
+    """
+    try:
+        real = path.resolve(strict=True)
+        if not real.is_file():
+            raise CheckpointError(f"{path}: cannot be read (it is no regular file)")
+        if not real.is_relative_to(path.parent.resolve()):
+            raise CheckpointError(f"{path}: cannot be read (it is a link out of its folder)")
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, which is at most ``MOST_JSON`` bytes.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, too large or nested too deep.
+    """
+    require_regular(path)
+    try:
+        if path.stat().st_size > MOST_JSON:
+            raise CheckpointError(f"{path}: {path.stat().st_size} bytes are more than a record can have ({MOST_JSON})")
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not JSON that Flowstone wrote ({error})") from error
+
+
+def tensors_to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file of ``tensors``, with texts by name in its header."""
     from safetensors.torch import save
 
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return save(on_cpu, metadata={"record": record})
+    return save(on_cpu, metadata=dict(metadata))
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a safetensors file, and the record in its header.
+def read_header(path: Path) -> tuple[dict[str, tuple[Any, tuple[int, ...]]], str | None]:
+    """Of a safetensors file, precision and shape of each tensor and the digest among its texts, or None.
 
     Raises:
         CheckpointError: the file is missing, damaged or not a safetensors file.
     """
+    with _opened(path) as file:
+        kinds = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
+        found = {name: (_dtype(kind.get_dtype()), tuple(kind.get_shape())) for name, kind in kinds.items()}
+        return found, (file.metadata() or {}).get("digest")
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, and the texts in its header by name.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or not a safetensors file.
+    """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in list(file.keys())}, file.metadata() or {}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, open."""
     from safetensors import SafetensorError, safe_open
 
+    require_regular(path)
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
-            return tensors, (file.metadata() or {}).get("record", "")
-    except (OSError, SafetensorError) as error:
+            yield file
+    except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
+
+
+def _dtype(name: str) -> Any:
+    """The dtype of torch with this name in a safetensors file."""
+    import torch
+
+    letters = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint", "BOOL": "bool"}
+    kind = name.rstrip("0123456789")
+    dtype = getattr(torch, letters.get(kind, "") + name.removeprefix(kind), None)
+    if dtype is None:
+        raise ValueError(f"precision {name} is unknown")
+    return dtype
 
 
 def _umask() -> int:

@@ -96,7 +96,7 @@ class Interval(_Bounded):
         bottom, top = (torch.as_tensor(border, dtype=torch.float64) for border in (low, high))
         super().__init__(len(bottom) if bottom.ndim else None)
         self.event_dims = self.latent_dims = 1 if bottom.ndim else None
-        if bottom.shape != top.shape or not (bottom < top).all():
+        if bottom.shape != top.shape or not (bottom.is_meta or (bottom < top).all()):
             raise SettingError(f"low={low} must be below high={high}, one for all features or one for each")
         self.register_statistic("low", bottom)
         self.register_statistic("high", top)
@@ -149,7 +149,7 @@ class Rescale(_Bounded):
         if not low < high:
             raise SettingError(f"low={low} must be below high={high}")
         self.low, self.width = low, high - low
-        self.needs_float64 = is_coarse(torch.tensor(low), torch.tensor(high - low))
+        self.needs_float64 = is_coarse(*torch.tensor([low, high - low], device="cpu"))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         z = (x.double() - self.low) / self.width

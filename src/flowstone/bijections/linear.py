@@ -1,5 +1,7 @@
 """Bijections that are linear in all features (of images: in all channels, at each pixel) at once."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -23,8 +25,7 @@ class Permutation(Bijection):
 
     def __init__(self, order: Tensor) -> None:
         super().__init__(order.numel())
-        if not torch.equal(order.sort().values, torch.arange(order.numel())):
-            raise SettingError(f"order={order.tolist()} is not a permutation of 0 … {order.numel() - 1}")
+        _require_permutation(order)
         self.register_buffer("order", order)
         self.register_buffer("undo", order.argsort())
 
@@ -38,11 +39,22 @@ class Permutation(Bijection):
         """A uniformly random order, drawn once."""
         return cls(torch.randperm(features, generator=generator))
 
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        _require_permutation(self.order)
+        if not self.undo.is_meta:
+            self.undo.copy_(self.order.argsort())
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return x.index_select(1, self.order), x.new_zeros(x.shape[0])
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return z.index_select(1, self.undo), z.new_zeros(z.shape[0])
+
+
+def _require_permutation(order: Tensor) -> None:
+    if not order.is_meta and not torch.equal(order.sort().values, torch.arange(order.numel(), device=order.device)):
+        raise SettingError(f"order={order.tolist()} is not a permutation of 0 … {order.numel() - 1}")
 
 
 class _Triangles(nn.Module):
@@ -128,6 +140,10 @@ class InvertibleConv1x1(Bijection):
         if rotate:
             order = self.triangles.set(torch.linalg.qr(torch.randn(channels, channels)).Q)
         self.register_buffer("order", order)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        _require_permutation(self.order)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         below, above = self.triangles.factors()

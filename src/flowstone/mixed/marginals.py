@@ -205,10 +205,8 @@ def _slopes(knots: Tensor, levels: Tensor, *, circular: bool) -> Tensor:
     first, last = means[:1], means[-1:]
     if circular:
         first = last = 2 * first * last / (first + last)
-    if levels[0] > 0:
-        first = 2 * levels[:1] / widths[:1]
-    if levels[-1] < 1:
-        last = 2 * (1 - levels[-1:]) / widths[-1:]
+    first = torch.where(levels[:1] > 0, 2 * levels[:1] / widths[:1], first)
+    last = torch.where(levels[-1:] < 1, 2 * (1 - levels[-1:]) / widths[-1:], last)
     return torch.cat((first, 2 * means[1:] * means[:-1] / (means[1:] + means[:-1]), last))
 
 

@@ -1,20 +1,37 @@
 """Saving and loading: JSON for the description of a flow, safetensors for its weights, and no pickle."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from flowstone.density import Density
-from flowstone.errors import CheckpointError, FlowstoneError, SettingError
-from flowstone.files import make_folder, read_tensors, tensors_to_bytes, to_json, write_atomically
+from flowstone.errors import CheckpointError, FlowstoneError, NonFiniteError, SettingError
+from flowstone.files import make_folder, read_json, rename, tensors_to_bytes, to_json, write_atomically
 from flowstone.recipes import build
+from flowstone.digest import digest_of
+from flowstone.runs.schema import require_schema
+from flowstone.runs.weights import content_digest, read_weights, require_fitting
 
-__all__ = ["FORMAT_VERSION", "build_recorded", "describe", "load", "read_record", "save"]
+__all__ = [
+    "FORMAT_VERSION",
+    "WEIGHTS",
+    "build_recorded",
+    "describe",
+    "load",
+    "read_record",
+    "reading",
+    "save",
+    "write_record",
+]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had no digests
+RECORD, WEIGHTS = "flow.json", "flow.safetensors"
+NEXT_WEIGHTS = ".next.safetensors"  # while a density is written over another one: the weights of the new flow.json
 # Arguments of recipes that older files have under another name.
 RENAMED = {"realnvp": {"scale_bound": "scale"}}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -42,10 +59,21 @@ def save(density: Any, folder: Path | str, *, extra: Mapping[str, Any] | None = 
         density.save(folder)
         return
     folder, record = Path(folder), describe(density, extra)
+    weights = density.state_dict()
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise NonFiniteError(f"{name} holds NaN or infinity: nothing is written to {folder}")
     make_folder(folder)
-    # The weights come first, so that a folder with flow.json is complete.
-    write_atomically(folder / "flow.safetensors", tensors_to_bytes(density.state_dict()))
-    write_atomically(folder / "flow.json", (to_json(record) + "\n").encode())
+    # A folder that holds another density is at every moment the old one or the new one.
+    written = tensors_to_bytes(weights, {"digest": content_digest(record, weights)})
+    write_atomically(folder / NEXT_WEIGHTS, written)
+    write_record(folder, record)
+    rename(folder / NEXT_WEIGHTS, folder / WEIGHTS)
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write ``flow.json``, with a digest of its own content."""
+    write_atomically(folder / RECORD, (to_json({**record, "digest": _own_digest(record)}) + "\n").encode())
 
 
 def describe(density: Density, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -54,13 +82,14 @@ def describe(density: Density, extra: Mapping[str, Any] | None = None) -> dict[s
         raise SettingError(
             "this density has no spec: build it by a recipe, or make its builder one with @flowstone.recipes.recipe"
         )
-    return {
+    record = {
         "format_version": FORMAT_VERSION,
         **density.spec,
         "event_shape": list(density.event_shape),
         "dtype": str(density.dtype).removeprefix("torch."),
         **(extra or {}),
     }
+    return json.loads(to_json(record))
 
 
 def load(folder: Path | str, *, device: torch.device | str = "cpu") -> Density:
@@ -71,17 +100,37 @@ def load(folder: Path | str, *, device: torch.device | str = "cpu") -> Density:
     """
     folder = Path(folder)
     record = read_record(folder)
-    try:
+    weights = _weights(folder, record)
+    with reading(folder / WEIGHTS):
         density = build_recorded(record)
-    except FlowstoneError as error:
-        raise CheckpointError(f"{folder / 'flow.json'}: {error}") from error
-    tensors, _ = read_tensors(folder / "flow.safetensors")
-    try:
-        density.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{folder / 'flow.safetensors'}: does not fit flow.json ({reason})") from error
+        density.load_state_dict(weights)
     return density.to(device).eval()
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Whatever goes wrong where the content of a file is used becomes a CheckpointError, which names the file."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        reason = str(error) if isinstance(error, FlowstoneError) else f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"{path}: cannot be used ({' '.join(reason.split())})") from error
+
+
+def _weights(folder: Path, record: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights that belong to the record: of two files where a ``save`` was broken off."""
+    problem: CheckpointError | None = None
+    for path in (folder / WEIGHTS, folder / NEXT_WEIGHTS):
+        try:
+            with reading(folder / RECORD):
+                require_fitting(record, lambda: build_recorded(record), path)
+            return read_weights(record, path)
+        except CheckpointError as error:
+            problem = problem or error
+    assert problem is not None
+    raise problem
 
 
 def build_recorded(record: Mapping[str, Any]) -> Density:
@@ -90,24 +139,23 @@ def build_recorded(record: Mapping[str, Any]) -> Density:
 
 
 def read_record(folder: Path | str) -> dict[str, Any]:
-    """``flow.json`` as a dictionary, its format checked, and arguments under their present names."""
-    path = Path(folder) / "flow.json"
-    if not path.is_file():
+    """``flow.json`` as a dictionary, its digest and its schema checked, and arguments under their present names."""
+    path = Path(folder) / RECORD
+    if not path.exists():
         raise CheckpointError(f"{folder} is not a run folder: it holds no flow.json")
-    try:
-        record = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path}: not a record that Flowstone wrote ({error})") from error
+    record = read_json(path)
     if not isinstance(record, dict) or not isinstance(record.get("format_version"), int):
         raise CheckpointError(f"{path}: not a record that Flowstone wrote (it has no format_version)")
     if record["format_version"] > FORMAT_VERSION:
         newer = f"format {record['format_version']} is newer than this Flowstone reads ({FORMAT_VERSION})"
         raise CheckpointError(f"{path}: {newer}: upgrade it")
-    for key, kind in {"recipe": str, "arguments": dict, "event_shape": list, "dtype": str}.items():
-        if not isinstance(record.get(key), kind):
-            raise CheckpointError(f"{path}: {key} is {record.get(key)!r}, which Flowstone does not write")
-    if record["dtype"] not in DTYPES:
-        raise CheckpointError(f"{path}: dtype is {record['dtype']!r}; known: {', '.join(DTYPES)}")
-    renamed = RENAMED.get(record["recipe"], {})
+    require_schema(record, path)
+    if record["format_version"] > 1 and record.get("digest") != _own_digest(record):
+        raise CheckpointError(f"{path}: damaged or edited: its digest is not that of its content")
+    renamed = RENAMED.get(record["recipe"], {}) if record["format_version"] == 1 else {}
     record["arguments"] = {renamed.get(name, name): value for name, value in record["arguments"].items()}
     return record
+
+
+def _own_digest(record: Mapping[str, Any]) -> str:
+    return digest_of({name: value for name, value in record.items() if name != "digest"})

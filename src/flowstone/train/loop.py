@@ -1,5 +1,6 @@
 """fit: maximum likelihood training."""
 
+import json
 import math
 import time
 import warnings
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from flowstone.data import Rows
 from flowstone.density import Density
+from flowstone.digest import digest_of
 from flowstone.errors import NonFiniteError, SettingError
 from flowstone.execution import threads_for
 from flowstone.execution.flat import FlatParameters
@@ -116,7 +118,8 @@ def fit(
         optimizer = make_optimizer(plan.optimizer, weights, list(flats.values()))
         stepper = Stepper(density, plan, weights, optimizer, batches, processes)
         held_out = HeldOut(density, validation_rows.to(device), plan.seed)
-        store = Store(resume, weights, optimizer, held_out, processes)
+        subject = {} if resume is None else _subject(density, validation_rows)
+        store = Store(resume, weights, optimizer, held_out, processes, subject)
         return _Training(density, plan, weights, stepper, held_out, store, processes, watch).run(update)
 
 
@@ -281,6 +284,14 @@ def _initialize(density: Density, batches: Batches, processes: Processes) -> Non
     if processes.size > 1:
         processes.copy_from_first(density.state_dict().values())
         density.load_state_dict(density.state_dict())  # so that layers derive again what depends on their buffers
+
+
+def _subject(density: Density, held_out: Rows) -> dict[str, Any]:
+    """The recipe of the density with its arguments, and a digest of the held-out rows."""
+    spec = density.spec or {"recipe": type(density).__name__, "arguments": {}}
+    rows = {"x": held_out.x} if held_out.context is None else {"x": held_out.x, "context": held_out.context}
+    plain = json.loads(json.dumps(spec["arguments"], default=str))  # as a state that is read has it
+    return {"recipe": spec["recipe"], **plain, "held-out rows": digest_of({}, rows)}
 
 
 def _fingerprint(rows: Rows | Sampler, held_out: Rows, settings: ResolvedSettings) -> tuple[Any, ...]:

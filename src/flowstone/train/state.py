@@ -1,19 +1,24 @@
 """The state of a training on disk."""
 
 import json
+import os
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 from torch import Tensor
 
+from flowstone.digest import digest_of
 from flowstone.errors import CheckpointError
-from flowstone.files import make_folder, read_tensors, tensors_to_bytes, write_atomically
+from flowstone.files import atomic_path, make_folder, read_tensors, rename, tensors_to_bytes
 from flowstone.train.history import History, Record
 
 __all__ = ["TrainingState", "load_state", "save_state"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had no digests
+STATE, PREVIOUS = "state.safetensors", "previous.safetensors"
 
 
 @dataclass
@@ -26,6 +31,7 @@ class TrainingState:
     tensors: dict[str, list[Tensor]] = field(default_factory=dict)
     history: History = field(default_factory=History)
     optimizer: dict[str, Any] = field(default_factory=dict)  # of a factory's optimizer, the part that is no tensor
+    subject: dict[str, Any] = field(default_factory=dict)  # what is trained, and a digest of the held-out rows
 
     def add(self, loss: float, norm: float) -> None:
         """Count one step into the means."""
@@ -39,33 +45,73 @@ class TrainingState:
 
 
 def save_state(folder: Path, state: TrainingState) -> None:
-    """Write ``folder/state.safetensors``: one file, so it is always whole."""
+    """Write ``folder/state.safetensors``: one file, so it is always whole. The one before becomes ``previous``."""
     make_folder(folder)
     tensors = {f"{name}.{index}": t for name, group in state.tensors.items() for index, t in enumerate(group)}
     record = {
         "format_version": FORMAT_VERSION,
+        "subject": state.subject,
         "step": state.step,
         "seconds": state.seconds,
         "sums": state.sums,
         "history": state.history.as_dicts(),
         "optimizer": state.optimizer,
     }
-    write_atomically(folder / "state.safetensors", tensors_to_bytes(tensors, json.dumps(record)))
+    metadata = {"record": json.dumps(record), "digest": digest_of(record, tensors)}
+    with atomic_path(folder / STATE) as temporary:
+        temporary.write_bytes(tensors_to_bytes(tensors, metadata))
+        if (folder / STATE).exists():
+            rename(folder / STATE, folder / PREVIOUS)
 
 
 def load_state(folder: Path) -> TrainingState | None:
-    """The state that ``save_state`` wrote, or None if there is none."""
-    path = Path(folder) / "state.safetensors"
-    if not path.is_file():
-        return None
-    tensors, text = read_tensors(path)
+    """The last state that ``save_state`` wrote, or None if there is none; where it is damaged, the one before.
+
+    Raises:
+        CheckpointError: both are damaged; the message is of the last.
+    """
+    problem: CheckpointError | None = None
+    for path in (Path(folder) / STATE, Path(folder) / PREVIOUS):
+        if not os.path.lexists(path):
+            continue
+        try:
+            state = _read(path)
+        except CheckpointError as error:
+            problem = problem or error
+            continue
+        if problem is not None:
+            warnings.warn(f"{problem}; the training goes on from {path}, step {state.step}", stacklevel=2)
+        return state
+    if problem is not None:
+        raise problem
+    return None
+
+
+def _read(path: Path) -> TrainingState:
+    tensors, metadata = read_tensors(path)
     groups: dict[str, list[Tensor]] = {}
     try:
-        record = json.loads(text)
+        content = json.loads(metadata.get("record", ""))
+        record = msgspec.convert(content, _Record, strict=True)
         for name, index in sorted((name, int(index)) for name, _, index in (key.rpartition(".") for key in tensors)):
             groups.setdefault(name, []).append(tensors[f"{name}.{index}"])
-        history = History([Record(**row) for row in record["history"]])
-        step, seconds, sums = record["step"], record["seconds"], record["sums"]
-        return TrainingState(step, seconds, sums, groups, history, record.get("optimizer", {}))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a training state that Flowstone wrote ({error})") from error
+    if record.format_version > FORMAT_VERSION:
+        raise CheckpointError(f"{path}: format {record.format_version} is newer than this Flowstone reads: upgrade it")
+    if record.format_version > 1 and metadata.get("digest") != digest_of(content, tensors):
+        raise CheckpointError(f"{path}: damaged: its digest is not that of its content")
+    history = History(record.history)
+    return TrainingState(record.step, record.seconds, record.sums, groups, history, record.optimizer, record.subject)
+
+
+class _Record(msgspec.Struct):
+    """What the header of the file holds."""
+
+    format_version: int
+    step: Annotated[int, msgspec.Meta(ge=0)]
+    seconds: float
+    sums: Annotated[list[float], msgspec.Meta(min_length=3, max_length=3)]
+    history: list[Record]
+    optimizer: dict[str, Any] = {}
+    subject: dict[str, Any] = {}

@@ -1,7 +1,9 @@
 """Stores the state of a training in a folder, and restores it."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -20,6 +22,10 @@ class Store:
 
     Of several processes the first one reads and writes.
 
+    Args:
+        subject: by name, plain values that tell what is trained on which rows; a state in which one of them differs is
+            refused.
+
     Attributes:
         saved: when the state was last written, in seconds of ``time.monotonic``.
     """
@@ -31,8 +37,10 @@ class Store:
         optimizer: Optimizer | FactoryOptimizer,
         held_out: HeldOut,
         processes: Processes,
+        subject: Mapping[str, Any],
     ) -> None:
         self.folder = None if folder is None else Path(folder)
+        self.subject = dict(subject)
         self.weights, self.optimizer, self.held_out, self.processes = weights, optimizer, held_out, processes
         self.saved = time.monotonic()
 
@@ -44,7 +52,7 @@ class Store:
         """
         state = self._read()
         if state is None:
-            return TrainingState()
+            return TrainingState(subject=self.subject)
         tensors = {name: list(group) for name, group in state.tensors.items()}
         try:
             for name, into in self.weights.tensors().items():
@@ -55,6 +63,12 @@ class Store:
             raise CheckpointError(
                 f"{self.folder}: the training state there is of another flow or optimizer ({error})"
             ) from error
+        for name, now in self.subject.items():
+            if state.subject.get(name, now) != now:
+                raise CheckpointError(
+                    f"{self.folder}: the training state there is of another flow or other rows: {name}"
+                )
+        state.subject = self.subject
         self.held_out.restore(tensors)
         module = self.weights.module
         module.load_state_dict(module.state_dict())  # so that layers derive again what depends on their buffers
