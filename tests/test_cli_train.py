@@ -1,9 +1,12 @@
 """flowstone train: run folders, what is refused before one is made, and going on with a training."""
 
+import errno
 import inspect
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -171,36 +174,132 @@ def wait_for(path, seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_training_that_was_broken_off_goes_on(tmp_path, capsys, monkeypatch, blow):
-    """Ctrl-C keeps the best weights and says where; kill -9 keeps the last saved state; --resume ends both alike."""
+    """Ctrl-C and SIGTERM keep the best weights and say where; kill -9 keeps the last saved state; all go on to the same
+    end. While it runs, no other training writes its folder.
+    """
     (tmp_path / "sitecustomize.py").write_text("import flowstone.train.loop as loop; loop.SAVE_EVERY = 0.0")
-    settings = ["moons", "--set", "couplings=2", "hidden=16", "--batch-size", "128", "--steps", "1500", "--seed", "2"]
+    settings = ["moons", "--set", "couplings=2", "hidden=16", "--batch-size", "128", "--steps", "900", "--seed", "2"]
     words = ["train", *settings, "--patience", "10000", "--out", "R", "--no-plots"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     process = subprocess.Popen(
         [sys.executable, "-m", "flowstone", *words], env=environment, stderr=subprocess.PIPE, text=True
     )
     wait_for(tmp_path / "R" / "resume" / "state.safetensors")
+    line = refused(capsys, monkeypatch, "train", "--resume", "--out", "R")
+    assert line == f"flowstone: R: another training writes it: process {process.pid} on {socket.gethostname()}"
     process.send_signal(blow)
     _, said = process.communicate(timeout=60)
-    if blow is signal.SIGINT:
-        assert process.returncode == 130
-        assert "interrupted; the best weights so far (step" in said
+    if blow is not signal.SIGKILL:
+        assert process.returncode == 128 + blow
+        ended = "interrupted" if blow is signal.SIGINT else "terminated"
+        assert f"{ended}; the best weights so far (step" in said
         flowstone("sample", "R", "-n", 3, "--out", "s.csv")
     else:
         line = refused(capsys, monkeypatch, "sample", "R", "-n", "3", "--out", "s.csv")
         assert line.endswith("holds no weights: its training was interrupted; to continue it: --resume")
     assert not (tmp_path / "R" / "metrics.json").exists()
-    for changed in (["--lr", "0.1"], ["--patience", "7"], ["--points", "100"], ["--flow", "nice"], ["--set", "bins=3"]):
+    for changed in (["--lr", "0.1"], ["--points", "100"], ["--flow", "nice"], ["--set", "bins=3"]):
         line = refused(capsys, monkeypatch, "train", "moons", "--out", "R", "--resume", *changed)
         assert "--resume continues with the settings of R: " in line
         assert (changed[1].split("=")[0] if changed[0] == "--set" else changed[0][2:]) in line
-    flowstone("train", "moons", "--out", "R", "--resume", "--steps", 1500, "--quiet", "--no-plots")
+    flowstone("train", "--out", "R", "--resume", "--quiet", "--no-plots")
     uninterrupted = [word if word != "R" else "W" for word in words]
     flowstone(*uninterrupted, "--quiet")
     assert (tmp_path / "R" / "flow.safetensors").read_bytes() == (tmp_path / "W" / "flow.safetensors").read_bytes()
     assert "this training has ended" in refused(capsys, monkeypatch, *words, "--resume")
+
+
+def test_a_training_that_has_ended_is_given_more(tmp_path, capsys, monkeypatch):
+    """It goes on from its last state, as one that was broken off there and had the new limits from the start would."""
+    words = [
+        "train",
+        "moons",
+        "--set",
+        "couplings=2",
+        "hidden=16",
+        "--quiet",
+        "--no-plots",
+        "--schedule",
+        "constant",
+        "--warmup",
+        0,
+    ]
+    flowstone(*words, "--steps", 100, "--out", "R")
+    line = refused(capsys, monkeypatch, "train", "--out", "R", "--resume")
+    assert "R: this training has ended, after 100 steps and " in line
+    assert line.endswith("to go on: --steps 200")
+    assert "to go on: --steps 200" in refused(capsys, monkeypatch, "train", "--out", "R", "--resume", "--steps", "70")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "R").glob("flow.*")}
+    flowstone("train", "--out", "R", "--resume", "--steps", 300, "--quiet", "--no-plots")
+    flowstone(*words, "--steps", 300, "--out", "W")
+    after, whole = Run(tmp_path / "R"), Run(tmp_path / "W")
+    assert after.metrics()["steps"] == 300
+    assert after.settings().steps == 300
+    assert before["flow.json"] != (tmp_path / "R" / "flow.json").read_bytes()
+    assert (tmp_path / "R" / "flow.safetensors").read_bytes() == (tmp_path / "W" / "flow.safetensors").read_bytes()
+    assert after.history.column("val_nll") == whole.history.column("val_nll")
+    assert "to go on: --steps 600" in refused(capsys, monkeypatch, "train", "--out", "R", "--resume")
+    shutil.rmtree(tmp_path / "R" / "resume")
+    line = refused(capsys, monkeypatch, "train", "--out", "R", "--resume", "--steps", "600")
+    assert "its state is gone" in line
+
+
+def test_a_training_that_stopped_early_goes_on_with_more_patience(tmp_path, capsys, monkeypatch):
+    words = ["--validate-every", 1, "--lr", 1e-9, "--patience", 2, "--steps", 50]
+    flowstone("train", "moons", "--points", 200, *words, "--out", "R", "--quiet", "--no-plots")
+    line = refused(capsys, monkeypatch, "train", "--out", "R", "--resume", "--steps", "500")
+    assert line.endswith("as validation no longer improved; to go on: --patience 4")
+    steps = Run(tmp_path / "R").metrics()["steps"]
+    flowstone("train", "--out", "R", "--resume", "--patience", 4, "--quiet", "--no-plots")
+    assert Run(tmp_path / "R").metrics()["steps"] > steps
+
+
+def test_a_folder_of_a_training_that_never_began_is_free(tmp_path, capsys, monkeypatch):
+    """A kill between making the folder and naming flow.json leaves what the next training cleans up."""
+    (tmp_path / "R" / "resume").mkdir(parents=True)
+    for name in (".writing-flow-x.json", "resume/.lock", "resume/.holder"):
+        (tmp_path / "R" / name).write_text("")
+    flowstone("train", "moons", "--out", "R", *QUICK)
+    assert not list((tmp_path / "R").rglob(".writing-*"))
+    assert "R exists" in refused(capsys, monkeypatch, "train", "moons", "--out", "R")
+
+
+def test_a_run_that_was_killed_before_its_last_file_ends_with_its_pictures(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("flowstone.plot.save_plots", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(SystemExit):
+            flowstone("train", "moons", "--out", "R", *QUICK[:-2], "--quiet")
+    assert not (tmp_path / "R" / "metrics.json").exists()
+    flowstone("train", "--resume", "--out", "R", "--quiet")
+    assert (tmp_path / "R" / "metrics.json").exists()
+    assert (tmp_path / "R" / "plots" / "density.png").exists()
+
+
+@pytest.mark.parametrize("when", ["state", ".next", "history"])
+def test_a_full_disk_is_one_line_and_the_run_goes_on(tmp_path, capsys, monkeypatch, when):
+    monkeypatch.setattr("flowstone.train.loop.SAVE_EVERY", 0.0)
+    words = ["train", "moons", *QUICK, "--validate-every", "10"]
+    flowstone(*words, "--out", "W")
+    plain, count = os.fsync, 0
+
+    def full(handle):
+        nonlocal count
+        name = os.readlink(f"/proc/self/fd/{handle}")
+        count += f".writing-{when}" in name
+        if count == (1 if when == ".next" else 3):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        plain(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        line = refused(capsys, monkeypatch, *words, "--out", "R")
+    assert line.startswith("flowstone: cannot write R/")
+    assert line.endswith(": No space left on device")
+    assert not list((tmp_path / "R").rglob(".writing-*"))
+    flowstone("train", "--resume", "--out", "R", "--quiet", "--no-plots")
+    assert (tmp_path / "R" / "flow.safetensors").read_bytes() == (tmp_path / "W" / "flow.safetensors").read_bytes()
 
 
 def old_run(folder: Path, name: str) -> Path:

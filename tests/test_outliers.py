@@ -188,7 +188,7 @@ def test_it_is_copied_pickled_and_saved(detector, tmp_path):
         assert np.array_equal(getattr(kept, name)(X), getattr(detector, name)(X))
     assert np.array_equal(kept.labels_, detector.labels_)
     assert not list(tmp_path.rglob("*.pkl"))
-    (tmp_path / "saved" / "detector.json").unlink()
+    (tmp_path / "saved" / "detector.safetensors").unlink()
     with pytest.raises(CheckpointError, match="holds no detector"):
         FlowOutlierDetector.load(tmp_path / "saved")
 

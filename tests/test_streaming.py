@@ -24,6 +24,7 @@ from flowstone.data.tables import STDOUT, chunked, mapped, open_chunked, read_ta
 from flowstone.data.tables import columns as columns_module
 from flowstone.errors import DataError, OutputError
 from flowstone.runs import Run
+from flowstone.runs.checkpoint import write_record
 from flowstone.streaming import Parts, Scorer, score, scorer
 
 SMALL = ["--set", "width=8", "blocks=1", "bins=4", "--steps", 3, "--quiet", "--no-plots"]
@@ -415,7 +416,7 @@ def test_parts_of_another_table_run_or_setting_are_not_used(broken_off, runs, ca
     assert "is of another table: the work starts anew" in capsys.readouterr().err
     break_off(2)
     record = json.loads((runs / "flow" / "flow.json").read_text())
-    (runs / "flow" / "flow.json").write_text(json.dumps(record | {"remark": "changed"}))
+    write_record(runs / "flow", record | {"training": {"seed": 7}})
     flowstone("score", runs / "flow", "t.parquet", "--out", "o.parquet")
     assert sum(scored) == 5 * once + 8
     assert "is of another run: the work starts anew" in capsys.readouterr().err

@@ -23,5 +23,5 @@ def digest_of(content: Mapping[str, Any], tensors: Mapping[str, Tensor] | None =
     for name, tensor in sorted((tensors or {}).items()):
         values = tensor.detach().cpu().contiguous()
         digest.update(f"\n{name} {values.dtype} {list(values.shape)}\n".encode())
-        digest.update(memoryview(values.reshape(-1).view(torch.uint8).numpy()))
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "UNFINISHED",
     "atomic_path",
     "make_folder",
     "read_header",
     "read_json",
     "read_tensors",
+    "remove_unfinished",
     "rename",
     "require_regular",
     "tensors_to_bytes",
@@ -30,6 +32,7 @@ __all__ = [
 ]
 
 MOST_JSON = 1 << 26  # bytes
+UNFINISHED = ".writing-"  # how the temporary names begin
 
 
 @contextmanager
@@ -41,7 +44,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{UNFINISHED}{path.stem[:50]}-", suffix=path.suffix)
         os.close(handle)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}") from error
@@ -58,10 +61,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def make_folder(folder: Path, *, new: bool = False) -> None:
-    """Make a folder and those above it; with ``new``, OutputError where it exists already."""
+def remove_unfinished(folder: Path) -> None:
+    """Delete what programs that were killed had begun to write in a folder and those below it."""
+    for path in folder.rglob(f"{UNFINISHED}*"):
+        path.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, where they are missing; OutputError if that cannot be done."""
     try:
-        folder.mkdir(parents=True, exist_ok=not new)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error.strerror}") from error
 

@@ -17,7 +17,7 @@ from flowstone.density import Density
 from flowstone.errors import CheckpointError, DataError, SettingError, UnknownNameError
 from flowstone.mixed import MixedDensity
 from flowstone.recipes import build
-from flowstone.runs.checkpoint import load, read_record, save
+from flowstone.runs.checkpoint import RECORD, load, read_record, reading, save
 from flowstone.train import fit
 from flowstone.train.history import History
 from flowstone.validation import require_choice, require_integer
@@ -233,9 +233,10 @@ class TableModel:
         schema = record.get("data", {}).get("schema")
         if not isinstance(schema, list):
             raise CheckpointError(f"{Path(folder) / 'flow.json'}: it has no kinds of columns: it is not of a table")
-        columns = Columns.from_record(schema)
-        if columns.names != tuple(record["columns"]):
-            columns = columns.select(record["columns"])
+        with reading(Path(folder) / RECORD):
+            columns = Columns.from_record(schema)
+            if columns.names != tuple(record["columns"]):
+                columns = columns.select(record["columns"])
         return cls(load(folder, device=device), columns)
 
     def _any_order(self, what: str) -> MixedDensity:

@@ -25,7 +25,8 @@ def with_flags(settings: type, *names: str, group: str | None = None) -> Callabl
     """Give a command a flag for each option of a settings class.
 
     The command receives the options that the user gave, as arguments of their names or in ``**options``; the settings
-    class knows the defaults. An option that several classes have, such as a seed, is one flag, with the help of all.
+    class knows the defaults, but for one that the command itself gives. An option that several classes have, such as a
+    seed, is one flag, with the help of all.
 
     Args:
         settings: a dataclass whose fields are made by ``flowstone.options.option``.
@@ -41,6 +42,8 @@ def with_flags(settings: type, *names: str, group: str | None = None) -> Callabl
         made = vars(command).get("made_of_options", frozenset())
         for name, each in chosen.items():
             after[name] = _with_more_help(after[name], each) if name in made else _parameter(each, hints[name], group)
+            if name in before and name not in made:
+                after[name] = after[name].replace(default=before[name].default)
 
         @functools.wraps(command)
         def run(*args: Any, **options: Any) -> None:

@@ -15,14 +15,17 @@ from flowstone.cli.values import beside_metrics, print_metrics, say_noise
 from flowstone.cli.watch import watching
 from flowstone.data import DataRequest, Dataset, Rows, open_source
 from flowstone.density import Density
-from flowstone.errors import NonFiniteError, OutputError, SettingError, UnknownNameError
+from flowstone.errors import CheckpointError, NonFiniteError, OutputError, SettingError, UnknownNameError
 from flowstone.evaluation.metrics import evaluate
 from flowstone.execution import thread_count
+from flowstone.files import remove_unfinished
 from flowstone.recipes import DEFAULT, IMAGE_DEFAULT, MIXED_DEFAULT, all_recipes, build, shape_arguments
 from flowstone.runs import Run
-from flowstone.runs.checkpoint import build_recorded, describe, save
+from flowstone.runs.checkpoint import build_recorded, describe, read_record, save, write_record
+from flowstone.runs.folder import METRICS
 from flowstone.train import Settings, fit
 from flowstone.train.history import History
+from flowstone.train.state import load_state
 from flowstone.validation import require_integer
 
 __all__ = ["Job", "continued", "started"]
@@ -30,6 +33,11 @@ __all__ = ["Job", "continued", "started"]
 Say = Callable[[str], None]
 # The parts of flow.json besides the density.
 EXTRA = ("columns", "context_columns", "data", "training", "request")
+EXIT_STATUS = {"interrupted": 130, "terminated": 143}  # as of a process that the signal ends
+# Options that a training may be given anew when it goes on: its limits, and patience.
+LIMITS = {"steps", "epochs", "minutes"}
+EXTENDING = LIMITS | {"patience"}
+SAID_TWICE = "--steps and --epochs say the same thing twice: give one of them"
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,12 @@ class Job:
 
     def work(self, device: str, *, quiet: bool, plots: bool, tensorboard: bool) -> None:
         """Train, keep the weights, and write figures and pictures."""
+        try:
+            self._work(device, quiet=quiet, plots=plots, tensorboard=tensorboard)
+        finally:
+            self.run.lock.release()
+
+    def _work(self, device: str, *, quiet: bool, plots: bool, tensorboard: bool) -> None:
         dataset, density = self.dataset, self.density.to(device)
         say: Say = (lambda _: None) if quiet else (lambda words: print(words, file=sys.stderr))
         self._introduce(say, quiet=quiet)
@@ -75,10 +89,11 @@ class Job:
             self._keep(error.history)
             raise NonFiniteError(f"{error}, in {self.run.folder}") from error
         self._keep(history)
-        if history.stopped == "interrupted":
+        if history.stopped in EXIT_STATUS:
             best = f"best weights so far (step {history.best.step})" if len(history) else "weights so far"
-            print(f"flowstone: interrupted; the {best} are in {self.run.folder}; --resume continues", file=sys.stderr)
-            sys.exit(130)
+            said = f"{history.stopped}; the {best} are in {self.run.folder}; --resume continues"
+            print(f"flowstone: {said}", file=sys.stderr)
+            sys.exit(EXIT_STATUS[history.stopped])
         density.eval()
         self._finish(history, say, plots=plots)
 
@@ -118,9 +133,9 @@ class Job:
             metrics["entropy"] = dataset.entropy
         if isinstance(dataset.train, Rows):
             metrics |= beside_metrics(self.density, dataset.test.x, dataset.rows_to_show.x)
-        self.run.write_json("metrics.json", metrics)
         if plots:
             self._draw(history)
+        self.run.write_json(METRICS, metrics)  # the last file: a run that has it has all
         print_metrics(metrics, say)
         if plots:
             say(f"pictures: {self.run.folder / 'plots'}")
@@ -167,33 +182,87 @@ def started(out: Path | None, request: Mapping[str, Any], *, progress: bool) -> 
     record = describe(density, extra)
     numbered = Path("runs") / f"{_stem(request['source'])}-{recipe}"
     run = Run.create(out) if out else Run.create_numbered(numbered)
-    run.write_json("flow.json", record)
+    try:
+        write_record(run.folder, record)
+    except BaseException:
+        run.lock.release()
+        raise
     return Job(run, dataset, density, settings, record)
 
 
 def continued(out: Path | None, request: Mapping[str, Any]) -> Job:
-    """The unfinished training in ``out``; options that are given must be those it began with."""
+    """The training in ``out``, to be continued: an unfinished one, or a finished one that is given more steps or time.
+
+    Other options that are given must be those it began with.
+    """
     if out is None:
         raise SettingError("--resume needs --out RUN: the folder of the training to continue")
     run = Run(out)
-    record = run.record
-    if run.finished:
-        raise OutputError(f"{out}: this training has ended (metrics.json is there); choose another --out to train anew")
-    dataset = run.dataset(data_dir=request["data"].get("data_dir"))
-    settings = run.settings()
+    read_record(run.folder)  # first, for its error where this is no run folder
+    run.lock.acquire()
+    try:
+        return _continued(run, request)
+    except BaseException:
+        run.lock.release()
+        raise
+
+
+def _continued(run: Run, request: Mapping[str, Any]) -> Job:
+    record, settings = run.record, run.settings()
     for name, before, now in _compared(record, settings, request):
         if now != before:
-            raise SettingError(f"--resume continues with the settings of {out}: {name} was {before!r}, not {now!r}")
+            raise SettingError(
+                f"--resume continues with the settings of {run.folder}: {name} was {before!r}, not {now!r}"
+            )
+    dataset = run.dataset(data_dir=request["data"].get("data_dir"))
     torch.manual_seed(settings.seed)
-    return Job(run, dataset, build_recorded(record), settings, record)
+    density = build_recorded(record)
+    given = {name: value for name, value in request["training"].items() if name in EXTENDING}
+    extended = _extended(settings, given, dataset, density)
+    if run.finished:
+        _require_more(run, extended, dataset, density)
+    remove_unfinished(run.folder)
+    if extended != settings:
+        (run.folder / METRICS).unlink(missing_ok=True)  # first: from here on the training has not ended
+        asked = {**record.get("request", {}), "training": {**record.get("request", {}).get("training", {}), **given}}
+        record = {**record, "training": extended.as_record(), "request": asked}
+        write_record(run.folder, record)
+    return Job(run, dataset, density, extended, record)
+
+
+def _extended(settings: Settings, given: Mapping[str, Any], dataset: Dataset, density: Density) -> Settings:
+    """The settings with what a continuing training is given anew; new limits replace both limits of before."""
+    limits = {name: given.get(name) for name in ("steps", "minutes")} if given.keys() & LIMITS else {}
+    patience = {name: given[name] for name in given.keys() - LIMITS}
+    if "epochs" in given and "steps" in given:
+        raise SettingError(SAID_TWICE)
+    return _with_epochs(settings.override(limits | patience), given.get("epochs"), dataset, density)
+
+
+def _require_more(run: Run, settings: Settings, dataset: Dataset, density: Density) -> None:
+    """Refuse to continue a training that has ended and, with these settings, would end at once."""
+    last, rows = run.history.records[-1], math.inf if callable(dataset.train) else len(dataset.train)
+    resolved = settings.for_data(dataset.event_shape, rows, density.training_settings(rows))
+    ended = f"{run.folder}: this training has ended, after {last.step} steps and {last.seconds:.0f} seconds"
+    if resolved.progress(last.step, last.seconds) >= 1:
+        raise OutputError(f"{ended}; to go on", remedy={"steps": 2 * last.step})
+    if (
+        resolved.patience is not None
+        and last.step - run.history.best.step >= resolved.patience * resolved.validate_every
+    ):
+        more = 2 * resolved.patience
+        raise OutputError(f"{ended}, as validation no longer improved; to go on", remedy={"patience": more})
+    if load_state(run.folder / "resume") is None:
+        raise CheckpointError(f"{ended}, and its state is gone (resume/): it cannot go on")
 
 
 def _compared(record: Mapping[str, Any], settings: Settings, request: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """The name of each option that was given, its value in the record, its value now."""
     before = {"source": None, "set": {}, "training": {}, "data": {}} | record.get("request", {})
     sources = (before["source"], record["data"]["source"])
-    same_source = request["source"] in sources or str(Path(request["source"]).resolve()) in sources
-    compared = [("source", sources[0] or sources[1], sources[0] or sources[1] if same_source else request["source"])]
+    compared: list[tuple[str, Any, Any]] = []
+    if (source := request["source"]) is not None and not {source, str(Path(source).resolve())} & {*sources}:
+        compared.append(("source", sources[0] or sources[1], source))
     if request["flow"] is not None:
         compared.append(("flow", record["recipe"], request["flow"]))
     arguments = record["arguments"] | before["set"]
@@ -201,9 +270,8 @@ def _compared(record: Mapping[str, Any], settings: Settings, request: Mapping[st
     then, now = (DataRequest.of("any", part) for part in (before["data"], request["data"]))
     elsewhere = ("seed", "data_dir")  # the seed is one of the settings, too; image sets may have moved
     compared += [(name, getattr(then, name), getattr(now, name)) for name in request["data"] if name not in elsewhere]
-    for name, value in request["training"].items():
-        compared.append((name, before["training"].get(name) if name == "epochs" else getattr(settings, name), value))
-    return compared
+    training = request["training"].items()
+    return compared + [(name, getattr(settings, name), value) for name, value in training if name not in EXTENDING]
 
 
 def _settings(given: Mapping[str, Any]) -> Settings:
@@ -213,7 +281,7 @@ def _settings(given: Mapping[str, Any]) -> Settings:
     if epochs is not None:
         require_integer("epochs", epochs)
         if "steps" in given:
-            raise SettingError("--steps and --epochs say the same thing twice: give one of them")
+            raise SettingError(SAID_TWICE)
     return Settings(**given)
 
 

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from flowstone.cli.flags import select, with_flags
 from flowstone.cli.values import Device, device_of, settings_of
 from flowstone.data.request import DataRequest
+from flowstone.errors import SettingError
 from flowstone.train.settings import Settings
 
 __all__ = ["train"]
@@ -18,7 +19,7 @@ Switch = Parameter(negative=())
 @with_flags(Settings, group="Training")
 @with_flags(DataRequest, group="Data")
 def train(
-    source: str,
+    source: str | None = None,
     *,
     flow: str | None = None,
     recipe_arguments: Annotated[list[str] | None, Parameter(name="--set", consume_multiple=True, negative=())] = None,
@@ -33,6 +34,8 @@ def train(
 ) -> None:
     """Learn the distribution of SOURCE and write a run folder.
 
+    Ctrl-C, and SIGTERM as from a cluster, save the state and end with the best weights so far.
+
     Parameters
     ----------
     flow
@@ -46,7 +49,8 @@ def train(
     out
         The run folder; without it, runs/<source>-<flow>. An existing one is never written over.
     resume
-        Continue the unfinished training in --out.
+        Continue the training in --out, with its own settings; it needs no SOURCE. --steps, --epochs or --minutes, if
+        given, replace the limits it had, also of a training that has ended; --patience may change, too.
     plots
         Draw the pictures at the end; for images, also some samples at each validation.
     tensorboard
@@ -56,6 +60,8 @@ def train(
     """
     from flowstone.cli.job import continued, started
 
+    if source is None and not resume:
+        raise SettingError("train needs a SOURCE: a toy, a table or images; or --resume --out RUN")
     training = select(Settings, options) | ({} if epochs is None else {"epochs": epochs})
     request = {
         "source": source,

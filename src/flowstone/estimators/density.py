@@ -18,6 +18,7 @@ from torch import Tensor
 from flowstone.blend import Blend
 from flowstone.data import Rows
 from flowstone.data.tables import Columns, read_table
+from flowstone.density import Density
 from flowstone.errors import CheckpointError, DataError, SettingError, UnknownNameError
 from flowstone.estimators.candidates import MODELS, candidates, default_models
 from flowstone.estimators.conditional import Conditional
@@ -28,7 +29,7 @@ from flowstone.estimators.tables import backend_of, in_container
 from flowstone.estimators.weights import repetitions
 from flowstone.evaluation import log_prob
 from flowstone.mixed import MixedDensity
-from flowstone.runs.checkpoint import load, read_record, save
+from flowstone.runs.checkpoint import RECORD, load, read_record, reading, save
 from flowstone.table_model import TableModel
 from flowstone.validation import require_number
 
@@ -420,12 +421,18 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         """
         held = read_record(folder).get("estimator")
         if not isinstance(held, dict):
-            raise CheckpointError(f"{Path(folder) / 'flow.json'}: it holds no estimator")
+            raise CheckpointError(f"{Path(folder) / RECORD}: it holds no estimator")
+        density = load(folder, device=device)
+        with reading(Path(folder) / RECORD):
+            return cls._of_record(held, density)
+
+    @classmethod
+    def _of_record(cls, held: Mapping[str, Any], density: Density) -> "FlowDensity":
         settings = held["settings"]
         if isinstance(settings["models"], list):
             settings["models"] = tuple(settings["models"])
         made = cls(**settings)
-        made.flow_, made.history_ = load(folder, device=device), None
+        made.flow_, made.history_ = density, None
         made.kinds_, made._backend = held["kinds"], held["backend"]
         made._constants = {int(index): float(value) for index, value in held["constants"]}
         made._varying = [index for index in range(len(made.kinds_)) if index not in made._constants]

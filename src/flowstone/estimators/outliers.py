@@ -14,12 +14,14 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from flowstone.digest import digest_of
 from flowstone.errors import CheckpointError, SettingError
 from flowstone.estimators.density import FlowDensity
 from flowstone.estimators.neighbourhood import Neighbourhood, Scale
 from flowstone.estimators.rows import TableInput
 from flowstone.evaluation.anomaly import MOST_HELD_OUT, blamed_terms, conformal_p_values, usual_terms
-from flowstone.files import to_json, write_atomically
+from flowstone.files import read_tensors, tensors_to_bytes, to_json, write_atomically
+from flowstone.runs.checkpoint import read_record, reading
 
 __all__ = ["FlowOutlierDetector"]
 
@@ -28,7 +30,7 @@ SCALED_BY, MOST_SCALED = 8, 2000  # one learned row of so many, which the densit
 NEAR, LEAST_NEAR = 20, 5  # rows are trimmed by the distance to one neighbour of so many, at least the fifth
 WEIGHTS = np.array([0.25, 0.25, 0.5])  # of likelihood, neighbourhood and smoothed density
 QUICK = ("independent", "gaussian", "mixture")
-ARRAYS, STATE = "detector.npz", "detector.json"
+DETECTOR = "detector.safetensors"
 
 
 class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
@@ -264,11 +266,14 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
             "most_likely": self._most_likely,
             "bandwidth": self._neighbours.bandwidth,
             "levels": self._scale.levels,
+            "density": read_record(folder)["digest"],
         }
-        write_atomically(Path(folder) / STATE, (to_json(state) + "\n").encode())
         arrays: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in KEPT}
         arrays |= {"points": self._neighbours.points, "center": self._scale.center, "width": self._scale.width}
-        np.savez(Path(folder) / ARRAYS, **arrays)
+        tensors = {name: torch.as_tensor(array) for name, array in arrays.items()}
+        record = to_json(state)
+        metadata = {"record": record, "digest": digest_of(json.loads(record), tensors)}
+        write_atomically(Path(folder) / DETECTOR, tensors_to_bytes(tensors, metadata))
 
     @classmethod
     def load(cls, folder: Path | str, *, device: str = "cpu") -> "FlowOutlierDetector":
@@ -277,11 +282,15 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
         Raises:
             CheckpointError: the folder is damaged, or holds no detector.
         """
-        density = FlowDensity.load(folder, device=device)
-        try:
-            state = json.loads((Path(folder) / STATE).read_text())
-            with np.load(Path(folder) / ARRAYS, allow_pickle=False) as file:
-                arrays = dict(file)
+        density, path = FlowDensity.load(folder, device=device), Path(folder) / DETECTOR
+        if not path.exists():
+            raise CheckpointError(f"{folder}: it holds no detector of outliers")
+        tensors, metadata = read_tensors(path)
+        with reading(path):
+            state = json.loads(metadata["record"])
+            if metadata["digest"] != digest_of(state, tensors) or state["density"] != read_record(folder)["digest"]:
+                raise CheckpointError(f"{path}: damaged, or of another flow.json")
+            arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
             settings = state["settings"]
             if isinstance(settings["models"], list):
                 settings["models"] = tuple(settings["models"])
@@ -291,9 +300,7 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
             made.offset_, made._most_likely = state["offset"], state["most_likely"]
             for name in KEPT:
                 setattr(made, name, arrays[name])
-        except (OSError, ValueError, KeyError) as error:
-            raise CheckpointError(f"{folder}: it holds no detector of outliers that can be read ({error})") from error
-        made._held_out_rows = torch.from_numpy(made._held_out_rows)
+        made._held_out_rows = tensors["_held_out_rows"]
         made.density_ = density
         made.read_as(density)
         return made

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from flowstone.density import Density
+from flowstone.digest import digest_of
 from flowstone.errors import CheckpointError, FlowstoneError, NonFiniteError, SettingError
 from flowstone.files import make_folder, read_json, rename, tensors_to_bytes, to_json, write_atomically
 from flowstone.recipes import build
-from flowstone.digest import digest_of
 from flowstone.runs.schema import require_schema
 from flowstone.runs.weights import content_digest, read_weights, require_fitting
 

@@ -1,7 +1,7 @@
 """The run folder: the files of a training, and how they are read again."""
 
 import hashlib
-import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,16 @@ import torch
 from flowstone.data import Dataset, NamedRows, Rows, Table, add_noise, noise_widths, read_images, read_table, reopen
 from flowstone.data.tables import ChunkedTable, Columns, open_chunked
 from flowstone.density import Density
-from flowstone.errors import CheckpointError, FlowstoneError, OutputError, SettingError
-from flowstone.files import make_folder, to_json, write_atomically
-from flowstone.runs.checkpoint import load, read_record
+from flowstone.errors import CheckpointError, OutputError, SettingError
+from flowstone.files import UNFINISHED, make_folder, read_json, remove_unfinished, to_json, write_atomically
+from flowstone.runs.checkpoint import RECORD, WEIGHTS, load, read_record, reading
+from flowstone.runs.lock import HOLDER, LOCK, RunLock
 from flowstone.train.history import History
 from flowstone.train.settings import Settings
 
-__all__ = ["Run"]
+__all__ = ["METRICS", "Run"]
+
+METRICS = "metrics.json"  # the last file that a training writes
 
 
 class Run:
@@ -30,26 +33,45 @@ class Run:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
+        self.lock = RunLock(self.folder)
 
     @classmethod
     def create(cls, folder: Path | str) -> "Run":
-        """A new, empty run folder; one that holds anything is never written over."""
+        """A new run folder, locked. One that holds anything is never written over, but for what was left by a training
+        that was killed before it had written ``flow.json``.
+
+        Raises:
+            OutputError: it exists, it cannot be written, or another process is making it.
+        """
         run = cls(folder)
-        if run.folder.is_dir() and not any(run.folder.iterdir()):
-            return run
-        if run.folder.exists():
-            resume = {"resume": str(run.folder / "resume")}
-            raise OutputError(f"{folder} exists: choose another folder; to continue its training", remedy=resume)
-        make_folder(run.folder, new=True)
+        if not run._is_new():
+            raise run._exists()
+        run.lock.acquire()
+        if not run._is_new():  # another process has made it meanwhile, and has ended
+            run.lock.release()
+            raise run._exists()
+        remove_unfinished(run.folder)
         return run
 
     @classmethod
     def create_numbered(cls, folder: Path) -> "Run":
         """The first of ``folder``, ``folder-2``, ``folder-3``, … that does not exist yet."""
-        number = 1
-        while (chosen := folder if number == 1 else folder.with_name(f"{folder.name}-{number}")).exists():
+        make_folder(folder.parent)
+        chosen, number = folder, 1
+        while not _made(chosen):
             number += 1
+            chosen = folder.with_name(f"{folder.name}-{number}")
         return cls.create(chosen)
+
+    def _is_new(self) -> bool:
+        if not self.folder.is_dir():
+            return not os.path.lexists(self.folder)
+        left = (LOCK, HOLDER, UNFINISHED)
+        return all(path.is_dir() or path.name.startswith(left) for path in self.folder.rglob("*"))
+
+    def _exists(self) -> OutputError:
+        resume = {"resume": str(self.folder / "resume")}
+        return OutputError(f"{self.folder} exists: choose another folder; to continue its training", remedy=resume)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -70,13 +92,13 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether the training has ended and was evaluated on the test part."""
-        return (self.folder / "metrics.json").exists()
+        return (self.folder / METRICS).exists()
 
     @property
     def digest(self) -> str:
         """Of the description and the weights of the density: another density has another one."""
         digest = hashlib.sha256()
-        for name in ("flow.json", "flow.safetensors"):
+        for name in (RECORD, WEIGHTS):
             digest.update(hashlib.sha256((self.folder / name).read_bytes()).digest())
         return digest.hexdigest()
 
@@ -96,10 +118,8 @@ class Run:
 
     def settings(self) -> Settings:
         """The settings of its training."""
-        try:
+        with reading(self.folder / RECORD):
             return Settings().override(self._recorded("training"))
-        except FlowstoneError as error:
-            raise CheckpointError(f"{self.folder / 'flow.json'}: {error}") from error
 
     def _recorded(self, name: str) -> dict[str, Any]:
         if not isinstance(recorded := self.record.get(name), dict):
@@ -122,17 +142,18 @@ class Run:
 
     def metrics(self) -> dict[str, Any]:
         """``metrics.json``; empty where the training has not ended."""
-        path = self.folder / "metrics.json"
-        try:
-            return json.loads(path.read_text()) if path.exists() else {}
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path}: cannot be read ({error})") from error
+        path = self.folder / METRICS
+        metrics = read_json(path) if path.exists() else {}
+        if not isinstance(metrics, dict):
+            raise CheckpointError(f"{path}: not metrics that Flowstone wrote")
+        return metrics
 
     @property
     def kinds(self) -> Columns | None:
         """The kinds of the columns of the table it was trained on; None of toys, images and older runs."""
         schema = self.record.get("data", {}).get("schema")
-        return None if schema is None else Columns.from_record(schema)
+        with reading(self.folder / RECORD):
+            return None if schema is None else Columns.from_record(schema)
 
     def read(self, path: Path | str, *, na: Sequence[str] = (), **reading: Any) -> Table:
         """A table as the training read its own: what meant a gap there does here.
@@ -188,3 +209,14 @@ class Run:
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write one of the JSON files."""
         write_atomically(self.folder / name, (to_json(content) + "\n").encode())
+
+
+def _made(folder: Path) -> bool:
+    """Make a folder; False where it exists already."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror}") from error
+    return True

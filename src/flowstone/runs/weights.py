@@ -1,4 +1,4 @@
-"""The file of the weights: read only after its header has shown that it fits the record, and then compared with both."""
+"""The file of the weights: read only after its header has shown that it fits the record, then compared with it."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from flowstone.density import Density
+from flowstone.digest import digest_of
 from flowstone.errors import CheckpointError, FlowstoneError
 from flowstone.files import read_header, read_tensors
-from flowstone.digest import digest_of
 
 __all__ = ["Header", "content_digest", "read_weights", "require_fitting"]
 
@@ -105,7 +105,7 @@ def _limited_to(tensors: int, path: Path) -> Iterator[None]:
     """Stop the building of a density that registers far more parameters and buffers than there are tensors."""
     most, thread, count = 4 * tensors + 100, threading.get_ident(), 0
 
-    def register(_: nn.Module, name: str, value: Tensor | None) -> None:
+    def register(_: nn.Module, _name: str, value: Tensor | None) -> None:
         nonlocal count
         if value is None or threading.get_ident() != thread:
             return

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.feather
 
 from flowstone.errors import OutputError
-from flowstone.files import atomic_path, make_folder, to_json, write_atomically
+from flowstone.files import UNFINISHED, atomic_path, make_folder, to_json, write_atomically
 
 __all__ = ["Parts"]
 
@@ -91,7 +91,7 @@ class Parts:
 
     def _files(self) -> list[Path]:
         """The files that this class writes, also the beginnings of those that a broken-off work left."""
-        patterns = ("part-*.arrow", ".part-*.arrow", RECORD, f".{RECORD.removesuffix('.json')}-*.json")
+        patterns = ("part-*.arrow", RECORD, f"{UNFINISHED}part*")
         return [path for pattern in patterns for path in self.folder.glob(pattern)]
 
     def _record(self) -> dict[str, Any] | None:

@@ -31,8 +31,8 @@ class History:
 
     Attributes:
         records: one for each validation.
-        stopped: ``"finished"``, ``"patience"`` (validation no longer improved), ``"interrupted"`` (Ctrl-C) or
-            ``"not finite"``.
+        stopped: ``"finished"``, ``"patience"`` (validation no longer improved), ``"interrupted"`` (Ctrl-C),
+            ``"terminated"`` (SIGTERM) or ``"not finite"``.
     """
 
     records: list[Record] = field(default_factory=list)

@@ -1,32 +1,37 @@
-"""Ctrl-C during a training."""
+"""Ctrl-C, and a cluster's notice that it is going to end the process, during a training."""
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["interrupt_flag"]
+__all__ = ["STOPPED_BY", "stop_signal"]
+
+# How a training ends that one of these signals stops.
+STOPPED_BY = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
 @contextmanager
-def interrupt_flag() -> Iterator[Callable[[], bool]]:
-    """Yields a function that tells whether Ctrl-C was pressed; a step then ends undisturbed.
+def stop_signal() -> Iterator[Callable[[], int]]:
+    """Yields a function that returns the number of the signal that arrived, SIGINT or SIGTERM, or 0; a step then ends
+    undisturbed.
 
-    A second Ctrl-C interrupts at once. Outside the main thread, where Python allows no handler, the function never
-    reports one.
+    A second signal of the kind does at once what it would have done without this. Outside the main thread, where Python
+    allows no handler, the function never reports one.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+        yield lambda: 0
         return
-    pressed = False
+    arrived = 0
 
-    def press(*_: object) -> None:
-        nonlocal pressed
-        pressed = True
-        signal.signal(signal.SIGINT, before)
+    def note(number: int, _frame: object) -> None:
+        nonlocal arrived
+        arrived = number
+        signal.signal(number, before[signal.Signals(number)])
 
-    before = signal.signal(signal.SIGINT, press)
+    before = {number: signal.signal(number, note) for number in STOPPED_BY}
     try:
-        yield lambda: pressed
+        yield lambda: arrived
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from flowstone.train.forensics import first_bad_output
 from flowstone.train.held_out import HeldOut
 from flowstone.train.history import History, Record
 from flowstone.train.inputs import check_rows, training_rows
-from flowstone.train.interrupt import interrupt_flag
+from flowstone.train.interrupt import STOPPED_BY, stop_signal
 from flowstone.train.optimizer import make_optimizer
 from flowstone.train.processes import Processes
 from flowstone.train.progress import Bar, training_bar
@@ -78,7 +79,8 @@ def fit(
     that all end with the same weights; process 0 shows progress, calls ``watch`` and writes to ``resume``.
 
     Returns:
-        The History, also after Ctrl-C; the density then holds the best weights so far, and ``history.stopped`` says so.
+        The History, also after Ctrl-C or SIGTERM; the density then holds the best weights so far, and
+        ``history.stopped`` says so.
 
     Raises:
         NonFiniteError: the loss or its gradient is not finite; the density keeps the best weights so far.
@@ -149,8 +151,8 @@ class _Training:
         history = self.state.history
         self.density.train()
         try:
-            with interrupt_flag() as interrupted:
-                history.stopped = self._loop(update, interrupted)
+            with stop_signal() as signalled:
+                history.stopped = self._loop(update, signalled)
             self._save()
         except NonFiniteError as error:
             history.stopped = "not finite"
@@ -161,22 +163,22 @@ class _Training:
             if not history.records:  # without a validation the best weights are those of the start
                 self.weights.keep_as_best()
             self.weights.restore_best()
-        if history.stopped != "interrupted" and self.processes.rank == 0:
+        if history.stopped not in STOPPED_BY.values() and self.processes.rank == 0:
             self._warn_if_unmoved()
         return history
 
-    def _loop(self, update: Bar, interrupted: Callable[[], bool]) -> str:
+    def _loop(self, update: Bar, signalled: Callable[[], int]) -> str:
         settings, state = self.settings, self.state
         if not state.history.records and state.step == 0:
             self._validate(settings.learning_rate(0.0))  # the start may be the best
         while True:
-            pressed = self._tick(interrupted)
+            signal = self._tick(signalled)
             progress = settings.progress(state.step, self.seconds)
             if progress >= 1:
                 break
-            if pressed or self._is_out_of_patience():
+            if signal or self._is_out_of_patience():
                 self._count(self.stepper.read(state.step))
-                return "interrupted" if pressed else "patience"
+                return STOPPED_BY[Signals(signal)] if signal else "patience"
             rate = settings.learning_rate(progress)
             self._count(self.stepper.take(state.step, rate))
             state.step += 1
@@ -193,12 +195,12 @@ class _Training:
     def _clock(self) -> float:
         return time.monotonic() - self.started
 
-    def _tick(self, interrupted: Callable[[], bool]) -> bool:
-        """Read the clock; returns whether Ctrl-C was pressed. All processes agree about both."""
+    def _tick(self, signalled: Callable[[], int]) -> int:
+        """Read the clock; returns the number of a signal to stop, or 0. All processes agree about both."""
         if self.processes.size > 1 and self.state.step % self.stepper.read_every:
-            return False
-        self.seconds, pressed = self.processes.maximum((self._clock(), float(interrupted())), self.density.device)
-        return bool(pressed)
+            return 0
+        self.seconds, signal = self.processes.maximum((self._clock(), float(signalled())), self.density.device)
+        return int(signal)
 
     def _count(self, figures: list[tuple[float, float]]) -> None:
         for loss, norm in figures:
