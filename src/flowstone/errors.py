@@ -91,9 +91,13 @@ class NonFiniteError(FlowstoneError, ArithmeticError):
 
     Attributes:
         history: the History up to there; the flow that was trained holds the best weights so far.
+        step: the step of a training in which it was met; None elsewhere.
+        rows: the rows with which it was met; None where there are none.
     """
 
     history: Any = None
+    step: int | None = None
+    rows: Any = None
 
 
 def _with_keywords(problem: str, remedy: Mapping[str, Any]) -> str:

@@ -127,6 +127,7 @@ class Job:
             "best_step": best.step,
             "best_val_nll": best.val_nll,
             "stopped": history.stopped,
+            "recoveries": len(history.recoveries),
             "parameters": _count(self.density),
         }
         if dataset.entropy is not None:

@@ -34,6 +34,9 @@ class FreshBatches:
     def __call__(self, step: int) -> Rows:
         return Rows(self.draw(self.size, generator(self.seed, step)))
 
+    def numbers(self, step: int) -> None:
+        """Rows that are drawn have no numbers."""
+
     def initial(self) -> Rows:
         """The rows for data-dependent initialisation."""
         first = self.draw(self.size, generator(self.seed, INITIAL))
@@ -52,11 +55,17 @@ class FixedBatches:
     def __call__(self, step: int) -> Rows:
         if len(self.rows) <= self.size:
             return self.rows
+        return self.rows.take(self.numbers(step).to(self.rows.x.device))
+
+    def numbers(self, step: int) -> Tensor:
+        """The numbers of a step's rows among all, from 0."""
+        if len(self.rows) <= self.size:
+            return torch.arange(len(self.rows))
         epoch, index = divmod(step, self.per_epoch)
         if epoch != self.epoch:
             self.epoch = epoch
             self.order = torch.randperm(len(self.rows), generator=generator(self.seed, epoch))
-        return self.rows.take(self.order[index * self.size : (index + 1) * self.size].to(self.rows.x.device))
+        return self.order[index * self.size : (index + 1) * self.size]
 
     def initial(self) -> Rows:
         """The rows for data-dependent initialisation."""

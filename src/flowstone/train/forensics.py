@@ -1,14 +1,33 @@
-"""Finds the first layer that is not finite when a loss or a gradient is not."""
+"""What was not finite in a training: the layer, the rows, and a file by which it happens again."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from flowstone.data import Rows
 from flowstone.density import Density
+from flowstone.errors import CheckpointError, NonFiniteError
+from flowstone.files import make_folder, read_tensors, tensors_to_bytes, write_atomically
+from flowstone.recipes import build
 
-__all__ = ["OVERFLOW", "first_bad_gradient", "first_bad_output"]
+__all__ = [
+    "OVERFLOW",
+    "Evidence",
+    "bad_gradient_rows",
+    "bad_rows",
+    "first_bad_gradient",
+    "first_bad_output",
+    "keep_evidence",
+    "named_rows",
+    "read_evidence",
+]
 
 OVERFLOW = "every gradient is finite, their norm overflows"
+MOST_NAMED = 5  # rows
+WEIGHTS = "weights."
 
 
 def first_bad_output(density: Density, rows: Rows) -> str:
@@ -40,3 +59,73 @@ def first_bad_gradient(density: Density) -> str:
         if parameter.grad is not None and not parameter.grad.isfinite().all():
             return f"first bad gradient: {name}"
     return OVERFLOW
+
+
+@torch.no_grad()
+def bad_rows(density: Density, rows: Rows) -> list[int]:
+    """The rows of a batch whose log-density is not finite."""
+    return (~density.log_prob(rows.x, rows.context).isfinite()).nonzero().flatten().tolist()
+
+
+def bad_gradient_rows(density: Density, rows: Rows) -> list[int]:
+    """The rows of a batch that, each alone, have a gradient that is not finite."""
+    parameters, found = [parameter for parameter in density.parameters() if parameter.requires_grad], []
+    for index in range(len(rows)):
+        row = rows.take(slice(index, index + 1))
+        loss = density.log_prob(row.x, row.context).sum()
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        if not all(gradient is None or gradient.isfinite().all() for gradient in gradients):
+            found.append(index)
+    return found
+
+
+def named_rows(bad: list[int], numbers: Tensor | None) -> str:
+    """Words for these rows of a batch: their numbers among all rows, from 1, or in the batch where all are drawn."""
+    if not bad:
+        return ""
+    named = [index + 1 if numbers is None else int(numbers[index]) + 1 for index in bad[:MOST_NAMED]]
+    more = f" and {len(bad) - MOST_NAMED} more" if len(bad) > MOST_NAMED else ""
+    return f"; rows {', '.join(map(str, named))}{more}{' of the batch' if numbers is None else ''}"
+
+
+class Evidence(NamedTuple):
+    """What ``keep_evidence`` wrote.
+
+    Attributes:
+        message: what was not finite, and where.
+        density: with the weights of that moment.
+        rows: the batch.
+    """
+
+    message: str
+    density: Density
+    rows: Rows
+
+
+def keep_evidence(folder: Path, error: NonFiniteError, density: Density) -> Path:
+    """Write the weights, the batch and the message of an error into ``folder/step-<number>.safetensors``."""
+    make_folder(folder)
+    path = folder / f"step-{error.step}.safetensors"
+    tensors = {f"{WEIGHTS}{name}": tensor for name, tensor in density.state_dict().items()}
+    tensors |= {"x": error.rows.x} | ({} if error.rows.context is None else {"context": error.rows.context})
+    about = {"message": str(error), "dtype": str(density.dtype).removeprefix("torch."), "spec": density.spec}
+    write_atomically(path, tensors_to_bytes(tensors, {"about": json.dumps(about, default=str)}))
+    return path
+
+
+def read_evidence(path: Path | str) -> Evidence:
+    """What was not finite, from the file that a training wrote about it; it happens again with it.
+
+    Raises:
+        CheckpointError: the file is damaged, or its density was made by no recipe.
+    """
+    path = Path(path)
+    tensors, metadata = read_tensors(path)
+    try:
+        about = json.loads(metadata["about"])
+        density = build(about["spec"]["recipe"], about["spec"]["arguments"]).to(getattr(torch, about["dtype"]))
+        weights = {key.removeprefix(WEIGHTS): value for key, value in tensors.items() if key.startswith(WEIGHTS)}
+        density.load_state_dict(weights)
+        return Evidence(about["message"], density, Rows(tensors["x"], tensors.get("context")))
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: not what a training keeps of a failure ({error})") from error

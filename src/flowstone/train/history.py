@@ -15,7 +15,7 @@ __all__ = ["History", "Record"]
 
 @dataclass(frozen=True)
 class Record:
-    """One line of ``history.csv``: means since the line before; NLL in nats."""
+    """One line of ``history.csv``: means since the line before; NLL in nats; how often the training had recovered."""
 
     step: int
     seconds: float
@@ -23,6 +23,7 @@ class Record:
     val_nll: float
     learning_rate: float
     grad_norm: float
+    recoveries: int = 0
 
 
 @dataclass
@@ -31,12 +32,15 @@ class History:
 
     Attributes:
         records: one for each validation.
+        recoveries: for each time that something was not finite and the training went on, what was wrong and from where
+            it went on.
         stopped: ``"finished"``, ``"patience"`` (validation no longer improved), ``"interrupted"`` (Ctrl-C),
             ``"terminated"`` (SIGTERM) or ``"not finite"``.
     """
 
     records: list[Record] = field(default_factory=list)
     stopped: str = "finished"
+    recoveries: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -67,7 +71,7 @@ class History:
         try:
             with Path(path).open(newline="") as file:
                 rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-            return cls([Record(**{**row, "step": int(row["step"])}) for row in rows])
+            return cls([Record(int(row.pop("step")), recoveries=int(row.pop("recoveries", 0)), **row) for row in rows])
         except (OSError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise CheckpointError(f"{path}: not a history that Flowstone wrote ({error})") from error
 

@@ -20,7 +20,7 @@ from flowstone.errors import NonFiniteError, SettingError
 from flowstone.execution import threads_for
 from flowstone.execution.flat import FlatParameters
 from flowstone.train.batches import Batches, FixedBatches, FreshBatches, Sampler
-from flowstone.train.forensics import first_bad_output
+from flowstone.train.forensics import bad_rows, first_bad_output, named_rows
 from flowstone.train.held_out import HeldOut
 from flowstone.train.history import History, Record
 from flowstone.train.inputs import check_rows, training_rows
@@ -30,6 +30,7 @@ from flowstone.train.processes import Processes
 from flowstone.train.progress import Bar, training_bar
 from flowstone.train.regularization import dropout_rate, groups_by_decay
 from flowstone.train.settings import ResolvedSettings, Settings
+from flowstone.train.state import TrainingState
 from flowstone.train.step import Stepper
 from flowstone.train.store import Store
 from flowstone.train.weights import Weights
@@ -39,6 +40,9 @@ __all__ = ["Watch", "fit"]
 Watch = Callable[[Any, History], None]  # called with the density
 
 SAVE_EVERY = 10.0  # seconds between two writings of the training state
+DIVERGED = 10.0  # nats for each number of an event, by which a validation is above its start
+SLOWER = 0.3  # factor of the learning rate after each recovery
+MOST_KEPT = 64  # rows of a validation that failed
 FEW_STEPS = 50  # after fewer steps there is no warning that validation has not moved
 
 
@@ -142,6 +146,7 @@ class _Training:
         self.density, self.settings, self.weights, self.stepper = density, settings, weights, stepper
         self.held_out, self.store, self.processes = held_out, store, processes
         self.watch = watch if processes.rank == 0 else None
+        self.optimizer = stepper.optimizer
         self.state = store.load()
         self.seconds = self.state.seconds
         self.started = time.monotonic() - self.seconds
@@ -152,7 +157,7 @@ class _Training:
         self.density.train()
         try:
             with stop_signal() as signalled:
-                history.stopped = self._loop(update, signalled)
+                history.stopped = self._recovering_loop(update, signalled)
             self._save()
         except NonFiniteError as error:
             history.stopped = "not finite"
@@ -167,6 +172,52 @@ class _Training:
             self._warn_if_unmoved()
         return history
 
+    def _recovering_loop(self, update: Bar, signalled: Callable[[], int]) -> str:
+        """The loop, begun again from the best weights wherever something was not finite."""
+        while True:
+            try:
+                return self._loop(update, signalled)
+            except NonFiniteError as error:
+                self._recover(error)
+
+    def _recover(self, error: NonFiniteError) -> None:
+        """Go on from the best weights, with other rows; the error is raised again where there are none, or no more
+        recoveries.
+        """
+        history = self.state.history
+        where = self.store.keep_evidence(error, self.density) if error.rows is not None else None
+        kept = f"; its batch and weights are in {where}" if where else ""
+        if not history.records or len(history.recoveries) >= self.settings.recoveries:
+            again = NonFiniteError(f"{error}{kept}")
+            again.step, again.rows = error.step, error.rows
+            raise again from error
+        self._go_back(str(error), kept)
+        self.state.step += 1
+
+    def _go_back(self, reason: str, kept: str = "") -> None:
+        """Go back to the best weights, with a lower learning rate."""
+        history = self.state.history
+        self.stepper.forget()
+        self.optimizer.reset()
+        self.weights.go_back_to_best()
+        self.state.sums = TrainingState().sums
+        said = f"{reason}; the training goes on from the weights of step {history.best.step}"
+        history.recoveries.append(said)
+        warnings.warn(f"{said}, with {self._slower():.2g} of the learning rate{kept}", stacklevel=6)
+
+    def _go_back_if_diverged(self) -> None:
+        """Go back where the validation is so far above its start that no further step would lead down again."""
+        history, size = self.state.history, math.prod(self.density.event_shape)
+        start, nll = history.records[0].val_nll, history.records[-1].val_nll
+        if nll - start > DIVERGED * size and len(history.recoveries) < self.settings.recoveries:
+            self._go_back(
+                f"step {self.state.step}: the validation loss is {nll:.4g} nats, far above {start:.4g} at the start"
+            )
+
+    def _slower(self) -> float:
+        """The factor of the learning rate after the recoveries so far."""
+        return SLOWER ** len(self.state.history.recoveries)
+
     def _loop(self, update: Bar, signalled: Callable[[], int]) -> str:
         settings, state = self.settings, self.state
         if not state.history.records and state.step == 0:
@@ -179,11 +230,12 @@ class _Training:
             if signal or self._is_out_of_patience():
                 self._count(self.stepper.read(state.step))
                 return STOPPED_BY[Signals(signal)] if signal else "patience"
-            rate = settings.learning_rate(progress)
+            rate = settings.learning_rate(progress) * self._slower()
             self._count(self.stepper.take(state.step, rate))
             state.step += 1
             if state.step % settings.validate_every == 0:
                 self._validate(rate)
+                self._go_back_if_diverged()
                 if self.processes.first(time.monotonic() - self.store.saved > SAVE_EVERY):
                     self._save()
             update(state.step, self._clock(), self.stepper.last_loss, state.history)
@@ -221,14 +273,19 @@ class _Training:
             if not history.records or nll < history.best.val_nll:
                 self.weights.keep_as_best()
                 self.held_out.keep_as_best()
-            history.records.append(Record(state.step, round(self._clock(), 3), train_nll, nll, rate, norm))
+            seconds, recoveries = round(self._clock(), 3), len(history.recoveries)
+            history.records.append(Record(state.step, seconds, train_nll, nll, rate, norm, recoveries))
             if self.watch is not None:
                 self.watch(self.density, history)
 
     def _require_finite(self, nll: float) -> None:
         if not math.isfinite(nll):
-            where = first_bad_output(self.density, self.held_out.rows)
-            raise NonFiniteError(f"step {self.state.step}: the validation loss is {nll} ({where})")
+            rows = self.held_out.rows
+            bad = bad_rows(self.density, rows)
+            where = first_bad_output(self.density, rows) + named_rows(bad, None).replace("the batch", "validation")
+            error = NonFiniteError(f"step {self.state.step}: the validation loss is {nll} ({where})")
+            error.step, error.rows = self.state.step, rows.take(torch.tensor(bad, device=rows.x.device)[:MOST_KEPT])
+            raise error
         if not self.weights.are_finite():
             raise NonFiniteError(f"step {self.state.step}: the averaged weights are not finite")
 

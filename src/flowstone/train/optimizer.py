@@ -81,6 +81,11 @@ class Optimizer:
             lists = [[array], [array.grad], *([moment] for moment in moments)]
             self.function(*lists, state_steps=[step], weight_decay=decay, **settings, **fused)
 
+    def reset(self) -> None:
+        """Forget all steps."""
+        for tensor in (*self.steps, *(moment for moments in self.moments.values() for moment in moments)):
+            tensor.zero_()
+
     def state(self, weights: Weights) -> tuple[Tensors, dict[str, Any]]:
         """The state that a resumed training needs: tensors, and a record for JSON."""
         return self._tensors(weights), {}
@@ -125,6 +130,10 @@ class FactoryOptimizer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
+
+    def reset(self) -> None:
+        """Forget all steps."""
+        self.optimizer.state.clear()
 
     def state(self, weights: Weights) -> tuple[Tensors, dict[str, Any]]:
         """Tensors of ``state_dict``, and the rest of it as a record; if that cannot be written, the reason."""

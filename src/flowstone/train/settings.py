@@ -81,6 +81,12 @@ class Settings:
         "set of fewer than 2,000 rows.",
     )
     patience: int | None = option(30, "Validations without improvement after which the training stops.")
+    recoveries: int = option(
+        6,
+        "How often a training returns to its best weights and goes on with 0.3 of the learning rate, where a loss, a "
+        "gradient or a weight is not finite, or the validation loss is more than 10 nats a feature above its start. "
+        "After these, what is not finite ends the training with an error.",
+    )
     validate_every: int | None = option(
         None,
         "Steps between two validations. If not set: 100, 500 for images, and 20 for a fixed set of fewer than 10,000 "
@@ -147,7 +153,8 @@ class Settings:
                 require_number(name, value, at_least=0, below=1)
         for name in ("weight_decay", "scale_penalty"):
             require_number(name, getattr(self, name), at_least=0)
-        require_integer("seed", self.seed, at_least=0)
+        for name in ("seed", "recoveries"):
+            require_integer(name, getattr(self, name), at_least=0)
 
     def _check_choices(self) -> None:
         for name in ("flip", "compile"):

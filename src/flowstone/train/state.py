@@ -55,6 +55,7 @@ def save_state(folder: Path, state: TrainingState) -> None:
         "seconds": state.seconds,
         "sums": state.sums,
         "history": state.history.as_dicts(),
+        "recoveries": state.history.recoveries,
         "optimizer": state.optimizer,
     }
     metadata = {"record": json.dumps(record), "digest": digest_of(record, tensors)}
@@ -101,7 +102,7 @@ def _read(path: Path) -> TrainingState:
         raise CheckpointError(f"{path}: format {record.format_version} is newer than this Flowstone reads: upgrade it")
     if record.format_version > 1 and metadata.get("digest") != digest_of(content, tensors):
         raise CheckpointError(f"{path}: damaged: its digest is not that of its content")
-    history = History(record.history)
+    history = History(record.history, recoveries=record.recoveries)
     return TrainingState(record.step, record.seconds, record.sums, groups, history, record.optimizer, record.subject)
 
 
@@ -113,5 +114,6 @@ class _Record(msgspec.Struct):
     seconds: float
     sums: Annotated[list[float], msgspec.Meta(min_length=3, max_length=3)]
     history: list[Record]
+    recoveries: list[str] = []
     optimizer: dict[str, Any] = {}
     subject: dict[str, Any] = {}

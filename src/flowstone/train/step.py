@@ -12,7 +12,14 @@ from flowstone.density import Density
 from flowstone.errors import NonFiniteError, SettingError
 from flowstone.execution import bf16_conditioners, checkpointed, compiled, fast_few_inputs
 from flowstone.train.batches import FLIP, NOISE, Batches, generator, mirrored
-from flowstone.train.forensics import OVERFLOW, first_bad_gradient, first_bad_output
+from flowstone.train.forensics import (
+    OVERFLOW,
+    bad_gradient_rows,
+    bad_rows,
+    first_bad_gradient,
+    first_bad_output,
+    named_rows,
+)
 from flowstone.train.optimizer import FactoryOptimizer, Optimizer
 from flowstone.train.processes import Processes
 from flowstone.train.settings import ResolvedSettings
@@ -84,9 +91,13 @@ class Stepper:
         figures = [(loss, norm) for loss, norm in torch.stack(values).tolist()]
         for step, (loss, norm) in zip(steps, figures, strict=True):
             if not math.isfinite(loss + norm):
-                raise NonFiniteError(self._diagnose(step, loss, now))
+                raise self._diagnose(step, loss, now)
             self.last_loss = loss
         return figures
+
+    def forget(self) -> None:
+        """Forget the losses that were not read."""
+        self.pending_losses.clear()
 
     @torch.no_grad()
     def loss_of(self, step: int) -> float:
@@ -136,18 +147,29 @@ class Stepper:
             rank = [self.processes.rank] if self.processes.rank else []
             torch.manual_seed(generator(self.settings.seed, NOISE, step, *rank).initial_seed())
 
-    def _diagnose(self, step: int, loss: float, now: int) -> str:
+    def _diagnose(self, step: int, loss: float, now: int) -> NonFiniteError:
         again = math.nan
         if late := step < now:  # other steps were taken since: compute it again, with the present weights
             again = self._gradient(step).item()
-        where = first_bad_gradient(self.density)
+        where, rows = first_bad_gradient(self.density), self._rows(step)[0]
         if not math.isfinite(loss):
             self._seed_noise(step)
-            where = first_bad_output(self.density, self._rows(step)[0])
+            where = first_bad_output(self.density, rows)
+            where += named_rows(bad_rows(self.density, rows), self._numbers(step))
+        elif where != OVERFLOW:
+            self._seed_noise(step)
+            where += named_rows(bad_gradient_rows(self.density, rows), self._numbers(step))
         if late and (where == OVERFLOW if math.isfinite(loss) else math.isfinite(again)):
             where = f"noticed {now - step} steps later, and not repeated"
         what = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
-        return f"step {step}: {what} ({where})"
+        error = NonFiniteError(f"step {step}: {what} ({where})")
+        error.step, error.rows = step, rows
+        return error
+
+    def _numbers(self, step: int) -> Tensor | None:
+        """The numbers of this process's rows of a step among all rows, from 0; None where they are drawn."""
+        numbers = self.batches.numbers(step)
+        return None if numbers is None else numbers[self.processes.part(len(numbers))]
 
 
 def _execution_contexts(density: Density, settings: ResolvedSettings) -> Sequence[AbstractContextManager]:

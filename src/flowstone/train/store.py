@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from flowstone.errors import CheckpointError
+from flowstone.density import Density
+from flowstone.errors import CheckpointError, NonFiniteError
+from flowstone.train.forensics import keep_evidence
 from flowstone.train.held_out import HeldOut
 from flowstone.train.optimizer import FactoryOptimizer, Optimizer
 from flowstone.train.processes import Processes
@@ -82,6 +84,12 @@ class Store:
         tensors, state.optimizer = self.optimizer.state(self.weights)
         state.tensors = self.weights.tensors() | self.held_out.tensors() | tensors
         save_state(self.folder, state)
+
+    def keep_evidence(self, error: NonFiniteError, density: Density) -> Path | None:
+        """Write what was not finite, and the rows and weights with which it happens again; returns where."""
+        if self.folder is None or self.processes.rank:
+            return None
+        return keep_evidence(self.folder / "not-finite", error, density)
 
     def _read(self) -> TrainingState | None:
         if self.folder is None:

@@ -69,6 +69,12 @@ class Weights:
         copy_into(self.buffers, self.best_buffers)
         self.module.eval()
 
+    def go_back_to_best(self) -> None:
+        """Let the training go on from the best averages."""
+        self.restore_best()
+        copy_into(self.averages, self.best)
+        self.module.train()
+
     def views(self, arrays: Sequence[Tensor]) -> list[Tensor]:
         """Arrays like those of the parameters as views with the parameters' shapes."""
         return [view for flat, array in zip(self.flats, arrays, strict=True) for view in flat.views(array)]
