@@ -120,7 +120,7 @@ def reopen(description: Mapping[str, Any], *, data_dir: Path | str | None = None
 
 def _open_toy(toy: Toy, request: DataRequest) -> Dataset:
     def draw(n: int, stream: int) -> Rows:
-        return Rows(toy(n, torch.Generator().manual_seed(2**48 + 3 * request.seed + stream)))
+        return Rows(toy(n, torch.Generator().manual_seed((2**48 + 3 * request.seed + stream) % 2**64)))
 
     return Dataset(
         columns=("x1", "x2"),
