@@ -8,8 +8,6 @@ import sys
 import tempfile
 import traceback
 
-from flowstone import __version__
-
 __all__ = ["TRACEBACK", "line_and_status"]
 
 TRACEBACK = "FLOWSTONE_TRACEBACK"  # the environment variable that shows tracebacks
@@ -48,7 +46,7 @@ def _write(error: BaseException) -> str | None:
     try:
         handle, name = tempfile.mkstemp(prefix="flowstone-error-", suffix=".txt")
         with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(f"flowstone {__version__}, Python {platform.python_version()}, {platform.platform()}\n")
+            file.write(f"flowstone {_version()}, Python {platform.python_version()}, {platform.platform()}\n")
             file.write(f"{shlex.join(['flowstone', *sys.argv[1:]])}\n\n")
             file.writelines(traceback.format_exception(error))
     except OSError:
@@ -63,3 +61,10 @@ def _issues() -> str | None:
     except importlib.metadata.PackageNotFoundError:
         return None
     return next((each.partition(", ")[2] for each in addresses if each.startswith("Issues, ")), None)
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("flowstone")
+    except importlib.metadata.PackageNotFoundError:
+        return "that is not installed"
