@@ -100,7 +100,7 @@ class Draw:
             "zero": lambda: path.symlink_to("/dev/zero"),
             "broken": lambda: path.symlink_to("nowhere"),
         }
-        name = random.choice((*made, "", ".", "/dev/null", "/dev/full", "*.csv", "[", "x" * 5000, "no.csv", "no/such.csv", "https://example.org/t.csv", "a\0b.csv", "moon", "mnist", "\udcff.csv", "-x", "/proc/self/mem"))  # fmt: skip
+        name = random.choice((*made, *ODD))
         if name not in made:
             return name
         try:
@@ -120,7 +120,7 @@ class Draw:
         if name in ("folder", "classes"):
             return str(place), []
         if name == "npz":
-            return str(next(iter(sorted(place.iterdir())))), []
+            return str(place / "x.npz"), []
         return name.split("-")[0].replace("cifar", "cifar10"), ["--data-dir", str(place)]
 
     def _spoil(self, path: Path) -> None:
@@ -183,6 +183,10 @@ class Draw:
         return words
 
 
+ODD = (
+    "", ".", "/dev/null", "/dev/full", "*.csv", "[", "x" * 5000, "no.csv", "no/such.csv", "https://example.org/t.csv",
+    "a\0b.csv", "moon", "mnist", "\udcff.csv", "-x", "/proc/self/mem",
+)  # fmt: skip
 SEEDS = ("0", "1", str(2**63 - 1), str(2**63), str(2**64), "-1")
 JUNK = (
     "",
@@ -231,6 +235,21 @@ READING = {
 }
 DEVICE = {"device": ("cpu", "cpu", "cuda", "meta", "mps", "cpu:7"), "precision": ("fp32", "bf16", "fp8")}
 
+TRAINING = {
+    "flow": ("realnvp", "mixed", "nice", "spline", "glow", "maf", "realnvp_image", "nope"),
+    "set": (
+        "couplings=1", "layers=1", "hidden=2,2", "prior=logistic", "hidden=", "hidden=0", "couplings=-1", "x=1",
+        "dropout=2", "features=3", "hidden=[[1]]", "couplings=True", "prior=nope",
+    ),
+    "context": ("a", "b,c", "label", "zz"), "columns": COLUMNS, "exclude": COLUMNS, "kinds": KINDS, "seed": SEEDS,
+    "points": ("20", "100", "19"), "size": ("4", "8x4", "0", "1x", "9999999"), "gray": (), "flip": (), "resume": (),
+    "lr": ("1e-3", "1", "1e9"), "clip": ("1", "0"), "ema": ("0", "0.5", "1"), "warmup": ("0", "0.5"),
+    "dropout": ("0", "0.5"), "epochs": ("1", "0"), "minutes": ("0.001", "0"), "patience": ("1",),
+    "optimizer": ("adam", "adamw", "adamax", "sgd"), "schedule": ("constant", "cosine"),
+    "memory": ("recompute", "keep"), "drop-missing": (), "no-dequantize": (), "batch-size": ("1", "7", "512"),
+    "validate-every": ("1", "2"), "weight-decay": ("0.1",), "scale-penalty": ("0.1",),
+}  # fmt: skip
+
 
 def _train(draw: Draw) -> Case:
     source, needed = draw.source()
@@ -240,16 +259,7 @@ def _train(draw: Draw) -> Case:
         words += ["--flow", "realnvp", "--set", "hidden=4", "couplings=1"]
     if draw.random.random() < 0.9:
         words.append("--no-plots")
-    words += draw.flags(
-        flow=("realnvp", "mixed", "nice", "spline", "glow", "maf", "realnvp_image", "nope"),
-        set=("couplings=1", "layers=1", "hidden=2,2", "prior=logistic", "hidden=", "hidden=0", "couplings=-1", "x=1", "dropout=2", "features=3", "hidden=[[1]]", "couplings=True", "prior=nope"),
-        context=("a", "b,c", "label", "zz"), columns=COLUMNS, exclude=COLUMNS, kinds=KINDS, seed=SEEDS,
-        points=("20", "100", "19"), size=("4", "8x4", "0", "1x", "9999999"), gray=(), flip=(), resume=(),
-        lr=("1e-3", "1", "1e9"), clip=("1", "0"), ema=("0", "0.5", "1"), warmup=("0", "0.5"), dropout=("0", "0.5"),
-        epochs=("1", "0"), minutes=("0.001", "0"), patience=("1",), optimizer=("adam", "adamw", "adamax", "sgd"),
-        schedule=("constant", "cosine"), memory=("recompute", "keep"), **{"drop-missing": (), "no-dequantize": (), "batch-size": ("1", "7", "512"), "validate-every": ("1", "2"), "weight-decay": ("0.1",), "scale-penalty": ("0.1",)},
-        **READING, **DEVICE,
-    )  # fmt: skip
+    words += draw.flags(**TRAINING, **READING, **DEVICE)
     return Case(words, draw.stdin, path)
 
 

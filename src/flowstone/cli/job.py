@@ -4,6 +4,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from flowstone.cli.values import beside_metrics, print_metrics, say_noise
 from flowstone.cli.watch import watching
 from flowstone.data import DataRequest, Dataset, Rows, open_source
 from flowstone.density import Density
-from flowstone.errors import NonFiniteError, OutputError, SettingError, UnknownNameError
+from flowstone.errors import FlowstoneError, NonFiniteError, OutputError, SettingError, UnknownNameError
 from flowstone.evaluation.metrics import evaluate
 from flowstone.execution import thread_count
 from flowstone.recipes import DEFAULT, IMAGE_DEFAULT, MIXED_DEFAULT, all_recipes, build, shape_arguments
@@ -38,6 +39,7 @@ class Job:
 
     Attributes:
         record: what ``flow.json`` holds.
+        new: whether the folder was made for this training, and not by one that is continued.
     """
 
     run: Run
@@ -45,6 +47,7 @@ class Job:
     density: Density
     settings: Settings
     record: Mapping[str, Any]
+    new: bool = False
 
     def work(self, device: str, *, quiet: bool, plots: bool, tensorboard: bool) -> None:
         """Train, keep the weights, and write figures and pictures."""
@@ -74,6 +77,9 @@ class Job:
         except NonFiniteError as error:
             self._keep(error.history)
             raise NonFiniteError(f"{error}, in {self.run.folder}") from error
+        except FlowstoneError:  # raised before the first step: what was asked for does not go together
+            self._discard()
+            raise
         self._keep(history)
         if history.stopped == "interrupted":
             best = f"best weights so far (step {history.best.step})" if len(history) else "weights so far"
@@ -81,6 +87,13 @@ class Job:
             sys.exit(130)
         density.eval()
         self._finish(history, say, plots=plots)
+
+    def _discard(self) -> None:
+        """Remove the folder of a training that did not begin, so that the name is free."""
+        if self.new:
+            (self.run.folder / "flow.json").unlink(missing_ok=True)
+            with suppress(OSError):  # something else is in it
+                self.run.folder.rmdir()
 
     def _keep(self, history: History) -> None:
         save(self.density, self.run.folder, extra={key: self.record[key] for key in EXTRA})
@@ -168,7 +181,7 @@ def started(out: Path | None, request: Mapping[str, Any], *, progress: bool) -> 
     numbered = Path("runs") / f"{_stem(request['source'])}-{recipe}"
     run = Run.create(out) if out else Run.create_numbered(numbered)
     run.write_json("flow.json", record)
-    return Job(run, dataset, density, settings, record)
+    return Job(run, dataset, density, settings, record, new=True)
 
 
 def continued(out: Path | None, request: Mapping[str, Any]) -> Job:

@@ -78,11 +78,11 @@ def sample(
     from flowstone.data.tables import STDOUT, check_writable
     from flowstone.runs import Run
 
-    folder = Run(run)
-    check_writable(out, (".csv", ".parquet") if folder.of_mixed_columns else tuple(_WRITERS))
     require_seed("seed", seed)
     if n < 1:
         raise SettingError(f"-n {n}: at least one sample is needed")
+    folder = Run(run)
+    check_writable(out, (".csv", ".parquet") if folder.of_mixed_columns else tuple(_WRITERS))
     if folder.of_mixed_columns:
         model = model_of(folder, device)
         with precision_of(precision, model.density):
