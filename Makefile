@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet install -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test laws mutants lint format reproduce tables mixed anomaly estimator posteriors images results-gpu bench large against clean
+.PHONY: help demo test laws mutants fuzz lint format reproduce tables mixed anomaly estimator posteriors images results-gpu bench large against clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,6 +21,9 @@ laws: .venv/.dev  ## test the laws of bijections on many more inputs, and compil
 mutants: .venv/.dev  ## break every bijection on purpose, measure every one: docs/reliability.md (20 minutes)
 	PYTHONPATH=tests $(BIN)/python -m mutation --out .venv/mutants.json
 	$(BIN)/python benchmarks/reliability.py --mutants .venv/mutants.json
+
+fuzz: .venv/.dev  ## 2,000 commands with flags, files and tables that nobody meant: docs/reliability.md (ten minutes; SEED=number)
+	PYTHONPATH=tests $(BIN)/python -m fuzz --seed $(or $(SEED),0)
 
 lint: .venv/.dev  ## check the code with ruff (rules and format) and pyright
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -422,13 +422,52 @@ def test_a_worksheet_of_one_far_cell_is_refused(tmp_path):
     assert "1048576 rows of 16384 columns" in one_line(tmp_path / "t.xlsx")
 
 
+SPREADSHEET = "application/vnd.oasis.opendocument.spreadsheet"
+
+
+def write_ods(path: Path, *rows: str) -> None:
+    name = "urn:oasis:names:tc:opendocument:xmlns"
+    spaces = " ".join(f'xmlns:{each}="{name}:{each}:1.0"' for each in ("office", "table", "text", "manifest"))
+    inside = "".join(rows).replace("number-", "table:number-").replace("<row", "<table:table-row")
+    inside = inside.replace("</row", "</table:table-row").replace("<cell", "<table:table-cell")
+    entry = f'<manifest:file-entry manifest:full-path="/" manifest:media-type="{SPREADSHEET}"/>'
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("mimetype", SPREADSHEET)
+        archive.writestr("META-INF/manifest.xml", f"<manifest:manifest {spaces}>{entry}</manifest:manifest>")
+        archive.writestr(
+            "content.xml",
+            f'<office:document-content {spaces}><office:body><office:spreadsheet><table:table table:name="s">{inside}'
+            "</table:table></office:spreadsheet></office:body></office:document-content>",
+        )
+
+
+ONE = 'office:value-type="float" office:value="1.5"/>'
+
+
+def test_an_ods_whose_cells_are_repeated_without_end_is_refused(tmp_path):
+    pytest.importorskip("python_calamine")
+    write_ods(
+        tmp_path / "t.ods", f'<row number-rows-repeated="100000"><cell number-columns-repeated="99" {ONE}</row>' * 9
+    )
+    assert "rows of 99 columns; at most 50000000" in one_line(tmp_path / "t.ods")
+
+
+def test_an_ods_that_is_filled_with_empty_cells_to_its_edges_is_read(tmp_path):
+    pytest.importorskip("python_calamine")
+    row = f'<row><cell {ONE}<cell {ONE}<cell number-columns-repeated="16382"/></row>'
+    rest = '<row number-rows-repeated="1048536"><cell number-columns-repeated="16384"/></row>'
+    write_ods(tmp_path / "t.ods", row * 40, rest)
+    assert len(read_table(tmp_path / "t.ods")) in (39, 40)
+
+
 @pytest.mark.filterwarnings("ignore:.*is far from all dates")
 @pytest.mark.parametrize("kind", [pa.duration("ms"), pa.timestamp("s"), pa.date32(), pa.time64("ns")])
 def test_times_that_python_does_not_hold_are_named(tmp_path, kind):
     most = 2 ** (31 if kind == pa.date32() else 63) - 1
     column = pa.array([most - i for i in range(40)], pa.int32() if kind == pa.date32() else pa.int64()).cast(kind)
     pyarrow.feather.write_feather(pa.table({"a": column, "b": np.sin(np.arange(40.0))}), tmp_path / "t.feather")
-    for options in ({}, {"columns": ["a"]}, {"mixed": False, "kinds": {"a": "continuous"}}):
+    choices: list[dict[str, Any]] = [{}, {"columns": ["a"]}, {"mixed": False, "kinds": {"a": "continuous"}}]
+    for options in choices:
         data_or_one_line(lambda options=options: open_source(str(tmp_path / "t.feather"), **options))
 
 

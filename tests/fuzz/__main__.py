@@ -34,26 +34,26 @@ class Worker:
         self.arguments = (seed, base, folder, keep)
         self.process: Any = None
 
-    def start(self) -> None:
+    def start(self) -> Any:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=work, args=(theirs, *self.arguments), daemon=True)
         self.process.start()
         theirs.close()
+        return self.process
 
     def run(self, number: int) -> dict[str, Any]:
-        if self.process is None:
-            self.start()
+        process = self.process or self.start()
         self.connection.send(number)
         try:
-            if self.connection.poll(SECONDS + 30 * (number < 0)):
+            if self.connection.poll(SECONDS):
                 return self.connection.recv()
             problem = f"hang: no end after {SECONDS} s"
         except EOFError:
-            self.process.join()
-            problem = f"crash: the process ended with {self.process.exitcode}"
-        self.process.kill()
-        self.process.join()
+            process.join()
+            problem = f"crash: the process ended with {process.exitcode}"
+        process.kill()
+        process.join()
         self.process = None
         return {"number": number, "words": [], "status": None, "said": "", "problems": [problem], "grown": 0}
 
