@@ -14,7 +14,7 @@ import pyarrow as pa
 from fuzz.damage import damaged
 from fuzz.tables import FORMATS, plain_table, wild_table, written
 
-__all__ = ["SETS", "Case", "draw"]
+__all__ = ["RUNS", "SETS", "Case", "draw"]
 
 SETS = (
     "mnist",

@@ -167,7 +167,7 @@ def _flat(table: pa.Table) -> pa.Table:
 def _zip(content: bytes) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("t.csv", content)
+        archive.writestr(zipfile.ZipInfo("t.csv"), content, zipfile.ZIP_DEFLATED)
     return stream.getvalue()
 
 
@@ -248,15 +248,14 @@ def _xlsx(_: Random, table: pa.Table) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in WORKBOOK.items():
-            archive.writestr(name, content)
-        archive.writestr(
-            "xl/worksheets/sheet1.xml", f'<worksheet xmlns="{MAIN}"><sheetData>{inside}</sheetData></worksheet>'
-        )
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+        sheet = f'<worksheet xmlns="{MAIN}"><sheetData>{inside}</sheetData></worksheet>'
+        archive.writestr(zipfile.ZipInfo("xl/worksheets/sheet1.xml"), sheet, zipfile.ZIP_DEFLATED)
     return stream.getvalue()
 
 
 PACKED: dict[str, Callable[[bytes], bytes]] = {
-    ".csv.gz": gzip.compress,
+    ".csv.gz": lambda content: gzip.compress(content, mtime=0),
     ".csv.bz2": bz2.compress,
     ".csv.xz": lzma.compress,
     ".csv.zst": lambda content: pa.Codec("zstd").compress(content, asbytes=True),
