@@ -479,6 +479,19 @@ def test_integers_further_apart_than_64_bits_do_not_wrap():
     assert columns.decode(encoded).column("a").to_pylist()[0] == ends[0]
 
 
+@pytest.mark.parametrize("kind", [pa.uint64(), pa.int64(), pa.timestamp("ns"), pa.timestamp("s"), pa.duration("us")])
+@pytest.mark.parametrize("least", [-(2**63), 0, 2**62])
+@pytest.mark.filterwarnings("ignore:.*is far from all dates")
+def test_columns_of_the_largest_numbers_are_described(kind, least):
+    most = 2**64 - 1 if kind == pa.uint64() else 2**63 - 1
+    whole = pa.uint64() if kind == pa.uint64() else pa.int64()
+    values = [max(least, 0) if kind == pa.uint64() else least, most - 1, most] * 20
+    table = read_table({"a": pa.array(values, whole).cast(kind)})
+    for kinds in ({}, {"a": "continuous"}):
+        described = data_or_one_line(lambda kinds=kinds: [each.describe() for each in kinds_of(table, kinds).kinds])
+        assert described is None or len(described) == 1
+
+
 @pytest.mark.parametrize("seed", [2**63, 2**64, -1, 1.0, True])
 def test_seeds_that_no_generator_takes_are_refused(seed):
     with pytest.raises(SettingError, match="seed="):
