@@ -260,26 +260,31 @@ def write_batch(tmp_path: Path, content: bytes) -> Path:
 
 
 def nested(depth: int) -> bytes:
-    """A pickle of a dictionary whose key holds one tuple two to the power of ``depth`` times: its hash never ends."""
-    inner = b"(t" + b"".join(b"q%c" % i + b"h%c" % i + b"h%c" % i + b"\x86" for i in range(depth))
-    return b"\x80\x02}" + inner + b"K\x01s."
+    """A pickle whose only key holds one tuple two to the power of ``depth`` times: with 80, its hash never ends."""
+    return b"\x80\x02})" + b"".join(b"q%c0h%ch%c\x86" % (i, i, i) for i in range(depth)) + b"K\x01s."
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "message"),
     [
-        b"\x80\x02]r\xff\xff\xff\x7f.",  # a place in the memo that takes 16 GB
-        nested(80),
-        pickle.dumps({b"data": 1, b"labels": [[1] * 10] * 10}, protocol=2),
-        pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": "12"}, protocol=2),
-        b"\x80\x02" + b"(" * 100_000,
+        (b"\x80\x02]r\xff\xff\xff\x7f.", "numbers a value 2147483647"),  # a place in the memo takes memory
+        (nested(4), "one container twice"),
+        (pickle.dumps({b"data": 1, b"labels": [[1] * 10] * 10}, protocol=2), "one container twice"),
+        (pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": "12"}, protocol=2), "no list of whole numb"),
+        (b"\x80\x02" + b"(" * 100_000, "not a batch of CIFAR-10"),
     ],
     ids=["memo", "hash", "shared", "labels", "marks"],
 )
-def test_pickles_that_take_all_memory_or_time_are_refused(tmp_path, content):
+def test_pickles_that_take_all_memory_or_time_are_refused(tmp_path, content, message):
     folder = write_batch(tmp_path, content)
-    with not_forever(), pytest.raises(DataError, match="data_batch_2"):
+    with pytest.raises(DataError, match=f"data_batch_2: .*{message}"):
         cifar_set(folder)
+
+
+def test_the_pickle_with_a_key_that_is_hard_to_hash_is_one():
+    ((key, value),) = pickle.loads(nested(4)).items()
+    assert value == 1
+    assert str(key).count("()") == 16
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE])
@@ -479,17 +484,42 @@ def test_integers_further_apart_than_64_bits_do_not_wrap():
     assert columns.decode(encoded).column("a").to_pylist()[0] == ends[0]
 
 
-@pytest.mark.parametrize("kind", [pa.uint64(), pa.int64(), pa.timestamp("ns"), pa.timestamp("s"), pa.duration("us")])
-@pytest.mark.parametrize("least", [-(2**63), 0, 2**62])
+@pytest.mark.parametrize(
+    "values",
+    [
+        [-(2**63), 0],
+        [-(2**63), 2**63 - 2, 2**63 - 1],
+        [-1, 2**63 - 1],
+        [0, 2**53 + 1, 2**63 - 1],
+        [2**62, 2**63 - 2, 2**63 - 1],
+        [0, 2**64 - 2, 2**64 - 1],
+    ],
+)
+@pytest.mark.parametrize(
+    "kind", [pa.int64(), pa.uint64(), pa.timestamp("s"), pa.timestamp("ns"), pa.date64(), pa.duration("ms")], ids=str
+)
 @pytest.mark.filterwarnings("ignore:.*is far from all dates")
-def test_columns_of_the_largest_numbers_are_described(kind, least):
-    most = 2**64 - 1 if kind == pa.uint64() else 2**63 - 1
-    whole = pa.uint64() if kind == pa.uint64() else pa.int64()
-    values = [max(least, 0) if kind == pa.uint64() else least, most - 1, most] * 20
-    table = read_table({"a": pa.array(values, whole).cast(kind)})
+def test_columns_of_the_largest_numbers_are_described_and_decoded(kind, values):
+    least, most = (0, 2**64 - 1) if kind == pa.uint64() else (-(2**63), 2**63 - 1)
+    values = [min(max(value, least), most) for value in values]
+    column = pa.array(values * 20, pa.uint64() if kind == pa.uint64() else pa.int64()).cast(kind)
+
+    def work(kinds: dict[str, str]) -> int:
+        table = read_table({"a": column})
+        columns = kinds_of(table, kinds)
+        described = [each.describe() for each in columns.kinds]
+        if columns.names:
+            assert len(columns.decode(columns.encode(table))) == len(column)
+        return len(described)
+
     for kinds in ({}, {"a": "continuous"}):
-        described = data_or_one_line(lambda kinds=kinds: [each.describe() for each in kinds_of(table, kinds).kinds])
-        assert described is None or len(described) == 1
+        assert data_or_one_line(lambda kinds=kinds: work(kinds)) in (1, None)
+
+
+@pytest.mark.parametrize("step", ["1e-300", "1e-7", "0", "-1", "inf", "nan", "x"])
+def test_a_grid_has_a_step_that_numbers_can_be_multiples_of(step):
+    with pytest.raises(SettingError, match="expected one step"):
+        kinds_of(read_table({"a": [1.0, 2.0, 3.5] * 20}), {"a": f"gridded({step})"})
 
 
 @pytest.mark.parametrize("seed", [2**63, 2**64, -1, 1.0, True])

@@ -118,7 +118,7 @@ class Numbers(ModelledKind):
         if value is None:
             return ""
         if is_temporal(self.type) or self.origin:
-            return str(self._of_ticks(np.array([value]), np.array([False]))[0])
+            return str(python_value(self._of_ticks(np.array([value]), np.array([False]))[0]))
         return shown(value)
 
     def _snapped(self, values: np.ndarray, kind: pa.DataType) -> np.ndarray:
@@ -148,12 +148,15 @@ class Numbers(ModelledKind):
         per_unit = ticks_per_unit(self.type)
         step = max(1, self.ticks)
         anchor = round(self.anchor * per_unit)
-        most, base = (2**63 - 1024) // step, anchor + self.origin
-        steps = np.clip(np.round((values * per_unit - anchor) / step), -most, most).astype(np.int64) * step
+        base = anchor + self.origin
+        fits = step < 2**63 and -(2**63) <= base < 2**63
+        most = (2**63 - 1024) // (step if fits else 1)
+        steps = np.clip(np.round((values * per_unit - anchor) / step), -most, most).astype(np.int64)
         least, greatest = _ticks_limits(self.type)
-        if not -(2**63) <= base < 2**63:
-            whole = [min(max(int(step) + base, least), greatest) for step in steps]
+        if not fits:  # in Python's numbers
+            whole = [min(max(int(each) * step + base, least), greatest) for each in steps]
             return pa.array(whole, plain_type(self.type), mask=gaps).cast(self.type)
+        steps = steps * step
         low, high = (min(max(end - base, -(2**63)), 2**63 - 1) for end in (least, greatest))
         ticks = np.clip(steps, low, high).astype(np.uint64 if self.type == pa.uint64() else np.int64)
         ticks = ticks + ticks.dtype.type(base)
