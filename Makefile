@@ -22,7 +22,7 @@ mutants: .venv/.dev  ## break every bijection on purpose, measure every one: doc
 	PYTHONPATH=tests $(BIN)/python -m mutation --out .venv/mutants.json
 	$(BIN)/python benchmarks/reliability.py --mutants .venv/mutants.json
 
-fuzz: .venv/.dev  ## 2,000 commands with flags, files and tables that nobody meant: docs/reliability.md (ten minutes; SEED=number)
+fuzz: .venv/.dev  ## 2,000 commands with flags, files and tables that nobody meant: docs/reliability.md (10 to 15 minutes; SEED=number)
 	PYTHONPATH=tests $(BIN)/python -m fuzz --seed $(or $(SEED),0)
 
 lint: .venv/.dev  ## check the code with ruff (rules and format) and pyright
