@@ -113,15 +113,15 @@ def _utf16_without_mark(head: bytes) -> str:
 
 
 def _open_zipped(path: Path) -> IO[bytes]:
-    archive = zipfile.ZipFile(path)
-    names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith(("__MACOSX/", "."))]
-    if len(names) != 1:
-        held = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-        raise DataError(f"{path}: the archive holds {len(names)} files ({held}); expected one")
-    try:
-        return archive.open(names[0])
-    except RuntimeError as error:  # a password is wanted
-        raise DataError(f"{path}: {error}") from error
+    with zipfile.ZipFile(path) as archive:  # its file stays open as long as the member is
+        names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith(("__MACOSX/", "."))]
+        if len(names) != 1:
+            held = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+            raise DataError(f"{path}: the archive holds {len(names)} files ({held}); expected one")
+        try:
+            return archive.open(names[0])
+        except RuntimeError as error:  # a password is wanted
+            raise DataError(f"{path}: {error}") from error
 
 
 def _open_zstd(path: Path) -> IO[bytes]:
