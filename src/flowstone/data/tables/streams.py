@@ -55,15 +55,18 @@ def seekable(stream: IO[bytes]) -> IO[bytes]:
 
 def spooled_stdin() -> IO[bytes]:
     """Standard input as a file that can be read again: in memory, or in a temporary file where it is long."""
-    spool = tempfile.SpooledTemporaryFile(max_size=KEPT_IN_MEMORY)  # noqa: SIM115
     if sys.stdin is None:
         raise DataError("standard input is closed")
-    left = STANDARD_INPUT_BYTES
-    while piece := sys.stdin.buffer.read(PIECE):
-        left -= len(piece)
-        if left < 0:
-            raise DataError(f"more than {STANDARD_INPUT_BYTES} bytes, which is more than is read")
-        spool.write(piece)
+    spool, left = tempfile.SpooledTemporaryFile(max_size=KEPT_IN_MEMORY), STANDARD_INPUT_BYTES  # noqa: SIM115
+    try:
+        while piece := sys.stdin.buffer.read(PIECE):
+            left -= len(piece)
+            if left < 0:
+                raise DataError(f"more than {STANDARD_INPUT_BYTES} bytes, which is more than is read")
+            spool.write(piece)
+    except BaseException:
+        spool.close()
+        raise
     spool.seek(0)
     return spool  # pyright: ignore[reportReturnType]
 
