@@ -250,6 +250,14 @@ remedy. A round trip of noise (*Dequantize*) is exact in one direction and means
 `PYTHONPATH=tests python -m mutation --out FILE` wrote; seed {seed}; {seconds} s; {machine}; one thread.
 """  # noqa: E501 (a row of a table is one line)
 
+OWN_SECTIONS = ("Are the laws strict enough?", "How exact it is")
+
+
+def other_sections(page: str) -> str:
+    """The sections of a page that are not made here."""
+    _, *sections = page.split("\n## ")
+    return "".join(f"\n## {each.rstrip()}\n" for each in sections if not each.startswith(OWN_SECTIONS))
+
 
 def main() -> None:
     parser = argparse.ArgumentParser()
@@ -271,7 +279,8 @@ def main() -> None:
         seconds=round(time.perf_counter() - started),
         machine=f"{os.cpu_count()} cores, CPU, torch {torch.__version__.split('+')[0]}",
     )
-    (ROOT / "docs" / "reliability.md").write_text(page)
+    path = ROOT / "docs" / "reliability.md"
+    path.write_text(page + other_sections(path.read_text()))
 
 
 if __name__ == "__main__":

@@ -368,3 +368,18 @@ def test_the_demo_runs(tmp_path):
     assert (tmp_path / "demo" / "moons.png").stat().st_size > 10_000
     flowstone("sample", tmp_path / "demo" / "nice", "-n", 5, "--out", "s.csv")
     assert torch.is_tensor(Run(tmp_path / "demo" / "nice").density().sample(1))
+
+
+def test_what_fit_refuses_leaves_no_folder(empty_folder, capsys, monkeypatch):
+    make_table(Path("t.csv"))
+    line = refused(capsys, monkeypatch, "train", "t.csv", "--flip", "--steps", 2, "--quiet", "--out", "run")
+    assert "flip=True mirrors images" in line
+    assert not Path("run").exists()
+    Path("run").mkdir()
+    Path("run/plots").mkdir()
+    refused(capsys, monkeypatch, "train", "t.csv", "--flip", "--steps", 2, "--quiet", "--out", "run")
+    assert Path("run/plots").is_dir()
+
+
+def test_a_device_that_holds_no_values_is_refused(empty_folder, capsys, monkeypatch):
+    assert "--device meta" in refused(capsys, monkeypatch, "train", "moons", "--device", "meta", "--out", "run")

@@ -7,7 +7,9 @@ from typing import Any
 
 from flowstone.errors import SettingError, UnknownNameError
 
-__all__ = ["require_bool", "require_choice", "require_integer", "require_number"]
+__all__ = ["require_bool", "require_choice", "require_integer", "require_number", "require_seed"]
+
+MOST_SEED = 2**63 - 1
 
 
 def require_choice(name: str, value: Any, choices: Iterable[str]) -> None:
@@ -31,6 +33,13 @@ def require_integer(name: str, value: Any, *, at_least: int = 1) -> None:
     """Require that ``value`` is a whole number, at least ``at_least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
         raise SettingError(f"{name}={value!r} must be a whole number, at least {at_least}")
+
+
+def require_seed(name: str, value: Any) -> None:
+    """Require that ``value`` is a seed: a whole number from 0 to 2**63 - 1, the largest that generators take."""
+    require_integer(name, value, at_least=0)
+    if value > MOST_SEED:
+        raise SettingError(f"{name}={value} must be below 2**63")
 
 
 def require_number(

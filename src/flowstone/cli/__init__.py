@@ -3,12 +3,15 @@
 import os
 import sys
 import warnings
-from typing import Any
+from contextlib import suppress
+from typing import Any, NoReturn
 
 from cyclopts import App
 
 from flowstone import __version__
 from flowstone.cli.flags import message_of
+from flowstone.cli.streams import drop_output, flush_output, prepare_streams
+from flowstone.cli.unexpected import TRACEBACK, line_and_status
 from flowstone.errors import DataWarning, FlowstoneError
 
 __all__ = ["app", "main"]
@@ -47,21 +50,46 @@ for _name, _help in COMMANDS.items():
 
 
 def main() -> None:
-    """Entry point: an expected error is one line on stderr and exit status 1; a wrong flag exits with 2."""
+    """Entry point: an expected error is one line on stderr and exit status 1; a wrong flag exits with 2.
+
+    What nobody expected is one line, too, and exits with 70 (EX_SOFTWARE of sysexits.h), so that scripts can tell it
+    from a user's mistake. It is raised instead where the environment variable FLOWSTONE_TRACEBACK is set.
+    """
+    prepare_streams()
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
-            app(sys.argv[1:])
-            sys.stdout.flush()
+            _run()
         except FlowstoneError as error:
-            print(f"flowstone: {message_of(error)}", file=sys.stderr)
-            sys.exit(1)
+            drop_output()
+            _fail(message_of(error))
         except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            drop_output()
             sys.exit(1)
         except KeyboardInterrupt:
-            print("flowstone: interrupted", file=sys.stderr)
-            sys.exit(130)
+            _fail("interrupted", status=130)
+        except SystemExit:
+            raise
+        except BaseException as error:  # libraries in Rust raise errors that are no Exception
+            if os.environ.get(TRACEBACK):
+                raise
+            drop_output()
+            _fail(*line_and_status(error))
+
+
+def _run() -> None:
+    try:
+        app(sys.argv[1:])
+    except SystemExit:  # a command that ends well exits, too
+        flush_output()
+        raise
+    flush_output()
+
+
+def _fail(line: str, status: int = 1) -> NoReturn:
+    with suppress(OSError):  # stderr may be closed or full
+        print(f"flowstone: {line}", file=sys.stderr)
+    sys.exit(status)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -16,6 +16,7 @@ from flowstone.options import Option, options_of
 __all__ = ["flag_of", "message_of", "select", "with_flags"]
 
 Command = TypeVar("Command", bound=Callable[..., None])
+LONGEST = 2000  # characters of a message; names of thousands of columns are cut
 NAME = re.compile(r'\s*(?:"((?:[^"]|"")*)"\s*|([^,]*))(?:,|$)')  # one in a list of names, quoted or plain
 PAIR = re.compile(r"(.+)=([\w-]+\s*(?:\(.*\))?)", re.DOTALL)
 SWITCHES = ("resume",)  # options that take a value in the library, but are switches in the command
@@ -84,7 +85,8 @@ def flag_of(name: str, value: Any) -> str:
 def message_of(error: FlowstoneError | DataWarning) -> str:
     """The message of an error or a doubt in one line, its remedy as flags."""
     flags = " ".join(flag_of(name, value) for name, value in error.remedy.items())
-    return " ".join(f"{error.problem}{': ' if flags else ''}{flags}".split())
+    problem = error.problem if len(error.problem) <= LONGEST else f"{error.problem[:LONGEST]} …"
+    return " ".join(f"{problem}{': ' if flags else ''}{flags}".split())
 
 
 def _parameter(each: Option, hint: Any, group: str | None) -> inspect.Parameter:

@@ -9,6 +9,7 @@ from flowstone.cli.flags import select, with_flags
 from flowstone.cli.values import Device, Out, model_of, reading_options
 from flowstone.data.request import DataRequest
 from flowstone.errors import OutputError, SettingError
+from flowstone.validation import require_seed
 
 __all__ = ["impute"]
 
@@ -53,6 +54,7 @@ def impute(
     check_writable(out)
     if out.exists() and Path(data).exists() and out.samefile(data):
         raise OutputError(f"cannot write {out}: it is the table to be filled")
+    require_seed("seed", seed)
     if draws < 1:
         raise SettingError(f"--draws {draws}: at least one is needed")
     folder = Run(run)

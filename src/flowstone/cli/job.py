@@ -15,7 +15,14 @@ from flowstone.cli.values import beside_metrics, print_metrics, say_noise
 from flowstone.cli.watch import watching
 from flowstone.data import DataRequest, Dataset, Rows, open_source
 from flowstone.density import Density
-from flowstone.errors import CheckpointError, NonFiniteError, OutputError, SettingError, UnknownNameError
+from flowstone.errors import (
+    CheckpointError,
+    FlowstoneError,
+    NonFiniteError,
+    OutputError,
+    SettingError,
+    UnknownNameError,
+)
 from flowstone.evaluation.metrics import evaluate
 from flowstone.execution import thread_count
 from flowstone.files import remove_unfinished
@@ -46,6 +53,7 @@ class Job:
 
     Attributes:
         record: what ``flow.json`` holds.
+        new: whether the folder was made for this training, and not by one that is continued.
     """
 
     run: Run
@@ -53,6 +61,7 @@ class Job:
     density: Density
     settings: Settings
     record: Mapping[str, Any]
+    new: bool = False
 
     def work(self, device: str, *, quiet: bool, plots: bool, tensorboard: bool) -> None:
         """Train, keep the weights, and write figures and pictures."""
@@ -88,6 +97,10 @@ class Job:
         except NonFiniteError as error:
             self._keep(error.history)
             raise NonFiniteError(f"{error}, in {self.run.folder}") from error
+        except FlowstoneError:  # raised before the first step: what was asked for does not go together
+            if self.new:
+                self.run.discard()
+            raise
         self._keep(history)
         if history.stopped in EXIT_STATUS:
             best = f"best weights so far (step {history.best.step})" if len(history) else "weights so far"
@@ -188,7 +201,7 @@ def started(out: Path | None, request: Mapping[str, Any], *, progress: bool) -> 
     except BaseException:
         run.lock.release()
         raise
-    return Job(run, dataset, density, settings, record)
+    return Job(run, dataset, density, settings, record, new=True)
 
 
 def continued(out: Path | None, request: Mapping[str, Any]) -> Job:

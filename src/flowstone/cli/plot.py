@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from flowstone.cli.values import Device, device_of
+from flowstone.validation import require_seed
 
 __all__ = ["plot"]
 
@@ -22,6 +23,7 @@ def plot(run: Path, *, seed: int = 0, device: Device = "auto") -> None:
     from flowstone.plot import save_plots
     from flowstone.runs import Run
 
+    require_seed("seed", seed)
     folder = Run(run)
     density, dataset = folder.density(device_of(device)), folder.dataset()
     shown = dataset.rows_to_show

@@ -20,6 +20,7 @@ from flowstone.cli.values import (
 )
 from flowstone.errors import SettingError
 from flowstone.train.settings import Settings
+from flowstone.validation import require_seed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,10 +78,11 @@ def sample(
     from flowstone.data.tables import STDOUT, check_writable
     from flowstone.runs import Run
 
-    folder = Run(run)
-    check_writable(out, (".csv", ".parquet") if folder.of_mixed_columns else tuple(_WRITERS))
+    require_seed("seed", seed)
     if n < 1:
         raise SettingError(f"-n {n}: at least one sample is needed")
+    folder = Run(run)
+    check_writable(out, (".csv", ".parquet") if folder.of_mixed_columns else tuple(_WRITERS))
     if folder.of_mixed_columns:
         model = model_of(folder, device)
         with precision_of(precision, model.density):

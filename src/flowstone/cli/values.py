@@ -101,7 +101,10 @@ def device_of(name: Device) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return str(torch.empty(0, device=name).device)
+        device = torch.empty(0, device=name).device
+        if device.type == "meta":
+            raise RuntimeError("it holds no values")
+        return str(device)
     except (RuntimeError, AssertionError) as error:
         raise SettingError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from error
 

@@ -3,15 +3,18 @@
 import io
 import math
 import pickle
+import pickletools
 import tarfile
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from flowstone.data.guards import naming_the_file, read_file
 from flowstone.data.image_collection import ImageCollection
+from flowstone.data.limits import MEMBER, MEMBERS
+from flowstone.data.tables.streams import open_bytes
 from flowstone.errors import DataError
 
 __all__ = ["CLASSES", "cifar_set"]
@@ -20,6 +23,9 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 SHAPE = (3, 32, 32)
 RECORD = 1 + math.prod(SHAPE)  # a label and an image
 BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
+
+NO_CONTAINERS = ("STRING", "UNICODE", "UNICODE8", "BYTES", "BYTES8", "GLOBAL", "REDUCE")  # what these opcodes make
+MOST_KEPT = 1_000_000  # values that a pickle numbers, to repeat them
 
 
 def cifar_set(folder: Path) -> ImageCollection | None:
@@ -53,24 +59,38 @@ def _unpacked(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes]]
         path = folder / name
         if not path.is_file():
             raise DataError(f"{folder}: {name} is missing")
-        yield str(path), path.read_bytes()
+        with naming_the_file(path):
+            content = read_file(path, MEMBER)
+        yield str(path), content
 
 
 def _packed(archive: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
     """The members of these names in the order of ``names``, read without unpacking the archive."""
     contents: dict[str, bytes] = {}
     names = list(names)
-    try:
-        with tarfile.open(archive) as file:
-            for member in file:
-                if member.name in names and (stream := file.extractfile(member)) is not None:
-                    contents[member.name] = stream.read()
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{archive}: cannot be read ({error})") from error
+    with (
+        naming_the_file(archive, ".tar.gz"),
+        open_bytes(archive) as stream,
+        tarfile.open(fileobj=stream, mode="r|") as file,
+    ):
+        for number, member in enumerate(file, start=1):
+            if number > MEMBERS:
+                raise DataError(f"more than {MEMBERS} members, which is more than is read")
+            if member.name in names:
+                contents[member.name] = _content(file, member)
     for name in names:
         if name not in contents:
             raise DataError(f"{archive}: {name} is missing in it")
         yield f"{archive}: {name}", contents[name]
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+        raise DataError(f"{member.name} is no regular file in it, but a link or the like")
+    if member.size > MEMBER:
+        raise DataError(f"{member.name} has {member.size} bytes in it; at most {MEMBER} are read")
+    stream = archive.extractfile(member)
+    return b"" if stream is None else stream.read()
 
 
 def _binary(where: str, content: bytes) -> Batch:
@@ -82,9 +102,13 @@ def _binary(where: str, content: bytes) -> Batch:
 
 def _pickled(where: str, content: bytes) -> Batch:
     try:
+        _require_plain(content)
         batch = _Plain(io.BytesIO(content), encoding="bytes").load()
-        named = {_text(key): value for key, value in batch.items()}
-        pixels, labels = named["data"].array(), np.array(named["labels"], np.int64)
+        named = {_text(key): value for key, value in batch.items() if isinstance(key, str | bytes)}
+        pixels, numbers = named["data"].array(), named["labels"]
+        if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
+            raise pickle.UnpicklingError("its labels are no list of whole numbers")
+        labels = np.array(numbers, np.int64)
     except pickle.UnpicklingError as error:
         raise DataError(f"{where}: {error}") from error
     except Exception as error:  # a damaged pickle can fail in any way
@@ -132,6 +156,26 @@ def _latin1(text: str, encoding: str) -> bytes:
 
 def _text(value: Any) -> str:
     return value.decode("latin1") if isinstance(value, bytes) else str(value)
+
+
+def _require_plain(content: bytes) -> None:
+    """Refuse a pickle that is small and takes all memory or time: by a huge place in the memo, which is allocated, or
+    by containers that hold one container many times, whose hashes take time without end.
+    """
+    kept: dict[int, bool] = {}  # places in the memo: whether a container is there
+    is_container = True
+    for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            place = len(kept) if argument is None else int(argument)
+            if place > MOST_KEPT:
+                raise pickle.UnpicklingError(f"it numbers a value {place}; at most {MOST_KEPT} are read")
+            kept[place] = is_container
+        elif opcode.name in ("GET", "BINGET", "LONG_BINGET", "DUP"):
+            if argument is None or kept.get(int(argument), True):
+                raise pickle.UnpicklingError("it holds one container twice, which no CIFAR-10 batch does")
+            is_container = False
+        else:
+            is_container = not opcode.name.endswith(NO_CONTAINERS)
 
 
 class _Plain(pickle.Unpickler):

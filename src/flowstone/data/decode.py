@@ -22,6 +22,8 @@ __all__ = ["Decoded", "decode"]
 
 THREADS, BLOCK, MANY = 2, 64, 2000  # threads; images that a thread decodes at once; images from which on a bar is shown
 
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")  # others may start programs, as EPS does
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -105,7 +107,7 @@ def _openers(collection: ImageCollection) -> tuple[Callable[[int], Image.Image],
     """A function that opens an image, and one that reads the bytes for its digest."""
     images = collection.images
     if isinstance(images, EncodedImages):
-        return lambda row: Image.open(io.BytesIO(images.read(row))), images.read
+        return lambda row: Image.open(io.BytesIO(images.read(row)), formats=FORMATS), images.read
     flat = images[..., 0] if images.ndim == 4 and images.shape[3] == 1 else images
     return lambda row: Image.fromarray(flat[row]), lambda row: images[row].tobytes()
 

@@ -8,7 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flowstone.data.guards import naming_the_file, require_file_or_folder
 from flowstone.data.image_collection import EncodedImages, ImageCollection
+from flowstone.data.tables.parquet import read_parquet
 from flowstone.errors import DataError, SettingError
 
 __all__ = ["fetch", "hub_set"]
@@ -28,8 +30,10 @@ def hub_set(folder: Path, classes: tuple[str, ...] = (), *, groups: str | None =
     shards = _shards(folder)
     if not shards:
         return None
-    tables = {part: pa.concat_tables([_read(path, bool(classes), groups) for path in shards[part]]) for part in shards}
-    combined = pa.concat_tables(tables.values())
+    tables = {part: [_read(path, bool(classes), groups) for path in paths] for part, paths in shards.items()}
+    with naming_the_file(folder, ".parquet"):
+        tables = {part: pa.concat_tables(pieces) for part, pieces in tables.items()}
+        combined = pa.concat_tables(tables.values())
     ends = np.cumsum([len(table) for table in tables.values()])
     rows = dict(zip(tables, np.split(np.arange(len(combined)), ends[:-1]), strict=True))
     images = combined.column("image")
@@ -44,7 +48,7 @@ def hub_set(folder: Path, classes: tuple[str, ...] = (), *, groups: str | None =
     return ImageCollection(
         folder,
         EncodedImages(names, read),
-        labels=combined.column("label").to_numpy().astype(np.int64) if classes else None,
+        labels=combined.column("label").to_numpy() if classes else None,
         classes=classes,
         groups=None if groups is None else np.array(combined.column("group").to_pylist(), dtype=str),
         parts=rows if "test" in rows else {},
@@ -80,21 +84,21 @@ def _shards(folder: Path) -> dict[str, list[Path]]:
     for shards in by_part.values():
         numbers = [number for number, _, _ in shards]
         for _, count, path in shards[:1]:
-            missing = sorted(set(range(count)) - set(numbers))
-            if missing or len(numbers) != count:
-                what = f"shard {missing[0]} of {count} is missing" if missing else "a shard is there twice"
+            missing = next((number for number in range(count) if number not in numbers), None)
+            if missing is not None or len(numbers) != count:
+                what = "a shard is there twice" if missing is None else f"shard {missing} of {count} is missing"
                 raise DataError(f"{path.parent}: {what} ({path.name} is there)")
     return {part: [path for *_, path in sorted(shards)] for part, shards in by_part.items() if shards}
 
 
 def _read(path: Path, labelled: bool, groups: str | None) -> pa.Table:
     """One shard as the columns ``image`` (bytes) and, if ``labelled`` or ``groups``, ``label`` and ``group``."""
-    import pyarrow.parquet
+    require_file_or_folder(path)
+    with naming_the_file(path, ".parquet"):
+        return _columns_of(path, read_parquet(path, path.stat().st_size), labelled, groups)
 
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: cannot be read as .parquet: {str(error).splitlines()[0]}") from error
+
+def _columns_of(path: Path, table: pa.Table, labelled: bool, groups: str | None) -> pa.Table:
     image = next((name for name in IMAGES if name in table.column_names), None)
     kind = pa.null() if image is None else table.schema.field(image).type
     if image is None or not isinstance(kind, pa.StructType) or kind.get_field_index("bytes") < 0:
@@ -109,5 +113,5 @@ def _read(path: Path, labelled: bool, groups: str | None) -> pa.Table:
             raise DataError(f"{path}: column {old!r} has {table.column(old).null_count} missing values")
         if new == "label" and not pa.types.is_integer(table.schema.field(old).type):
             raise DataError(f"{path}: column {old!r} is {table.schema.field(old).type}, wanted numbers of classes")
-        columns[new] = table.column(old)
+        columns[new] = table.column(old).cast(pa.int64() if new == "label" else pa.string())
     return pa.table(columns)

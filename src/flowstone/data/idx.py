@@ -1,15 +1,16 @@
 """IDX: the files of MNIST and of sets in its form, with .gz or without."""
 
-import gzip
 import math
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 
+from flowstone.data.guards import naming_the_file, read_at_most
 from flowstone.data.image_collection import ImageCollection
 from flowstone.data.image_format import times
+from flowstone.data.limits import most_unpacked
+from flowstone.data.tables.streams import open_bytes
 from flowstone.errors import DataError
 
 __all__ = ["idx_set", "read_idx"]
@@ -48,18 +49,17 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     Raises:
         DataError: not IDX, of other dimensions, cut off, or too long.
     """
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            head = file.read(4 + 4 * dimensions)
-            magic = int.from_bytes(head[:4], "big")
-            if magic != BYTES << 8 | dimensions:
-                wanted = f"0x{BYTES << 8 | dimensions:08x} ({dimensions} dimensions of bytes)"
-                raise DataError(f"{path}: the magic number is 0x{magic:08x}, wanted {wanted}")
-            shape = struct.unpack(f">{dimensions}I", head[4:].ljust(4 * dimensions, b"\0"))
-            wanted = len(head) + math.prod(shape)
-            body = file.read(math.prod(shape) + 1)  # one byte more shows that a file is too long
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
+    with naming_the_file(path, "IDX"), open_bytes(path) as file:
+        head = bytes(read_at_most(file, 4 + 4 * dimensions))
+        magic = int.from_bytes(head[:4], "big")
+        if magic != BYTES << 8 | dimensions:
+            wanted = f"0x{BYTES << 8 | dimensions:08x} ({dimensions} dimensions of bytes)"
+            raise DataError(f"{path}: the magic number is 0x{magic:08x}, wanted {wanted}")
+        shape = struct.unpack(f">{dimensions}I", head[4:].ljust(4 * dimensions, b"\0"))
+        wanted = len(head) + math.prod(shape)
+        body = read_at_most(
+            file, min(math.prod(shape), most_unpacked(path.stat().st_size)) + 1
+        )  # one byte more shows that a file is too long
     size = len(head) + len(body)
     if len(head) < 4 + 4 * dimensions or size < wanted:
         raise DataError(f"{path}: cut off: {size} bytes of the {max(wanted, 4 + 4 * dimensions)} its header tells of")

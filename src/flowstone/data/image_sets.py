@@ -3,19 +3,22 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 
 from flowstone.data.cifar import CLASSES as CIFAR_CLASSES
 from flowstone.data.cifar import cifar_set
+from flowstone.data.guards import naming_the_file, read_file
 from flowstone.data.hub import fetch, hub_set
 from flowstone.data.idx import idx_set
 from flowstone.data.image_collection import EncodedImages, ImageCollection
+from flowstone.data.limits import ENCODED_IMAGE
 from flowstone.errors import DataError, SettingError
 
 __all__ = ["IMAGE_SETS", "ImageSet", "find_set"]
 
+MOST_OF_A_LIST = 1 << 26  # bytes; that of CelebA has five million
 VARIABLE = "FLOWSTONE_DATA"
 DIGITS = tuple("0123456789")
 CLOTHES = (
@@ -82,15 +85,24 @@ def _celeba(folder: Path) -> ImageCollection | None:
         )
     if not partition.is_file():
         raise DataError(f"{folder}: {partition.name} is missing: it says which images are for training and which not")
-    lines = [line.split() for line in partition.read_text(errors="replace").splitlines() if line.strip()]
+    with naming_the_file(partition):
+        text = read_file(partition, MOST_OF_A_LIST).decode(errors="replace")
+    lines = [line.split() for line in text.splitlines() if line.strip()]
     for number, line in enumerate(lines, 1):
         if len(line) != 2 or line[1] not in ("0", "1", "2"):
             raise DataError(f"{partition}: line {number} is {' '.join(line)!r}, wanted a file's name and 0, 1 or 2")
+        if not _is_plain_name(line[0]):
+            raise DataError(f"{partition}: line {number} names {line[0]!r}, which is not in the folder {pictures.name}")
     which = np.array([int(part) for _, part in lines])
     names = [name for name, _ in lines]
-    encoded = EncodedImages(names, lambda row: (pictures / names[row]).read_bytes())
+    encoded = EncodedImages(names, lambda row: read_file(pictures / names[row], ENCODED_IMAGE))
     parts = {part: np.flatnonzero(which == number) for number, part in enumerate(("train", "validation", "test"))}
     return ImageCollection(folder, encoded, parts=parts, **CELEBA)
+
+
+def _is_plain_name(name: str) -> bool:
+    """Whether a name in a list is that of a file in the folder, and of none elsewhere."""
+    return name == PurePosixPath(name).name == PureWindowsPath(name).name and name not in ("", ".", "..")
 
 
 def _digits(classes: tuple[str, ...]) -> Callable[[Path], ImageCollection | None]:

@@ -14,10 +14,12 @@ from torch.nn.functional import one_hot
 
 from flowstone.data.dataset import Dataset
 from flowstone.data.decode import decode
+from flowstone.data.guards import require_file_or_folder
 from flowstone.data.image_collection import ImageCollection
 from flowstone.data.image_files import array_file, holds_images, image_folder
 from flowstone.data.image_format import RESIZED, ImageFormat, times
 from flowstone.data.image_sets import IMAGE_SETS, find_set
+from flowstone.data.limits import CLASSES
 from flowstone.data.request import IMAGES, MIN_ROWS, DataRequest
 from flowstone.data.rows import Rows
 from flowstone.errors import DataError, SettingError
@@ -139,6 +141,7 @@ def _find(source: str, data_dir: str | os.PathLike[str] | None, download: bool) 
     if download:
         raise SettingError(f"download=True: {source!r} is no set that has a name ({', '.join(IMAGE_SETS)})")
     path = Path(source)
+    require_file_or_folder(path)
     if path.suffix.lower() in (".npy", ".npz") and not path.is_dir():
         return array_file(path), None
     return image_folder(path), None
@@ -151,6 +154,10 @@ def _check_context(collection: ImageCollection, context: Sequence[str]) -> None:
         if collection.labels is None:
             raise DataError(
                 f"{collection.where}: no labels: a set without them, or a folder whose images are not in subfolders"
+            )
+        if len(collection.classes) > CLASSES:
+            raise DataError(
+                f"{collection.where}: {len(collection.classes)} classes; at most {CLASSES} can be the context"
             )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from flowstone.errors import SettingError
 from flowstone.options import describe_options, option, options_of, require_options
-from flowstone.validation import require_bool, require_integer
+from flowstone.validation import require_bool, require_integer, require_seed
 
 __all__ = ["IMAGES", "MIN_ROWS", "TABLE", "TOY", "DataRequest"]
 
@@ -93,7 +93,7 @@ class DataRequest:
     def __post_init__(self) -> None:
         if not isinstance(self.source, str | os.PathLike) or not str(self.source):
             raise SettingError(f"source={self.source!r} must be a name or a path")
-        require_integer("seed", self.seed, at_least=0)
+        require_seed("seed", self.seed)
         if self.points is not None:
             require_integer("points", self.points, at_least=MIN_ROWS)
         for name in ("drop_missing", "dequantize", "gray", "skip_bad", "download"):

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from flowstone.data.dataset import Dataset
+from flowstone.data.guards import require_file_or_folder
 from flowstone.data.image_files import IMAGE_ENDINGS
 from flowstone.data.image_sets import IMAGE_SETS
 from flowstone.data.images import are_images, folder_of, open_images
@@ -75,6 +76,8 @@ def open_source(
     if name in TOYS:
         request.require_kind(TOY)
         return _open_toy(TOYS[name], request)
+    if name not in (*IMAGE_SETS, *STANDARD_INPUT):
+        require_file_or_folder(path)
     if name in IMAGE_SETS or (are_images(name) and not _is_folder_of_tables(path)):
         request.require_kind(IMAGES)
         return open_images(request, progress=progress)
@@ -120,7 +123,7 @@ def reopen(description: Mapping[str, Any], *, data_dir: Path | str | None = None
 
 def _open_toy(toy: Toy, request: DataRequest) -> Dataset:
     def draw(n: int, stream: int) -> Rows:
-        return Rows(toy(n, torch.Generator().manual_seed(2**48 + 3 * request.seed + stream)))
+        return Rows(toy(n, torch.Generator().manual_seed((2**48 + 3 * request.seed + stream) % 2**64)))
 
     return Dataset(
         columns=("x1", "x2"),

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,13 @@ class Run:
             number += 1
             chosen = folder.with_name(f"{folder.name}-{number}")
         return cls.create(chosen)
+
+    def discard(self) -> None:
+        """Remove the folder of a training that did not begin, so that its name is free; one with results stays."""
+        first = (RECORD, LOCK, HOLDER)
+        if not any(path.is_file() and path.name not in first for path in self.folder.rglob("*")):
+            self.lock.release()
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _is_new(self) -> bool:
         if not self.folder.is_dir():

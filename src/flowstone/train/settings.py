@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowstone.errors import SettingError
 from flowstone.options import describe_options, option, require_options
-from flowstone.validation import require_bool, require_choice, require_integer, require_number
+from flowstone.validation import require_bool, require_choice, require_integer, require_number, require_seed
 
 __all__ = ["OPTIMIZERS", "PRECISIONS", "SCHEDULES", "OptimizerFactory", "ResolvedSettings", "Schedule", "Settings"]
 
@@ -153,8 +153,8 @@ class Settings:
                 require_number(name, value, at_least=0, below=1)
         for name in ("weight_decay", "scale_penalty"):
             require_number(name, getattr(self, name), at_least=0)
-        for name in ("seed", "recoveries"):
-            require_integer(name, getattr(self, name), at_least=0)
+        require_integer("recoveries", self.recoveries, at_least=0)
+        require_seed("seed", self.seed)
 
     def _check_choices(self) -> None:
         for name in ("flip", "compile"):

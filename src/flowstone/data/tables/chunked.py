@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet
 
+from flowstone.data.guards import naming_the_file
+from flowstone.data.tables.parquet import ParquetReader
 from flowstone.data.tables.read import (
     STANDARD_INPUT,
     TEXT,
     checked,
     files_of,
-    naming_the_file,
     pandas_index,
     together,
     with_gaps,
@@ -81,8 +81,8 @@ class ParquetChunks:
     @classmethod
     def of(cls, path: Path) -> "ParquetChunks":
         """The file at a path."""
-        with naming_the_file(path, ".parquet"), pyarrow.parquet.ParquetFile(path) as file:
-            return cls(path, file.schema_arrow, file.metadata.num_rows)
+        with naming_the_file(path, ".parquet"), ParquetReader(path, path.stat().st_size) as reader:
+            return cls(path, reader.schema, reader.file.metadata.num_rows)
 
     @property
     def head(self) -> Table:
@@ -98,14 +98,13 @@ class ParquetChunks:
         """
         with (
             naming_the_file(self.path, ".parquet"),
-            pyarrow.parquet.ParquetFile(self.path, buffer_size=BUFFER, pre_buffer=False) as file,
+            ParquetReader(self.path, self.path.stat().st_size, buffer_size=BUFFER, pre_buffer=False) as reader,
         ):
-            groups = list(range(file.num_row_groups))
-            while groups and (rows := file.metadata.row_group(groups[0]).num_rows) <= start:
+            groups = list(range(reader.file.num_row_groups))
+            while groups and (rows := reader.file.metadata.row_group(groups[0]).num_rows) <= start:
                 start -= rows
                 del groups[0]
-            batches = file.iter_batches(BATCH, row_groups=groups)
-            yield from _skip((pa.Table.from_batches([batch]) for batch in batches), start)
+            yield from _skip(reader.batches(BATCH, groups), start)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from flowstone.data.tables.kinds import (
 )
 from flowstone.data.tables.read import read_table
 from flowstone.data.tables.table import Table
-from flowstone.data.tables.types import is_number, is_text
+from flowstone.data.tables.types import is_number, is_text, python_value
 from flowstone.data.tables.values import number_mask, parse_dates, parse_numbers, without_gaps
 from flowstone.errors import DataError, DataWarning, FlowstoneError, SettingError
 
@@ -292,7 +292,7 @@ def _refuse_mixed(facts: Facts) -> None:
     texts = levels.filter(pa.array(~numeric)).to_pylist()
     cells = compute.fill_null(compute.is_in(facts.column, value_set=pa.array(texts, facts.type)), False)
     row = compute.index(cells, True).as_py()
-    said = f"row {row + 1} holds {facts.column[row].as_py()!r} (rows with text: {rest})"
+    said = f"row {row + 1} holds {python_value(facts.column[row])!r} (rows with text: {rest})"
     if facts.distinct > SHORT // 4:
         raise DataError(
             f"column {facts.name!r} holds numbers, but {said}; to read it as a gap", remedy={"na": texts[:5]}

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from flowstone.data.limits import COLUMNS
 from flowstone.data.tables.values import decimal_mark, is_gap, looks_typed
 from flowstone.errors import DataError
 
@@ -30,6 +31,7 @@ RARE_SEPARATORS = ("~", "^", ":", "\x1f", "\x01")  # tried where none of the usu
 SAID = re.compile(r'"?sep=(.)"?[,;\t]*')  # as Excel writes it
 COMMENTS = ("#", "%", "//")
 SPOKEN = {",": "','", ";": "';'", "\t": "tabs", "|": "'|'", " ": "spaces"}
+MOST_NOTES = 5  # of columns whose names come again
 EXACT_DIGITS = 18  # longer whole numbers are kept as text
 
 
@@ -166,21 +168,36 @@ def columns_named(
         found = ["", *found]  # as R writes row names
     else:
         found += [""] * max(extra, 0)
-    made = []
-    for i, name in enumerate(found):
-        base = name or f"column_{i + 1}"
-        number, chosen = 2, base
-        while chosen in made:
-            chosen, number = f"{base}_{number}", number + 1
-        if chosen != base:
-            notes.append(f"in doubt: column name {base!r} occurs more than once: column {i + 1} is called {chosen!r}")
-        made.append(chosen)
+    if len(found) > COLUMNS:
+        raise DataError(f"{len(found)} columns; at most {COLUMNS} are read")
+    made = _each_once(found, notes)
     unused = []
     for i in range(len(found) - 1, 0, -1):
         if found[i] or any(len(row) > i and row[i].strip() for row in values):
             break
         unused.append(made[i])
     return made, tuple(unused)
+
+
+def _each_once(names: Sequence[str], notes: list[str]) -> list[str]:
+    """The names with a number behind those that occur before; ``column_3`` where there is none."""
+    made: dict[str, None] = {}
+    numbers: Counter[str] = Counter()
+    again = []
+    for place, name in enumerate(names, start=1):
+        base = chosen = name or f"column_{place}"
+        while chosen in made:
+            numbers[base] += 1
+            chosen = f"{base}_{numbers[base] + 1}"
+        if chosen != base:
+            again.append(
+                f"in doubt: column name {base[:100]!r} occurs more than once: column {place} is called {chosen[:100]!r}"
+            )
+        made[chosen] = None
+    notes.extend(again[:MOST_NOTES])
+    if len(again) > MOST_NOTES:
+        notes.append(f"in doubt: {len(again) - MOST_NOTES} more columns have names that occur more than once")
+    return list(made)
 
 
 def _punctuation(lines: Sequence[str]) -> Dialect:

@@ -33,7 +33,7 @@ import pyarrow as pa
 from flowstone.data.tables.arrow import compute
 from flowstone.data.tables.types import is_number, is_temporal, is_text
 
-__all__ = ["GROWING", "SHORT", "Facts", "digits_of", "ticks_per_unit"]
+__all__ = ["GROWING", "SHORT", "Facts", "difference", "digits_of", "ticks_per_unit"]
 
 SHORT = 128
 FEW, REPEATS, FEW_REPEATS = 12, 10, 2
@@ -147,7 +147,7 @@ class Facts:
         """The numbers that are there, as float64, less the origin; dates in days, times in seconds."""
         whole = self.whole_numbers
         if whole is not None:
-            shifted = whole - whole.dtype.type(self.origin) if self.origin else whole
+            shifted = difference(whole, self.origin) if self.origin else whole
             return shifted.astype(np.float64) / self.per_unit
         return np.asarray(compute.cast(self.present, pa.float64(), safe=False).to_numpy(), dtype=np.float64)
 
@@ -335,6 +335,18 @@ def ticks_per_unit(kind: pa.DataType) -> int:
     if pa.types.is_date64(kind):
         return 86_400_000
     return UNIT[kind.unit] if is_temporal(kind) else 1
+
+
+def difference(whole: np.ndarray, origin: int) -> np.ndarray:
+    """``whole - origin``, in Python's numbers where 64 bits do not hold the differences.
+
+    >>> difference(np.array([-(2**63), 2**63 - 1]), -(2**63)).tolist() == [0, 2**64 - 1]
+    True
+    """
+    ends = (whole.min(), whole.max()) if len(whole) else ()
+    if not all(-(2**63) <= int(end) - origin < 2**63 for end in ends):
+        whole = whole.astype(object)
+    return whole - origin
 
 
 def _greatest_common_step(whole: np.ndarray) -> int:

@@ -2,11 +2,13 @@
 
 import difflib
 import glob
+import itertools
 import json
 import os
+import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -14,9 +16,13 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
+from flowstone.data.guards import naming_the_file, require_file_or_folder
+from flowstone.data.limits import COLUMNS, DEPTH, FILES, UNPACKED
+from flowstone.data.npy import read_npy
 from flowstone.data.tables.arrow import compute
 from flowstone.data.tables.frames import from_object
-from flowstone.data.tables.streams import COMPRESSED, inner_suffix, open_bytes, spooled_stdin
+from flowstone.data.tables.parquet import read_parquet, require_proportion, require_valid
+from flowstone.data.tables.streams import COMPRESSED, inner_suffix, open_bytes, seekable, spooled_stdin
 from flowstone.data.tables.table import Table, is_number_text
 from flowstone.data.tables.text import read_text
 from flowstone.errors import DataError
@@ -29,7 +35,6 @@ __all__ = [
     "files_of",
     "is_pattern",
     "is_table",
-    "naming_the_file",
     "pandas_index",
     "read_table",
     "together",
@@ -52,6 +57,7 @@ READABLE = (
     ".ods",
 )
 OF_A_FOLDER = (".csv", ".tsv", ".parquet", ".feather", ".arrow", ".ipc", ".jsonl", ".ndjson")  # a .txt may be prose
+JSON_TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"?')  # one that never ends is the rest of the line
 STANDARD_INPUT = ("-", "/dev/stdin")
 
 
@@ -117,6 +123,7 @@ def files_of(source: str) -> list[Path]:
     path = Path(source)
     if source in STANDARD_INPUT:
         return [path]
+    require_file_or_folder(path)
     if is_pattern(source):
         found = sorted(map(Path, glob.glob(source)))
         if not found:
@@ -136,7 +143,11 @@ def files_of(source: str) -> list[Path]:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    found = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith((".", "_")))
+    with naming_the_file(folder):
+        files = list(itertools.islice(folder.rglob("*"), FILES + 1))
+        if len(files) > FILES:
+            raise DataError(f"more than {FILES} files, which is more than is read")
+        found = sorted(file for file in files if file.is_file() and not file.name.startswith((".", "_")))
     return [file for file in found if inner_suffix(file) in OF_A_FOLDER]
 
 
@@ -157,7 +168,9 @@ def _read_file(path: Path, *, na: Sequence[str], encoding: str | None, skip_bad:
 
 
 def _read_stdin(*, na: Sequence[str], encoding: str | None, skip_bad: bool) -> Table:
-    with spooled_stdin() as spool:
+    with naming_the_file("standard input"):
+        spool = spooled_stdin()
+    with spool:
         return _read_spool(spool, na=na, encoding=encoding, skip_bad=skip_bad)
 
 
@@ -187,6 +200,9 @@ class _KeptOpen:
     def __exit__(self, *_: object) -> None:
         pass
 
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.file)
+
     def close(self) -> None:
         """Nothing: the file is read again."""
 
@@ -199,27 +215,10 @@ def _guarded(path: Path, suffix: str, opened: Callable[[], IO[bytes]], **options
         return READERS[suffix](path, opened)
 
 
-@contextmanager
-def naming_the_file(path: Path, suffix: str) -> Iterator[None]:
-    """A context in which whatever a reader of files with this ending raises becomes a DataError that names the file."""
-    try:
-        yield
-    except DataError as error:
-        if str(path) in error.problem:
-            raise
-        raise DataError(f"{path}: {error.problem}", remedy=error.remedy) from error
-    except MemoryError:
-        raise
-    except Exception as error:  # readers raise whatever they like on damaged bytes
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path}: cannot be read as {suffix}: {reason}") from error
-
-
 def _read_parquet(path: Path, opened: Callable[[], IO[bytes]]) -> Table:
-    import pyarrow.parquet
-
     with opened() as stream:
-        arrow = pyarrow.parquet.read_table(stream)
+        seekable_stream = seekable(stream)
+        arrow = read_parquet(seekable_stream, _size(seekable_stream))
     return _of_arrow(path, arrow, "Parquet")
 
 
@@ -227,13 +226,13 @@ def _read_feather(path: Path, opened: Callable[[], IO[bytes]]) -> Table:
     import pyarrow.feather
     import pyarrow.ipc
 
-    with opened() as stream:
-        if stream.read(6) in (b"ARROW1", b"FEA1\0\0") or path.suffix.lower() == ".feather":
-            stream.seek(0)
-            arrow = pyarrow.feather.read_table(stream)
-        else:
-            stream.seek(0)
-            arrow = pyarrow.ipc.open_stream(stream).read_all()
+    with opened() as opened_stream:
+        stream = seekable(opened_stream)
+        is_file = stream.read(6) in (b"ARROW1", b"FEA1\0\0") or path.suffix.lower() == ".feather"
+        stream.seek(0)
+        arrow = pyarrow.feather.read_table(stream) if is_file else pyarrow.ipc.open_stream(stream).read_all()
+        require_proportion(len(arrow), arrow.num_columns, _size(stream))
+    require_valid(arrow)
     return _of_arrow(path, arrow, "Arrow")
 
 
@@ -248,7 +247,7 @@ def pandas_index(schema: pa.Schema) -> tuple[str, ...]:
     try:
         about = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
         return tuple(n for n in about.get("index_columns", []) if isinstance(n, str) and n in schema.names)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         return ()
 
 
@@ -258,19 +257,42 @@ def _read_json(path: Path, opened: Callable[[], IO[bytes]]) -> Table:
     with opened() as stream:
         first = stream.read(1 << 12).lstrip()[:1]
     with opened() as stream:
+        _require_shallow(stream)
+    with opened() as stream:
         if first == b"[":
             records = json.load(stream)
-            if not all(isinstance(record, dict) for record in records):
+            if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
                 raise DataError("expected a list of records, each {name: value}")
             arrow = from_object(records).arrow
         else:
             arrow = pyarrow.json.read_json(stream)
+            require_valid(arrow)
     return Table(path, arrow, (f"read as JSON, {len(arrow)} rows, {arrow.num_columns} columns",))
+
+
+def _require_shallow(stream: IO[bytes]) -> None:
+    """Refuse JSON that is nested deeper than ``DEPTH``: the process would end."""
+    depth = 0
+    for line in stream:
+        brackets = re.sub(rb"[^][{}]+", b"", JSON_TEXT.sub(b"", line))
+        marks = np.frombuffer(brackets, np.uint8)
+        steps = np.where((marks == ord("{")) | (marks == ord("[")), 1, -1)
+        deepest = depth + int(steps.cumsum().max(initial=0))
+        if deepest > DEPTH:
+            raise DataError(f"its values are nested deeper than {DEPTH}")
+        depth += int(steps.sum())
+
+
+def _size(stream: IO[bytes]) -> int:
+    """The bytes of a stream that can be read again, which is then at its beginning."""
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
+    return size
 
 
 def _read_npy(path: Path, opened: Callable[[], IO[bytes]]) -> Table:
     with opened() as stream:
-        array = np.load(stream, allow_pickle=False)
+        array = read_npy(stream, _size(stream) if stream.seekable() else UNPACKED)
     if array.dtype.names is None and (array.ndim not in (1, 2) or array.dtype.kind not in "fiubUS"):
         raise DataError(f"expected a numeric array of shape (rows, columns), got {array.dtype} {array.shape}")
     return replace(from_object(array), path=path)
@@ -353,9 +375,11 @@ def checked(table: Table, rows: int | None = None) -> Table:
         rows: how many there are; None counts them.
     """
     arrow, rows = table.arrow, len(table) if rows is None else rows
-    repeated = sorted({name for name in arrow.column_names if arrow.column_names.count(name) > 1})
+    repeated = sorted(name for name, count in Counter(arrow.column_names).items() if count > 1)
     if repeated:
         raise DataError(f"{table.path}: column name {repeated[0]!r} occurs more than once")
+    if arrow.num_columns > COLUMNS:
+        raise DataError(f"{table.path}: {arrow.num_columns} columns; at most {COLUMNS} are read")
     if rows == 0 or arrow.num_columns == 0:
         raise DataError(f"{table.path}: the table is empty ({rows} rows, {arrow.num_columns} columns)")
     for note in table.notes:

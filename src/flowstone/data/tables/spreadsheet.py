@@ -9,6 +9,7 @@ import pyarrow as pa
 from flowstone.data.tables.arrow import compute
 from flowstone.data.tables.dialect import columns_named, find_header
 from flowstone.data.tables.frames import from_object
+from flowstone.data.tables.sheet_size import require_small_sheets
 from flowstone.data.tables.values import is_gap, parse_dates, parse_numbers, without_gaps
 from flowstone.errors import DataError
 
@@ -25,14 +26,20 @@ def read_spreadsheet(stream: IO[bytes]) -> tuple[pa.Table, list[str]]:
         import python_calamine
     except ImportError as error:
         raise DataError("reading spreadsheets needs python-calamine: pip install 'flowstone[excel]'") from error
-    book = python_calamine.CalamineWorkbook.from_filelike(stream)
-    for name in book.sheet_names:
-        rows = [row for row in book.get_sheet_by_name(name).to_python() if any(cell != "" for cell in row)]
-        if rows:
-            arrow, notes = _table_of(rows)
-            others = f" of {len(book.sheet_names)}" if len(book.sheet_names) > 1 else ""
-            said = f"read as a spreadsheet, sheet {name!r}{others}, {len(arrow)} rows, {arrow.num_columns} columns"
-            return arrow, [said, *notes]
+    require_small_sheets(stream)
+    try:
+        book = python_calamine.CalamineWorkbook.from_filelike(stream)
+        for name in book.sheet_names:
+            rows = [row for row in book.get_sheet_by_name(name).to_python() if any(cell != "" for cell in row)]
+            if rows:
+                arrow, notes = _table_of(rows)
+                others = f" of {len(book.sheet_names)}" if len(book.sheet_names) > 1 else ""
+                said = f"read as a spreadsheet, sheet {name!r}{others}, {len(arrow)} rows, {arrow.num_columns} columns"
+                return arrow, [said, *notes]
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":  # of a library in Rust; it is no Exception
+            raise DataError("the spreadsheet is damaged") from error
+        raise
     raise DataError("the spreadsheet is empty")
 
 

@@ -9,18 +9,20 @@ import re
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pyarrow as pa
 
+from flowstone.data.guards import Unpacked, require_file_or_folder
+from flowstone.data.limits import PIECE, STANDARD_INPUT_BYTES
 from flowstone.errors import DataError
 
-__all__ = ["COMPRESSED", "encoding_of", "inner_suffix", "open_bytes", "spooled_stdin"]
+__all__ = ["COMPRESSED", "encoding_of", "inner_suffix", "open_bytes", "seekable", "spooled_stdin"]
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 KEPT_IN_MEMORY = 1 << 26  # bytes of standard input; what is longer goes to a temporary file
-PIECE = 1 << 20
 LOOKED_AT = 1 << 16
 RUNS = re.compile(rb"[\x80-\xff]{2,}")
 
@@ -32,31 +34,39 @@ def inner_suffix(path: Path) -> str:
 
 
 def open_bytes(path: Path) -> IO[bytes]:
-    """The bytes in a file, decompressed where its first bytes say that it is compressed.
+    """The bytes in a file, decompressed where its first bytes say that it is compressed, up to ``most_unpacked``.
 
     Raises:
-        DataError: a zip archive holds not one file but none or several.
+        DataError: a zip archive holds not one file but none or several; the path is no regular file.
     """
+    require_file_or_folder(path)
     with path.open("rb") as file:
         magic = file.read(6)
-    if magic.startswith(b"\x1f\x8b"):
-        return gzip.open(path)  # pyright: ignore[reportReturnType]
-    if magic.startswith(b"BZh"):
-        return bz2.open(path)
-    if magic.startswith(b"\xfd7zXZ"):
-        return lzma.open(path)
-    if magic.startswith(b"\x28\xb5\x2f\xfd"):
-        return pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")  # pyright: ignore[reportReturnType]
-    if magic.startswith(b"PK\x03\x04"):
-        return _open_zipped(path)
-    return path.open("rb")
+    opener = next((opener for start, opener in OPENERS.items() if magic.startswith(start)), None)
+    if opener is None:
+        return path.open("rb")
+    return io.BufferedReader(Unpacked(opener(path), path.stat().st_size), PIECE)
+
+
+def seekable(stream: IO[bytes]) -> IO[bytes]:
+    """The same bytes for a reader that goes back and forth in them: in memory, where they are unpacked."""
+    return stream if isinstance(getattr(stream, "raw", None), io.FileIO) else io.BytesIO(stream.read())
 
 
 def spooled_stdin() -> IO[bytes]:
     """Standard input as a file that can be read again: in memory, or in a temporary file where it is long."""
-    spool = tempfile.SpooledTemporaryFile(max_size=KEPT_IN_MEMORY)  # noqa: SIM115
-    while piece := sys.stdin.buffer.read(PIECE):
-        spool.write(piece)
+    if sys.stdin is None:
+        raise DataError("standard input is closed")
+    spool, left = tempfile.SpooledTemporaryFile(max_size=KEPT_IN_MEMORY), STANDARD_INPUT_BYTES  # noqa: SIM115
+    try:
+        while piece := sys.stdin.buffer.read(PIECE):
+            left -= len(piece)
+            if left < 0:
+                raise DataError(f"more than {STANDARD_INPUT_BYTES} bytes, which is more than is read")
+            spool.write(piece)
+    except BaseException:
+        spool.close()
+        raise
     spool.seek(0)
     return spool  # pyright: ignore[reportReturnType]
 
@@ -106,12 +116,25 @@ def _utf16_without_mark(head: bytes) -> str:
 
 
 def _open_zipped(path: Path) -> IO[bytes]:
-    archive = zipfile.ZipFile(path)
-    names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith(("__MACOSX/", "."))]
-    if len(names) != 1:
-        held = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-        raise DataError(f"{path}: the archive holds {len(names)} files ({held}); expected one")
-    try:
-        return io.BufferedReader(archive.open(names[0]))  # pyright: ignore[reportArgumentType]
-    except RuntimeError as error:  # a password is wanted
-        raise DataError(f"{path}: {error}") from error
+    with zipfile.ZipFile(path) as archive:  # its file stays open as long as the member is
+        names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith(("__MACOSX/", "."))]
+        if len(names) != 1:
+            held = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+            raise DataError(f"{path}: the archive holds {len(names)} files ({held}); expected one")
+        try:
+            return archive.open(names[0])
+        except RuntimeError as error:  # a password is wanted
+            raise DataError(f"{path}: {error}") from error
+
+
+def _open_zstd(path: Path) -> IO[bytes]:
+    return pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")  # pyright: ignore[reportReturnType]
+
+
+OPENERS: dict[bytes, Callable[[Path], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ": lzma.open,
+    b"\x28\xb5\x2f\xfd": _open_zstd,
+    b"PK\x03\x04": _open_zipped,
+}

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from flowstone.data.tables.arrow import compute
+from flowstone.data.tables.types import python_value
 from flowstone.errors import DataError
 
 __all__ = ["Table", "is_number_text"]
@@ -111,7 +112,7 @@ def is_number_text(text: str) -> bool:
 
 
 def _first_text(column: pa.ChunkedArray, start: int) -> str:
-    for row, value in enumerate(column.to_pylist(), start=start + 1):
+    for row, value in enumerate(map(python_value, column), start=start + 1):
         if value is not None and not is_number_text(str(value)):
             return f"row {row} holds {str(value)!r}"
     return f"type {column.type}"

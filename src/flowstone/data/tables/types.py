@@ -1,10 +1,11 @@
 """Arrow's types as text in JSON, and back."""
 
 import re
+from typing import Any
 
 import pyarrow as pa
 
-__all__ = ["is_number", "is_temporal", "is_text", "plain_type", "type_from_record", "type_to_record"]
+__all__ = ["is_number", "is_temporal", "is_text", "plain_type", "python_value", "type_from_record", "type_to_record"]
 
 TIMESTAMP = re.compile(r"timestamp\[(s|ms|us|ns)(?:, tz=(.+))?\]")
 DECIMAL = re.compile(r"decimal(\d+)\((\d+), (-?\d+)\)")
@@ -43,6 +44,18 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
         return pa.int32() if kind.bit_width == 32 else pa.int64()
     numbers = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
     return kind if numbers else pa.string()
+
+
+def python_value(scalar: pa.Scalar) -> Any:
+    """A value of a column as Python has it; in words where Python cannot, such as a date after the year 9999.
+
+    >>> python_value(pa.scalar(2**62, pa.timestamp("s")))
+    '4611686018427387904 (timestamp[s])'
+    """
+    try:
+        return scalar.as_py()
+    except (OverflowError, ValueError, pa.ArrowException):
+        return f"{getattr(scalar, 'value', 'a value')} ({scalar.type})"
 
 
 def is_text(kind: pa.DataType) -> bool:

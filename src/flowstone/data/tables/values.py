@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
+from flowstone.data.limits import NUMBER as NUMBER_LENGTH
 from flowstone.data.tables.arrow import compute
 
 __all__ = [
@@ -95,6 +96,8 @@ def is_gap(cell: str, na: Sequence[str] = ()) -> bool:
 def looks_typed(cell: str) -> bool:
     """Whether a cell is a number, a date or a truth value rather than a word."""
     cell = cell.strip()
+    if len(cell) > NUMBER_LENGTH:
+        return False
     return bool(
         cell.lower() in BOOLEAN
         or re.match(SPECIAL, plain := _plain(cell))
@@ -112,11 +115,13 @@ def decimal_mark(cells: Iterable[str]) -> tuple[str | None, str | None]:
     """
     counts, shown = {",": 0, ".": 0}, {}
     for cell in cells:
-        plain = _plain(cell.strip())
+        if len(cell := cell.strip()) > NUMBER_LENGTH:
+            continue
+        plain = _plain(cell)
         for mark, evidence in EVIDENCE.items():
             if evidence.match(plain):
                 counts[mark] += 1
-                shown.setdefault(mark, cell.strip())
+                shown.setdefault(mark, cell)
     best = max(counts, key=lambda mark: counts[mark])
     return (best, shown[best]) if counts[best] else (None, None)
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from flowstone.data.tables.arrow import compute
 from flowstone.data.tables.facts import Facts
 from flowstone.data.tables.kinds.kind import Description, ModelledKind
-from flowstone.data.tables.types import is_temporal, is_text, plain_type, type_from_record, type_to_record
+from flowstone.data.tables.types import is_temporal, is_text, plain_type, python_value, type_from_record, type_to_record
 from flowstone.errors import DataError
 
 __all__ = ["MOST_LEVELS", "Categorical"]
@@ -125,7 +125,7 @@ class Categorical(ModelledKind):
 
     def _refuse(self, column: pa.ChunkedArray, unknown: pa.ChunkedArray, where: str, start: int) -> None:
         row = compute.index(unknown, True).as_py()
-        value = column[row].as_py()
+        value = python_value(column[row])
         near = difflib.get_close_matches(str(value), list(map(str, self.levels)), n=1)
         known = ", ".join(map(str, self.levels[:8])) + (", …" if len(self.levels) > 8 else "")
         hint = f"did you mean {near[0]!r}?" if near else f"its levels are {known}"

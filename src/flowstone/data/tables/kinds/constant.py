@@ -10,7 +10,7 @@ import pyarrow as pa
 from flowstone.data.tables.arrow import compute
 from flowstone.data.tables.facts import Facts
 from flowstone.data.tables.kinds.kind import Description, Kind
-from flowstone.data.tables.types import plain_type, type_from_record, type_to_record
+from flowstone.data.tables.types import plain_type, python_value, type_from_record, type_to_record
 
 __all__ = ["Constant"]
 
@@ -43,7 +43,7 @@ class Constant(Kind):
             return cls(**cls.common(facts))
         value = facts.present.slice(0, 1)
         plain = compute.cast(value, plain_type(value.type))
-        said = value[0].as_py()
+        said = python_value(value[0])
         return cls(**cls.common(facts), value=plain[0].as_py(), value_type=type_to_record(plain.type), said=str(said))
 
     def repeat(self, rows: int) -> pa.Array:

@@ -1,14 +1,17 @@
 """Gridded: numbers that are multiples of a step, such as prices in cents."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from flowstone.data.tables.facts import Facts
+from flowstone.data.tables.facts import DECIMALS, Facts
 from flowstone.data.tables.kinds.numbers import Numbers
 from flowstone.errors import SettingError
 
 __all__ = ["Gridded"]
+
+FINEST = 10.0**-DECIMALS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,8 @@ def _step(arguments: Sequence[str]) -> float | None:
         step = float(arguments[0])
     except ValueError:
         step = 0.0
-    if len(arguments) > 1 or not step > 0:
-        raise SettingError(f"gridded({','.join(arguments)}): expected one step above 0, as in gridded(0.01)")
+    if len(arguments) > 1 or not FINEST <= step < math.inf:
+        raise SettingError(
+            f"gridded({','.join(arguments)}): expected one step, as in gridded(0.01), and at least {FINEST:g}"
+        )
     return step

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 
 from flowstone.data.tables.arrow import compute
-from flowstone.data.tables.facts import DECIMALS, Facts, ticks_per_unit
+from flowstone.data.tables.facts import DECIMALS, Facts, difference, ticks_per_unit
 from flowstone.data.tables.kinds.kind import Description, ModelledKind
-from flowstone.data.tables.types import is_number, is_temporal, is_text, plain_type
+from flowstone.data.tables.types import is_number, is_temporal, is_text, plain_type, python_value
 from flowstone.data.tables.values import number_mask, parse_dates, parse_numbers, without_gaps
 from flowstone.errors import DataError
 
@@ -62,7 +62,7 @@ class Numbers(ModelledKind):
         per_unit = ticks_per_unit(self.type)
         if is_temporal(self.type) or self.origin:
             gaps = np.asarray(column.is_null())
-            ticks = _ticks(column, self.type) - self.origin
+            ticks = difference(_ticks(column, self.type), self.origin)
             values = np.where(gaps, np.nan, ticks.astype(np.float64) / per_unit)
         else:
             values = np.array(compute.cast(column, pa.float64(), safe=False).to_numpy(), dtype=np.float64)
@@ -118,7 +118,7 @@ class Numbers(ModelledKind):
         if value is None:
             return ""
         if is_temporal(self.type) or self.origin:
-            return str(self._of_ticks(np.array([value]), np.array([False]))[0])
+            return str(python_value(self._of_ticks(np.array([value]), np.array([False]))[0]))
         return shown(value)
 
     def _snapped(self, values: np.ndarray, kind: pa.DataType) -> np.ndarray:
@@ -148,9 +148,16 @@ class Numbers(ModelledKind):
         per_unit = ticks_per_unit(self.type)
         step = max(1, self.ticks)
         anchor = round(self.anchor * per_unit)
-        most, base = (2**63 - 1024) // step, anchor + self.origin
-        steps = np.clip(np.round((values * per_unit - anchor) / step), -most, most).astype(np.int64) * step
-        low, high = (min(max(end - base, -(2**63)), 2**63 - 1) for end in _ticks_limits(self.type))
+        base = anchor + self.origin
+        fits = step < 2**63 and -(2**63) <= base < 2**63
+        most = (2**63 - 1024) // (step if fits else 1)
+        steps = np.clip(np.round((values * per_unit - anchor) / step), -most, most).astype(np.int64)
+        least, greatest = _ticks_limits(self.type)
+        if not fits:  # in Python's numbers
+            whole = [min(max(int(each) * step + base, least), greatest) for each in steps]
+            return pa.array(whole, plain_type(self.type), mask=gaps).cast(self.type)
+        steps = steps * step
+        low, high = (min(max(end - base, -(2**63)), 2**63 - 1) for end in (least, greatest))
         ticks = np.clip(steps, low, high).astype(np.uint64 if self.type == pa.uint64() else np.int64)
         ticks = ticks + ticks.dtype.type(base)
         return pa.array(ticks, mask=gaps).cast(plain_type(self.type)).cast(self.type)
@@ -193,7 +200,7 @@ def _as_times(column: pa.ChunkedArray, kind: Numbers, where: str) -> pa.ChunkedA
     if is_text(column.type):
         parsed = parse_dates(without_gaps(compute.cast(column, pa.string())))
         if parsed is None:
-            first = next((cell for cell in column.to_pylist() if cell is not None), None)
+            first = next((cell for cell in map(python_value, column) if cell is not None), None)
             raise DataError(f"{where}: column {kind.column!r} holds {first!r}; it is {kind.name}")
         column = parsed[0]
     try:
