@@ -1,5 +1,6 @@
 """fit: maximum likelihood training."""
 
+import hashlib
 import math
 import time
 import warnings
@@ -15,7 +16,7 @@ from flowstone.data import Rows
 from flowstone.density import Density
 from flowstone.errors import NonFiniteError, SettingError
 from flowstone.execution import threads_for
-from flowstone.execution.flat import FlatParameters
+from flowstone.execution.flat import FlatParameters, require_whole
 from flowstone.train.batches import Batches, FixedBatches, FreshBatches, Sampler
 from flowstone.train.forensics import first_bad_output
 from flowstone.train.held_out import HeldOut
@@ -36,6 +37,7 @@ __all__ = ["Watch", "fit"]
 Watch = Callable[[Any, History], None]  # called with the density
 
 SAVE_EVERY = 10.0  # seconds between two writings of the training state
+DIGESTED = 4096  # rows that are compared between processes
 FEW_STEPS = 50  # after fewer steps there is no warning that validation has not moved
 
 
@@ -73,7 +75,9 @@ def fit(
 
     Where ``torch.distributed`` is initialised with several processes (torchrun), all call ``fit`` with the same data
     and settings. They start from the weights of process 0, share the rows of each batch and average the gradients, so
-    that all end with the same weights; process 0 shows progress, calls ``watch`` and writes to ``resume``.
+    that all end with the same weights; process 0 shows progress, calls ``watch`` and writes to ``resume``. The loss
+    curve is that of one process, up to rounding, but for what each process draws or counts by itself: dropout,
+    orders of the columns of ``mixed``, noise in compiled steps, and means and variances of batch normalization.
 
     Returns:
         The History, also after Ctrl-C; the density then holds the best weights so far, and ``history.stopped`` says so.
@@ -82,7 +86,9 @@ def fit(
         NonFiniteError: the loss or its gradient is not finite; the density keeps the best weights so far.
         DataError: too few rows, a constant feature, NaN, infinity, or numbers that the density's precision cannot hold.
         ShapeError: data, context or validation do not have the density's shapes.
-        SettingError, UnknownNameError: an option has a value, or a name, that it cannot have.
+        SettingError, UnknownNameError: an option has a value, or a name, that it cannot have; the processes were given
+            other rows or are not joined; or the parameters are sharded (``fully_shard``).
+        ProcessLostError: another process has ended, or does not answer; the density keeps the best weights so far.
 
     >>> import torch, flowstone
     >>> flow = flowstone.nice(2, couplings=2, hidden=(16,))
@@ -90,7 +96,8 @@ def fit(
     >>> history.stopped
     'finished'
     """
-    settings = _settings(settings, overrides)
+    settings, processes = _settings(settings, overrides), Processes()
+    require_whole(density)
     given = None if validation is None else Rows(validation, validation_context)
     rows, validation_rows = training_rows(density, data, context, given, settings.seed)
     count = len(rows) if isinstance(rows, Rows) else math.inf
@@ -98,8 +105,8 @@ def fit(
     images = len(density.event_shape) == 3
     if plan.flip and not images:
         raise SettingError(f"flip=True mirrors images; the rows here have shape {tuple(density.event_shape)}")
-    processes, device = Processes(), density.device
-    processes.require_same("rows and settings", _fingerprint(rows, validation_rows, plan))
+    device = density.device
+    processes.require_same("rows and settings", lambda: _fingerprint(rows, validation_rows, plan))
     if isinstance(rows, Rows):
         batches = FixedBatches(rows.to(device), plan.batch_size, plan.seed)
     else:
@@ -115,7 +122,7 @@ def fit(
         weights = Weights(density, list(flats))
         optimizer = make_optimizer(plan.optimizer, weights, list(flats.values()))
         stepper = Stepper(density, plan, weights, optimizer, batches, processes)
-        held_out = HeldOut(density, validation_rows.to(device), plan.seed)
+        held_out = HeldOut(density, validation_rows.to(device), plan.seed, processes)
         store = Store(resume, weights, optimizer, held_out, processes)
         return _Training(density, plan, weights, stepper, held_out, store, processes, watch).run(update)
 
@@ -208,7 +215,7 @@ class _Training:
         self._count(self.stepper.read(state.step))
         with self.weights.averaged():
             self.processes.copy_from_first(self.weights.buffers)
-            nll = self.processes.first(self.held_out.nll())
+            nll = self.held_out.nll()
             if state.step == 0:  # no step was taken yet: record the loss of the first batch
                 state.add(self.stepper.loss_of(0), 0.0)
             self._require_finite(nll)
@@ -284,6 +291,19 @@ def _initialize(density: Density, batches: Batches, processes: Processes) -> Non
 
 
 def _fingerprint(rows: Rows | Sampler, held_out: Rows, settings: ResolvedSettings) -> tuple[Any, ...]:
-    """Numbers of rows, and settings, which must be the same in all processes; functions cannot be compared."""
-    count = len(rows) if isinstance(rows, Rows) else "drawn"
-    return count, len(held_out), {name: value for name, value in vars(settings).items() if not callable(value)}
+    """Numbers of rows, settings and digests of some rows, which must be the same in all processes; functions cannot be
+    compared.
+    """
+    count, digest = (len(rows), _digest(rows)) if isinstance(rows, Rows) else ("drawn", "")
+    options = {name: value for name, value in vars(settings).items() if not callable(value)}
+    return count, len(held_out), digest, _digest(held_out), options
+
+
+def _digest(rows: Rows) -> str:
+    """Of up to 4096 rows, evenly spaced."""
+    at = slice(None, None, math.ceil(len(rows) / DIGESTED))
+    digest = hashlib.sha256()
+    for values in (rows.x, rows.context):
+        if values is not None:
+            digest.update(values[at].cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()[:8]

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 import torch
 from torch import Tensor, nn
 
+from flowstone.bijections import NoiseSource, noise_from
 from flowstone.data import Rows
 from flowstone.density import Density
 from flowstone.errors import NonFiniteError, SettingError
@@ -91,8 +92,10 @@ class Stepper:
     @torch.no_grad()
     def loss_of(self, step: int) -> float:
         """The loss of a step's batch with the present weights, without a gradient."""
-        rows, share = self._rows(step)
-        loss = self._mean_nll(rows.x, rows.context) * share
+        rows, total = self._rows(step)
+        self._seed_noise(step)
+        with self._noise_of_whole_batch(step, total):
+            loss = self._mean_nll(rows.x, rows.context) * (len(rows) / total)
         self.processes.add([loss])
         return loss.item()
 
@@ -101,16 +104,17 @@ class Stepper:
 
     def _gradient(self, step: int) -> Tensor:
         """The loss of a step, over all processes; its gradient is left with the parameters."""
-        rows, share = self._rows(step)
+        rows, total = self._rows(step)
         self._seed_noise(step)
         for flat in self.weights.flats:
             flat.zero_grad()
         with ExitStack() as stack:
             for context in self._contexts:
                 stack.enter_context(context)
+            stack.enter_context(self._noise_of_whole_batch(step, total))
             loss = self._loss(rows.x, rows.context)
-            if share != 1:
-                loss = loss * share
+            if len(rows) != total:
+                loss = loss * (len(rows) / total)
             loss.backward()
         for flat in self.weights.flats:
             flat.sync_gradients()
@@ -118,8 +122,8 @@ class Stepper:
         self.processes.add([loss, *(flat.gradient for flat in self.weights.flats)])
         return loss
 
-    def _rows(self, step: int) -> tuple[Rows, float]:
-        """The part of a step's batch that this process takes, and its share of the batch."""
+    def _rows(self, step: int) -> tuple[Rows, int]:
+        """The part of a step's batch that this process takes, and the number of rows of the whole batch."""
         rows = self.batches(step)
         if self.settings.flip:
             rows = mirrored(rows, generator(self.settings.seed, FLIP, step))
@@ -128,10 +132,20 @@ class Stepper:
             if total < self.processes.size:
                 raise SettingError(f"a batch of {total} row(s) cannot be shared by {self.processes.size} processes")
             rows = rows.take(self.processes.part(total))
-        return rows.to(self.device), len(rows) / total
+        return rows.to(self.device), total
+
+    def _noise_of_whole_batch(self, step: int, total: int) -> AbstractContextManager:
+        """A context in which layers of several processes add to each row the noise that one process adds to it."""
+        if self.processes.size == 1 or not self.density.stochastic:
+            return nullcontext()
+        seed = generator(self.settings.seed, NOISE, step).initial_seed()
+        source = torch.Generator(self.device).manual_seed(seed)
+        return noise_from(NoiseSource(source, self.processes.part(total), total))
 
     def _seed_noise(self, step: int) -> None:
-        """Seed the noise by seed and step, so that a resumed training repeats it; each process has its own."""
+        """Seed the noise by seed and step, so that a resumed training repeats it; each process has its own of what
+        layers do not draw for the whole batch: dropout, random orders, and all noise in compiled steps.
+        """
         if self.stochastic:
             rank = [self.processes.rank] if self.processes.rank else []
             torch.manual_seed(generator(self.settings.seed, NOISE, step, *rank).initial_seed())
