@@ -23,6 +23,7 @@ from flowstone.runs import Run
 from flowstone.runs.checkpoint import build_recorded, describe, save
 from flowstone.train import Settings, fit
 from flowstone.train.history import History
+from flowstone.train.processes import Processes
 from flowstone.validation import require_integer
 
 __all__ = ["Job", "continued", "started"]
@@ -74,6 +75,8 @@ class Job:
         except NonFiniteError as error:
             self._keep(error.history)
             raise NonFiniteError(f"{error}, in {self.run.folder}") from error
+        if Processes().rank:
+            return  # process 0 writes what is left to write
         self._keep(history)
         if history.stopped == "interrupted":
             best = f"best weights so far (step {history.best.step})" if len(history) else "weights so far"
@@ -83,6 +86,8 @@ class Job:
         self._finish(history, say, plots=plots)
 
     def _keep(self, history: History) -> None:
+        if Processes().rank:
+            return
         save(self.density, self.run.folder, extra={key: self.record[key] for key in EXTRA})
         history.save(self.run.folder / "history.csv")
 
@@ -143,6 +148,24 @@ def started(out: Path | None, request: Mapping[str, Any], *, progress: bool) -> 
         request: what the user gave: source, flow, set, training, data.
         progress: whether to show how far the reading is.
     """
+    processes = Processes()
+    if processes.size > 1 and _is_standard_input(request["source"]):
+        raise SettingError("standard input is read once, so several processes cannot train on it: name a file")
+    dataset, density, settings, record = processes.together(lambda: _prepared(request, progress=progress))
+    numbered = Path("runs") / f"{_stem(request['source'])}-{record['recipe']}"
+
+    def create() -> Run:
+        run = Run.create(out) if out else Run.create_numbered(numbered)
+        run.write_json("flow.json", record)
+        return run
+
+    return Job(processes.from_first(create), dataset, density, settings, record)
+
+
+def _prepared(
+    request: Mapping[str, Any], *, progress: bool
+) -> tuple[Dataset, Density, Settings, Mapping[str, Any]]:
+    """What a training is made of: its data, the density, the settings, and the content of ``flow.json``."""
     recipe, settings = request["flow"], _settings(request["training"])
     if recipe is not None and recipe not in all_recipes():
         raise UnknownNameError("recipe", recipe, all_recipes())
@@ -164,15 +187,15 @@ def started(out: Path | None, request: Mapping[str, Any], *, progress: bool) -> 
         "training": settings.as_record(),
         "request": dict(request),
     }
-    record = describe(density, extra)
-    numbered = Path("runs") / f"{_stem(request['source'])}-{recipe}"
-    run = Run.create(out) if out else Run.create_numbered(numbered)
-    run.write_json("flow.json", record)
-    return Job(run, dataset, density, settings, record)
+    return dataset, density, settings, describe(density, extra)
 
 
 def continued(out: Path | None, request: Mapping[str, Any]) -> Job:
     """The unfinished training in ``out``; options that are given must be those it began with."""
+    return Processes().together(lambda: _read_again(out, request))
+
+
+def _read_again(out: Path | None, request: Mapping[str, Any]) -> Job:
     if out is None:
         raise SettingError("--resume needs --out RUN: the folder of the training to continue")
     run = Run(out)
@@ -242,9 +265,13 @@ def _extent(dataset: Dataset) -> str:
     return f"{len(dataset.train)} images of {'x'.join(map(str, dataset.event_shape))}{bad}"
 
 
+def _is_standard_input(source: str) -> bool:
+    return source in ("-", "/dev/stdin")
+
+
 def _stem(source: str) -> str:
     """What a run is called after its source."""
-    if source in ("-", "/dev/stdin"):
+    if _is_standard_input(source):
         return "stdin"
     name = Path(source).resolve().name
     return re.sub(r"[^\w.-]+", "_", Path(name).stem if Path(name).suffix else name)
