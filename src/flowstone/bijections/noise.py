@@ -1,14 +1,14 @@
 """Noise for layers that draw some: from torch's global random state, or from a generator that is set for a while."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["NoiseSource", "noise_from", "noise_source", "normal_like", "uniform_like"]
+__all__ = ["NoiseSource", "drawn", "noise_from", "noise_source", "normal_like", "uniform_like"]
 
 
 class NoiseSource(NamedTuple):
@@ -63,18 +63,31 @@ def noise_source() -> NoiseSource | None:
 
 def uniform_like(x: Tensor) -> Tensor:
     """Numbers in [0, 1) of the shape, precision and device of x."""
-    return _drawn(torch.rand, torch.rand_like, x)
+    if torch.compiler.is_compiling() or noise_source() is None:
+        return torch.rand_like(x)
+    return drawn(torch.rand, x.shape, x.device, dtype=x.dtype)
 
 
 def normal_like(x: Tensor) -> Tensor:
     """Standard normal numbers of the shape, precision and device of x."""
-    return _drawn(torch.randn, torch.randn_like, x)
+    if torch.compiler.is_compiling() or noise_source() is None:
+        return torch.randn_like(x)
+    return drawn(torch.randn, x.shape, x.device, dtype=x.dtype)
 
 
-def _drawn(draw: Callable[..., Tensor], draw_like: Callable[..., Tensor], x: Tensor) -> Tensor:
+def drawn(draw: Callable[..., Tensor], size: Sequence[int], device: torch.device, *, rows: int = 0, **kind: Any) -> Tensor:
+    """What ``draw(size, …)`` draws, such as ``torch.rand``.
+
+    Args:
+        rows: the dimension that counts rows; or parts of rows, of each row equally many, one row after the other.
+        kind: further arguments of ``draw``.
+    """
     source = None if torch.compiler.is_compiling() else _source.get()
     if source is None:
-        return draw_like(x)
-    rows = len(x) if source.part is None else source.total
-    noise = draw((rows, *x.shape[1:]), generator=source.generator, dtype=x.dtype, device=x.device)
-    return noise if source.part is None else noise[source.part]
+        return draw(size, device=device, **kind)
+    if source.part is None:
+        return draw(size, device=device, generator=source.generator, **kind)
+    parts = size[rows] // max(1, source.part.stop - source.part.start)
+    whole = [*size[:rows], parts * source.total, *size[rows + 1 :]]
+    noise = draw(whole, device=device, generator=source.generator, **kind)
+    return noise.narrow(rows, parts * source.part.start, size[rows])

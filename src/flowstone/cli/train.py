@@ -57,9 +57,7 @@ def train(
     quiet
         Show no progress bar and no figures.
     """
-    from flowstone.cli.job import continued, started
     from flowstone.cli.processes import joined, launched
-    from flowstone.train.processes import Processes
 
     training = select(Settings, options) | ({} if epochs is None else {"epochs": epochs})
     request = {
@@ -75,6 +73,9 @@ def train(
         summary_writer()
     if launched(devices, device, out):
         return
+    from flowstone.cli.job import continued, started
+    from flowstone.train.processes import Processes
+
     with joined(device, out) as place:  # before anything is written
         first = Processes().rank == 0  # of several processes the first one prints, draws and writes
         quiet, plots, tensorboard = quiet or not first, plots and first, tensorboard and first

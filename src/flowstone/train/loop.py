@@ -76,8 +76,8 @@ def fit(
     Where ``torch.distributed`` is initialised with several processes (torchrun), all call ``fit`` with the same data
     and settings. They start from the weights of process 0, share the rows of each batch and average the gradients, so
     that all end with the same weights; process 0 shows progress, calls ``watch`` and writes to ``resume``. The loss
-    curve is that of one process, up to rounding, but for what each process draws or counts by itself: dropout,
-    orders of the columns of ``mixed``, noise in compiled steps, and means and variances of batch normalization.
+    curve is that of one process, up to rounding, but for what each process draws or counts by itself: noise in compiled
+    steps and in layers of your own, dropout on GPUs, and the means and variances of batch normalization.
 
     Returns:
         The History, also after Ctrl-C; the density then holds the best weights so far, and ``history.stopped`` says so.

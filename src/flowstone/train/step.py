@@ -11,7 +11,7 @@ from flowstone.bijections import NoiseSource, noise_from
 from flowstone.data import Rows
 from flowstone.density import Density
 from flowstone.errors import NonFiniteError, SettingError
-from flowstone.execution import bf16_conditioners, checkpointed, compiled, fast_few_inputs
+from flowstone.execution import bf16_conditioners, checkpointed, compiled, fast_few_inputs, shared_dropout
 from flowstone.train.batches import FLIP, NOISE, Batches, generator, mirrored
 from flowstone.train.forensics import OVERFLOW, first_bad_gradient, first_bad_output
 from flowstone.train.optimizer import FactoryOptimizer, Optimizer
@@ -51,7 +51,7 @@ class Stepper:
         self.stochastic = density.stochastic_training or dropout
         graphs = self.device.type == "cuda"  # no step needs the loss or the gradients of an earlier one
         self._loss = compiled(self._mean_nll, graphs=graphs) if settings.compile else self._mean_nll
-        self._contexts = _execution_contexts(density, settings)
+        self._contexts = _execution_contexts(density, settings, alone=processes.size == 1)
         self.pending_losses: list[tuple[int, Tensor]] = []  # step; loss and norm of the gradient
         self.last_loss = math.nan
         self.read_every = READ_EVERY.get(self.device.type, 1) if optimizer.skips_nonfinite else 1
@@ -135,16 +135,16 @@ class Stepper:
         return rows.to(self.device), total
 
     def _noise_of_whole_batch(self, step: int, total: int) -> AbstractContextManager:
-        """A context in which layers of several processes add to each row the noise that one process adds to it."""
-        if self.processes.size == 1 or not self.density.stochastic:
+        """A context in which several processes draw for each row the noise that one process draws for it."""
+        if self.processes.size == 1 or not self.stochastic:
             return nullcontext()
         seed = generator(self.settings.seed, NOISE, step).initial_seed()
         source = torch.Generator(self.device).manual_seed(seed)
         return noise_from(NoiseSource(source, self.processes.part(total), total))
 
     def _seed_noise(self, step: int) -> None:
-        """Seed the noise by seed and step, so that a resumed training repeats it; each process has its own of what
-        layers do not draw for the whole batch: dropout, random orders, and all noise in compiled steps.
+        """Seed the noise by seed and step, so that a resumed training repeats it; each process has its own of what is
+        not drawn for the whole batch: noise in compiled steps and in layers of users.
         """
         if self.stochastic:
             rank = [self.processes.rank] if self.processes.rank else []
@@ -164,11 +164,15 @@ class Stepper:
         return f"step {step}: {what} ({where})"
 
 
-def _execution_contexts(density: Density, settings: ResolvedSettings) -> Sequence[AbstractContextManager]:
+def _execution_contexts(
+    density: Density, settings: ResolvedSettings, *, alone: bool
+) -> Sequence[AbstractContextManager]:
     """Contexts for the forward and backward pass of a step, made once and entered for each."""
     contexts: list[AbstractContextManager] = [] if settings.compile else [fast_few_inputs(density)]
     if settings.precision == "bf16":
         contexts.append(bf16_conditioners(density))
     if settings.memory == "recompute":
         contexts.append(checkpointed(density))
+    if not (alone or settings.compile):
+        contexts.append(shared_dropout(density))
     return contexts
