@@ -32,8 +32,8 @@ def require_whole(module: nn.Module) -> None:
     for name, parameter in module.named_parameters():
         if hasattr(parameter, "full_tensor"):
             raise SettingError(
-                f"{name} is sharded (a {type(parameter).__name__}): fit takes whole parameters; train sharded ones in "
-                f"a loop of your own, as docs/many-processes.md shows"
+                f"{name} is sharded (a {type(parameter).__name__}), and whole parameters are needed: how sharded ones are "
+                f"trained and saved is in docs/many-processes.md"
             )
 
 

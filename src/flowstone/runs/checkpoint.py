@@ -9,6 +9,7 @@ import torch
 
 from flowstone.density import Density
 from flowstone.errors import CheckpointError, FlowstoneError, SettingError
+from flowstone.execution.flat import require_whole
 from flowstone.files import make_folder, read_tensors, tensors_to_bytes, to_json, write_atomically
 from flowstone.recipes import build
 
@@ -29,7 +30,8 @@ def save(density: Any, folder: Path | str, *, extra: Mapping[str, Any] | None = 
         extra: more to record in ``flow.json``, such as the description of the data.
 
     Raises:
-        SettingError: no recipe made the density; make its builder one (``@flowstone.recipes.recipe``).
+        SettingError: no recipe made the density; make its builder one (``@flowstone.recipes.recipe``). Or its parameters
+            are sharded over processes: docs/many-processes.md.
         OutputError: the folder cannot be written.
 
     >>> import flowstone, tempfile
@@ -41,6 +43,7 @@ def save(density: Any, folder: Path | str, *, extra: Mapping[str, Any] | None = 
     if not isinstance(density, Density) and hasattr(density, "save"):
         density.save(folder)
         return
+    require_whole(density)
     folder, record = Path(folder), describe(density, extra)
     make_folder(folder)
     # The weights come first, so that a folder with flow.json is complete.
