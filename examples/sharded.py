@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node 2 examples/sharded.py --out sharded
 
-Each process holds a part of every parameter, of its gradient and of the optimizer's state; those of a layer are gathered
-while the layer runs. At the end process 0 writes the whole weights, which ``flowstone.load`` reads.
+Each process holds a part of every parameter, of its gradient and of the optimizer's state. The parameters of a layer
+are gathered while it runs. At the end process 0 writes the whole weights, which ``flowstone.load`` reads.
 """
 
 import argparse

@@ -73,8 +73,8 @@ def test_a_killed_process_ends_the_run_with_one_line_and_one_process_goes_on():
         running.kill()
     assert (running.returncode, said) == (1, "")
     assert errors == (
-        f"flowstone: process 1 of 2 (pid {killed}) was killed by SIGKILL, and the others were stopped; to continue from "
-        f"its last state, with any number of processes: --resume --out R\n"
+        f"flowstone: process 1 of 2 (pid {killed}) was killed by SIGKILL, and the others were stopped; to continue "
+        f"from its last state, with any number of processes: --resume --out R\n"
     )
     assert not Run("R").finished
     before = Run("R").history.records

@@ -6,15 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-EXAMPLES = str(Path(__file__).parents[1] / "examples")
-sys.path.append(EXAMPLES)
-
 import pytest
+import sharded  # pyright: ignore[reportMissingImports]  # examples/sharded.py
 import torch
 from torch import nn
 
 import flowstone
-import sharded  # pyright: ignore[reportMissingImports]  # examples/sharded.py
 from flowstone.bijections import Standardize, Whiten
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
@@ -110,7 +107,7 @@ def results(tmp_path_factory) -> list[dict]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     code = "import sys, test_distributed_wrappers as t; t.process(int(sys.argv[1]), 2, int(sys.argv[2]), sys.argv[3])"
-    paths = os.pathsep.join([str(Path(__file__).parent), EXAMPLES, *sys.path])
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     environment = os.environ | {"PYTHONPATH": paths}
     processes = [
         subprocess.Popen(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import flowstone
-from flowstone.data import TOYS, Rows
+from flowstone.data import Rows
 from flowstone.errors import SettingError
 from flowstone.train.held_out import HeldOut
 from flowstone.train.processes import Processes
@@ -143,7 +143,7 @@ def test_processes_that_are_not_joined_are_refused(monkeypatch, train):
     flow = flowstone.nice(2)
     before = {name: value.clone() for name, value in flow.state_dict().items()}
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(SettingError, match="one of 2 processes .* not joined: each would train a flow of its own"):
+    with pytest.raises(SettingError, match=r"one of 2 processes .* not joined: each would train a flow of its own"):
         train(flow, lambda n, g=None: torch.ones(n, 2), steps=1)
     assert all(torch.equal(value, before[name]) for name, value in flow.state_dict().items())
 

@@ -50,9 +50,7 @@ def run_two(folder: Path, body: str) -> list[dict[str, Tensor]]:
     code = START + textwrap.dedent(body) + END
     commands = [[sys.executable, "-c", code, str(folder), str(rank)] for rank in (0, 1)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    processes = [
-        subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) for command in commands
-    ]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) for command in commands]
     try:
         errors = [process.communicate(timeout=120)[1] for process in processes]
     finally:
@@ -93,15 +91,16 @@ def fits() -> dict[str, tuple[flowstone.Density, Any, dict[str, Any]]]:
     held_out = {"validation": x[:200].double()}
     spline = flowstone.spline(2, couplings=2, hidden=(8,))
     maf = flowstone.maf(2, layers=2, hidden=(8,), context_features=1, batch_norm=False)
+    adamw = {"optimizer": "adamw", "weight_decay": 1e-3}
     context = {"context": x[:, :1].double(), "validation_context": x[:200, :1].double()}
     frozen = flowstone.spline(2, couplings=4, hidden=(8,)).double()
     for parameter in list(frozen.parameters())[:2]:
-        parameter.requires_grad_(requires_grad=False)
+        parameter.requires_grad = False
     image_flow = flowstone.realnvp_image((1, 4, 4), channels=4, blocks=1, couplings=1)
     return {
         "float32": (spline, x, {"batch_size": 101}),
         "fresh": (flowstone.nice(2, couplings=2, hidden=(8,)).double(), lambda n, g: TOYS["moons"](n, g).double(), {}),
-        "context": (maf.double(), x.double(), held_out | context | {"batch_size": 65, "optimizer": "adamw", "weight_decay": 1e-3}),
+        "context": (maf.double(), x.double(), held_out | context | {"batch_size": 65} | adamw),
         "frozen": (frozen, x.double(), {"ema": 0.9, "memory": "recompute"}),
         "unused": (WithUnused(flowstone.nice(2, couplings=2, hidden=(8,))).double(), x.double(), {"batch_size": 64}),
         "sgd": (

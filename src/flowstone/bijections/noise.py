@@ -75,7 +75,9 @@ def normal_like(x: Tensor) -> Tensor:
     return drawn(torch.randn, x.shape, x.device, dtype=x.dtype)
 
 
-def drawn(draw: Callable[..., Tensor], size: Sequence[int], device: torch.device, *, rows: int = 0, **kind: Any) -> Tensor:
+def drawn(
+    draw: Callable[..., Tensor], size: Sequence[int], device: torch.device, *, rows: int = 0, **kind: Any
+) -> Tensor:
     """What ``draw(size, …)`` draws, such as ``torch.rand``.
 
     Args:

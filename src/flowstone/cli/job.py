@@ -162,9 +162,7 @@ def started(out: Path | None, request: Mapping[str, Any], *, progress: bool) -> 
     return Job(processes.from_first(create), dataset, density, settings, record)
 
 
-def _prepared(
-    request: Mapping[str, Any], *, progress: bool
-) -> tuple[Dataset, Density, Settings, Mapping[str, Any]]:
+def _prepared(request: Mapping[str, Any], *, progress: bool) -> tuple[Dataset, Density, Settings, Mapping[str, Any]]:
     """What a training is made of: its data, the density, the settings, and the content of ``flow.json``."""
     recipe, settings = request["flow"], _settings(request["training"])
     if recipe is not None and recipe not in all_recipes():

@@ -26,7 +26,7 @@ __all__ = ["joined", "launched"]
 TIMEOUT = timedelta(minutes=10)
 LOST = 3  # exit status of a process that another one has left alone
 OURS = "flowstone-"  # how the name of a launch by --devices begins
-HANDLED = (signal.SIGTERM, signal.SIGINT, *(getattr(signal, name) for name in ("SIGHUP", "SIGQUIT") if hasattr(signal, name)))
+HANDLED = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
 
 
 def launched(devices: int | None, device: Device, out: Path | None) -> bool:

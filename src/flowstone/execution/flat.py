@@ -32,8 +32,8 @@ def require_whole(module: nn.Module) -> None:
     for name, parameter in module.named_parameters():
         if hasattr(parameter, "full_tensor"):
             raise SettingError(
-                f"{name} is sharded (a {type(parameter).__name__}), and whole parameters are needed: how sharded ones are "
-                f"trained and saved is in docs/many-processes.md"
+                f"{name} is sharded (a {type(parameter).__name__}), and whole parameters are needed: "
+                f"docs/many-processes.md shows how sharded ones are trained and saved"
             )
 
 

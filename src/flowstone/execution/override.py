@@ -20,9 +20,9 @@ class ForwardOverride(AbstractContextManager):
     """A context in which a module runs ``forwards[module](module, …)`` instead of its own forward.
 
     It can be entered many times, such as once a training step, and within itself, always with the same functions:
-    ``torch.compile`` would compile others anew. Contexts are left in reverse order. A thread that enters one waits until
-    no other thread is in a context of the same modules; a thread that calls them outside does not wait, and runs
-    the other forward, too.
+    ``torch.compile`` would compile others anew. Contexts are left in reverse order. A thread that enters one waits
+    until no other thread is in a context of the same modules; a thread that calls them outside does not wait, and
+    runs the other forward, too.
     """
 
     def __init__(self, forwards: Mapping[nn.Module, Callable]) -> None:

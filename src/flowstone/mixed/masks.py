@@ -28,7 +28,8 @@ class Masks(NamedTuple):
 
 
 def draw_masks(x: Tensor, with_gaps: Tensor, *, any_order: bool) -> Masks:
-    """Masks drawn from torch's global random state, or where ``noise_from`` says, each of some of the rows, at rates drawn for each row.
+    """Masks drawn from torch's global random state, or from where ``noise_from`` says, each of some of the rows, at
+    rates drawn for each row.
 
     In the rows whose order is shuffled, a part of the columns comes first, in random order, and the others follow as
     they stand in the table: as they do where that part is given.

@@ -69,8 +69,8 @@ class FromTorch(Prior):
 
     @without_autocast
     def sample(self, n: int, context: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
-        # torch.distributions draw from the global state alone, so that is seeded from the generator for a moment, by one
-        # thread at a time.
+        # torch.distributions draw from the global state alone, so that is seeded from the generator for a moment, by
+        # one thread at a time.
         with _seeding, torch.random.fork_rng(enabled=generator is not None):
             if generator is not None:
                 torch.manual_seed(int(torch.randint(2**62, (), generator=generator, device=generator.device)))

@@ -30,8 +30,8 @@ def save(density: Any, folder: Path | str, *, extra: Mapping[str, Any] | None = 
         extra: more to record in ``flow.json``, such as the description of the data.
 
     Raises:
-        SettingError: no recipe made the density; make its builder one (``@flowstone.recipes.recipe``). Or its parameters
-            are sharded over processes: docs/many-processes.md.
+        SettingError: no recipe made the density; make its builder one (``@flowstone.recipes.recipe``). Or its
+            parameters are sharded over processes: docs/many-processes.md.
         OutputError: the folder cannot be written.
 
     >>> import flowstone, tempfile

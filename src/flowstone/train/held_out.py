@@ -34,8 +34,8 @@ class HeldOut:
 
     @torch.no_grad()
     def nll(self) -> float:
-        """Mean NLL of the rows, in nats. A stochastic density draws the same noise each time, of a stream of its own for
-        each chunk.
+        """Mean NLL of the rows, in nats. A stochastic density draws the same noise each time, that of each chunk from a
+        stream of its own.
         """
         device, noisy, once = self.density.device, self.density.stochastic, self.density.rows_at_once
         latest = torch.zeros(len(self.rows), dtype=torch.float64, device=device)

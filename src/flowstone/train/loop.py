@@ -305,5 +305,5 @@ def _digest(rows: Rows) -> str:
     digest = hashlib.sha256()
     for values in (rows.x, rows.context):
         if values is not None:
-            digest.update(values[at].cpu().contiguous().view(torch.uint8).numpy())
+            digest.update(values[at].cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:8]

@@ -36,8 +36,8 @@ class Processes:
         self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
         if not together and (started := _started()) > 1:
             raise SettingError(
-                f"this is one of {started} processes (WORLD_SIZE={started}), and they are not joined: each would train a "
-                f"flow of its own. Call torch.distributed.init_process_group() first, or unset WORLD_SIZE"
+                f"this is one of {started} processes (WORLD_SIZE={started}), and they are not joined: each would train "
+                f"a flow of its own. Call torch.distributed.init_process_group() first, or unset WORLD_SIZE"
             )
 
     def part(self, n: int) -> slice:
