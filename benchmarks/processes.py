@@ -6,7 +6,9 @@ Blocks of steps take turns within the same two processes; while one process step
 take the same steps with the same global batch, forward to averaged weights.
 """
 
+import os
 import statistics
+import time
 import warnings
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -28,7 +30,7 @@ from flowstone.train.weights import Weights
 from measure import RESULTS, Spread, machine, ratios, timed, write_section
 
 ROUNDS, STEPS = 9, 12
-COMMAND = "    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 benchmarks/processes.py\n"
+COMMAND = "OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 benchmarks/processes.py"
 WAYS = ("one process", "two processes", "two, by DDP")
 
 
@@ -50,12 +52,12 @@ def cases() -> dict[str, tuple[flowstone.Density, Tensor, int]]:
     }
 
 
-def milliseconds(way: str, density: flowstone.Density, x: Tensor, batch: int) -> float | None:
-    """The median time of a step of a block; None in a process that waits."""
+def milliseconds(way: str, density: flowstone.Density, x: Tensor, batch: int) -> tuple[float, float]:
+    """Of the steps of a block the median time, and the mean time of the processor in this process; 0 where it waits."""
     processes = LossAlone() if way == WAYS[2] else Processes()
     if way == WAYS[0]:
         if processes.rank:
-            return None
+            return 0.0, 0.0
         processes.size = 1
     settings = Settings(batch_size=batch).for_data(density.event_shape, len(x), {})
     with ExitStack() as stack:
@@ -67,7 +69,9 @@ def milliseconds(way: str, density: flowstone.Density, x: Tensor, batch: int) ->
             stepper.density = DistributedDataParallel(density, find_unused_parameters=True)  # pyright: ignore
         steps = iter(range(10**9))
         timed(lambda: stepper.take(next(steps), 1e-5), 3)
-        return statistics.median(timed(lambda: stepper.take(next(steps), 1e-5), STEPS))
+        began = time.process_time()
+        wall = statistics.median(timed(lambda: stepper.take(next(steps), 1e-5), STEPS))
+        return wall, 1e3 * (time.process_time() - began) / STEPS
 
 
 def reduction(size: int) -> float:
@@ -76,34 +80,40 @@ def reduction(size: int) -> float:
     return statistics.median(timed(lambda: dist.all_reduce(gradient), 30))
 
 
+def by_kind(blocks: dict[str, list[tuple[float, float]]]) -> list[list[list[float]]]:
+    """Times on the clock of each way, and then those of the processor."""
+    return [[[block[kind] for block in blocks[way]] for way in WAYS] for kind in (0, 1)]
+
+
 def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     lines = [
-        COMMAND,
-        f"Milliseconds of a step with the same global batch, median (least – most) of {ROUNDS} blocks of {STEPS}",
-        f"steps, which take turns; seed 0. Machine: {machine()}; one thread a process; gloo.",
+        f"By `{COMMAND}`.",
+        "Milliseconds of a step with the same global batch: time on the clock, and time of the processor",
+        f"in process 0; medians (least – most) of {ROUNDS} blocks of {STEPS} steps, which take turns; seed 0. Machine:",
+        f"{machine()}; one thread a process; gloo. Load of the machine before it began: {os.getloadavg()[0]:.1f}.",
         "",
-        "| | parameters | gradient | all_reduce | " + " | ".join(WAYS) + " | one / two | DDP / two |",
-        "|---|" + "---|" * 8,
+        "| | | " + " | ".join(WAYS) + " | one / two | DDP / two |",
+        "|---|---|" + "---|" * 5,
     ]
     for name, (density, x, batch) in cases().items():
         density.initialize(x)
         density.train()
         size = sum(parameter.numel() for parameter in density.parameters())
-        times: dict[str, list[float]] = {way: [] for way in WAYS}
+        blocks: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
         for _ in range(ROUNDS):
-            for way, found in times.items():
+            for way, found in blocks.items():
                 dist.barrier()
-                spent = milliseconds(way, density, x, batch)
-                found.append(0.0 if spent is None else spent)
+                found.append(milliseconds(way, density, x, batch))
         added = reduction(size)
         if dist.get_rank() == 0:
-            one, two, ddp = (times[way] for way in WAYS)
-            shown = " | ".join(f"{Spread.of(found):.1f}" for found in (one, two, ddp))
-            compared = f"{ratios(one, two):.2f} | {ratios(ddp, two):.2f}"
-            lines.append(f"| {name} | {size:,} | {4e-6 * size:.2f} MB | {added:.2f} | {shown} | {compared} |")
+            flow = f"{name}; {size:,} parameters, whose sum alone takes {added:.2f} ms"
+            for kind, (one, two, ddp) in zip(("clock", "processor"), by_kind(blocks), strict=True):
+                shown = " | ".join(f"{Spread.of(found):.1f}" for found in (one, two, ddp))
+                lines.append(f"| {flow} | {kind} | {shown} | {ratios(one, two):.2f} | {ratios(ddp, two):.2f} |")
+                flow = ""
     if dist.get_rank() == 0:
         write_section("throughput", "\n".join(lines), RESULTS.with_name("many-processes.md"))
     dist.destroy_process_group()

@@ -83,6 +83,11 @@ def drawn(
     Args:
         rows: the dimension that counts rows; or parts of rows, of each row equally many, one row after the other.
         kind: further arguments of ``draw``.
+
+    >>> import torch
+    >>> with noise_from(NoiseSource(torch.Generator().manual_seed(0), slice(1, 3), 4)):
+    ...     drawn(torch.rand, (2, 5), torch.device("cpu")).shape
+    torch.Size([2, 5])
     """
     source = None if torch.compiler.is_compiling() else _source.get()
     if source is None:

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from flowstone.cli.flags import message_of
 from flowstone.cli.values import Device, device_of
 from flowstone.errors import FlowstoneError, ProcessLostError, SettingError
+from flowstone.train.processes import started_processes
 from flowstone.validation import require_integer
 
 __all__ = ["joined", "launched"]
@@ -42,8 +43,7 @@ def launched(devices: int | None, device: Device, out: Path | None) -> bool:
     if devices is None:
         return False
     require_integer("devices", devices)
-    started = int(os.environ.get("WORLD_SIZE", "1"))
-    if started > 1:
+    if (started := started_processes()) > 1:
         if devices != started:
             raise SettingError(f"--devices {devices}: a launcher has started {started} processes already; leave it out")
         return False
@@ -67,7 +67,7 @@ def joined(device: Device, out: Path | None) -> Iterator[str]:
     Yields:
         The device of this process.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if started_processes() == 1:
         yield device_of(device)
         return
     place = _own_device(device)
@@ -76,11 +76,13 @@ def joined(device: Device, out: Path | None) -> Iterator[str]:
         torch.cuda.set_device(place)
         options["device_id"] = torch.device(place)
     dist.init_process_group("gloo" if place == "cpu" else "nccl", **options)
+    ended_well = False
     try:
         with warnings.catch_warnings():
             if dist.get_rank():
                 warnings.simplefilter("ignore")
             yield place
+        ended_well = True
     except ProcessLostError as error:
         if not os.environ.get("TORCHELASTIC_RUN_ID", "").startswith(OURS):  # else the launcher says who it was
             print(f"flowstone: {message_of(_with_remedy(error.problem, out))}", file=sys.stderr)
@@ -90,7 +92,8 @@ def joined(device: Device, out: Path | None) -> Iterator[str]:
         if dist.get_rank() == 0:
             raise
     finally:
-        dist.destroy_process_group()
+        if ended_well or place == "cpu":  # NCCL may wait here for a process that does not come
+            dist.destroy_process_group()
 
 
 def _is_cuda(device: Device) -> bool:

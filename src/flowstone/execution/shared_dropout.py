@@ -13,6 +13,15 @@ __all__ = ["shared_dropout"]
 def shared_dropout(density: nn.Module) -> ForwardOverride:
     """A context in which dropout draws what it drops from where ``noise_from`` says: a process that holds a part of a
     batch then drops of each row what one process drops of it.
+
+    >>> from flowstone.bijections import NoiseSource, noise_from
+    >>> layer, x = nn.Dropout(0.5), torch.ones(6, 4)
+    >>> with shared_dropout(layer), noise_from(torch.Generator().manual_seed(0)):
+    ...     whole = layer(x)
+    >>> with shared_dropout(layer), noise_from(NoiseSource(torch.Generator().manual_seed(0), slice(2, 6), 6)):
+    ...     part = layer(x[2:])
+    >>> torch.equal(part, whole[2:]), whole.unique().tolist()
+    (True, [0.0, 2.0])
     """
     layers = (module for module in density.modules() if type(module) in (nn.Dropout, RowDropout))
     return ForwardOverride(dict.fromkeys(layers, _dropped))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowstone.errors import FlowstoneError, ProcessLostError, SettingError
 
-__all__ = ["Processes", "require_one_process"]
+__all__ = ["Processes", "require_one_process", "started_processes"]
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ class Processes:
     def __init__(self) -> None:
         together = dist.is_available() and dist.is_initialized()
         self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
-        if not together and (started := _started()) > 1:
+        if not together and (started := started_processes()) > 1:
             raise SettingError(
                 f"this is one of {started} processes (WORLD_SIZE={started}), and they are not joined: each would train "
                 f"a flow of its own. Call torch.distributed.init_process_group() first, or unset WORLD_SIZE"
@@ -135,7 +135,7 @@ def require_one_process(what: str) -> None:
         raise SettingError(f"{what} works in one process, and here are {size}")
 
 
-def _started() -> int:
+def started_processes() -> int:
     """How many processes a launcher such as torchrun has started, this one among them."""
-    number = os.environ.get("WORLD_SIZE", "1")
-    return int(number) if number.isdecimal() else 1
+    number = os.environ.get("WORLD_SIZE", "")
+    return max(1, int(number)) if number.isdecimal() else 1
