@@ -121,7 +121,7 @@ def main():
     torch.set_num_threads(2)
     torch.manual_seed(0)
     table, picture = torch.randn(9000, 4), torch.randint(256, (50, 1, 4, 4), dtype=torch.uint8)
-    flow = flowstone.spline(4, couplings=2, hidden=(16,))
+    flow = flowstone.spline(4, couplings=2)  # its layers are large enough for two threads
     image_flow = flowstone.realnvp_image((1, 4, 4), channels=4, blocks=1, couplings=1)
     for density, x in ((flow, table), (image_flow, picture)):
         density.initialize(x)
