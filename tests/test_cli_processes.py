@@ -6,10 +6,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from commands import flowstone, make_table, refused
+from flowstone.cli.flags import message_of
+from flowstone.cli.processes import LOST, status_of
+from flowstone.errors import ProcessLostError
 from flowstone.runs import Run
 
 pytestmark = [
@@ -119,3 +123,26 @@ def test_a_launcher_that_started_another_number_is_named(capsys, monkeypatch):
 def test_one_device_is_this_process():
     flowstone("train", "t.csv", "--steps", 2, "--devices", 1, "--device", "cpu", "--out", "R", "--quiet", *SMALL)
     assert Run("R").finished
+
+
+@pytest.mark.parametrize(
+    ("codes", "said"),
+    [
+        ({0: LOST, 1: -signal.SIGKILL}, "process 1 of 2 (pid 11) was killed by SIGKILL"),
+        ({0: -signal.SIGSEGV, 1: LOST}, "process 0 of 2 (pid 10) was killed by SIGSEGV"),
+        ({0: -signal.SIGTERM, 1: 1}, "process 1 of 2 (pid 11) ended with status 1"),
+        ({0: -signal.SIGTERM, 1: LOST}, "process 0 of 2 (pid 10) was killed by SIGTERM"),
+        ({0: LOST}, "process 0 of 2 (pid 10) waited 0:10:00 for the others"),
+        ({0: 1, 1: -signal.SIGTERM}, 1),
+        ({0: 130}, 130),
+    ],
+)
+def test_the_first_to_fail_is_named_unless_it_spoke_itself(codes, said):
+    failures = {rank: SimpleNamespace(exitcode=int(code), pid=10 + rank) for rank, code in codes.items()}
+    if isinstance(said, int):
+        assert status_of(failures, 2, None) == said
+        return
+    with pytest.raises(ProcessLostError) as error:
+        status_of(failures, 2, None)
+    assert message_of(error.value).startswith(f"{said}, and the others were stopped; to continue from its last state")
+    assert message_of(error.value).endswith("--resume --out RUN")

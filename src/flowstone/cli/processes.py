@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+import time
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
@@ -21,10 +22,11 @@ from flowstone.errors import FlowstoneError, ProcessLostError, SettingError
 from flowstone.train.processes import started_processes
 from flowstone.validation import require_integer
 
-__all__ = ["joined", "launched"]
+__all__ = ["LOST", "joined", "launched", "status_of"]
 
 # How long processes wait for each other: longer than one alone reads its data, or draws samples after a validation.
 TIMEOUT = timedelta(minutes=10)
+PATIENCE = 2  # seconds in which a process that fails says why, before those that lost it end, and with them all
 LOST = 3  # exit status of a process that another one has left alone
 OURS = "flowstone-"  # how the name of a launch by --devices begins
 HANDLED = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
@@ -87,6 +89,7 @@ def joined(device: Device, out: Path | None) -> Iterator[str]:
         if not os.environ.get("TORCHELASTIC_RUN_ID", "").startswith(OURS):  # else the launcher says who it was
             print(f"flowstone: {message_of(_with_remedy(error.problem, out))}", file=sys.stderr)
         sys.stdout.flush()
+        time.sleep(PATIENCE)
         os._exit(LOST)  # an ordinary end closes connections, and may wait for the process that is lost
     except (FlowstoneError, SystemExit):
         if dist.get_rank() == 0:
@@ -133,19 +136,19 @@ def _launch(devices: int, words: list[str], out: Path | None) -> None:
     except SignalException as stop:
         sys.exit(128 + stop.sigval)
     except ChildFailedError as error:
-        sys.exit(_status(error.failures, devices, out))
+        sys.exit(status_of(error.failures, devices, out))
     finally:
         logging.disable(logging.NOTSET)
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
-def _status(failures: Mapping[int, Any], size: int, out: Path | None) -> int:
-    """The exit status of processes that have said themselves what was wrong; else ProcessLostError says who failed."""
+def status_of(failures: Mapping[int, Any], size: int, out: Path | None) -> int:
+    """The exit status of process 0 where it has said itself what was wrong; else ProcessLostError says who failed."""
     codes = {rank: failure.exitcode for rank, failure in failures.items()}
     first = {rank: code for rank, code in codes.items() if code not in (LOST, -signal.SIGTERM)} or codes
     rank, code = min(first.items(), key=lambda item: item[1])  # a signal is a negative number
-    if code > 0 and LOST not in codes.values():
+    if rank == 0 and code > 0 and code != LOST:
         return code
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
     if code == LOST:

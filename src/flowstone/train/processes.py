@@ -1,6 +1,7 @@
 """Training in several processes: what they exchange so that all hold the same weights, bit for bit."""
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -123,7 +124,7 @@ class Processes:
         try:
             yield
         except RuntimeError as error:  # what gloo and NCCL raise where a connection is closed or time is over
-            reason = " ".join(str(error).split())[-200:]
+            reason = re.sub(r"^\[\S*\] ", "", " ".join(str(error).split())).partition(". ")[0]
             raise ProcessLostError(
                 f"process {self.rank} of {self.size}: another process has ended, or does not answer ({reason})"
             ) from error
