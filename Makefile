@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet install -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test laws mutants chaos fuzz lint format reproduce tables mixed anomaly estimator posteriors images results-gpu bench large against clean
+.PHONY: help demo test laws mutants chaos fuzz lint format reproduce tables mixed anomaly estimator posteriors images results-gpu processes bench large against clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -61,6 +61,9 @@ images: .venv/.dev  ## train and evaluate image flows: docs/results.md (four hou
 
 results-gpu: .venv/.dev  ## train on CIFAR-10 on a GPU for nine minutes; repeat until it says that all is done
 	$(BIN)/python benchmarks/images.py cifar10-gpu --device cuda --piece 9
+
+processes: .venv/.dev  ## measure training in one and in two processes: docs/many-processes.md (minutes)
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 benchmarks/processes.py
 
 bench: .venv/.dev .venv-peers/.done  ## measure speed and memory beside other libraries: benchmarks/RESULTS.md, IMAGES.md (an hour)
 	.venv-peers/bin/python benchmarks/peers.py

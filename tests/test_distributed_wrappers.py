@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import sharded  # pyright: ignore[reportMissingImports]  # examples/sharded.py
 import torch
 from torch import nn
 
@@ -15,6 +16,7 @@ from flowstone.bijections import Standardize, Whiten
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 
+STEPS = 20
 RECIPES = ("nice", "realnvp", "spline", "maf")
 
 
@@ -73,9 +75,28 @@ def process(rank: int, world: int, port: int, out: str) -> None:
     flow = a_flow("maf").train()
     steps(DistributedDataParallel(flow), x, context)
     results["ddp running"] = torch.empty(0), flow.state_dict()
+    results |= sharded_example(rank, world, Path(out) / "sharded")
     torch.distributed.barrier()
     torch.save(results, Path(out) / f"{rank}.pt")
     torch.distributed.destroy_process_group()
+
+
+def sharded_example(rank: int, world: int, folder: Path) -> dict:
+    """Train, refuse and save as ``examples/sharded.py`` and other uses of sharded flows do."""
+    flow = sharded.build().double()
+    sharded.shard(flow)
+    loss = sharded.train(flow, STEPS, rank, world)
+    said = []
+    for refused in (lambda: flowstone.fit(flow, rows()[0][:, :2], steps=1), lambda: flowstone.save(flow, folder)):
+        try:
+            refused()
+        except flowstone.errors.SettingError as error:
+            said.append(str(error))
+    assert len(said) == 2
+    assert all("is sharded (a DTensor)" in words for words in said)
+    assert not folder.exists()
+    sharded.save(flow, folder)
+    return {"sharded": loss}
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +121,7 @@ def results(tmp_path_factory) -> list[dict]:
     for running in processes:
         _, errors = running.communicate(timeout=300)
         assert running.returncode == 0, errors
-    return [torch.load(out / f"{rank}.pt") for rank in range(2)]
+    return [torch.load(out / f"{rank}.pt") | {"folder": out / "sharded"} for rank in range(2)]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -113,6 +134,14 @@ def test_two_processes_train_as_one(results, engine, name):
         torch.testing.assert_close(theirs, gradients, atol=1e-6, rtol=1e-6)
         for key, value in flow.state_dict().items():
             torch.testing.assert_close(state[key], value, atol=1e-6, rtol=1e-6)
+
+
+def test_a_sharded_flow_trains_and_is_saved_as_a_whole_one(results):
+    flow = sharded.build().double()
+    sharded.train(flow, STEPS, 0, 1)
+    loaded = flowstone.load(results[0]["folder"])
+    for name, value in flow.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], value, rtol=1e-9, atol=1e-9)
 
 
 def test_running_averages_stay_finite_and_parameters_the_same(results):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from flowstone.errors import SettingError, ShapeError
-from flowstone.kernels import chunks, keep_freed_memory, rows_at_once
+from flowstone.kernels import chunks, keep_freed_memory, one_thread_after_fork, rows_at_once
 
 __all__ = ["Density"]
 
@@ -35,6 +35,7 @@ class Density(nn.Module, ABC):
         self.context_features = context_features
         self.spec: Mapping[str, Any] | None = None
         keep_freed_memory()
+        one_thread_after_fork()
 
     @property
     @abstractmethod

@@ -11,6 +11,7 @@ __all__ = [
     "FlowstoneError",
     "NonFiniteError",
     "OutputError",
+    "ProcessLostError",
     "SettingError",
     "ShapeError",
     "UnknownNameError",
@@ -98,6 +99,10 @@ class NonFiniteError(FlowstoneError, ArithmeticError):
     history: Any = None
     step: int | None = None
     rows: Any = None
+
+
+class ProcessLostError(FlowstoneError, RuntimeError):
+    """Another process of the same training has ended, or does not answer."""
 
 
 def _with_keywords(problem: str, remedy: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from flowstone.bijections.domain import Interval, Logit, Positive, Rescale
 from flowstone.bijections.linear import Householder, InvertibleConv1x1, LULinear, Permutation
 from flowstone.bijections.mixture_cdf import LogisticMixtureCDF
 from flowstone.bijections.multiscale import Flatten, MultiScale, Squeeze, checkerboard
-from flowstone.bijections.noise import noise_from, noise_generator
+from flowstone.bijections.noise import NoiseSource, noise_from, noise_source
 from flowstone.bijections.normalization import ActNorm, BatchNorm
 from flowstone.bijections.pad import Pad
 from flowstone.bijections.pointwise import LeakyReLU, LogTails, Scaling
@@ -45,6 +45,7 @@ __all__ = [
     "LogisticMixtureCDF",
     "Logit",
     "MultiScale",
+    "NoiseSource",
     "Pad",
     "Permutation",
     "Positive",
@@ -59,6 +60,6 @@ __all__ = [
     "Whiten",
     "checkerboard",
     "noise_from",
-    "noise_generator",
+    "noise_source",
     "walk",
 ]

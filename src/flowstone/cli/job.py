@@ -32,6 +32,7 @@ from flowstone.runs.checkpoint import build_recorded, describe, read_record, sav
 from flowstone.runs.folder import METRICS
 from flowstone.train import Settings, fit
 from flowstone.train.history import History
+from flowstone.train.processes import Processes
 from flowstone.train.state import load_state
 from flowstone.validation import require_integer
 
@@ -98,9 +99,11 @@ class Job:
             self._keep(error.history)
             raise NonFiniteError(f"{error}, in {self.run.folder}") from error
         except FlowstoneError:  # raised before the first step: what was asked for does not go together
-            if self.new:
+            if self.new and not Processes().rank:
                 self.run.discard()
             raise
+        if Processes().rank:
+            return  # process 0 writes what is left to write
         self._keep(history)
         if history.stopped in EXIT_STATUS:
             best = f"best weights so far (step {history.best.step})" if len(history) else "weights so far"
@@ -111,6 +114,8 @@ class Job:
         self._finish(history, say, plots=plots)
 
     def _keep(self, history: History) -> None:
+        if Processes().rank:
+            return
         save(self.density, self.run.folder, extra={key: self.record[key] for key in EXTRA})
         history.save(self.run.folder / "history.csv")
 
@@ -172,6 +177,30 @@ def started(out: Path | None, request: Mapping[str, Any], *, progress: bool) -> 
         request: what the user gave: source, flow, set, training, data.
         progress: whether to show how far the reading is.
     """
+    processes = Processes()
+    if processes.size > 1 and _is_standard_input(request["source"]):
+        raise SettingError("standard input is read once, so several processes cannot train on it: name a file")
+    dataset, density, settings, record = processes.together(lambda: _prepared(request, progress=progress))
+    numbered = Path("runs") / f"{_stem(request['source'])}-{record['recipe']}"
+
+    run: Run | None = None
+
+    def create() -> Path:
+        nonlocal run
+        run = Run.create(out) if out else Run.create_numbered(numbered)
+        try:
+            write_record(run.folder, record)
+        except BaseException:
+            run.lock.release()
+            raise
+        return run.folder
+
+    folder = processes.from_first(create)
+    return Job(run or Run(folder), dataset, density, settings, record, new=True)
+
+
+def _prepared(request: Mapping[str, Any], *, progress: bool) -> tuple[Dataset, Density, Settings, Mapping[str, Any]]:
+    """What a training is made of: its data, the density, the settings, and the content of ``flow.json``."""
     recipe, settings = request["flow"], _settings(request["training"])
     if recipe is not None and recipe not in all_recipes():
         raise UnknownNameError("recipe", recipe, all_recipes())
@@ -193,15 +222,7 @@ def started(out: Path | None, request: Mapping[str, Any], *, progress: bool) -> 
         "training": settings.as_record(),
         "request": dict(request),
     }
-    record = describe(density, extra)
-    numbered = Path("runs") / f"{_stem(request['source'])}-{recipe}"
-    run = Run.create(out) if out else Run.create_numbered(numbered)
-    try:
-        write_record(run.folder, record)
-    except BaseException:
-        run.lock.release()
-        raise
-    return Job(run, dataset, density, settings, record, new=True)
+    return dataset, density, settings, describe(density, extra)
 
 
 def continued(out: Path | None, request: Mapping[str, Any]) -> Job:
@@ -211,17 +232,24 @@ def continued(out: Path | None, request: Mapping[str, Any]) -> Job:
     """
     if out is None:
         raise SettingError("--resume needs --out RUN: the folder of the training to continue")
-    run = Run(out)
-    read_record(run.folder)  # first, for its error where this is no run folder
-    run.lock.acquire()
+    processes, run = Processes(), Run(out)
     try:
-        return _continued(run, request)
+        processes.from_first(lambda: _locked(run))
+        job = processes.together(lambda: _read_again(run, request))
+        processes.from_first(lambda: _keep_settings(job))
     except BaseException:
         run.lock.release()
         raise
+    return job
 
 
-def _continued(run: Run, request: Mapping[str, Any]) -> Job:
+def _locked(run: Run) -> None:
+    read_record(run.folder)  # first, for its error where this is no run folder
+    run.lock.acquire()
+    remove_unfinished(run.folder)
+
+
+def _read_again(run: Run, request: Mapping[str, Any]) -> Job:
     record, settings = run.record, run.settings()
     for name, before, now in _compared(record, settings, request):
         if now != before:
@@ -235,13 +263,18 @@ def _continued(run: Run, request: Mapping[str, Any]) -> Job:
     extended = _extended(settings, given, dataset, density)
     if run.finished:
         _require_more(run, extended, dataset, density)
-    remove_unfinished(run.folder)
     if extended != settings:
-        (run.folder / METRICS).unlink(missing_ok=True)  # first: from here on the training has not ended
-        asked = {**record.get("request", {}), "training": {**record.get("request", {}).get("training", {}), **given}}
+        asked = record.get("request", {})
+        asked = {**asked, "training": {**asked.get("training", {}), **given}}
         record = {**record, "training": extended.as_record(), "request": asked}
-        write_record(run.folder, record)
     return Job(run, dataset, density, extended, record)
+
+
+def _keep_settings(job: Job) -> None:
+    """Write the record of a training that goes on, where its settings are others."""
+    if job.record != job.run.record:
+        (job.run.folder / METRICS).unlink(missing_ok=True)  # first: from here on the training has not ended
+        write_record(job.run.folder, job.record)
 
 
 def _extended(settings: Settings, given: Mapping[str, Any], dataset: Dataset, density: Density) -> Settings:
@@ -324,9 +357,13 @@ def _extent(dataset: Dataset) -> str:
     return f"{len(dataset.train)} images of {'x'.join(map(str, dataset.event_shape))}{bad}"
 
 
+def _is_standard_input(source: str) -> bool:
+    return source in ("-", "/dev/stdin")
+
+
 def _stem(source: str) -> str:
     """What a run is called after its source."""
-    if source in ("-", "/dev/stdin"):
+    if _is_standard_input(source):
         return "stdin"
     name = Path(source).resolve().name
     return re.sub(r"[^\w.-]+", "_", Path(name).stem if Path(name).suffix else name)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from flowstone.cli.flags import select, with_flags
-from flowstone.cli.values import Device, device_of, settings_of
+from flowstone.cli.values import Device, settings_of
 from flowstone.data.request import DataRequest
 from flowstone.errors import SettingError
 from flowstone.train.settings import Settings
@@ -25,6 +25,7 @@ def train(
     recipe_arguments: Annotated[list[str] | None, Parameter(name="--set", consume_multiple=True, negative=())] = None,
     epochs: int | None = None,
     device: Device = "auto",
+    devices: int | None = None,
     out: Path | None = None,
     resume: Annotated[bool, Switch] = False,
     plots: bool = True,
@@ -46,6 +47,8 @@ def train(
         Training steps as a number of passes over the training rows.
     device
         cpu, cuda, cuda:1; auto takes a GPU where there is one.
+    devices
+        How many CUDA devices, or with --device cpu how many processes, share the rows of each step. Default: 1.
     out
         The run folder; without it, runs/<source>-<flow>. An existing one is never written over.
     resume
@@ -58,7 +61,7 @@ def train(
     quiet
         Show no progress bar and no figures.
     """
-    from flowstone.cli.job import continued, started
+    from flowstone.cli.processes import joined, launched
 
     if source is None and not resume:
         raise SettingError("train needs a SOURCE: a toy, a table or images; or --resume --out RUN")
@@ -70,10 +73,17 @@ def train(
         "training": training,
         "data": select(DataRequest, options),
     }
-    place = device_of(device)  # before anything is written
     if tensorboard:
         from flowstone.cli.watch import summary_writer
 
         summary_writer()
-    job = continued(out, request) if resume else started(out, request, progress=not quiet)
-    job.work(place, quiet=quiet, plots=plots, tensorboard=tensorboard)
+    if launched(devices, device, out):
+        return
+    from flowstone.cli.job import continued, started
+    from flowstone.train.processes import Processes
+
+    with joined(device, out) as place:  # before anything is written
+        first = Processes().rank == 0  # of several processes the first one prints, draws and writes
+        quiet, plots, tensorboard = quiet or not first, plots and first, tensorboard and first
+        job = continued(out, request) if resume else started(out, request, progress=not quiet)
+        job.work(place, quiet=quiet, plots=plots, tensorboard=tensorboard)

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.utils.checkpoint import checkpoint
 
-from flowstone.bijections import BatchNorm, Bijection, Chain, Conditioned, noise_from, noise_generator, walk
+from flowstone.bijections import BatchNorm, Bijection, Chain, Conditioned, noise_from, noise_source, walk
 from flowstone.execution.override import ForwardOverride
 
 __all__ = ["checkpointed"]
@@ -118,13 +118,13 @@ class _Restored(AbstractContextManager):
     """
 
     def __init__(self, modules: list[nn.Module]) -> None:
-        generator = noise_generator()
-        self.generator = None if generator is None else generator.clone_state()
+        source = noise_source()
+        self.source = None if source is None else source.clone()
         self.before = [(module, _state(module)) for module in modules]
         self.now: list[tuple[nn.Module, dict[str, Any]]] = []
 
     def __enter__(self) -> None:
-        self.noise = nullcontext() if self.generator is None else noise_from(self.generator.clone_state())
+        self.noise = nullcontext() if self.source is None else noise_from(self.source.clone())
         self.noise.__enter__()
         self.now = [(module, {name: vars(module)[name] for name in STATE}) for module, _ in self.before]
         for (module, state), (_, now) in zip(self.before, self.now, strict=True):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from flowstone.errors import SettingError
 
-__all__ = ["FlatParameters", "group_by_dtype_and_device", "trainable_parameters"]
+__all__ = ["FlatParameters", "group_by_dtype_and_device", "require_whole", "trainable_parameters"]
 
 
 def trainable_parameters(module: nn.Module) -> list[Tensor]:
@@ -21,6 +21,20 @@ def trainable_parameters(module: nn.Module) -> list[Tensor]:
     if not parameters:
         raise SettingError("this density has no parameters to train, or all are held fixed")
     return parameters
+
+
+def require_whole(module: nn.Module) -> None:
+    """Refuse parameters of which each process holds a part, for an array cannot be made of them.
+
+    Raises:
+        SettingError: a parameter is a DTensor, as ``torch.distributed.fsdp.fully_shard`` makes them.
+    """
+    for name, parameter in module.named_parameters():
+        if hasattr(parameter, "full_tensor"):
+            raise SettingError(
+                f"{name} is sharded (a {type(parameter).__name__}), and whole parameters are needed: "
+                f"docs/many-processes.md shows how sharded ones are trained and saved"
+            )
 
 
 def group_by_dtype_and_device(parameters: Iterable[Tensor]) -> list[list[Tensor]]:

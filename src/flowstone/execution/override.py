@@ -2,27 +2,38 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from threading import Lock, RLock
 from types import MethodType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
 __all__ = ["ForwardOverride", "has_hooks"]
 
+_locks: "WeakKeyDictionary[nn.Module, Any]" = WeakKeyDictionary()  # one for each module that was ever overridden
+_making = Lock()
+
 
 class ForwardOverride(AbstractContextManager):
     """A context in which a module runs ``forwards[module](module, …)`` instead of its own forward.
 
     It can be entered many times, such as once a training step, and within itself, always with the same functions:
-    ``torch.compile`` would compile others anew. It is for one thread; contexts are left in reverse order.
+    ``torch.compile`` would compile others anew. Contexts are left in reverse order. A thread that enters one waits
+    until no other thread is in a context of the same modules; a thread that calls them outside does not wait, and
+    runs the other forward, too.
     """
 
     def __init__(self, forwards: Mapping[nn.Module, Callable]) -> None:
         self.forwards = {module: MethodType(forward, module) for module, forward in forwards.items()}
         self.before: list[dict[nn.Module, Any]] = []
+        with _making:
+            self._locks = [_locks.setdefault(module, RLock()) for module in sorted(self.forwards, key=id)]
 
     def __enter__(self) -> None:
+        for lock in self._locks:
+            lock.acquire()
         self.before.append({module: vars(module).get("forward") for module in self.forwards})
         for module, forward in self.forwards.items():
             module.forward = forward
@@ -33,6 +44,8 @@ class ForwardOverride(AbstractContextManager):
                 del module.forward  # the forward of its class is visible again
             else:
                 module.forward = forward
+        for lock in self._locks:
+            lock.release()
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -8,7 +8,17 @@ off.
 
 from flowstone.kernels.choice import applicable, kernels
 from flowstone.kernels.chunks import CHUNK, chunks, rows_at_once
+from flowstone.kernels.fork import one_thread_after_fork
 from flowstone.kernels.memory import keep_freed_memory
 from flowstone.kernels.spline import fused_spline
 
-__all__ = ["CHUNK", "applicable", "chunks", "fused_spline", "keep_freed_memory", "kernels", "rows_at_once"]
+__all__ = [
+    "CHUNK",
+    "applicable",
+    "chunks",
+    "fused_spline",
+    "keep_freed_memory",
+    "kernels",
+    "one_thread_after_fork",
+    "rows_at_once",
+]

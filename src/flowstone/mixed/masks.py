@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from flowstone.bijections.noise import drawn
+
 __all__ = ["Masks", "draw_masks"]
 
 # Fractions of the rows. The others are learned in the table's order, which samples and likelihoods use.
@@ -26,7 +28,8 @@ class Masks(NamedTuple):
 
 
 def draw_masks(x: Tensor, with_gaps: Tensor, *, any_order: bool) -> Masks:
-    """Masks drawn from torch's global random state, each of some of the rows, at rates drawn for each row.
+    """Masks drawn from torch's global random state, or from where ``noise_from`` says, each of some of the rows, at
+    rates drawn for each row.
 
     In the rows whose order is shuffled, a part of the columns comes first, in random order, and the others follow as
     they stand in the table: as they do where that part is given.
@@ -35,7 +38,7 @@ def draw_masks(x: Tensor, with_gaps: Tensor, *, any_order: bool) -> Masks:
         with_gaps: ``(columns,)``: which columns have gaps.
         any_order: whether orders other than the table's are learned.
     """
-    rows = torch.rand(3, len(x), 1, device=x.device)
+    rows = drawn(torch.rand, (3, len(x), 1), x.device, rows=1)
     return Masks(
         place=_shuffled(x, rows[0] < SHUFFLED) if any_order else None,
         hidden=_some_values(x) & (rows[1] < HIDDEN),
@@ -45,9 +48,9 @@ def draw_masks(x: Tensor, with_gaps: Tensor, *, any_order: bool) -> Masks:
 
 def _shuffled(x: Tensor, rows: Tensor) -> Tensor:
     first = _some_values(x) & rows
-    return torch.where(first, torch.rand(x.shape, device=x.device) - 1, torch.arange(x.shape[1], device=x.device))
+    return torch.where(first, drawn(torch.rand, x.shape, x.device) - 1, torch.arange(x.shape[1], device=x.device))
 
 
 def _some_values(x: Tensor) -> Tensor:
     """Of each row a part of the values, as large as chance wants: all sizes are equally probable."""
-    return torch.rand(x.shape, device=x.device) < torch.rand(len(x), 1, device=x.device)
+    return drawn(torch.rand, x.shape, x.device) < drawn(torch.rand, (len(x), 1), x.device)

@@ -32,8 +32,12 @@ class RowDropout(nn.Dropout):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return input
-        shape = (input.shape[0], *(1 for _ in input.shape[1:-1]), input.shape[-1])
-        return input * (input.new_empty(shape).bernoulli_(1 - self.p) / (1 - self.p))
+        return input * (input.new_empty(self.mask_shape(input)).bernoulli_(1 - self.p) / (1 - self.p))
+
+    @staticmethod
+    def mask_shape(input: Tensor) -> tuple[int, ...]:
+        """The shape of what is drawn: 1 in place of the positions."""
+        return input.shape[0], *(1 for _ in input.shape[1:-1]), input.shape[-1]
 
 
 def _block(width: int) -> nn.Sequential:

@@ -1,6 +1,7 @@
 """Any distribution of ``torch.distributions`` as a prior."""
 
 import math
+from threading import Lock
 from typing import cast
 
 import torch
@@ -11,6 +12,8 @@ from torch.distributions.constraints import Constraint
 from flowstone.priors.base import Prior, without_autocast
 
 __all__ = ["FromTorch"]
+
+_seeding = Lock()
 
 
 class FromTorch(Prior):
@@ -66,8 +69,9 @@ class FromTorch(Prior):
 
     @without_autocast
     def sample(self, n: int, context: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
-        # torch.distributions draw from the global state alone, so that is seeded from the generator for a moment.
-        with torch.random.fork_rng(enabled=generator is not None):
+        # torch.distributions draw from the global state alone, so that is seeded from the generator for a moment, by
+        # one thread at a time.
+        with _seeding, torch.random.fork_rng(enabled=generator is not None):
             if generator is not None:
                 torch.manual_seed(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
             draw = self.distribution.rsample if self.reparameterized else self.distribution.sample

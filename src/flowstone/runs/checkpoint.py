@@ -12,6 +12,7 @@ from torch import Tensor
 from flowstone.density import Density
 from flowstone.digest import digest_of
 from flowstone.errors import CheckpointError, FlowstoneError, NonFiniteError, SettingError
+from flowstone.execution.flat import require_whole
 from flowstone.files import make_folder, read_json, rename, tensors_to_bytes, to_json, write_atomically
 from flowstone.recipes import build
 from flowstone.runs.schema import require_schema
@@ -46,7 +47,8 @@ def save(density: Any, folder: Path | str, *, extra: Mapping[str, Any] | None = 
         extra: more to record in ``flow.json``, such as the description of the data.
 
     Raises:
-        SettingError: no recipe made the density; make its builder one (``@flowstone.recipes.recipe``).
+        SettingError: no recipe made the density; make its builder one (``@flowstone.recipes.recipe``). Or its
+            parameters are sharded over processes: docs/many-processes.md.
         OutputError: the folder cannot be written.
 
     >>> import flowstone, tempfile
@@ -58,6 +60,7 @@ def save(density: Any, folder: Path | str, *, extra: Mapping[str, Any] | None = 
     if not isinstance(density, Density) and hasattr(density, "save"):
         density.save(folder)
         return
+    require_whole(density)
     folder, record = Path(folder), describe(density, extra)
     weights = density.state_dict()
     for name, tensor in weights.items():

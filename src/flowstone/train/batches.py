@@ -14,7 +14,7 @@ Sampler = Callable[[int, torch.Generator], Tensor]
 # The largest batch for data-dependent initialisation, in rows and in numbers: it is computed in one piece.
 INITIAL_ROWS, INITIAL_NUMBERS = 100_000, 4_000_000
 # Keys of random streams that no step number reaches, for the steps have streams of their own.
-INITIAL, HELD_OUT, NOISE, FLIP = 2**40, 2**41, 2**42, 2**43
+INITIAL, HELD_OUT, NOISE, FLIP, HELD_OUT_NOISE = 2**40, 2**41, 2**42, 2**43, 2**44
 
 
 def generator(*key: int) -> torch.Generator:

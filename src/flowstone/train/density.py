@@ -17,6 +17,7 @@ from flowstone.execution.flat import FlatParameters, group_by_dtype_and_device, 
 from flowstone.train.batches import generator
 from flowstone.train.history import History
 from flowstone.train.optimizer import Optimizer
+from flowstone.train.processes import require_one_process
 from flowstone.train.progress import training_bar
 from flowstone.train.settings import Settings
 
@@ -107,7 +108,8 @@ def fit_to_density(
     density, but it does not show a mode that the flow never reaches.
 
     Raises:
-        NonFiniteError: the loss or gradient is not finite; ShapeError: log_density has another shape.
+        NonFiniteError: the loss or gradient is not finite; ShapeError: log_density has another shape; SettingError: the
+            prior has parameters, or there are several processes.
 
     >>> import math, torch, flowstone
     >>> flow = flowstone.realnvp(2, couplings=2, hidden=(16,))
@@ -115,6 +117,7 @@ def fit_to_density(
     >>> fit.effective_sample_size > 0.9, abs(fit.sample.log_normalizer - math.log(torch.pi)) < 0.1
     (True, True)
     """
+    require_one_process("fit_to_density")
     if not density.reparameterized:
         raise SettingError("reverse KL needs samples with gradients: the prior may have no parameters of its own")
     if n_samples < 1:

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from flowstone.data import Rows
 from flowstone.density import Density
+from flowstone.train.batches import HELD_OUT_NOISE, generator
+from flowstone.train.processes import Processes
 
 __all__ = ["HeldOut"]
 
@@ -16,26 +18,37 @@ SIGNIFICANT = 2.0  # standard errors
 class HeldOut:
     """Rows that are not trained on, by whose mean negative log-likelihood (NLL) weights are chosen.
 
+    Several processes share the chunks in which the density computes, so that each row has the log-density that one
+    process gives it, bit for bit.
+
     Attributes:
         rows: the rows.
         start, best: log-density of each row, in nats, at the first validation and at the best one; None before.
     """
 
-    def __init__(self, density: Density, rows: Rows, seed: int) -> None:
-        self.density, self.rows, self.seed = density, rows, seed
+    def __init__(self, density: Density, rows: Rows, seed: int, processes: Processes) -> None:
+        self.density, self.rows, self.seed, self.processes = density, rows, seed, processes
         self.start: Tensor | None = None
         self.best: Tensor | None = None
         self.latest = torch.empty(0)
 
     @torch.no_grad()
     def nll(self) -> float:
-        """Mean NLL of the rows, in nats. A stochastic density draws the same noise each time, from its own stream."""
-        device, noisy = self.density.device, self.density.stochastic
+        """Mean NLL of the rows, in nats. A stochastic density draws the same noise each time, that of each chunk from a
+        stream of its own.
+        """
+        device, noisy, once = self.density.device, self.density.stochastic, self.density.rows_at_once
+        latest = torch.zeros(len(self.rows), dtype=torch.float64, device=device)
         with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=noisy):
-            if noisy:
-                torch.manual_seed(self.seed)
-            self.latest = self.density.log_prob(self.rows.x, self.rows.context).double()
-        return -self.latest.mean().item()
+            for chunk in range(self.processes.rank, math.ceil(len(latest) / once), self.processes.size):
+                if noisy:
+                    torch.manual_seed(generator(self.seed, HELD_OUT_NOISE, chunk).initial_seed())
+                at = slice(chunk * once, (chunk + 1) * once)
+                rows = self.rows.take(at)
+                latest[at] = self.density.log_prob(rows.x, rows.context).double()
+        self.processes.add([latest])
+        self.latest = latest
+        return -latest.mean().item()
 
     def keep_as_best(self) -> None:
         """Take the latest log-densities as the best so far."""

@@ -18,7 +18,7 @@ from flowstone.density import Density
 from flowstone.digest import digest_of
 from flowstone.errors import NonFiniteError, SettingError
 from flowstone.execution import threads_for
-from flowstone.execution.flat import FlatParameters
+from flowstone.execution.flat import FlatParameters, require_whole
 from flowstone.train.batches import Batches, FixedBatches, FreshBatches, Sampler
 from flowstone.train.forensics import bad_rows, first_bad_output, named_rows
 from flowstone.train.held_out import HeldOut
@@ -43,6 +43,7 @@ SAVE_EVERY = 10.0  # seconds between two writings of the training state
 DIVERGED = 10.0  # nats for each number of an event, by which a validation is above its start
 SLOWER = 0.3  # factor of the learning rate after each recovery
 MOST_KEPT = 64  # rows of a validation that failed
+DIGESTED = 4096  # rows that are compared between processes
 FEW_STEPS = 50  # after fewer steps there is no warning that validation has not moved
 
 
@@ -80,7 +81,9 @@ def fit(
 
     Where ``torch.distributed`` is initialised with several processes (torchrun), all call ``fit`` with the same data
     and settings. They start from the weights of process 0, share the rows of each batch and average the gradients, so
-    that all end with the same weights; process 0 shows progress, calls ``watch`` and writes to ``resume``.
+    that all end with the same weights; process 0 shows progress, calls ``watch`` and writes to ``resume``. The loss
+    curve is that of one process, up to rounding, but for what each process draws or counts by itself: noise in compiled
+    steps and in layers of your own, dropout on GPUs, and the means and variances of batch normalization.
 
     Returns:
         The History, also after Ctrl-C or SIGTERM; the density then holds the best weights so far, and
@@ -90,7 +93,9 @@ def fit(
         NonFiniteError: the loss or its gradient is not finite; the density keeps the best weights so far.
         DataError: too few rows, a constant feature, NaN, infinity, or numbers that the density's precision cannot hold.
         ShapeError: data, context or validation do not have the density's shapes.
-        SettingError, UnknownNameError: an option has a value, or a name, that it cannot have.
+        SettingError, UnknownNameError: an option has a value, or a name, that it cannot have; the processes were given
+            other rows or are not joined; or the parameters are sharded (``fully_shard``).
+        ProcessLostError: another process has ended, or does not answer; the density keeps the best weights so far.
 
     >>> import torch, flowstone
     >>> flow = flowstone.nice(2, couplings=2, hidden=(16,))
@@ -98,7 +103,8 @@ def fit(
     >>> history.stopped
     'finished'
     """
-    settings = _settings(settings, overrides)
+    settings, processes = _settings(settings, overrides), Processes()
+    require_whole(density)
     given = None if validation is None else Rows(validation, validation_context)
     rows, validation_rows = training_rows(density, data, context, given, settings.seed)
     count = len(rows) if isinstance(rows, Rows) else math.inf
@@ -106,8 +112,8 @@ def fit(
     images = len(density.event_shape) == 3
     if plan.flip and not images:
         raise SettingError(f"flip=True mirrors images; the rows here have shape {tuple(density.event_shape)}")
-    processes, device = Processes(), density.device
-    processes.require_same("rows and settings", _fingerprint(rows, validation_rows, plan))
+    device = density.device
+    processes.require_same("rows and settings", lambda: _fingerprint(rows, validation_rows, plan))
     if isinstance(rows, Rows):
         batches = FixedBatches(rows.to(device), plan.batch_size, plan.seed)
     else:
@@ -123,7 +129,7 @@ def fit(
         weights = Weights(density, list(flats))
         optimizer = make_optimizer(plan.optimizer, weights, list(flats.values()))
         stepper = Stepper(density, plan, weights, optimizer, batches, processes)
-        held_out = HeldOut(density, validation_rows.to(device), plan.seed)
+        held_out = HeldOut(density, validation_rows.to(device), plan.seed, processes)
         subject = {} if resume is None else _subject(density, validation_rows)
         store = Store(resume, weights, optimizer, held_out, processes, subject)
         return _Training(density, plan, weights, stepper, held_out, store, processes, watch).run(update)
@@ -265,7 +271,7 @@ class _Training:
         self._count(self.stepper.read(state.step))
         with self.weights.averaged():
             self.processes.copy_from_first(self.weights.buffers)
-            nll = self.processes.first(self.held_out.nll())
+            nll = self.held_out.nll()
             if state.step == 0:  # no step was taken yet: record the loss of the first batch
                 state.add(self.stepper.loss_of(0), 0.0)
             self._require_finite(nll)
@@ -348,12 +354,24 @@ def _initialize(density: Density, batches: Batches, processes: Processes) -> Non
 def _subject(density: Density, held_out: Rows) -> dict[str, Any]:
     """The recipe of the density with its arguments, and a digest of the held-out rows."""
     spec = density.spec or {"recipe": type(density).__name__, "arguments": {}}
-    rows = {"x": held_out.x} if held_out.context is None else {"x": held_out.x, "context": held_out.context}
     plain = json.loads(json.dumps(spec["arguments"], default=str))  # as a state that is read has it
-    return {"recipe": spec["recipe"], **plain, "held-out rows": digest_of({}, rows)}
+    return {"recipe": spec["recipe"], **plain, "held-out rows": digest_of({}, _tensors(held_out))}
 
 
 def _fingerprint(rows: Rows | Sampler, held_out: Rows, settings: ResolvedSettings) -> tuple[Any, ...]:
-    """Numbers of rows, and settings, which must be the same in all processes; functions cannot be compared."""
-    count = len(rows) if isinstance(rows, Rows) else "drawn"
-    return count, len(held_out), {name: value for name, value in vars(settings).items() if not callable(value)}
+    """Numbers of rows, settings and digests of some rows, which must be the same in all processes; functions cannot be
+    compared.
+    """
+    count, digest = (len(rows), _digest(rows)) if isinstance(rows, Rows) else ("drawn", "")
+    options = {name: value for name, value in vars(settings).items() if not callable(value)}
+    return count, len(held_out), digest, _digest(held_out), options
+
+
+def _digest(rows: Rows) -> str:
+    """Of up to 4096 rows, evenly spaced."""
+    at = slice(None, None, math.ceil(len(rows) / DIGESTED))
+    return digest_of({}, {name: tensor[at] for name, tensor in _tensors(rows).items()})[:8]
+
+
+def _tensors(rows: Rows) -> dict[str, Tensor]:
+    return {"x": rows.x} if rows.context is None else {"x": rows.x, "context": rows.context}

@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 import torch
 from torch import Tensor, nn
 
+from flowstone.bijections import NoiseSource, noise_from
 from flowstone.data import Rows
 from flowstone.density import Density
 from flowstone.errors import NonFiniteError, SettingError
-from flowstone.execution import bf16_conditioners, checkpointed, compiled, fast_few_inputs
+from flowstone.execution import bf16_conditioners, checkpointed, compiled, fast_few_inputs, shared_dropout
 from flowstone.train.batches import FLIP, NOISE, Batches, generator, mirrored
 from flowstone.train.forensics import (
     OVERFLOW,
@@ -57,7 +58,7 @@ class Stepper:
         self.stochastic = density.stochastic_training or dropout
         graphs = self.device.type == "cuda"  # no step needs the loss or the gradients of an earlier one
         self._loss = compiled(self._mean_nll, graphs=graphs) if settings.compile else self._mean_nll
-        self._contexts = _execution_contexts(density, settings)
+        self._contexts = _execution_contexts(density, settings, alone=processes.size == 1)
         self.pending_losses: list[tuple[int, Tensor]] = []  # step; loss and norm of the gradient
         self.last_loss = math.nan
         self.read_every = READ_EVERY.get(self.device.type, 1) if optimizer.skips_nonfinite else 1
@@ -102,8 +103,10 @@ class Stepper:
     @torch.no_grad()
     def loss_of(self, step: int) -> float:
         """The loss of a step's batch with the present weights, without a gradient."""
-        rows, share = self._rows(step)
-        loss = self._mean_nll(rows.x, rows.context) * share
+        rows, total = self._rows(step)
+        self._seed_noise(step)
+        with self._noise_of_whole_batch(step, total):
+            loss = self._mean_nll(rows.x, rows.context) * (len(rows) / total)
         self.processes.add([loss])
         return loss.item()
 
@@ -112,16 +115,17 @@ class Stepper:
 
     def _gradient(self, step: int) -> Tensor:
         """The loss of a step, over all processes; its gradient is left with the parameters."""
-        rows, share = self._rows(step)
+        rows, total = self._rows(step)
         self._seed_noise(step)
         for flat in self.weights.flats:
             flat.zero_grad()
         with ExitStack() as stack:
             for context in self._contexts:
                 stack.enter_context(context)
+            stack.enter_context(self._noise_of_whole_batch(step, total))
             loss = self._loss(rows.x, rows.context)
-            if share != 1:
-                loss = loss * share
+            if len(rows) != total:
+                loss = loss * (len(rows) / total)
             loss.backward()
         for flat in self.weights.flats:
             flat.sync_gradients()
@@ -129,8 +133,8 @@ class Stepper:
         self.processes.add([loss, *(flat.gradient for flat in self.weights.flats)])
         return loss
 
-    def _rows(self, step: int) -> tuple[Rows, float]:
-        """The part of a step's batch that this process takes, and its share of the batch."""
+    def _rows(self, step: int) -> tuple[Rows, int]:
+        """The part of a step's batch that this process takes, and the number of rows of the whole batch."""
         rows = self.batches(step)
         if self.settings.flip:
             rows = mirrored(rows, generator(self.settings.seed, FLIP, step))
@@ -139,10 +143,20 @@ class Stepper:
             if total < self.processes.size:
                 raise SettingError(f"a batch of {total} row(s) cannot be shared by {self.processes.size} processes")
             rows = rows.take(self.processes.part(total))
-        return rows.to(self.device), len(rows) / total
+        return rows.to(self.device), total
+
+    def _noise_of_whole_batch(self, step: int, total: int) -> AbstractContextManager:
+        """A context in which several processes draw for each row the noise that one process draws for it."""
+        if self.processes.size == 1 or not self.stochastic:
+            return nullcontext()
+        seed = generator(self.settings.seed, NOISE, step).initial_seed()
+        source = torch.Generator(self.device).manual_seed(seed)
+        return noise_from(NoiseSource(source, self.processes.part(total), total))
 
     def _seed_noise(self, step: int) -> None:
-        """Seed the noise by seed and step, so that a resumed training repeats it; each process has its own."""
+        """Seed the noise by seed and step, so that a resumed training repeats it; each process has its own of what is
+        not drawn for the whole batch: noise in compiled steps and in layers of users.
+        """
         if self.stochastic:
             rank = [self.processes.rank] if self.processes.rank else []
             torch.manual_seed(generator(self.settings.seed, NOISE, step, *rank).initial_seed())
@@ -172,11 +186,15 @@ class Stepper:
         return None if numbers is None else numbers[self.processes.part(len(numbers))]
 
 
-def _execution_contexts(density: Density, settings: ResolvedSettings) -> Sequence[AbstractContextManager]:
+def _execution_contexts(
+    density: Density, settings: ResolvedSettings, *, alone: bool
+) -> Sequence[AbstractContextManager]:
     """Contexts for the forward and backward pass of a step, made once and entered for each."""
     contexts: list[AbstractContextManager] = [] if settings.compile else [fast_few_inputs(density)]
     if settings.precision == "bf16":
         contexts.append(bf16_conditioners(density))
     if settings.memory == "recompute":
         contexts.append(checkpointed(density))
+    if not (alone or settings.compile):
+        contexts.append(shared_dropout(density))
     return contexts
