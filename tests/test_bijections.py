@@ -51,7 +51,7 @@ spreads = st.floats(0.01, 30.0)  # inside, around and far outside every bound
 
 
 # Each input has many rows; one seed at three spreads notices every mutant of `make mutants`. `make laws` takes 400.
-few_inputs = settings(max_examples=8 if settings.default.max_examples == 25 else settings.default.max_examples)
+few_inputs = settings(max_examples=8 if settings().max_examples == 25 else settings().max_examples)
 
 
 ONCE = (

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import flowstone
 from cases import disturb
-from flowstone.bijections import Chain, Dequantize, Whiten
+from flowstone.bijections import Chain, Dequantize, MultiScale, Rescale, Whiten
 from flowstone.recipes import build
 
 # From torch, onnxscript and what they call.
@@ -233,3 +233,20 @@ def test_dequantized_integers_come_back_where_rounding_is_coarse():
     x = torch.cat((torch.arange(-(2**19), -(2**19) + 50), torch.arange(2**19, 2**19 + 50)))[:, None].expand(-1, 300)
     dequantize = Dequantize()
     assert torch.equal(dequantize.inverse(dequantize(x)[0])[0], x.float())
+
+
+class Layers(nn.Module):
+    """The latent of a bijection."""
+
+    def __init__(self, bijection: Chain) -> None:
+        super().__init__()
+        self.bijection = bijection
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bijection(x)[0]
+
+
+def test_one_scale_is_exported_without_dynamo():
+    """While torch.export traces, every access to a submodule gives another object: scales are told apart by number."""
+    layers, x = Layers(Chain(MultiScale((1, 2, 2), [Rescale(-1.0, 3.0)]))).eval(), torch.randn(6, 1, 2, 2)
+    check_equal(exported(layers, (x,)), layers, (x,))
