@@ -13,7 +13,7 @@ demo: .venv/.demo  ## train three flows on two moons and draw them side by side 
 	$(BIN)/python examples/demo.py
 
 test: .venv/.dev lint  ## lint, then all tests but the long ones (minutes)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 laws: .venv/.dev  ## test the laws of bijections on many more inputs, and compiled (half an hour)
 	$(BIN)/python -m pytest -q -n 2 --hypothesis-profile=long -m "long or not long" tests/test_bijections.py

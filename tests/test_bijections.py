@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flowstone
@@ -50,6 +50,10 @@ seeds = st.integers(0, 2**32 - 1)
 spreads = st.floats(0.01, 30.0)  # inside, around and far outside every bound
 
 
+# Each input has many rows, so few inputs go far; `make laws` takes 400 of them.
+few_inputs = settings(max_examples=8 if settings().max_examples == 25 else settings().max_examples)
+
+
 ONCE = (
     "traces_whole",
     "measure_is_kept",
@@ -71,6 +75,7 @@ def test_every_public_bijection_is_a_case():
 
 @everywhere
 @pytest.mark.parametrize("law", [name for name in LAWS if name not in ONCE])
+@few_inputs
 @given(seed=seeds, spread=spreads)
 def test_law(float64, law, name, seed, spread):
     LAWS[law](CASES[name], seed, spread)
@@ -104,9 +109,8 @@ def test_compiled(float64, name):
 @everywhere
 @pytest.mark.parametrize("law", [name for name in LAWS if name not in ONCE])
 def test_law_in_float32(law, name):
-    for seed in (3, 4):
-        for spread in (0.1, 1.0, 3.0):
-            LAWS[law](CASES[name], seed, spread)
+    for seed, spread in ((3, 0.1), (4, 1.0), (5, 3.0)):
+        LAWS[law](CASES[name], seed, spread)
 
 
 def test_users_bijections_are_held_to_the_laws():

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import flowstone
 from cases import disturb
-from flowstone.bijections import Chain, Dequantize, Whiten
+from flowstone.bijections import Chain, Dequantize, MultiScale, Rescale, Whiten
 from flowstone.recipes import build
 
 # From torch, onnxscript and what they call.
@@ -233,3 +233,11 @@ def test_dequantized_integers_come_back_where_rounding_is_coarse():
     x = torch.cat((torch.arange(-(2**19), -(2**19) + 50), torch.arange(2**19, 2**19 + 50)))[:, None].expand(-1, 300)
     dequantize = Dequantize()
     assert torch.equal(dequantize.inverse(dequantize(x)[0])[0], x.float())
+
+
+def test_one_scale_known_by_two_names_is_exported_without_dynamo():
+    """While torch.export traces, such a submodule is another object at each access: scales are told apart by number."""
+    prior = flowstone.priors.StandardNormal(4)
+    flow = flowstone.Flow(Chain(Rescale(-1.0, 3.0), MultiScale((1, 2, 2), [Rescale(-1.0, 3.0)])), prior)
+    module, x = Dequantized(flow).eval(), torch.randn(6, 1, 2, 2)
+    check_equal(exported(module, (x,)), module, (x,))

@@ -41,7 +41,7 @@ def interpreted():
     bound=st.floats(0.5, 6.0),
     seed=st.integers(0, 2**31),
 )
-@settings(max_examples=15)
+@settings(max_examples=8)
 def test_the_same_numbers_as_the_plain_spline_in_float64(direction, layout, rows, bins, bound, seed):
     spline = RQSpline(bins=bins, bound=bound)
     x, parameters = inputs(rows, 3, layout, bins, seed, spread=bound / 2)

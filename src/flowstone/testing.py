@@ -7,6 +7,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from safetensors.torch import load as tensors_from_bytes
@@ -97,11 +98,15 @@ class Case:
             torch.manual_seed(0)
             return self.make().eval()
 
+    @cached_property
+    def _latent_shape(self) -> torch.Size:
+        return self.bijection().latent_shape(self.shape)
+
     def rows(self, n: int, seed: int, spread: float = 1.0) -> tuple[Tensor, Tensor, Tensor | None]:
         """Draw x, z and context, ``n`` rows of each."""
         generator = torch.Generator().manual_seed(seed)
         spread = min(spread, self.widest if torch.get_default_dtype() == torch.float64 else self.widest_float32)
-        latent = self.bijection().latent_shape(self.shape)
+        latent = self._latent_shape
 
         def normal(shape: torch.Size) -> Rows:
             return lambda n, generator, spread: spread * torch.randn(n, *shape, generator=generator)

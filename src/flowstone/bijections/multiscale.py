@@ -165,10 +165,10 @@ class MultiScale(Bijection):
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.latent_shape(x.shape[1:])  # a ShapeError where x is of another shape
         done, log_det = [], x.new_zeros(x.shape[0])
-        for scale in self.scales:
+        for index, scale in enumerate(self.scales):  # by number: torch.export gives another object at each access
             x, scale_log_det = scale(x, context)
             log_det = log_det + scale_log_det
-            if scale is not self.scales[-1]:
+            if index + 1 < len(self.scales):
                 x, leaving = x.chunk(2, 1)
                 done.append(leaving.flatten(1))
         return torch.cat((*done, x.flatten(1)), 1), log_det
