@@ -23,7 +23,7 @@ class _Data(msgspec.Struct):
     context: Names = []
     noise: dict[Name, float] = {}
     atoms: dict[Name, float] = {}
-    rows: int = 0
+    rows: int | dict[Name, int] = 0  # of images, in each part
     sha256: str | None = None
     read: str | None = None
     na: Names = []
