@@ -139,12 +139,12 @@ def read_json(path: Path) -> Any:
         raise CheckpointError(f"{path}: not JSON that Flowstone wrote ({error})") from error
 
 
-def tensors_to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+def tensors_to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
     """A safetensors file of ``tensors``, with texts by name in its header."""
     from safetensors.torch import save
 
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return save(on_cpu, metadata=dict(metadata))
+    return save(on_cpu, metadata={"format": "pt", **(metadata or {})})
 
 
 def read_header(path: Path) -> tuple[dict[str, tuple[Any, tuple[int, ...]]], str | None]:

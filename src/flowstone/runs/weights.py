@@ -50,7 +50,8 @@ def require_fitting(record: Mapping[str, Any], build: Callable[[], Density], pat
         CheckpointError: they do not fit; the message names the first tensor.
     """
     header = Header(*read_header(path))
-    features = max(record["event_shape"][0], record["arguments"].get("features", 0))
+    given = record["arguments"].get("features")
+    features = max(record["event_shape"][0], given if isinstance(given, int) else 0)
     if len(record["event_shape"]) == 1 and features > header.size:
         raise CheckpointError(f"{path}: {header.size} numbers are too few for the {features} features in flow.json")
     try:
