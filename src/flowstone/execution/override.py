@@ -8,10 +8,12 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as torch_module
 
 __all__ = ["ForwardOverride", "has_hooks"]
 
+# Dictionaries of torch: the hooks on all modules.
+GLOBAL_HOOKS = [f"_global_{kind}_hooks" for kind in ("forward_pre", "forward", "backward_pre", "backward")]
 _locks: "WeakKeyDictionary[nn.Module, Any]" = WeakKeyDictionary()  # one for each module that was ever overridden
 _making = Lock()
 
@@ -51,4 +53,4 @@ class ForwardOverride(AbstractContextManager):
 def has_hooks(module: nn.Module) -> bool:
     """Whether hooks see what goes into and out of a module: it must then be called as a module."""
     own = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    return bool(own or _has_any_global_hook())
+    return bool(own or any(getattr(torch_module, name) for name in GLOBAL_HOOKS))
