@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet install -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test laws mutants chaos fuzz lint format reproduce tables mixed anomaly estimator posteriors images results-gpu processes bench large against clean
+.PHONY: help demo test laws mutants chaos damage fuzz lint format reproduce tables mixed anomaly estimator posteriors images results-gpu processes bench large against clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,9 @@ mutants: .venv/.dev  ## break every bijection on purpose, measure every one: doc
 
 chaos: .venv/.dev  ## kill trainings before each operation on a file and at random moments; nothing may be lost (ten minutes)
 	PYTHONPATH=tests $(BIN)/python -m chaos
+
+damage: .venv/.dev  ## damage a thousand run folders; each is refused or gives the same numbers (a minute)
+	PYTHONPATH=tests $(BIN)/python -W ignore -m damage
 
 fuzz: .venv/.dev  ## 2,000 commands with flags, files and tables that nobody meant: docs/reliability.md (10 to 15 minutes; SEED=number)
 	PYTHONPATH=tests $(BIN)/python -m fuzz --seed $(or $(SEED),0)
