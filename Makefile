@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet install -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test laws mutants chaos fuzz lint format reproduce tables mixed anomaly estimator posteriors images results-gpu processes bench large against clean
+.PHONY: help demo test laws mutants chaos damage fuzz lint format reproduce tables mixed anomaly estimator posteriors images results-gpu processes bench large against clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -15,8 +15,8 @@ demo: .venv/.demo  ## train three flows on two moons and draw them side by side 
 test: .venv/.dev lint  ## lint, then all tests but the long ones (minutes)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-laws: .venv/.dev  ## test the laws of bijections on many more inputs, and compiled (half an hour)
-	$(BIN)/python -m pytest -q -n 2 --hypothesis-profile=long -m "long or not long" tests/test_bijections.py
+laws: .venv/.dev  ## test the laws of bijections on many more inputs, compiled and exported (half an hour)
+	$(BIN)/python -m pytest -q -n 2 --hypothesis-profile=long -m "long or not long" tests/test_bijections.py tests/test_export.py
 
 mutants: .venv/.dev  ## break every bijection on purpose, measure every one: docs/reliability.md (20 minutes)
 	PYTHONPATH=tests $(BIN)/python -m mutation --out .venv/mutants.json
@@ -24,6 +24,9 @@ mutants: .venv/.dev  ## break every bijection on purpose, measure every one: doc
 
 chaos: .venv/.dev  ## kill trainings before each operation on a file and at random moments; nothing may be lost (ten minutes)
 	PYTHONPATH=tests $(BIN)/python -m chaos
+
+damage: .venv/.dev  ## damage a thousand run folders; each is refused or gives the same numbers (a minute)
+	PYTHONPATH=tests $(BIN)/python -W ignore -m damage
 
 fuzz: .venv/.dev  ## 2,000 commands with flags, files and tables that nobody meant: docs/reliability.md (10 to 15 minutes; SEED=number)
 	PYTHONPATH=tests $(BIN)/python -m fuzz --seed $(or $(SEED),0)

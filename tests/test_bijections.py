@@ -83,9 +83,20 @@ def test_law(float64, law, name, seed, spread):
 
 
 @everywhere
-@pytest.mark.parametrize("law", ONCE)
+@pytest.mark.parametrize("law", [law for law in ONCE if law != "traces_whole"])
 def test_law_once(float64, law, name):
     LAWS[law](CASES[name], 1, 1.5)
+
+
+# Recipes are traced with their priors, forward and backward, in tests/test_compiled.py.
+whole_recipe = pytest.mark.long
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=whole_recipe if name.startswith("recipe ") else ()) for name in CASES]
+)
+def test_it_is_traced_whole(float64, name):
+    traces_whole(CASES[name], 1, 1.5)
 
 
 @pytest.mark.parametrize("check", PROPERTIES.values(), ids=PROPERTIES)

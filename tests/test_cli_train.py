@@ -174,10 +174,10 @@ def wait_for(path, seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("blow", [signal.SIGTERM, signal.SIGKILL])
 def test_a_training_that_was_broken_off_goes_on(tmp_path, capsys, monkeypatch, blow):
-    """Ctrl-C and SIGTERM keep the best weights and say where; kill -9 keeps the last saved state; all go on to the same
-    end. While it runs, no other training writes its folder.
+    """SIGTERM keeps the best weights and says where; kill -9 keeps the last saved state; both go on to the same end.
+    While it runs, no other training writes its folder.
     """
     (tmp_path / "sitecustomize.py").write_text("import flowstone.train.loop as loop; loop.SAVE_EVERY = 0.0")
     settings = ["moons", "--set", "couplings=2", "hidden=16", "--batch-size", "128", "--steps", "900", "--seed", "2"]
@@ -193,8 +193,7 @@ def test_a_training_that_was_broken_off_goes_on(tmp_path, capsys, monkeypatch, b
     _, said = process.communicate(timeout=60)
     if blow is not signal.SIGKILL:
         assert process.returncode == 128 + blow
-        ended = "interrupted" if blow is signal.SIGINT else "terminated"
-        assert f"{ended}; the best weights so far (step" in said
+        assert "terminated; the best weights so far (step" in said
         flowstone("sample", "R", "-n", 3, "--out", "s.csv")
     else:
         line = refused(capsys, monkeypatch, "sample", "R", "-n", "3", "--out", "s.csv")

@@ -71,30 +71,31 @@ def test_the_saved_state_holds_permutations_too(tmp_path):
     assert torch.equal(flows[0].log_prob(x), flows[1].log_prob(x))
 
 
-def interrupting(after: int):
-    """Moons, and Ctrl-C at the draw with that number."""
+def interrupting(after: int, by: signal.Signals):
+    """Moons, and a signal, such as that of Ctrl-C, at the draw with that number."""
     count = 0
 
     def draw(n, generator):
         nonlocal count
         count += 1
         if count == after:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), by)
         return TOYS["moons"](n, generator)
 
     return draw
 
 
-def test_ctrl_c_keeps_the_best_weights_and_the_place(tmp_path):
+@pytest.mark.parametrize(("by", "stopped"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_ctrl_c_keeps_the_best_weights_and_the_place(tmp_path, by, stopped):
     flow, uninterrupted, validation = small(), small(), TOYS["moons"](200, torch.Generator().manual_seed(1))
     settings: dict[str, Any] = {"steps": 100, "validation": validation, **QUICK}
-    before = signal.getsignal(signal.SIGINT)
-    history = flowstone.fit(flow, interrupting(46), resume=tmp_path, **settings)
-    assert history.stopped == "interrupted"
+    before = signal.getsignal(by)
+    history = flowstone.fit(flow, interrupting(46, by), resume=tmp_path, **settings)
+    assert history.stopped == stopped
     assert history.records[-1].step == 40
     nll = -flow.log_prob(validation).mean().item()
     assert nll == pytest.approx(history.best.val_nll, abs=1e-5)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(by) is before
     flowstone.fit(flow, TOYS["moons"], resume=tmp_path, **settings)
     flowstone.fit(uninterrupted, TOYS["moons"], **settings)
     assert same(weights(flow), weights(uninterrupted))

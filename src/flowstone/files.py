@@ -140,11 +140,11 @@ def read_json(path: Path) -> Any:
 
 
 def tensors_to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    """A safetensors file of ``tensors``, with texts by name in its header."""
+    """A safetensors file of ``tensors``, with texts by name in its header; of several texts the order is not fixed."""
     from safetensors.torch import save
 
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return save(on_cpu, metadata={"format": "pt", **(metadata or {})})
+    return save(on_cpu, metadata=dict(metadata or {"format": "pt"}))
 
 
 def read_header(path: Path) -> tuple[dict[str, tuple[Any, tuple[int, ...]]], str | None]:

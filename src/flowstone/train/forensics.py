@@ -114,10 +114,23 @@ def keep_evidence(folder: Path, error: NonFiniteError, density: Density) -> Path
 
 
 def read_evidence(path: Path | str) -> Evidence:
-    """What was not finite, from the file that a training wrote about it; it happens again with it.
+    """What was not finite in a training, from ``not-finite/step-<number>.safetensors`` in its ``resume`` folder.
+
+    With this density in training mode and these rows the step can be taken again, layer by layer
+    (``density.states(rows.x)``).
 
     Raises:
         CheckpointError: the file is damaged, or its density was made by no recipe.
+
+    >>> import tempfile, torch, flowstone
+    >>> from flowstone.errors import NonFiniteError
+    >>> flow, x = flowstone.nice(2), torch.randn(3, 2)
+    >>> error = NonFiniteError("step 7: the loss is inf")
+    >>> error.step, error.rows = 7, Rows(x)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     evidence = read_evidence(keep_evidence(Path(folder), error, flow))
+    >>> evidence.message, evidence.density.log_prob(evidence.rows.x).shape
+    ('step 7: the loss is inf', torch.Size([3]))
     """
     path = Path(path)
     tensors, metadata = read_tensors(path)
