@@ -3,6 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet install -c constraints.txt
 
+# Tests of what depends on other packages: files, tables, images, estimators, kernels, the command.
+LOWEST_TESTS := $(patsubst %,tests/test_%.py,checkpoint columns tables table_reading reader_limits image_files cli_flags \
+	cli_columns cli_score table_model flow fit kernels plot outliers streaming load_paths)
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test laws mutants chaos damage fuzz lint format reproduce tables mixed anomaly estimator posteriors images results-gpu processes bench large against clean
 
@@ -30,6 +34,15 @@ damage: .venv/.dev  ## damage a thousand run folders; each is refused or gives t
 
 fuzz: .venv/.dev  ## 2,000 commands with flags, files and tables that nobody meant: docs/reliability.md (10 to 15 minutes; SEED=number)
 	PYTHONPATH=tests $(BIN)/python -m fuzz --seed $(or $(SEED),0)
+
+soak: .venv/.dev  ## train, load, score and sample again and again: memory, open files, numbers (20 minutes; MINUTES=, SEED=)
+	PYTHONPATH=tests $(BIN)/python -m soak --minutes $(or $(MINUTES),20) --seed $(or $(SEED),0)
+
+lowest: .venv-lowest/.done  ## test with the lowest declared versions (minutes, 5 GB of disk)
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -W ignore::DeprecationWarning -W ignore::FutureWarning $(LOWEST_TESTS)
+
+audit: .venv/.dev .venv-audit/.done  ## ask whether vulnerabilities of the installed packages are known (a minute; network)
+	$(BIN)/python tests/audit.py .venv-audit/bin/pip-audit "$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')"
 
 lint: .venv/.dev  ## check the code with ruff (rules and format) and pyright
 	$(BIN)/ruff check .
@@ -81,7 +94,7 @@ against: .venv/.dev  ## compare the speed with another checkout of Flowstone: ma
 	$(BIN)/python benchmarks/against.py $(TREE)
 
 clean:  ## delete the environments and the demo; runs/ stays
-	rm -rf .venv .venv-peers demo
+	rm -rf .venv .venv-peers .venv-lowest .venv-audit demo
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Flowstone needs Python 3.11 or newer; make PYTHON=python3.12 …")'
@@ -98,4 +111,16 @@ clean:  ## delete the environments and the demo; runs/ stays
 .venv-peers/.done: pyproject.toml constraints.txt benchmarks/peers.txt
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/pip --disable-pip-version-check --quiet install -c constraints.txt -e '.[fast]' -r benchmarks/peers.txt
+	@touch $@
+
+.venv-lowest/.done: pyproject.toml constraints.txt tests/lowest.py
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python tests/lowest.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/pip --disable-pip-version-check --quiet install -c .venv-lowest/constraints.txt \
+		-e '.[evaluation,sklearn,fast,excel]' pandas polars pytest hypothesis sybil
+	@touch $@
+
+.venv-audit/.done:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip --disable-pip-version-check --quiet install pip-audit
 	@touch $@

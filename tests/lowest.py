@@ -1,46 +1,44 @@
 """The lowest versions that pyproject.toml declares, as constraints for pip: make lowest.
 
-    python tests/lowest.py > constraints-lowest.txt
+    python tests/lowest.py > FILE
 
-Those of what Flowstone runs with: its dependencies and the extras in ``EXTRAS``. Tools of the tests keep the versions in
+They are those of what Flowstone runs with, and of the frames that it reads. The tools of the tests keep the versions in
 constraints.txt.
 """
 
 # ruff: noqa: T201 (a script prints)
 
+import re
 import tomllib
 from pathlib import Path
 
-from packaging.requirements import Requirement
-
-__all__ = ["EXTRAS", "TOOLS", "constraints", "lowest"]
+__all__ = ["constraints", "lowest"]
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = ("evaluation", "sklearn", "fast", "excel")
-TOOLS = ("hypothesis", "polars", "pytest", "pytest-xdist", "sybil")
+FRAMES = ("pandas", "polars")
+TOOLS = ("hypothesis", "pytest", "sybil")
 
 
 def lowest(requirement: str) -> str:
-    """The constraint of one requirement.
+    """The constraint to the lowest version of one requirement.
 
-    >>> lowest("numpy>=1.26")
-    'numpy==1.26'
+    >>> lowest("numpy>=1.26"), lowest("ray[data]>=2.40; sys_platform == 'linux'")
+    ('numpy==1.26', 'ray==2.40')
     """
-    wanted = Requirement(requirement)
-    bounds = [each.version for each in wanted.specifier if each.operator == ">="]
-    if len(bounds) != 1:
-        raise ValueError(f"{requirement!r} has no lowest version: write it as name>=version")
-    return f"{wanted.name}=={bounds[0]}"
+    parts = re.fullmatch(r"([\w.-]+)(?:\[.*\])?>=([\w.]+)(?:\s*;.*)?", requirement)
+    if parts is None:
+        raise ValueError(f"{requirement!r} declares no lowest version alone: write name>=version")
+    return f"{parts[1]}=={parts[2]}"
 
 
 def constraints() -> list[str]:
-    """One line for each dependency, of those in ``EXTRAS`` and of the tools of the tests; sorted."""
+    """One line for each package, sorted."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras, tested = project["optional-dependencies"], (ROOT / "constraints.txt").read_text().splitlines()
-    required = [*project["dependencies"], *(each for extra in EXTRAS for each in extras[extra])]
-    low = {lowest(each) for each in (*required, *(each for each in extras["dev"] if each.startswith("polars")))}
-    tools = {line for line in tested if line.partition("==")[0] in TOOLS and not line.startswith("polars")}
-    return sorted(low | tools)
+    extras, tools = project["optional-dependencies"], (ROOT / "constraints.txt").read_text().splitlines()
+    run_with = [*project["dependencies"], *(each for extra in EXTRAS for each in extras[extra])]
+    low = [lowest(each) for each in (*run_with, *(each for each in extras["dev"] if each.startswith(FRAMES)))]
+    return sorted({*low, *(line for line in tools if line.startswith(tuple(f"{tool}==" for tool in TOOLS)))})
 
 
 if __name__ == "__main__":

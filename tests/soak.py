@@ -40,7 +40,7 @@ TRAINING: Mapping[str, Any] = {"steps": STEPS, "batch_size": 64, "validate_every
 
 
 class Measured(NamedTuple):
-    """What is noted after a turn: its end in seconds from the start, memory in MB, open files, digest of its numbers."""
+    """What is noted after a turn: its end in seconds from the start, memory in MB, open files, a digest of numbers."""
 
     seconds: float
     memory: float
@@ -91,10 +91,10 @@ def flow_turn(folder: Path, seed: int) -> dict[str, Tensor]:
     x = torch.randn(ROWS, 3, generator=torch.Generator().manual_seed(seed))
     x[:, 1] += x[:, 0].square()
     torch.manual_seed(seed)
-    for _ in range(2):  # the second continues the finished training of the first
-        flow = flowstone.realnvp(3, couplings=2, hidden=(16,))
+    flows = [flowstone.realnvp(3, couplings=2, hidden=(16,)) for _ in range(2)]
+    for flow in flows:  # the second continues the finished training of the first
         flowstone.fit(flow, x, seed=seed, resume=folder / "resume", **TRAINING)
-    flowstone.save(flow, folder)
+    flowstone.save(flows[1], folder)
     loaded = flowstone.load(folder)
     torch.manual_seed(seed)
     figures = flowstone.evaluate(loaded, x)
