@@ -8,7 +8,7 @@ LOWEST_TESTS := $(patsubst %,tests/test_%.py,checkpoint columns tables table_rea
 	cli_columns cli_score table_model flow fit kernels plot outliers streaming load_paths)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test laws mutants chaos damage fuzz lint format reproduce tables mixed anomaly estimator posteriors images results-gpu processes bench large against clean
+.PHONY: help demo test laws mutants chaos damage fuzz soak lowest audit lint format reproduce tables mixed anomaly estimator posteriors images results-gpu processes bench large against clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
