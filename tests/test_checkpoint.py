@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 import flowstone
 from cases import disturb
 from damage import Damage
+from flowstone.bijections import InvertibleConv1x1
 from flowstone.errors import CheckpointError, NonFiniteError, OutputError, SettingError
 from flowstone.evaluation.metrics import log_prob
 from flowstone.files import atomic_path, read_tensors, tensors_to_bytes, write_atomically
@@ -204,6 +205,13 @@ def test_weights_without_a_digest_are_looked_at_too(saved, end, value, message):
         flowstone.load(folder)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_an_order_of_channels_that_is_none_is_not_loaded():
+    convolution = InvertibleConv1x1(3)
+    state = convolution.state_dict() | {"order": torch.tensor([0, 0, 2])}
+    with pytest.raises(SettingError, match=r"order=\[0, 0, 2\] is not a permutation"):
+        convolution.load_state_dict(state)
 
 
 def test_a_turned_order_is_undone_by_its_own_inverse(saved):

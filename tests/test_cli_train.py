@@ -203,7 +203,9 @@ def test_a_training_that_was_broken_off_goes_on(tmp_path, capsys, monkeypatch, b
         line = refused(capsys, monkeypatch, "train", "moons", "--out", "R", "--resume", *changed)
         assert "--resume continues with the settings of R: " in line
         assert (changed[1].split("=")[0] if changed[0] == "--set" else changed[0][2:]) in line
+    (tmp_path / "R" / ".writing-history-x.csv").write_text("step,sec")  # as a kill leaves it
     flowstone("train", "--out", "R", "--resume", "--quiet", "--no-plots")
+    assert not list((tmp_path / "R").rglob(".writing-*"))
     uninterrupted = [word if word != "R" else "W" for word in words]
     flowstone(*uninterrupted, "--quiet")
     assert (tmp_path / "R" / "flow.safetensors").read_bytes() == (tmp_path / "W" / "flow.safetensors").read_bytes()

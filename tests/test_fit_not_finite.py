@@ -218,6 +218,23 @@ def test_recoveries_are_bounded():
     assert len(caught.value.history.recoveries) == len(said) == 3
 
 
+def test_a_validation_that_failed_is_kept_with_the_averaged_weights(tmp_path, monkeypatch):
+    """The weights that steps change are sound here: with them nothing would happen again."""
+    original = Weights.average
+
+    def average(self, decay, step):
+        original(self, decay, step)
+        if step == 14:
+            self.averages[0].fill_(1e30)
+
+    monkeypatch.setattr(Weights, "average", average)
+    with pytest.warns(UserWarning, match="step 20: the validation loss is"):
+        history = flowstone.fit(small(), TOYS["moons"], steps=30, resume=tmp_path, **QUICK)
+    assert history.stopped == "finished"
+    evidence = read_evidence(tmp_path / "not-finite" / "step-20.safetensors")
+    assert not evidence.density.eval().log_prob(evidence.rows.x).isfinite().any()
+
+
 def test_evidence_that_is_none_is_refused(tmp_path):
     (tmp_path / "step-1.safetensors").write_bytes(tensors_to_bytes({"x": torch.zeros(1)}, {"about": "{}"}))
     with pytest.raises(CheckpointError, match="not what a training keeps of a failure"):

@@ -118,6 +118,20 @@ def test_a_state_of_other_shapes_is_refused_though_it_has_as_many_numbers(tmp_pa
         flowstone.fit(flow(1, 3), TOYS["moons"], steps=20, resume=tmp_path, **QUICK)
 
 
+@pytest.mark.parametrize(
+    ("flow", "rows", "different"),
+    [
+        (lambda: flowstone.nice(2, hidden=(8,), activation="tanh"), 1.0, "activation"),
+        (lambda: flowstone.nice(2, hidden=(8,)), 2.0, "held-out rows"),
+    ],
+)
+def test_a_state_of_another_activation_or_of_other_rows_is_refused(tmp_path, flow, rows, different):
+    x = torch.randn(300, 2)
+    flowstone.fit(flowstone.nice(2, hidden=(8,)), x, steps=10, resume=tmp_path, **QUICK)
+    with pytest.raises(CheckpointError, match=f"is of another flow or other rows: {different}"):
+        flowstone.fit(flow(), rows * x, steps=20, resume=tmp_path, **QUICK)
+
+
 def test_a_resume_keeps_moments_though_some_parameter_never_had_a_gradient(tmp_path):
     def with_a_spare() -> flowstone.Flow:
         flow = small()

@@ -45,7 +45,6 @@ EXIT_STATUS = {"interrupted": 130, "terminated": 143}  # as of a process that th
 # Options that a training may be given anew when it goes on: its limits, and patience.
 LIMITS = {"steps", "epochs", "minutes"}
 EXTENDING = LIMITS | {"patience"}
-SAID_TWICE = "--steps and --epochs say the same thing twice: give one of them"
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ class Job:
         except NonFiniteError as error:
             self._keep(error.history)
             raise NonFiniteError(f"{error}, in {self.run.folder}") from error
-        except FlowstoneError:  # raised before the first step: what was asked for does not go together
+        except FlowstoneError:  # options that contradict each other are found before the first step
             if self.new and not Processes().rank:
                 self.run.discard()
             raise
@@ -264,9 +263,9 @@ def _read_again(run: Run, request: Mapping[str, Any]) -> Job:
     if run.finished:
         _require_more(run, extended, dataset, density)
     if extended != settings:
-        asked = record.get("request", {})
-        asked = {**asked, "training": {**asked.get("training", {}), **given}}
-        record = {**record, "training": extended.as_record(), "request": asked}
+        before = record.get("request", {})
+        request = {**before, "training": {**before.get("training", {}), **given}}
+        record = {**record, "training": extended.as_record(), "request": request}
     return Job(run, dataset, density, extended, record)
 
 
@@ -279,10 +278,9 @@ def _keep_settings(job: Job) -> None:
 
 def _extended(settings: Settings, given: Mapping[str, Any], dataset: Dataset, density: Density) -> Settings:
     """The settings with what a continuing training is given anew; new limits replace both limits of before."""
+    _check_epochs(given)
     limits = {name: given.get(name) for name in ("steps", "minutes")} if given.keys() & LIMITS else {}
     patience = {name: given[name] for name in given.keys() - LIMITS}
-    if "epochs" in given and "steps" in given:
-        raise SettingError(SAID_TWICE)
     return _with_epochs(settings.override(limits | patience), given.get("epochs"), dataset, density)
 
 
@@ -323,13 +321,15 @@ def _compared(record: Mapping[str, Any], settings: Settings, request: Mapping[st
 
 def _settings(given: Mapping[str, Any]) -> Settings:
     """The settings of the training; ``_with_epochs`` sets the steps if epochs are given."""
-    given = dict(given)
-    epochs = given.pop("epochs", None)
-    if epochs is not None:
-        require_integer("epochs", epochs)
+    _check_epochs(given)
+    return Settings(**{name: value for name, value in given.items() if name != "epochs"})
+
+
+def _check_epochs(given: Mapping[str, Any]) -> None:
+    if given.get("epochs") is not None:
+        require_integer("epochs", given["epochs"])
         if "steps" in given:
-            raise SettingError(SAID_TWICE)
-    return Settings(**given)
+            raise SettingError("--steps and --epochs say the same thing twice: give one of them")
 
 
 def _default(dataset: Dataset) -> str:

@@ -5,7 +5,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -135,6 +135,10 @@ def fit(
         return _Training(density, plan, weights, stepper, held_out, store, processes, watch).run(update)
 
 
+class _ValidationError(NonFiniteError):
+    """What the averaged weights make of the held-out rows is not finite."""
+
+
 class _Training:
     """The loop of a training: steps, validations, the clock and the end."""
 
@@ -191,7 +195,8 @@ class _Training:
         recoveries.
         """
         history = self.state.history
-        where = self.store.keep_evidence(error, self.density) if error.rows is not None else None
+        with self.weights.averaged() if isinstance(error, _ValidationError) else nullcontext():
+            where = self.store.keep_evidence(error, self.density) if error.rows is not None else None
         kept = f"; its batch and weights are in {where}" if where else ""
         if not history.records or len(history.recoveries) >= self.settings.recoveries:
             again = NonFiniteError(f"{error}{kept}")
@@ -289,7 +294,7 @@ class _Training:
             rows = self.held_out.rows
             bad = bad_rows(self.density, rows)
             where = first_bad_output(self.density, rows) + named_rows(bad, None).replace("the batch", "validation")
-            error = NonFiniteError(f"step {self.state.step}: the validation loss is {nll} ({where})")
+            error = _ValidationError(f"step {self.state.step}: the validation loss is {nll} ({where})")
             error.step, error.rows = self.state.step, rows.take(torch.tensor(bad, device=rows.x.device)[:MOST_KEPT])
             raise error
         if not self.weights.are_finite():
