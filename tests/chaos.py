@@ -6,7 +6,7 @@ The command ``flowstone train`` runs in a child that is killed by SIGKILL: once 
 run folder (open to write, rename, delete, make a folder), and at moments drawn at random, one in four of them in a run
 that draws its pictures. Then it is resumed, or begun
 anew where the folder is not a run folder yet; every second of the moments kills it again on the way. The end must be
-that of a training that nobody killed: the same bytes in ``flow.safetensors``, the same figures, pictures of the same
+that of an uninterrupted training: the same bytes in ``flow.safetensors``, the same figures, pictures of the same
 names, and no temporary file.
 """
 

@@ -1,4 +1,4 @@
-"""Every command with flags, files and tables that nobody meant: each must end well, or in one line.
+"""Every command with strange flags, files and tables: each must end well, or in one line.
 
     PYTHONPATH=tests python -m fuzz [--cases N] [--seed S] [--workers W] [--only CASE …] [--out FILE]
 

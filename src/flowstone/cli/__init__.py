@@ -52,7 +52,7 @@ for _name, _help in COMMANDS.items():
 def main() -> None:
     """Entry point: an expected error is one line on stderr and exit status 1; a wrong flag exits with 2.
 
-    What nobody expected is one line, too, and exits with 70 (EX_SOFTWARE of sysexits.h), so that scripts can tell it
+    An unexpected error is one line, too, and exits with 70 (EX_SOFTWARE of sysexits.h), so that scripts can tell it
     from a user's mistake. It is raised instead where the environment variable FLOWSTONE_TRACEBACK is set.
     """
     prepare_streams()

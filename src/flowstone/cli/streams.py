@@ -1,4 +1,4 @@
-"""Standard output and error in states that nobody meant: closed, full, or of an encoding that lacks characters."""
+"""Standard output and error where they are closed or full, or where their encoding lacks characters."""
 
 import os
 import sys
