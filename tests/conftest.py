@@ -29,6 +29,12 @@ def seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def validated_arguments():
+    """torch's distributions check their arguments: torch.compile and zuko switch that off for the whole process."""
+    torch.distributions.Distribution.set_default_validate_args(True)
+
+
 @pytest.fixture
 def empty_folder(tmp_path, monkeypatch):
     """The working directory is empty, and no folder of data sets is known."""
