@@ -42,9 +42,9 @@ Say = Callable[[str], None]
 # The parts of flow.json besides the density.
 EXTRA = ("columns", "context_columns", "data", "training", "request")
 EXIT_STATUS = {"interrupted": 130, "terminated": 143}  # as of a process that the signal ends
-# Options that a training may be given anew when it goes on: its limits, and patience.
+# Options that a training may be given anew when it goes on: its limits, patience, and how often it writes a line.
 LIMITS = {"steps", "epochs", "minutes"}
-EXTENDING = LIMITS | {"patience"}
+EXTENDING = LIMITS | {"patience", "log_every"}
 
 
 @dataclass(frozen=True)
@@ -280,8 +280,8 @@ def _extended(settings: Settings, given: Mapping[str, Any], dataset: Dataset, de
     """The settings with what a continuing training is given anew; new limits replace both limits of before."""
     _check_epochs(given)
     limits = {name: given.get(name) for name in ("steps", "minutes")} if given.keys() & LIMITS else {}
-    patience = {name: given[name] for name in given.keys() - LIMITS}
-    return _with_epochs(settings.override(limits | patience), given.get("epochs"), dataset, density)
+    others = {name: given[name] for name in given.keys() - LIMITS}
+    return _with_epochs(settings.override(limits | others), given.get("epochs"), dataset, density)
 
 
 def _require_more(run: Run, settings: Settings, dataset: Dataset, density: Density) -> None:
