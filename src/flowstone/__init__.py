@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from flowstone.estimators import FlowDensity, FlowOutlierDetector
     from flowstone.evaluation.check import check
     from flowstone.evaluation.metrics import bits_per_dim, evaluate, grid_integral
+    from flowstone.export import export_onnx
     from flowstone.flow import Flow
     from flowstone.recipes import glow, iaf, maf, maf_spline, nice, nice_image, realnvp, realnvp_image, recipe, spline
     from flowstone.runs.checkpoint import load, save
@@ -42,6 +43,7 @@ __all__ = [
     "data",
     "errors",
     "evaluate",
+    "export_onnx",
     "fit",
     "fit_to_density",
     "glow",
@@ -76,6 +78,7 @@ __getattr__, __dir__ = lazy_names(
         "estimators": ["FlowDensity", "FlowOutlierDetector"],
         "evaluation.check": ["check"],
         "evaluation.metrics": ["bits_per_dim", "evaluate", "grid_integral"],
+        "export": ["export_onnx"],
         "flow": ["Flow"],
         "recipes": [
             "glow", "iaf", "maf", "maf_spline", "nice", "nice_image", "realnvp", "realnvp_image", "recipe", "spline",
