@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from flowstone.flow import Flow
     from flowstone.recipes import glow, iaf, maf, maf_spline, nice, nice_image, realnvp, realnvp_image, recipe, spline
     from flowstone.runs.checkpoint import load, save
+    from flowstone.runs.hub import pull, push
     from flowstone.table_model import TableModel, learn
     from flowstone.train import fit, fit_to_density, importance_sample
     from flowstone.train.history import History
@@ -60,6 +61,8 @@ __all__ = [
     "nice_image",
     "plot",
     "priors",
+    "pull",
+    "push",
     "realnvp",
     "realnvp_image",
     "recipe",
@@ -84,6 +87,7 @@ __getattr__, __dir__ = lazy_names(
             "glow", "iaf", "maf", "maf_spline", "nice", "nice_image", "realnvp", "realnvp_image", "recipe", "spline",
         ],
         "runs.checkpoint": ["load", "save"],
+        "runs.hub": ["pull", "push"],
         "table_model": ["TableModel", "learn"],
         "train": ["fit", "fit_to_density", "importance_sample"],
         "train.history": ["History"],

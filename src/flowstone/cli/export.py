@@ -1,8 +1,9 @@
 """flowstone export."""
 
+import sys
 from pathlib import Path
 
-from flowstone.errors import OutputError, SettingError
+from flowstone.errors import SettingError
 
 __all__ = ["export"]
 
@@ -24,8 +25,7 @@ def export(run: Path, *, out: Path, part: str = "log_prob") -> None:
     from flowstone.export import export_onnx
     from flowstone.runs import Run
 
-    if out.exists():
-        raise OutputError(f"{out} exists: choose another name")
+    print("exporting, which takes seconds to minutes", file=sys.stderr)
     written = export_onnx(Run(run).density(), out, part=part)
     for name, (shape, kind) in written.inputs.items():
         print(f"input {name}: ({', '.join(map(str, shape))}), {kind}")

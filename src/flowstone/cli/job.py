@@ -25,11 +25,12 @@ from flowstone.errors import (
 )
 from flowstone.evaluation.metrics import evaluate
 from flowstone.execution import thread_count
-from flowstone.files import remove_unfinished
+from flowstone.files import remove_unfinished, write_atomically
 from flowstone.recipes import DEFAULT, IMAGE_DEFAULT, MIXED_DEFAULT, all_recipes, build, shape_arguments
 from flowstone.runs import Run
 from flowstone.runs.checkpoint import build_recorded, describe, read_record, save, write_record
 from flowstone.runs.folder import METRICS
+from flowstone.runs.model_card import CARD, model_card
 from flowstone.train import Settings, fit
 from flowstone.train.history import History
 from flowstone.train.processes import Processes
@@ -167,6 +168,7 @@ class Job:
             metrics |= beside_metrics(self.density, dataset.test.x, dataset.rows_to_show.x)
         if plots:
             self._draw(history)
+        write_atomically(self.run.folder / CARD, model_card(self.run.record, metrics).encode())
         self.run.write_json(METRICS, metrics)  # the last file: a run that has it has all
         print_metrics(metrics, say)
         if plots:
