@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowstone.errors import CheckpointError, DataError, OutputError, SettingError
+from flowstone.errors import CheckpointError, DataError, FlowstoneError, OutputError, SettingError
 from flowstone.files import UNFINISHED, read_json, write_atomically
 from flowstone.runs.checkpoint import RECORD, WEIGHTS, load, read_record, save
 from flowstone.runs.folder import METRICS, Run
@@ -101,8 +101,8 @@ def _stage(folder: Path, staging: Path, record: Mapping[str, Any], name: str, *,
 def pull(name: str, folder: Path | str, *, revision: str | None = None, plots: bool = False) -> Run:
     """Fetch a density from the hub into a new run folder, which is made once all is there and its digests are right.
 
-    Fetched are ``flow.json``, ``flow.safetensors``, ``history.csv``, ``metrics.json`` and ``README.md``; whatever else is
-    there stays there. None of them is run as code.
+    Fetched are ``flow.json``, ``flow.safetensors``, ``history.csv``, ``metrics.json`` and ``README.md``, of which none
+    is run as code; whatever else is there stays there.
 
     Args:
         name: ``namespace/name`` on the hub.
@@ -198,16 +198,14 @@ def _plain_errors(library: Any, name: str, revision: str | None = None) -> Itera
     errors = library.errors
     try:
         yield
-    except (CheckpointError, DataError, OutputError, SettingError):
+    except FlowstoneError:
         raise
     except errors.LocalTokenNotFoundError as error:
         raise SettingError("nobody is signed in at the hub: run hf auth login, or set HF_TOKEN") from error
     except errors.RevisionNotFoundError as error:
         raise DataError(f"{name}: there is no revision {revision!r}") from error
     except errors.RepositoryNotFoundError as error:
-        raise DataError(
-            f"{name}: there is no such model on the hub, or it is not yours to see: hf auth login"
-        ) from error
+        raise DataError(f"{name}: no such model is on the hub, or you may not see it: hf auth login") from error
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
         if status == 401:
@@ -216,6 +214,4 @@ def _plain_errors(library: Any, name: str, revision: str | None = None) -> Itera
             raise SettingError(f"{name}: your account may not do that") from error
         raise DataError(f"{name}: the hub refuses ({' '.join(str(error).split())[:200]})") from error
     except Exception as error:  # the client lets through whatever its network layer raises
-        raise DataError(
-            f"{name}: the hub could not be reached ({type(error).__name__}): is there a network?"
-        ) from error
+        raise DataError(f"{name}: the hub was not reached ({type(error).__name__}): is there a network?") from error
