@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from flowstone.files import to_json
+
 __all__ = ["CARD", "model_card"]
 
 CARD = "README.md"
@@ -39,7 +41,7 @@ def model_card(record: Mapping[str, Any], metrics: Mapping[str, Any] | None = No
     >>> card.splitlines()[:3]
     ['---', 'library_name: "flowstone"', 'tags: ["density-estimation", "normalizing-flow", "nice"]']
     """
-    metrics = metrics or {}
+    metrics = json.loads(to_json(metrics or {}))  # a figure that is not finite is None
     parts = [_header(record, metrics), f"# {_title(record)}", _what(record)]
     parts += ["## Data", *_data(record), "## Figures", *_figures(metrics), "## Use", _use(record, name)]
     parts += ["## Limits", *_limits(record), "## Made with", _made(record)]
@@ -51,7 +53,7 @@ def _header(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     data = record.get("data", {})
     tags = ["density-estimation", "normalizing-flow", record["recipe"], *([data["kind"]] if data else [])]
     fields: dict[str, Any] = {"library_name": "flowstone", "tags": tags}
-    if "nll_nats" in metrics:
+    if metrics.get("nll_nats") is not None:
         results = [
             {"type": kind, "name": words, "value": metrics[kind]}
             for kind, words in (("nll_nats", "test NLL (nats)"), ("bits_per_dim", "bits per dimension"))
@@ -107,8 +109,8 @@ def _data(record: Mapping[str, Any]) -> Iterator[str]:
     if len(columns) > MOST_COLUMNS:
         yield f"And {len(columns) - MOST_COLUMNS} more columns."
     yield (
-        "No row of the data is in this card or in `flow.json`, which holds names of columns and levels, the range of each "
-        "column, and values with mass. Pictures show rows."
+        "No row of the data is in this card or in `flow.json`, which holds the names of columns and levels, the range "
+        "of each column, and values with mass. Pictures show rows."
     )
 
 
@@ -202,16 +204,14 @@ def _made(record: Mapping[str, Any]) -> str:
         ours = version("flowstone")
     except PackageNotFoundError:
         ours = "not installed"
+    versions = f"Flowstone {ours}, torch {torch.__version__}, Python {platform.python_version()}"
     arguments = {key: value for key, value in record["arguments"].items() if key != "columns"}
     rows = [
         ("recipe", _plain(record["recipe"])),
         *((name, _plain(json.dumps(value))) for name, value in arguments.items()),
         ("precision", record["dtype"]),
         ("seed", str(record.get("training", {}).get("seed", "not recorded"))),
-        (
-            "versions, as this card was written",
-            f"Flowstone {ours}, torch {torch.__version__}, Python {platform.python_version()}",
-        ),
+        ("versions, as this card was written", versions),
         ("machine", f"{platform.system()} {platform.machine()}"),
     ]
     return _table(("", ""), rows)
