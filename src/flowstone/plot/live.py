@@ -33,7 +33,8 @@ from flowstone.validation import require_number
 __all__ = ["Live", "live_figure"]
 
 SHARE = 0.05  # of the training's time that drawing may take
-FIRST = 1.0  # seconds that the first picture is taken to cost, before one was drawn
+FIRST = 1.0  # seconds that the first picture is taken to cost, where that was not measured
+ALONE = 2.0  # how much more a picture is taken to cost than drawing the data alone
 REFRESH = 3  # seconds after which a browser reads the page again
 COLUMNS, ROWS, IMAGES = 5, 2000, 64  # that are shown of a table, and of images
 GRID = 120  # points of a density, in each direction
@@ -100,6 +101,11 @@ class Live:
                 self._show(history, running=True)
 
     def __enter__(self) -> "Live":
+        """Draw the data alone, before the clock of the training starts, to know what a picture costs here."""
+        if self.page is not None or self.output is not None:
+            started = time.perf_counter()
+            png_of(_figure(self.x, self.x, self.columns, self.levels, context=self.context)[0])
+            self.budget.expected = ALONE * (time.perf_counter() - started)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -183,21 +189,35 @@ def live_figure(
     """
     columns = list(columns) or [f"x{index + 1}" for index in range(x.shape[1])]
     samples = _samples(density, x, context, seed)
-    if len(density.event_shape) == 3:
+    figure, axes = _figure(x, samples, columns, levels, context=context, density=density)
+    loss_curve(history, axes.flat[-1], entropy=entropy)
+    return figure
+
+
+def _figure(
+    x: Tensor,
+    samples: Tensor,
+    columns: Sequence[str],
+    levels: Mapping[str, Sequence[str]] | None,
+    *,
+    context: Tensor | None = None,
+    density: Density | None = None,
+) -> tuple[Figure, np.ndarray]:
+    """The picture but for the losses, for which the last of its axes is left."""
+    if x.ndim > 2:
         figure, axes = new_figure(1, 2, (10.4, 4.8))
-        _sheet(samples, axes[0, 0])
-    elif isinstance(density, MixedDensity) or len(columns) > 2:
+        _sheet(samples[:IMAGES], axes[0, 0])
+    elif len(columns) > 2 or isinstance(density, MixedDensity):
         figure, axes = _marginals(x, samples, columns[:COLUMNS], levels or {})
     elif len(columns) == 2:
         figure, axes = _plane(density, x, samples, columns, context)
     else:
         figure, axes = new_figure(1, 2, (9.6, 4.2))
-        if context is None:
+        if density is not None and context is None:
             density_curve(density, axes[0, 0], x, column=columns[0])
         else:
             compare_column(axes[0, 0], x[:, 0], samples[:, 0], columns[0]).legend(frameon=False)
-    loss_curve(history, axes.flat[-1], entropy=entropy)
-    return figure
+    return figure, axes
 
 
 def _samples(density: Density, x: Tensor, context: Tensor | None, seed: int) -> Tensor:
@@ -220,12 +240,12 @@ def _sheet(samples: Tensor, ax: Axes) -> None:
 
 
 def _plane(
-    density: Density, x: Tensor, samples: Tensor, columns: Sequence[str], context: Tensor | None
+    density: Density | None, x: Tensor, samples: Tensor, columns: Sequence[str], context: Tensor | None
 ) -> tuple[Figure, np.ndarray]:
     figure, axes = new_figure(1, 3, (13.2, 4.2))
     limits = limits_of(x)
     points(x, axes[0, 0], title="data", limits=limits)
-    if context is None:
+    if density is not None and context is None:
         draw_density(density, axes[0, 1], limits=limits, samples=samples, grid=GRID)
     else:
         points(samples, axes[0, 1], color=SAMPLES, title="samples, given the contexts of the data", limits=limits)

@@ -40,9 +40,9 @@ def model_card(record: Mapping[str, Any], metrics: Mapping[str, Any] | None = No
     >>> card.splitlines()[:3]
     ['---', 'library_name: "flowstone"', 'tags: ["density-estimation", "normalizing-flow", "nice"]']
     """
-    metrics = json.loads(to_json(metrics or {}))  # a figure that is not finite is None
-    parts = [_header(record, metrics), f"# {_title(record)}", _what(record)]
-    parts += ["## Data", *_data(record), "## Figures", *_figures(metrics), "## Use", _use(record, name)]
+    figures = json.loads(to_json(metrics or {}))  # one that is not finite is None
+    parts = [_header(record, figures), f"# {_title(record)}", _what(record)]
+    parts += ["## Data", *_data(record), "## Figures", *_figures(figures), "## Use", _use(record, name)]
     parts += ["## Limits", *_limits(record), "## Made with", _made(record)]
     return "\n\n".join(parts) + "\n"
 
