@@ -13,8 +13,9 @@ from flowstone.plot.images import (
     scale_figure,
     temperature_figure,
 )
-from flowstone.plot.live import Live, live_figure
+from flowstone.plot.live import Live
 from flowstone.plot.save import save_plots
+from flowstone.plot.training_figure import live_figure
 from flowstone.plot.vectors import (
     data_latent_samples,
     density,

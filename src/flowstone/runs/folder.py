@@ -29,7 +29,7 @@ class Run:
     """A folder written by ``flowstone train``.
 
     It holds ``flow.json`` (the description of the density and its data), ``flow.safetensors`` (its weights),
-    ``history.csv``, ``metrics.json``, ``plots/`` and ``resume/`` (the state of the training).
+    ``history.csv``, ``metrics.json``, ``README.md`` (a model card), ``plots/`` and ``resume/`` (the training's state).
     """
 
     def __init__(self, folder: Path | str) -> None:
