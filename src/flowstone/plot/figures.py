@@ -55,10 +55,10 @@ def loss_curve(history: History, ax: Axes, *, entropy: float | None = None) -> A
     return ax
 
 
-def png_of(figure: Figure) -> bytes:
-    """A picture as the bytes of a PNG."""
+def png_of(figure: Figure, **options: Any) -> bytes:
+    """A picture as the bytes of a PNG; ``options`` are those of matplotlib's ``savefig``."""
     content = io.BytesIO()
-    figure.savefig(content, format="png", **AS_FILE)
+    figure.savefig(content, format="png", **AS_FILE | options)
     return content.getvalue()
 
 

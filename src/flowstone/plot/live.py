@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ SHARE = 0.05  # of the training's time that drawing may take
 FIRST = 1.0  # seconds that the first picture is taken to cost, where that was not measured
 ALONE = 2.0  # how much more a picture is taken to cost than drawing the data alone
 ROWS = 2000  # that are shown
+EVERY = 3.0  # seconds between two writings of the page without a new picture
+DRAWN: dict[str, Any] = {"bbox_inches": None}  # which a tight frame would make half as dear again
 
 
 class Live:
@@ -74,26 +77,30 @@ class Live:
         self.budget = _Budget(share)
         self.latest: tuple[Density, History] | None = None
         self.picture: str | None = None
+        self.written: float | None = None  # seconds of training at the last writing of the page
 
     def __call__(self, density: Density, history: History) -> None:
-        """Draw, if there is time for it."""
-        first, self.latest = self.latest is None, (density, history)
+        """Draw, if there is time for it; or else write the figures, if there is time for that."""
+        self.latest, seconds = (density, history), history.records[-1].seconds
         if self.page is None and self.output is None:
             return
-        if self.budget.allows(history.records[-1].seconds):
-            with self.budget.measured(picture=True):
+        if self.budget.allows_picture(seconds):
+            with self.budget.measured("picture"):
                 self._draw(density, history)
                 self._show(history, running=True)
-        elif first:
-            with self.budget.measured(picture=False):
+        elif self.page is not None and (self.written is None or self.budget.allows_page(seconds, self.written)):
+            with self.budget.measured("page"):
                 self._show(history, running=True)
+        else:
+            return
+        self.written = seconds
 
     def __enter__(self) -> "Live":
         """Draw the data alone, before the clock of the training starts, to know what a picture costs here."""
         if self.page is not None or self.output is not None:
             started = time.perf_counter()
-            png_of(training_figure(self.x, self.x, self.columns, self.levels, context=self.context)[0])
-            self.budget.expected = ALONE * (time.perf_counter() - started)
+            png_of(training_figure(self.x, self.x, self.columns, self.levels, context=self.context)[0], **DRAWN)
+            self.budget.costs["picture"] = ALONE * (time.perf_counter() - started)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -115,7 +122,7 @@ class Live:
                 density, history, self.x, context=self.context, columns=self.columns, levels=self.levels,
                 entropy=self.entropy,
             )  # fmt: skip
-        self.picture = base64.b64encode(png_of(figure)).decode()
+        self.picture = base64.b64encode(png_of(figure, **DRAWN)).decode()
 
     def _show(self, history: History, *, running: bool, ended: str = "") -> None:
         if self.output is not None and self.picture is not None:
@@ -136,24 +143,29 @@ class _Budget:
 
     Attributes:
         spent: seconds that drawing has taken.
-        expected: seconds that the next picture is taken to cost: what the last one did.
+        costs: seconds that the next ``picture``, or a ``page`` with new figures alone, is taken to cost: what the last
+            one did.
     """
 
     def __init__(self, share: float) -> None:
-        self.share, self.spent, self.expected = share, 0.0, FIRST
+        self.share, self.spent = share, 0.0
+        self.costs = {"picture": FIRST, "page": 0.0}
 
-    def allows(self, seconds: float) -> bool:
+    def allows_picture(self, seconds: float) -> bool:
         """Whether there is time for a picture after so many seconds of training."""
-        return self.spent + self.expected <= self.share * seconds
+        return self.spent + self.costs["picture"] <= self.share * seconds
+
+    def allows_page(self, seconds: float, written: float) -> bool:
+        """Whether there is time for new figures, where a page is of ``written``; half of the share is for pictures."""
+        old = seconds - written >= max(EVERY, 2 * self.costs["page"] / self.share)
+        return old and self.spent + self.costs["page"] <= self.share * seconds
 
     @contextmanager
-    def measured(self, *, picture: bool) -> Iterator[None]:
-        """Counts the time that is spent inside."""
+    def measured(self, kind: str) -> Iterator[None]:
+        """Counts the time that is spent inside, on a ``picture`` or a ``page``."""
         started = time.perf_counter()
         try:
             yield
         finally:
-            cost = time.perf_counter() - started
-            self.spent += cost
-            if picture:
-                self.expected = cost
+            self.costs[kind] = time.perf_counter() - started
+            self.spent += self.costs[kind]
