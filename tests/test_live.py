@@ -150,7 +150,7 @@ def test_figures_are_written_between_pictures_at_most_every_three_seconds(tmp_pa
 
 
 def test_what_a_picture_costs_is_measured_before_the_training(tmp_path, monkeypatch):
-    """By what drawing the data alone takes the second time; a kind of data is drawn by the same function as its samples."""
+    """By what drawing the data alone takes the second time, whatever kind they are."""
     clock = iter([1.0, 5.0, 10.0, 10.75])
     monkeypatch.setattr(live.time, "perf_counter", lambda: next(clock))
     monkeypatch.setitem(figures.AS_FILE, "dpi", 20)
