@@ -61,7 +61,7 @@ class Different:
 
 @pytest.fixture
 def written(monkeypatch):
-    """A density whose samples are its latents. A file of that is in place of the exporter, which test_export.py tries."""
+    """A density whose samples are its latents, and a file of that in place of the exporter (see test_export.py)."""
     flow = build("gaussian_mixture", {"features": 2}).eval()
     shapes = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", 2]) for name in "zx"]
     graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["z"], ["x"])], "sampler", shapes[:1], shapes[1:])
