@@ -27,6 +27,7 @@ __all__ = ["Live"]
 SHARE = 0.05  # of the training's time that drawing may take
 FIRST = 1.0  # seconds that the first picture is taken to cost, where that was not measured
 ALONE = 1.5  # how much more a picture is taken to cost than drawing the data alone
+BUSIER = 2.0  # times the cost of the last picture for which there must be time
 ROWS = 2000  # that are shown
 EVERY = 3.0  # seconds between two writings of the page without a new picture
 DRAWN: dict[str, Any] = {"bbox_inches": None}  # which a tight frame would make half as dear again
@@ -153,8 +154,8 @@ class _Budget:
         self.costs = {"picture": FIRST, "page": 0.0}
 
     def allows_picture(self, seconds: float) -> bool:
-        """Whether there is time for a picture after so many seconds of training."""
-        return self.spent + self.costs["picture"] <= self.share * seconds
+        """Whether there is time for a picture after so many seconds of training, even if the machine gets busier."""
+        return self.spent + BUSIER * self.costs["picture"] <= self.share * seconds
 
     def allows_page(self, seconds: float, written: float) -> bool:
         """Whether there is time for new figures, where a page is of ``written``; half of the share is for pictures."""
