@@ -30,6 +30,7 @@ from flowstone.recipes import DEFAULT, IMAGE_DEFAULT, MIXED_DEFAULT, all_recipes
 from flowstone.runs import Run
 from flowstone.runs.checkpoint import build_recorded, describe, read_record, save, write_record
 from flowstone.runs.folder import METRICS
+from flowstone.runs.frames import has_frames
 from flowstone.train import Settings, fit
 from flowstone.train.history import History
 from flowstone.train.processes import Processes
@@ -79,6 +80,7 @@ class Job:
             self.run.folder,
             sheets=plots and dataset.images,
             tensorboard=tensorboard,
+            frames=plots and has_frames(density),
             context=None if dataset.validation.context is None else dataset.validation.context.to(device),
         )
         try:

@@ -1,10 +1,11 @@
-"""Files that are written while a training runs: its history, sheets of samples, TensorBoard's event files."""
+"""Files that are written while a training runs: history, sheets of samples, frames, TensorBoard's event files."""
 
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from flowstone.errors import SettingError
+from flowstone.runs.frames import keep_frame
 
 __all__ = ["summary_writer", "watching"]
 
@@ -12,12 +13,13 @@ SHEET = 64  # images drawn at each validation
 
 
 @contextmanager
-def watching(folder: Path, *, sheets: bool, tensorboard: bool, context: Any = None):
+def watching(folder: Path, *, sheets: bool, tensorboard: bool, frames: bool = False, context: Any = None):
     """Yields the function ``watch`` that ``fit`` calls after each validation.
 
     Args:
         sheets: whether to draw 64 images into ``folder/plots/training``, from the same latents each time.
         tensorboard: whether to write event files into ``folder/tensorboard``.
+        frames: whether to keep samples for pictures of the training from start to end (``runs.frames``).
         context: context of the images drawn.
     """
     with ExitStack() as stack:
@@ -27,6 +29,8 @@ def watching(folder: Path, *, sheets: bool, tensorboard: bool, context: Any = No
             history.save(folder / "history.csv")
             record = history.records[-1]
             sheet = _sheet(density, folder / "plots" / "training", record.step, context) if sheets else None
+            if frames:
+                keep_frame(folder, density, history)
             if writer is not None:
                 writer(record, sheet)
 
