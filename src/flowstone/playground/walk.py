@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowstone.bijections import Bijection, Conditioned, State
+from flowstone.bijections import State
 from flowstone.density import Density
-from flowstone.errors import SettingError
 from flowstone.flow import Flow
 from flowstone.playground.fragments import floats, section
-from flowstone.plot.vectors import Limits, limits_of
+from flowstone.plot.stages import require_two_columns, stage_limits, stage_names, stages_of
+from flowstone.plot.vectors import Limits
 from flowstone.runs.frames import Frames, samples_of_frame
 from flowstone.validation import require_seed
 
-__all__ = ["layer_name", "require_two_columns", "walk_section"]
+__all__ = ["walk_section"]
 
 POINTS = 300  # of the data, and as many samples
 LINES, ON_LINE = 13, 37  # lines of the grid in each direction, and places on each of them
@@ -59,23 +59,19 @@ def walk_section(
     flow = require_two_columns(flow)
     require_seed("seed", seed)
     x = x.to(flow.device, flow.data_dtype)
-    limits = limits_of(x)
-    x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:POINTS].to(x.device)]
-    samples = flow.sample(POINTS, seed=seed).to(x)
-    there = {"data": x, "samples": samples, "grid": _grid(limits).to(x)}
-    states = {name: flow.states(values) for name, values in there.items()}
-    latents = torch.cat((states["data"][-1].value, states["samples"][-1].value))
+    shown = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:POINTS].to(x.device)]
+    states = {"data": flow.states(shown), "samples": flow.states(flow.sample(POINTS, seed=seed).to(x))}
+    stops = stages_of(states["data"], STOPS)
+    limits = stage_limits(x, tuple(states.values()), stops)
+    views = [_view(each) for each in limits]
+    latents = torch.cat([each[-1].value for each in states.values()])
     back = flow.inverse_states(_grid(_latent_limits(latents)).to(latents))[::-1]
-    stops = _stops(len(back))
-    # After the first layer, which is from the units of the data, all layers have the same frame.
-    inner = [states[name][stop].value for name in ("data", "samples") for stop in stops[1:]]
-    shared = limits_of(torch.cat([values.to(inner[0]) for values in inner]))
-    views = [_view(limits), *(_view(shared) for _ in stops[1:])]
+    states["grid"] = flow.states(_grid(limits[0]).to(x))
     return section(
         "walk",
         {
             "columns": list(columns),
-            "layers": _layers(states["data"], stops),
+            "layers": stage_names(states["data"], stops),
             "views": views,
             "lines": LINES,
             "onLine": ON_LINE,
@@ -84,62 +80,6 @@ def walk_section(
             "training": None if frames is None else _training(flow, frames, views[0]),
         },
     )
-
-
-def require_two_columns(density: Density) -> Flow:
-    """The density as a Flow that a walk can show.
-
-    Raises:
-        SettingError: it is none; the message says what is possible instead.
-    """
-    what = None
-    if len(density.event_shape) != 1:
-        what = f"of images {tuple(density.event_shape)}"
-    elif not isinstance(density, Flow):
-        what = f"a {type(density).__name__}, which has no layers between data and latent"
-    elif density.context_features:
-        what = f"conditioned on {density.context_features} other column{'s' * (density.context_features > 1)}"
-    elif tuple(density.event_shape) != (2,):
-        what = f"of {density.event_shape[0]} column{'s' * (density.event_shape[0] > 1)}"
-    elif density.stochastic:
-        what = "one whose layers draw noise"
-    if what is not None:
-        raise SettingError(
-            f"layers are shown of flows of two columns without a context; this density is {what}: "
-            "its pictures are those of flowstone plot RUN"
-        )
-    assert isinstance(density, Flow)
-    return density
-
-
-def layer_name(layer: Bijection | None) -> str:
-    """What a reader calls a layer, such as ``Coupling (RQSpline)``; the name of None is that of the data.
-
-    >>> from flowstone.bijections import Scaling
-    >>> layer_name(Scaling(2)), layer_name(None)
-    ('Scaling', 'data')
-    """
-    if layer is None:
-        return "data"
-    transform = f" ({type(layer.transform).__name__})" if isinstance(layer, Conditioned) else ""
-    return f"{type(layer).__name__}{transform}"
-
-
-def _stops(states: int) -> list[int]:
-    """The states at which the slider stops: all, or of a long flow as many as there may be, evenly spread."""
-    last = states - 1
-    return [round(i * last / min(last, STOPS)) for i in range(min(last, STOPS) + 1)]
-
-
-def _layers(states: Sequence[State], stops: Sequence[int]) -> list[str]:
-    """Names of what lies between two stops."""
-    names = []
-    for before, after in itertools.pairwise(stops):
-        between = [layer_name(state.layer) for state in states[before + 1 : after + 1]]
-        counted = [(name, len(list(group))) for name, group in itertools.groupby(between)]
-        numbers = f"{after}" if after == before + 1 else f"{before + 1}–{after}"
-        names.append(f"{numbers} " + ", ".join(name if n == 1 else f"{name} × {n}" for name, n in counted))
-    return names
 
 
 def _ledger(flow: Flow, states: Sequence[State], stops: Sequence[int], views: Sequence[Any]) -> dict[str, Any]:

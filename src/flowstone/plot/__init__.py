@@ -1,5 +1,6 @@
 """Pictures: functions ``(data, ax) -> ax`` that draw one thing, and figures put together from them."""
 
+from flowstone.plot.animation import ANIMATIONS, animate_layers
 from flowstone.plot.calibration import calibration_figure, coverage_curve, rank_histogram
 from flowstone.plot.figures import DATA, SAMPLES, loss_curve, new_figure, save_figure
 from flowstone.plot.images import (
@@ -27,8 +28,10 @@ from flowstone.plot.vectors import (
 )
 
 __all__ = [
+    "ANIMATIONS",
     "DATA",
     "SAMPLES",
+    "animate_layers",
     "calibration_figure",
     "coverage_curve",
     "data_latent_samples",

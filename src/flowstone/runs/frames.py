@@ -86,7 +86,7 @@ def read_frames(folder: Path | str) -> Frames | None:
 
 
 def _frames_before(folder: Path, step: int) -> Frames:
-    """The frames of earlier steps; none where the file is missing or damaged, as no training should end for pictures."""
+    """The frames of earlier steps; none where the file is missing or damaged, as pictures end no training."""
     try:
         frames = read_frames(folder)
     except CheckpointError:
