@@ -169,7 +169,7 @@ function startWalk(root) {
     const away = distance === null ? "" : `, ${digits(distance, 2)} from the click, the nearest that is computed`;
     find("chosen").textContent =
       `${kind}${away}: ${equal(data.columns[0], digits(x, 6))}, ${equal(data.columns[1], digits(y, 6))}. ` +
-      `${equal("log p", decimals(logP))} nats, density ${digits(Math.exp(logP), 3)}.`;
+      `${equal("log\u00a0p", decimals(logP))} nats, density ${digits(Math.exp(logP), 3)}.`;
     Object.assign(root.dataset, { chosen: set, place: JSON.stringify([x, y]), logP: String(logP) });
   }
 
