@@ -108,9 +108,7 @@ class _Inverse(nn.Module):
 def _exported(module: nn.Module, example: Tensor) -> bytes:
     batch = torch.export.Dim("batch", min=2, max=MOST_BATCH)
     with _quiet():
-        program = torch.onnx.export(
-            module, (example,), dynamo=True, dynamic_shapes=({0: batch},), verbose=False
-        )
+        program = torch.onnx.export(module, (example,), dynamo=True, dynamic_shapes=({0: batch},), verbose=False)
     assert program is not None
     return program.model_proto.SerializeToString()
 

@@ -40,5 +40,5 @@ def packed_runtime(folder: Path) -> str:
     script = (folder / SCRIPT).read_text(encoding="utf-8")
     script = "\n".join(line for line in script.splitlines() if not line.startswith("//# sourceMappingURL"))
     module = base64.b64encode((folder / MODULE).read_bytes()).decode("ascii")
-    program = base64.b64encode(gzip.compress((folder / PROGRAM).read_bytes(), 9, mtime=0)).decode("ascii")
+    program = base64.b64encode(gzip.compress((folder / PROGRAM).read_bytes(), 6, mtime=0)).decode("ascii")
     return f'{script}\nwindow.flowstoneRuntime = {{\n  module: "{module}",\n  program: "{program}",\n}};\n'

@@ -84,7 +84,9 @@ def _panels(
     values: Sequence[Tensor], limits: Tensor, names: Sequence[str], *, colors: Tensor
 ) -> tuple[Figure, Callable[[float], None]]:
     """A figure of both directions, and the function that draws it at a moment from 0 to the number of layers."""
-    figure = Figure(figsize=(8.4, 4.5))  # without a layout engine: the panels stay where they are
+    figure = Figure(
+        figsize=(8.4, 4.4)
+    )  # pixels of a film are even; no layout engine, so that the panels stay where they are
     edges = {"left": 0.06, "right": 0.985, "bottom": 0.07, "top": 0.86, "wspace": 0.14}
     left, right = figure.subplots(1, 2, gridspec_kw=edges)
     last = len(limits) - 1

@@ -6,7 +6,7 @@ const bell = (x, middle, width) => Math.exp(-0.5 * ((x - middle) / width) ** 2) 
 const DENSITIES = {
   bumps: { p: (x) => 0.3 * bell(x, -1.2, 0.35) + 0.7 * bell(x, 0.8, 0.55), support: [-4, 5] },
   normal: { p: (x) => bell(x, 0, 1), support: [-6, 6] },
-  uniform: { p: (x) => (Math.abs(x) <= 1 ? 0.5 : 0), support: [-1, 1] },
+  uniform: { p: (x) => (Math.abs(x) <= 1 + 1e-9 ? 0.5 : 0), support: [-1, 1] }, // an inverse rounds its edges
 };
 
 // Each map with its slope and its inverse, for a stretch a and a shift b, and as text.
@@ -26,6 +26,7 @@ const MAPS = {
     f: (x, a, b) => (x < 0 ? a * x : x) + b,
     slope: (x, a) => (x < 0 ? a : 1),
     inverse: (z, a, b) => (z < b ? (z - b) / a : z - b),
+    jumps: [-1e-9, 0], // places on both sides of the kink, where the density of z jumps
     text: "x + b where x ≥ 0, a · x + b below",
     slopeText: "1 where x ≥ 0, a below",
   },
@@ -83,6 +84,8 @@ function startLesson(root) {
   // Points of both densities between two values of x.
   function curvesBetween(lesson, low, high, places) {
     const xs = Array.from({ length: places + 1 }, (_, index) => low + ((high - low) * index) / places);
+    xs.push(...(lesson.kind.jumps ?? []).filter((x) => low < x && x < high));
+    xs.sort((one, other) => one - other);
     return {
       x: xs.map((x) => [x, lesson.density.p(x)]),
       z: xs.map((x) => { const z = lesson.f(x); return [z, densityOfZ(lesson, z)]; }),

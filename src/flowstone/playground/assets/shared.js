@@ -67,8 +67,16 @@ function onTheme(redraw) {
   }
 }
 
-// Round numbers for the ticks of an axis.
-function ticksOf(low, high, most = 6) {
+// Round numbers for the ticks of an axis, as many as fit: a tick takes `room(text)` pixels of a length.
+function ticksOf(low, high, length, room) {
+  for (let most = 9; most > 2; most -= 1) {
+    const ticks = roundNumbers(low, high, most);
+    if (ticks.reduce((sum, tick) => sum + room(digits(tick)), 0) < length) return ticks;
+  }
+  return roundNumbers(low, high, 2);
+}
+
+function roundNumbers(low, high, most) {
   const raw = (high - low) / most;
   const power = 10 ** Math.floor(Math.log10(raw));
   const step = power * [1, 2, 5, 10].find((factor) => factor * power >= raw);
@@ -98,6 +106,7 @@ class Picture {
     canvas.width = this.width * scale;
     canvas.height = this.height * scale;
     pen.setTransform(scale, 0, 0, scale, 0, 0);
+    pen.font = "12px system-ui, sans-serif";
     this.theme = themeOf(this.root);
     draw(this);
   }
@@ -110,7 +119,6 @@ class Picture {
     const { left, right, top, bottom } = this.edge;
     pen.fillStyle = theme.paper;
     pen.fillRect(0, 0, this.width, this.height);
-    pen.font = "12px system-ui, sans-serif";
     pen.fillStyle = theme.muted;
     pen.strokeStyle = theme.line;
     pen.lineWidth = 1;
@@ -118,7 +126,7 @@ class Picture {
     if (xTicks) {
       pen.textAlign = "center";
       pen.textBaseline = "top";
-      for (const tick of ticksOf(...view.x, Math.max(2, Math.floor(this.width / 75)))) {
+      for (const tick of ticksOf(...view.x, right - left, (text) => pen.measureText(text).width + 26)) {
         pen.fillRect(this.x(tick), bottom, 1, 4);
         pen.fillText(digits(tick), this.x(tick), bottom + 6);
       }
@@ -127,7 +135,7 @@ class Picture {
     if (yTicks) {
       pen.textAlign = "right";
       pen.textBaseline = "middle";
-      for (const tick of ticksOf(...view.y, Math.max(2, Math.floor(this.height / 55)))) {
+      for (const tick of ticksOf(...view.y, bottom - top, () => 38)) {
         pen.fillRect(left - 4, this.y(tick), 4, 1);
         pen.fillText(digits(tick), left - 6, this.y(tick));
       }
