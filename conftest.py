@@ -47,6 +47,8 @@ def _is_plain(line: str) -> bool:
 
 def _run_command(line: str) -> None:
     words, said = shlex.split(line, comments=True), io.TextIOWrapper(io.BytesIO(), write_through=True)
+    if words[1] == "train" and not {"--steps", "--epochs", "--minutes", "--resume"} & set(words):
+        words += ["--steps", "300"]  # whole trainings with the default number take most of a minute
     with patch.object(sys, "argv", words), redirect_stdout(said), redirect_stderr(said):
         try:
             main()
