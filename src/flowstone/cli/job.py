@@ -41,10 +41,11 @@ __all__ = ["Job", "continued", "started"]
 Say = Callable[[str], None]
 # The parts of flow.json besides the density.
 EXTRA = ("columns", "context_columns", "data", "training", "request")
+LIVE = "live.html"
 EXIT_STATUS = {"interrupted": 130, "terminated": 143}  # as of a process that the signal ends
-# Options that a training may be given anew when it goes on: its limits, and patience.
+# Options that a training may be given anew when it goes on: its limits, patience, and how often it writes a line.
 LIMITS = {"steps", "epochs", "minutes"}
-EXTENDING = LIMITS | {"patience"}
+EXTENDING = LIMITS | {"patience", "log_every"}
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,14 @@ class Job:
     record: Mapping[str, Any]
     new: bool = False
 
-    def work(self, device: str, *, quiet: bool, plots: bool, tensorboard: bool) -> None:
+    def work(self, device: str, *, quiet: bool, plots: bool, tensorboard: bool, live: bool = False) -> None:
         """Train, keep the weights, and write figures and pictures."""
         try:
-            self._work(device, quiet=quiet, plots=plots, tensorboard=tensorboard)
+            self._work(device, quiet=quiet, plots=plots, tensorboard=tensorboard, live=live)
         finally:
             self.run.lock.release()
 
-    def _work(self, device: str, *, quiet: bool, plots: bool, tensorboard: bool) -> None:
+    def _work(self, device: str, *, quiet: bool, plots: bool, tensorboard: bool, live: bool) -> None:
         dataset, density = self.dataset, self.density.to(device)
         say: Say = (lambda _: None) if quiet else (lambda words: print(words, file=sys.stderr))
         self._introduce(say, quiet=quiet)
@@ -79,6 +80,7 @@ class Job:
             self.run.folder,
             sheets=plots and dataset.images,
             tensorboard=tensorboard,
+            live=self._live(say) if live else None,
             context=None if dataset.validation.context is None else dataset.validation.context.to(device),
         )
         try:
@@ -135,6 +137,18 @@ class Job:
                 say(note)
         for name, value in data.get("atoms", {}).items():
             say(f"column {name!r} is continuous but for {value:g}, in over 1% of the rows: its density has a spike")
+
+    def _live(self, say: Say) -> Any:
+        from flowstone.plot import Live
+
+        dataset, page = self.dataset, self.run.folder / LIVE
+        say(f"live page: {page}")
+        shown = dataset.rows_to_show
+        title = f"{Path(self.record['data']['source']).name}, {self.record['recipe']}"
+        return Live(
+            shown.x, context=shown.context, columns=dataset.columns, levels=dataset.levels, entropy=dataset.entropy,
+            page=page, title=title,
+        )  # fmt: skip
 
     def _finish(self, history: History, say: Say, *, plots: bool) -> None:
         dataset, best = self.dataset, history.best
@@ -280,8 +294,8 @@ def _extended(settings: Settings, given: Mapping[str, Any], dataset: Dataset, de
     """The settings with what a continuing training is given anew; new limits replace both limits of before."""
     _check_epochs(given)
     limits = {name: given.get(name) for name in ("steps", "minutes")} if given.keys() & LIMITS else {}
-    patience = {name: given[name] for name in given.keys() - LIMITS}
-    return _with_epochs(settings.override(limits | patience), given.get("epochs"), dataset, density)
+    others = {name: given[name] for name in given.keys() - LIMITS}
+    return _with_epochs(settings.override(limits | others), given.get("epochs"), dataset, density)
 
 
 def _require_more(run: Run, settings: Settings, dataset: Dataset, density: Density) -> None:

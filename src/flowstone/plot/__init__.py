@@ -1,7 +1,7 @@
 """Pictures: functions ``(data, ax) -> ax`` that draw one thing, and figures put together from them."""
 
 from flowstone.plot.calibration import calibration_figure, coverage_curve, rank_histogram
-from flowstone.plot.figures import DATA, SAMPLES, loss_curve, new_figure, save_figure
+from flowstone.plot.figures import DATA, SAMPLES, loss_curve, new_figure, png_of, save_figure
 from flowstone.plot.images import (
     image_figure,
     interpolation_figure,
@@ -13,6 +13,7 @@ from flowstone.plot.images import (
     scale_figure,
     temperature_figure,
 )
+from flowstone.plot.live import Live, live_figure
 from flowstone.plot.save import save_plots
 from flowstone.plot.vectors import (
     data_latent_samples,
@@ -29,6 +30,7 @@ from flowstone.plot.vectors import (
 __all__ = [
     "DATA",
     "SAMPLES",
+    "Live",
     "calibration_figure",
     "coverage_curve",
     "data_latent_samples",
@@ -39,12 +41,14 @@ __all__ = [
     "layers",
     "likelihood_figure",
     "limits_of",
+    "live_figure",
     "loss_curve",
     "marginal",
     "mosaic",
     "nearest_figure",
     "new_figure",
     "pair_plot",
+    "png_of",
     "points",
     "rank_histogram",
     "reconstruction_figure",

@@ -178,6 +178,7 @@ class _Training:
             if not history.records:  # without a validation the best weights are those of the start
                 self.weights.keep_as_best()
             self.weights.restore_best()
+            self.density.trained = self.density.trained or self.state.step > 0
         if history.stopped not in STOPPED_BY.values() and self.processes.rank == 0:
             self._warn_if_unmoved()
         return history

@@ -92,6 +92,11 @@ class Settings:
         "Steps between two validations. If not set: 100, 500 for images, and 20 for a fixed set of fewer than 10,000 "
         "rows that are not images.",
     )
+    log_every: int | None = option(
+        None,
+        "Steps between two lines that tell the losses. If not set: no lines beside a progress bar; where there is no "
+        "terminal, a line every half minute.",
+    )
     seed: int = option(
         0,
         "Seed of the batches, of the noise and of the choice of held-out rows. On the CPU the same seed gives the same "
@@ -142,7 +147,7 @@ class Settings:
         self._check_together()
 
     def _check_numbers(self) -> None:
-        for name in ("steps", "batch_size", "patience", "validate_every"):
+        for name in ("steps", "batch_size", "patience", "validate_every", "log_every"):
             if (value := getattr(self, name)) is not None:
                 require_integer(name, value)
         for name in ("minutes", "lr", "clip"):
