@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
+from flowstone.cli.again import commands_again
 from flowstone.cli.flags import flag_of
-from flowstone.cli.values import beside_metrics, print_metrics, say_noise
+from flowstone.cli.values import print_metrics, say_noise
 from flowstone.cli.watch import watching
 from flowstone.data import DataRequest, Dataset, Rows, open_source
 from flowstone.density import Density
@@ -23,6 +24,7 @@ from flowstone.errors import (
     SettingError,
     UnknownNameError,
 )
+from flowstone.evaluation.beside import beside_metrics
 from flowstone.evaluation.metrics import evaluate
 from flowstone.execution import thread_count
 from flowstone.files import remove_unfinished
@@ -30,6 +32,7 @@ from flowstone.recipes import DEFAULT, IMAGE_DEFAULT, MIXED_DEFAULT, all_recipes
 from flowstone.runs import Run
 from flowstone.runs.checkpoint import build_recorded, describe, read_record, save, write_record
 from flowstone.runs.folder import METRICS
+from flowstone.runs.machine import machine
 from flowstone.train import Settings, fit
 from flowstone.train.history import History
 from flowstone.train.processes import Processes
@@ -63,14 +66,14 @@ class Job:
     record: Mapping[str, Any]
     new: bool = False
 
-    def work(self, device: str, *, quiet: bool, plots: bool, tensorboard: bool) -> None:
+    def work(self, device: str, *, quiet: bool, plots: bool, report: bool, tensorboard: bool) -> None:
         """Train, keep the weights, and write figures and pictures."""
         try:
-            self._work(device, quiet=quiet, plots=plots, tensorboard=tensorboard)
+            self._work(device, quiet=quiet, plots=plots, report=report, tensorboard=tensorboard)
         finally:
             self.run.lock.release()
 
-    def _work(self, device: str, *, quiet: bool, plots: bool, tensorboard: bool) -> None:
+    def _work(self, device: str, *, quiet: bool, plots: bool, report: bool, tensorboard: bool) -> None:
         dataset, density = self.dataset, self.density.to(device)
         say: Say = (lambda _: None) if quiet else (lambda words: print(words, file=sys.stderr))
         self._introduce(say, quiet=quiet)
@@ -110,7 +113,7 @@ class Job:
             print(f"flowstone: {said}", file=sys.stderr)
             sys.exit(EXIT_STATUS[history.stopped])
         density.eval()
-        self._finish(history, say, plots=plots)
+        self._finish(history, say, quiet=quiet, plots=plots, report=report)
 
     def _keep(self, history: History) -> None:
         if Processes().rank:
@@ -136,7 +139,7 @@ class Job:
         for name, value in data.get("atoms", {}).items():
             say(f"column {name!r} is continuous but for {value:g}, in over 1% of the rows: its density has a spike")
 
-    def _finish(self, history: History, say: Say, *, plots: bool) -> None:
+    def _finish(self, history: History, say: Say, *, quiet: bool, plots: bool, report: bool) -> None:
         dataset, best = self.dataset, history.best
         metrics = evaluate(self.density, dataset.test.x, dataset.test.context) | {
             "seconds": history.records[-1].seconds,
@@ -151,21 +154,42 @@ class Job:
             metrics["entropy"] = dataset.entropy
         if isinstance(dataset.train, Rows):
             metrics |= beside_metrics(self.density, dataset.test.x, dataset.rows_to_show.x)
-        if plots:
-            self._draw(history)
+        metrics["machine"] = machine(self.density.device)
+        drawn = self._draw(history) if plots else {}
+        if report:
+            self._report(history, metrics, drawn, quiet=quiet)
         self.run.write_json(METRICS, metrics)  # the last file: a run that has it has all
         print_metrics(metrics, say)
         if plots:
             say(f"pictures: {self.run.folder / 'plots'}")
+        if report and (page := self.run.folder / "report.html").exists():
+            say(f"report: {page}")
 
-    def _draw(self, history: History) -> None:
-        from flowstone.plot import save_plots
+    def _draw(self, history: History) -> dict[str, bytes]:
+        """The pictures in ``plots/``, by their names."""
+        from flowstone.plot import arguments_of, save_plots
 
-        dataset, shown = self.dataset, self.dataset.rows_to_show
-        save_plots(
-            self.density, shown.x, dataset.columns, history, self.run.plots, context=shown.context,
-            test=dataset.test.x, test_context=dataset.test.context, entropy=dataset.entropy, levels=dataset.levels,
-        )  # fmt: skip
+        about = arguments_of(self.dataset)
+        paths = save_plots(self.density, history=history, folder=self.run.plots, **about)
+        return {path.stem: path.read_bytes() for path in paths}
+
+    def _report(self, history: History, metrics: Mapping[str, Any], drawn: Mapping[str, bytes], *, quiet: bool) -> None:
+        """Write the report; where that fails, a line says so, and the training ends all the same."""
+        from flowstone.report import Subject, write_report
+
+        run = self.run
+        try:
+            subject = Subject(
+                run, self.density, self.record, history, metrics, self.dataset,
+                drawn=drawn, commands=commands_again(self.record, run.folder),
+            )  # fmt: skip
+            write_report(subject, progress=not quiet)
+        except (Exception, KeyboardInterrupt) as error:
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            print(
+                f"flowstone: {run.folder}: no report ({said}); to write it: flowstone report {run.folder}",
+                file=sys.stderr,
+            )
 
 
 def started(out: Path | None, request: Mapping[str, Any], *, progress: bool) -> Job:

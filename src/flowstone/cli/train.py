@@ -29,6 +29,7 @@ def train(
     out: Path | None = None,
     resume: Annotated[bool, Switch] = False,
     plots: bool = True,
+    report: bool | None = None,
     tensorboard: Annotated[bool, Switch] = False,
     quiet: Annotated[bool, Switch] = False,
     **options: Any,
@@ -56,6 +57,8 @@ def train(
         given, replace the limits it had, also of a training that has ended; --patience may change, too.
     plots
         Draw the pictures at the end; for images, also some samples at each validation.
+    report
+        Write RUN/report.html at the end: one page that shows what was learned, and how well. If not said: as --plots.
     tensorboard
         Write event files for TensorBoard into RUN/tensorboard.
     quiet
@@ -85,5 +88,6 @@ def train(
     with joined(device, out) as place:  # before anything is written
         first = Processes().rank == 0  # of several processes the first one prints, draws and writes
         quiet, plots, tensorboard = quiet or not first, plots and first, tensorboard and first
+        report = first and (plots if report is None else report)
         job = continued(out, request) if resume else started(out, request, progress=not quiet)
-        job.work(place, quiet=quiet, plots=plots, tensorboard=tensorboard)
+        job.work(place, quiet=quiet, plots=plots, report=report, tensorboard=tensorboard)
