@@ -31,6 +31,7 @@ LEVELS = (
     ("runs", "plot"),
     ("table_model", "sbi"),
     ("estimators", "streaming"),
+    ("report",),
     ("cli",),
 )
 LEVEL = {package: level for level, packages in enumerate(LEVELS) for package in packages}

@@ -33,7 +33,7 @@ def always(monkeypatch):
     monkeypatch.setattr(live._Budget, "allows", lambda *_: True)
     monkeypatch.setattr(live, "GRID", 8)
     monkeypatch.setattr(live, "ROWS", 50)
-    monkeypatch.setitem(figures.AS_FILE, "dpi", 20)
+    monkeypatch.setitem(figures.RESOLUTION, "dpi", 20)
 
 
 def picture_of(page: Path) -> np.ndarray:

@@ -43,6 +43,7 @@ COMMANDS = {
     "score": "Write the log-likelihood of each row of a table, or of each image.",
     "check": "Check whether the flow inverts and its log-dets are correct, layer by layer.",
     "plot": "Draw the pictures of a run again.",
+    "report": "Write the report of a run: one HTML page that opens from disk.",
     "list": "List the recipes with their arguments, the toys and the image sets.",
 }
 for _name, _help in COMMANDS.items():

@@ -20,17 +20,12 @@ def plot(run: Path, *, seed: int = 0, device: Device = "auto") -> None:
     device
         Where to compute.
     """
-    from flowstone.plot import save_plots
+    from flowstone.plot import arguments_of, save_plots
     from flowstone.runs import Run
 
     require_seed("seed", seed)
     folder = Run(run)
-    density, dataset = folder.density(device_of(device)), folder.dataset()
-    shown = dataset.rows_to_show
-    written = save_plots(
-        density, shown.x, dataset.columns, folder.history, folder.plots,
-        context=shown.context, test=dataset.test.x, test_context=dataset.test.context,
-        entropy=dataset.entropy, levels=dataset.levels, seed=seed,
-    )  # fmt: skip
+    density, about = folder.density(device_of(device)), arguments_of(folder.dataset())
+    written = save_plots(density, history=folder.history, folder=folder.plots, seed=seed, **about)
     for path in written:
         print(path)
