@@ -175,7 +175,7 @@ def test_samples_that_are_not_finite_are_left_out():
         ("two given another", ["data", "samples, given the contexts of the data", "negative log-likelihood"]),
         ("seven", ["p", "q", "r", "s", "t", "negative log-likelihood"]),
         ("images", ["samples", "negative log-likelihood"]),
-        ("mixed", ["age (20% gaps)", "sex", "negative log-likelihood"]),
+        ("mixed", ["age\ngaps: 20.0%, samples 21.0%", "sex", "negative log-likelihood"]),
     ],
 )
 def test_each_kind_of_data_has_its_picture(kind, titles):

@@ -8,6 +8,7 @@ from flowstone.plot.figures import DATA, SAMPLES, loss_curve, new_figure, png_of
 from flowstone.plot.images import (
     image_figure,
     interpolation_figure,
+    label_figure,
     likelihood_figure,
     mosaic,
     nearest_figure,
@@ -48,6 +49,7 @@ __all__ = [
     "draw_all",
     "image_figure",
     "interpolation_figure",
+    "label_figure",
     "latent_figure",
     "layers",
     "likelihood_figure",

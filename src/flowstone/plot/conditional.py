@@ -52,11 +52,15 @@ def _of_one(density: Density, x: Tensor, context: Tensor, column: str, given: st
     across = torch.linspace(first.quantile(0.01).item(), first.quantile(0.99).item(), ACROSS)
     columns = [log_prob(density, up[:, None], _context(context, value, UP)).exp() for value in across.tolist()]
     figure, ((ax,),) = new_figure(1, 1, (7.2, 4.6))
-    mesh = ax.pcolormesh(
-        across.numpy(), up.numpy(), torch.stack(columns, 1).cpu().numpy(), cmap="viridis", shading="auto"
-    )
+    values = torch.stack(columns, 1).cpu().numpy()
+    mesh = ax.pcolormesh(across.numpy(), up.numpy(), values, cmap="viridis", shading="auto")
     ax.scatter(first[:1000], x[:1000], s=3, color="white", alpha=0.6, linewidths=0)
-    ax.set(xlim=(across[0], across[-1]), ylim=(up[0], up[-1]), xlabel=f"given {given}", ylabel=column)
+    ax.set(
+        xlim=(across[0].item(), across[-1].item()),
+        ylim=(up[0].item(), up[-1].item()),
+        xlabel=f"given {given}",
+        ylabel=column,
+    )
     ax.set_title(f"density of {column} at each {given}; points are data", fontsize=10)
     figure.colorbar(mesh, ax=ax, label="density")
     return figure

@@ -15,7 +15,8 @@ from flowstone.plot.figures import DATA, SAMPLES, new_figure
 __all__ = ["latent_figure"]
 
 PANELS, ACROSS = 12, 4
-BINS = 40
+MOST_BINS, LEAST_BINS, ROWS_A_BIN = 40, 8, 8
+DRAWN = 4000  # of a prior without context
 
 
 @torch.no_grad()
@@ -24,7 +25,8 @@ def latent_figure(flow: Flow, x: Tensor, *, context: Tensor | None = None, seed:
     prior, and each feature; of many features those 11 that are farthest from the prior.
     """
     z = flow.to_latent(x, context)[0].double().cpu()
-    drawn = flow.prior.sample(len(x), context, torch.Generator(flow.device).manual_seed(seed)).double().cpu()
+    count = DRAWN if context is None else len(x)
+    drawn = flow.prior.sample(count, context, torch.Generator(flow.device).manual_seed(seed)).double().cpu()
     z, drawn = z.flatten(1), drawn.flatten(1)
     middle = drawn.mean(0)
     off = torch.tensor([distance_between(own, other) for own, other in zip(z.T, drawn.T, strict=True)])
@@ -49,7 +51,8 @@ def latent_figure(flow: Flow, x: Tensor, *, context: Tensor | None = None, seed:
 
 def _compare(ax: Axes, title: str, own: np.ndarray, prior: np.ndarray) -> None:
     low, high = np.quantile(np.concatenate((own, prior)), (0.002, 0.998))
-    edges = np.linspace(low, high, BINS + 1).tolist() if high > low else [low - 0.5, low + 0.5]
+    bins = min(MOST_BINS, max(LEAST_BINS, len(own) // ROWS_A_BIN))
+    edges = np.linspace(low, high, bins + 1).tolist() if high > low else [low - 0.5, low + 0.5]
     ax.hist(own, edges, density=True, histtype="stepfilled", alpha=0.45, color=DATA, label="latents of test rows")
     ax.hist(prior, edges, density=True, histtype="step", linewidth=1.3, color=SAMPLES, label="prior")
     ax.set_title(title, fontsize=9)

@@ -20,6 +20,7 @@ from flowstone.plot.figures import loss_curve, new_figure, save_figure
 from flowstone.plot.images import (
     image_figure,
     interpolation_figure,
+    label_figure,
     likelihood_figure,
     nearest_figure,
     reconstruction_figure,
@@ -106,6 +107,8 @@ def draw_all(
     given = None if context is None else context.to(model.device)
     if len(model.event_shape) == 3:
         figures |= _of_images(model, x, given, seed)
+        if context_columns and given is not None:
+            figures["labels"] = label_figure(model, [name.partition("=")[2] for name in context_columns], seed=seed)
         if test is not None and len(test) >= 2 and isinstance(model, Flow):
             few = None if test_context is None else test_context[:SCORED]
             figures["likely"] = likelihood_figure(model, test[:SCORED], context=few)

@@ -142,8 +142,8 @@ def layers(flow: Flow, x: Tensor, *, seed: int = 0, most: int = 8) -> Figure:
             ax = axes[2 * block + row, column]
             points(states[index].value, ax, color=color, title="" if row else title, limits=limits[place])
             ax.title.set_fontsize(9)
-            inner = limits[place] == shared and place > 1 and column
-            ax.tick_params(labelsize=7, labelbottom=bool(row), labelleft=not inner)
+            beside = bool(column) and limits[place] == limits[place - 1]
+            ax.tick_params(labelsize=7, labelbottom=bool(row), labelleft=not beside)
     for ax in axes.flat[: 2 * blocks * across]:
         ax.set_visible(bool(ax.collections))
     for block in range(blocks):
@@ -160,11 +160,13 @@ def _some(steps: list[tuple[str, int]], most: int) -> list[tuple[str, int]]:
 
 
 def _shared_limits(values: Sequence[Tensor]) -> Limits:
-    """One square frame around the points of all layers."""
-    each = [limits_of(value) for value in values]
-    low = min(limits[axis][0] for limits in each for axis in (0, 1))
-    high = max(limits[axis][1] for limits in each for axis in (0, 1))
-    return (low, high), (low, high)
+    """One square frame around nearly all points of all layers."""
+    ends = torch.stack(
+        [value.double().quantile(torch.tensor([0.005, 0.995], dtype=torch.float64), 0) for value in values]
+    )
+    low, high = ends.min().item(), ends.max().item()
+    margin = 0.12 * (high - low)
+    return ((low - margin, high + margin),) * 2
 
 
 def _start_limits(x: Tensor, shared: Limits) -> Limits:
