@@ -28,7 +28,7 @@ LEVELS = (
     ("evaluation",),
     ("testing",),
     ("train",),
-    ("runs", "plot"),
+    ("runs", "plot", "export"),
     ("table_model", "sbi"),
     ("estimators", "streaming"),
     ("report",),

@@ -27,12 +27,13 @@ from flowstone.errors import (
 from flowstone.evaluation.beside import beside_metrics
 from flowstone.evaluation.metrics import evaluate
 from flowstone.execution import thread_count
-from flowstone.files import remove_unfinished
+from flowstone.files import remove_unfinished, write_atomically
 from flowstone.recipes import DEFAULT, IMAGE_DEFAULT, MIXED_DEFAULT, all_recipes, build, shape_arguments
 from flowstone.runs import Run
 from flowstone.runs.checkpoint import build_recorded, describe, read_record, save, write_record
 from flowstone.runs.folder import METRICS
 from flowstone.runs.machine import machine
+from flowstone.runs.model_card import CARD, model_card
 from flowstone.train import Settings, fit
 from flowstone.train.history import History
 from flowstone.train.processes import Processes
@@ -182,6 +183,7 @@ class Job:
         drawn = self._draw(history) if output.plots else {}
         if output.report:
             self._report(history, metrics, drawn, quiet=output.quiet)
+        write_atomically(self.run.folder / CARD, model_card(self.run.record, metrics).encode())
         self.run.write_json(METRICS, metrics)  # the last file: a run that has it has all
         print_metrics(metrics, say)
         if output.plots:
