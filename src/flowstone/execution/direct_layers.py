@@ -10,22 +10,13 @@ outputs are up to four times as fast in this order, and halves of features and p
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from flowstone.bijections import (
-    Additive,
-    Affine,
-    Coupling,
-    LULinear,
-    Permutation,
-    RQSpline,
-    Scaling,
-    Univariate,
-)
+from flowstone.bijections import Additive, Affine, Coupling, LULinear, Permutation, RQSpline, Scaling, Univariate
 from flowstone.kernels import applicable
 from flowstone.kernels.spline_call import backend
 from flowstone.nets import MLP, Parallel, ResNet
@@ -46,7 +37,7 @@ class UnknownLayerError(Exception):
 def known(module: nn.Module, table: Mapping[type, Callable[..., T]]) -> T:
     """What the table makes of a module of exactly this type: a subclass may compute something else."""
     if type(module) not in table:
-        raise UnknownLayerError(type(module).__name__)
+        raise UnknownLayerError(f"{type(module).__name__} is none of {', '.join(kind.__name__ for kind in table)}")
     return table[type(module)](module)
 
 
@@ -57,9 +48,8 @@ class _Linear:
     r"""$y = x W^\top + b$: $\bar W = \bar y^\top x$, $\bar b = \sum_i \bar y_i$, $\bar x = \bar y W$."""
 
     def __init__(self, layer: nn.Linear) -> None:
-        if layer.bias is None:
-            raise UnknownLayerError("Linear without bias")
-        self.weight, self.bias = layer.weight, layer.bias
+        self.weight: Any = layer.weight
+        self.bias: Any = layer.bias
 
     def forward(self, x: Tensor, tape: Tape) -> Tensor:
         tape.append(x)
@@ -72,14 +62,13 @@ class _Linear:
 
 
 class _FirstLinear(_Linear):
-    """The same of a transposed x."""
+    """The same of a transposed x; ``backward`` adds to the gradient of the first of the inputs, unless that is None."""
 
     def forward(self, x: Tensor, tape: Tape) -> Tensor:
         tape.append(x)
         return torch.addmm(self.bias, x.t(), self.weight.t())
 
     def backward_into(self, by_y: Tensor, tape: Tape, by_x: Tensor | None) -> None:
-        """Add the gradient by the first inputs to ``by_x``, unless that is None."""
         self.weight.grad.copy_(torch.mm(tape.pop(), by_y).t())
         torch.sum(by_y, 0, out=self.bias.grad)
         if by_x is not None:
@@ -99,77 +88,61 @@ class _LastLinear(_Linear):
         return torch.mm(by_y.t(), self.weight)
 
 
-class _ReLU:
-    r"""$y = \max(x, 0)$: $\bar x = \bar y$ where y is positive, else 0; in place as the layer is."""
+class _Activation:
+    r"""$y = \phi(x)$: $\bar x = \phi'(x)\,\bar y$; ReLU and tanh have φ' as a function of y, which is kept then."""
 
-    def __init__(self, layer: nn.ReLU) -> None:
-        self.relu = torch.relu_ if layer.inplace else torch.relu
+    def __init__(self, layer: nn.Module) -> None:
+        self.phi, self.gradient = layer.forward, ACTIVATIONS[type(layer)]
+        self.keeps_y = type(layer) in (nn.ReLU, nn.Tanh)
 
     def forward(self, x: Tensor, tape: Tape) -> Tensor:
-        y = self.relu(x)
-        tape.append(y)
+        y = self.phi(x)
+        tape.append(y if self.keeps_y else x)
         return y
-
-    def backward(self, by_y: Tensor, tape: Tape) -> Tensor:
-        return aten.threshold_backward.grad_input(by_y, tape.pop(), 0, grad_input=by_y)
-
-
-class _Tanh:
-    r"""$y = \tanh x$: $\bar x = (1 - y^2)\,\bar y$."""
-
-    def __init__(self, layer: nn.Tanh) -> None:
-        pass
-
-    def forward(self, x: Tensor, tape: Tape) -> Tensor:
-        y = x.tanh()
-        tape.append(y)
-        return y
-
-    def backward(self, by_y: Tensor, tape: Tape) -> Tensor:
-        return aten.tanh_backward(by_y, tape.pop())
-
-
-class _Smooth:
-    r"""SiLU and GELU: $\bar x = \phi'(x)\,\bar y$."""
-
-    def __init__(self, layer: nn.SiLU | nn.GELU) -> None:
-        if getattr(layer, "approximate", "none") != "none" or getattr(layer, "inplace", False):
-            raise UnknownLayerError(repr(layer))
-        self.phi = layer
-        self.gradient = aten.silu_backward if type(layer) is nn.SiLU else aten.gelu_backward
-
-    def forward(self, x: Tensor, tape: Tape) -> Tensor:
-        tape.append(x)
-        return self.phi(x)
 
     def backward(self, by_y: Tensor, tape: Tape) -> Tensor:
         return self.gradient(by_y, tape.pop())
 
 
+ACTIVATIONS: dict[type, Callable[[Tensor, Tensor], Tensor]] = {
+    nn.ReLU: lambda by_y, y: aten.threshold_backward.grad_input(by_y, y, 0, grad_input=by_y),
+    nn.Tanh: aten.tanh_backward,
+    nn.SiLU: aten.silu_backward,
+    nn.GELU: aten.gelu_backward,
+}
+
+
 class _Residual:
-    r"""$y = x + f(x)$: $\bar x = \bar y + \bar y\,\partial f / \partial x$."""
+    r"""$y = x + f(x)$: $\bar x = \bar y + \bar y\,\partial f / \partial x$, of a block of ``ResNet``."""
 
     def __init__(self, block: nn.Sequential) -> None:
-        if any(isinstance(layer, nn.Dropout) and layer.p for layer in block):
-            raise UnknownLayerError("dropout")
-        self.layers = [known(layer, HIDDEN) for layer in block if type(layer) is not nn.Dropout]
+        self.layers = _known_in_turn([layer for layer in block if type(layer) is not nn.Dropout or layer.p])
+        if len(self.layers) != 4 or getattr(block[0], "inplace", False):
+            raise UnknownLayerError(f"{block} is no block of ResNet")
 
     def forward(self, x: Tensor, tape: Tape) -> Tensor:
-        y = x
-        for layer in self.layers:
-            y = layer.forward(y, tape)
-        return y.add_(x)
+        return _forward(self.layers, x, tape).add_(x)
 
     def backward(self, by_y: Tensor, tape: Tape) -> Tensor:
-        by_x = by_y
-        for layer in reversed(self.layers):
-            by_x = layer.backward(by_x, tape)
-        return by_x.add_(by_y)
+        return _backward(self.layers, by_y, tape).add_(by_y)
 
 
-HIDDEN: dict[type, Callable[[Any], Any]] = {
-    nn.Linear: _Linear, nn.ReLU: _ReLU, nn.Tanh: _Tanh, nn.SiLU: _Smooth, nn.GELU: _Smooth, nn.Sequential: _Residual,
-}  # fmt: skip
+def _known_in_turn(layers: Sequence[nn.Module]) -> list[Any]:
+    """An activation, a linear layer, and so on in turn."""
+    turns = (dict.fromkeys(ACTIVATIONS, _Activation), {nn.Linear: _Linear})
+    return [known(layer, turns[index % 2]) for index, layer in enumerate(layers)]
+
+
+def _forward(layers: Sequence[Any], x: Tensor, tape: Tape) -> Tensor:
+    for layer in layers:
+        x = layer.forward(x, tape)
+    return x
+
+
+def _backward(layers: Sequence[Any], by_y: Tensor, tape: Tape) -> Tensor:
+    for layer in reversed(layers):
+        by_y = layer.backward(by_y, tape)
+    return by_y
 
 
 # --- nets: (inputs, batch) → (outputs, batch) -------------------------------------------------------------------------
@@ -179,42 +152,40 @@ class _Net:
     """Layers one after the other."""
 
     def __init__(self, net: MLP | ResNet) -> None:
-        first, *hidden = net.layers if isinstance(net, MLP) else (net.input, *net.blocks)
-        self.first, self.last = _FirstLinear(first), _LastLinear(net.output)
-        self.hidden = [known(layer, HIDDEN) for layer in hidden]
+        if isinstance(net, MLP):
+            first, *hidden = net.layers if len(net.layers) else [net.layers]
+            rest = _known_in_turn(hidden)
+        else:
+            first, rest = net.input, [known(block, {nn.Sequential: _Residual}) for block in net.blocks]
+        self.first, self.outputs = known(first, {nn.Linear: _FirstLinear}), net.output.out_features
+        self.rest = [*rest, known(net.output, {nn.Linear: _LastLinear})]
 
     def forward(self, x: Tensor, tape: Tape) -> Tensor:
-        y = self.first.forward(x, tape)
-        for layer in self.hidden:
-            y = layer.forward(y, tape)
-        return self.last.forward(y, tape)
+        return _forward(self.rest, self.first.forward(x, tape), tape)
 
     def backward(self, by_y: Tensor, tape: Tape, by_x: Tensor | None) -> None:
-        by_y = self.last.backward(by_y, tape)
-        for layer in reversed(self.hidden):
-            by_y = layer.backward(by_y, tape)
-        self.first.backward_into(by_y, tape, by_x)
+        self.first.backward_into(_backward(self.rest, by_y, tape), tape, by_x)
 
 
 class _Parallel:
-    """Several nets on one input, the outputs of all for one feature next to each other."""
+    """Several nets on one input; the outputs of all for one feature are next to each other."""
 
     def __init__(self, nets: Parallel) -> None:
         self.nets = [known(net, NETS) for net in nets.nets]
+        self.outputs = sum(net.outputs for net in self.nets)
 
     def forward(self, x: Tensor, tape: Tape) -> Tensor:
         return torch.stack([net.forward(x, tape) for net in self.nets], 1).flatten(0, 1)
 
     def backward(self, by_y: Tensor, tape: Tape, by_x: Tensor | None) -> None:
-        count = len(self.nets)
-        for index in reversed(range(count)):
-            self.nets[index].backward(by_y[index::count], tape, by_x)
+        for index, net in reversed([*enumerate(self.nets)]):
+            net.backward(by_y[index :: len(self.nets)], tape, by_x)
 
 
 NETS: dict[type, Callable[[Any], Any]] = {MLP: _Net, ResNet: _Net, Parallel: _Parallel}
 
 
-# --- transforms of (features, batch), with parameters (features * parameters_per_feature, batch) -----------------------
+# --- transforms of (features, batch) by parameters (features * parameters_per_feature, batch) -------------------------
 
 
 class _Additive:
@@ -223,23 +194,24 @@ class _Additive:
     def __init__(self, transform: Additive) -> None:
         pass
 
-    def forward(self, x: Tensor, t: Tensor, tape: Tape) -> tuple[Tensor, Tensor]:
-        return x + t, x.new_zeros(1)
+    def forward(self, x: Tensor, t: Tensor, tape: Tape) -> tuple[Tensor, None]:
+        return x + t, None
 
     def backward(self, by_z: Tensor, share: float, tape: Tape) -> tuple[Tensor, Tensor]:
         return by_z, by_z
 
 
 class _Affine:
-    r"""$z = x e^{s} + t$: $\bar x = \bar z e^s$, $\bar t = \bar z$ and, with the log-slope s, $\bar s = \bar x x -
-    \text{share}$.
+    r"""$z = x e^{s} + t$: $\bar x = \bar z e^s$, $\bar t = \bar z$; s is the log-slope, so $\bar s = \bar x x - share$.
 
-    For $s = a \tanh r$: $\bar a = \sum_i \bar s_i \tanh r_i$ and $\bar r = \bar s\,a\,(1 - \tanh^2 r)$; for a soft clamp
-    $s = c \arctan(r / c)$: $\bar r = \bar s / (1 + (r / c)^2)$.
+    With $s = a \tanh r$: $\bar a = \sum_i \bar s_i \tanh r_i$ and $\bar r = \bar s\,a\,(1 - \tanh^2 r)$; with a soft
+    clamp $s = c \arctan(r / c)$: $\bar r = \bar s / (1 + (r / c)^2)$.
     """
 
     def __init__(self, transform: Affine) -> None:
         self.factor, self.cap = transform.factor, 2 * transform.limit / math.pi
+        if self.factor is not None and self.factor.ndim != 1:
+            raise UnknownLayerError("a factor of images")
 
     def forward(self, x: Tensor, parameters: Tensor, tape: Tape) -> tuple[Tensor, Tensor]:
         raw, shift = parameters[0::2], parameters[1::2]
@@ -291,26 +263,27 @@ class _ByAutograd:
     def __init__(self, transform: RQSpline) -> None:
         self.transform = transform
 
-    @torch.enable_grad()
+    @torch.inference_mode(False)
     def forward(self, x: Tensor, parameters: Tensor, tape: Tape) -> tuple[Tensor, Tensor]:
-        x, parameters = x.detach().requires_grad_(), parameters.detach().requires_grad_()
-        each = parameters.unflatten(0, (len(x), -1)).movedim(1, -1)
-        results = self.transform(x, each)
+        x, parameters = x.clone().requires_grad_(), parameters.clone().requires_grad_()
+        results = self.transform(x, parameters.unflatten(0, (len(x), -1)).movedim(1, -1))
         tape += ((x, parameters), results)
         return results[0].detach(), results[1].detach()
 
-    def backward(self, by_z: Tensor, share: float, tape: Tape) -> tuple[Tensor, Tensor]:
+    @torch.inference_mode(False)
+    def backward(self, by_z: Tensor, share: float, tape: Tape) -> tuple[Tensor, ...]:
         results, inputs = tape.pop(), tape.pop()
-        return torch.autograd.grad(results, inputs, (by_z, torch.full_like(by_z, -share)))  # pyright: ignore
+        return torch.autograd.grad(results, inputs, (by_z.clone(), torch.full_like(results[1], -share)))
 
 
 TRANSFORMS: dict[type, Callable[[Any], Any]] = {Additive: _Additive, Affine: _Affine, RQSpline: _ByAutograd}
 
 
-def _transform(transform: Univariate, like: Tensor) -> Any:
-    """The transform for values like these."""
-    if type(transform) is RQSpline and not transform.circular and like.dtype == torch.float32:
-        if applicable(like) and (kernels := backend("cpu")) is not None:
+def _known_transform(transform: Univariate, like: Tensor) -> Any:
+    """The transform of values like these, by fused kernels where they apply."""
+    if type(transform) is RQSpline and not transform.circular and like.dtype == torch.float32 and applicable(like):
+        kernels = backend("cpu")
+        if kernels is not None:
             return _Spline(transform, kernels.run)
     return known(transform, TRANSFORMS)
 
@@ -319,14 +292,16 @@ def _transform(transform: Univariate, like: Tensor) -> Any:
 
 
 class _Coupling:
-    r"""$z = (a,\, \tau(b;\, \theta(a, c)))$: $\bar a$ is the gradient of what it hands on and that by the input of θ."""
+    r"""$z = (a,\, \tau(b;\, \theta(a, c)))$: $\bar a$ is that of the a which is handed on and that by θ's input."""
 
     def __init__(self, coupling: Coupling) -> None:
-        self.swap = coupling.swap
+        transform, self.swap = coupling.transform, coupling.swap
         self.net = known(coupling.net, NETS)
-        self.transform = _transform(coupling.transform, next(coupling.net.parameters()))
+        self.transform = _known_transform(transform, next(coupling.net.parameters()))
+        if self.net.outputs != coupling.transformed * transform.parameters_per_feature:
+            raise UnknownLayerError(f"a net with {self.net.outputs} outputs, which are not those of its transform")
 
-    def forward(self, halves: Halves, context: Tensor | None, tape: Tape) -> tuple[Halves, Tensor]:
+    def forward(self, halves: Halves, context: Tensor | None, tape: Tape) -> tuple[Halves, Tensor | None]:
         a, b = reversed(halves) if self.swap else halves
         inputs = a if context is None else torch.cat((a, context))
         parameters = self.net.forward(inputs if len(inputs) else a.new_ones(1, a.shape[1]), tape)
@@ -336,16 +311,18 @@ class _Coupling:
     def backward(self, by_halves: Halves, share: float, tape: Tape, *, is_first: bool) -> Halves:
         by_a, by_b = reversed(by_halves) if self.swap else by_halves
         by_b, by_parameters = self.transform.backward(by_b, share, tape)
-        self.net.backward(by_parameters, tape, None if is_first else by_a)
+        self.net.backward(by_parameters, tape, None if is_first or not len(by_a) else by_a)
         return (by_b, by_a) if self.swap else (by_a, by_b)
 
 
 class _Whole:
-    """A link that does not keep the halves apart."""
+    """A link that does not keep the halves apart: ``transform`` is its formula, ``gradient`` the gradient."""
 
-    def forward(self, halves: Halves, context: Tensor | None, tape: Tape) -> tuple[Halves, Tensor]:
-        x = torch.cat(halves)
-        z, log_det = self.transform(x, tape)
+    transform: Callable[[Tensor, Tape], tuple[Tensor, Tensor | None]]
+    gradient: Callable[[Tensor, float, Tape], Tensor]
+
+    def forward(self, halves: Halves, context: Tensor | None, tape: Tape) -> tuple[Halves, Tensor | None]:
+        z, log_det = self.transform(torch.cat(halves), tape)
         return split(z), log_det
 
     def backward(self, by_halves: Halves, share: float, tape: Tape, *, is_first: bool) -> Halves:
@@ -358,8 +335,8 @@ class _Permutation(_Whole):
     def __init__(self, link: Permutation) -> None:
         self.link = link
 
-    def transform(self, x: Tensor, tape: Tape) -> tuple[Tensor, Tensor]:
-        return x.index_select(0, self.link.order), x.new_zeros(1)
+    def transform(self, x: Tensor, tape: Tape) -> tuple[Tensor, None]:
+        return x.index_select(0, self.link.order), None
 
     def gradient(self, by_z: Tensor, share: float, tape: Tape) -> Tensor:
         return by_z.index_select(0, self.link.undo)
@@ -382,7 +359,7 @@ class _LULinear(_Whole):
 
     def gradient(self, by_z: Tensor, share: float, tape: Tape) -> Tensor:
         matrix, above, below, x = (tape.pop() for _ in range(4))
-        by_matrix, by_above = by_z @ x.t(), None
+        by_matrix = by_z @ x.t()
         by_above = below.t() @ by_matrix
         torch.sum(by_z, 1, out=self.bias.grad)
         torch.tril(by_matrix @ above.t(), -1, out=self.triangles.below.grad)
