@@ -29,7 +29,7 @@ LEVELS = (
     ("testing",),
     ("train",),
     ("runs", "plot", "export"),
-    ("table_model", "sbi"),
+    ("table_model", "sbi", "playground"),
     ("estimators", "streaming"),
     ("report",),
     ("cli",),

@@ -47,6 +47,7 @@ COMMANDS = {
     "export": "Write the density of a run as an ONNX file.",
     "push": "Send a run to the Hugging Face hub, without its data.",
     "pull": "Fetch a run from the Hugging Face hub.",
+    "playground": "Write a folder in which a trained flow runs in the browser.",
     "list": "List the recipes with their arguments, the toys and the image sets.",
 }
 for _name, _help in COMMANDS.items():

@@ -32,6 +32,7 @@ from flowstone.recipes import DEFAULT, IMAGE_DEFAULT, MIXED_DEFAULT, all_recipes
 from flowstone.runs import Run
 from flowstone.runs.checkpoint import build_recorded, describe, read_record, save, write_record
 from flowstone.runs.folder import METRICS
+from flowstone.runs.frames import has_frames
 from flowstone.runs.machine import machine
 from flowstone.runs.model_card import CARD, model_card
 from flowstone.train import Settings, fit
@@ -93,6 +94,7 @@ class Job:
         recording = watching(
             self.run.folder,
             sheets=output.plots and dataset.images,
+            frames=output.plots and has_frames(density),
             tensorboard=output.tensorboard,
             live=self._live(say) if output.live else None,
             context=None if dataset.validation.context is None else dataset.validation.context.to(device),

@@ -1,5 +1,6 @@
 """Pictures: functions ``(data, ax) -> ax`` that draw one thing, and figures put together from them."""
 
+from flowstone.plot.animation import ANIMATIONS, animate_layers
 from flowstone.plot.calibration import calibration_figure, coverage_curve, rank_histogram
 from flowstone.plot.columns import ColumnScale, column_figure, compare_column
 from flowstone.plot.conditional import conditional_figure
@@ -32,10 +33,12 @@ from flowstone.plot.vectors import (
 )
 
 __all__ = [
+    "ANIMATIONS",
     "DATA",
     "SAMPLES",
     "ColumnScale",
     "Live",
+    "animate_layers",
     "arguments_of",
     "calibration_figure",
     "column_figure",
