@@ -120,6 +120,28 @@ def test_layers_start_at_the_data_and_end_in_the_latent(trained):
     torch.testing.assert_close(shown, latent[: len(shown)].double().detach(), atol=1e-5, rtol=0)
 
 
+def test_layers_share_their_axes_and_their_colours(trained):
+    flow, x = trained
+    figure = plot.layers(flow, x)
+    assert len({(ax.get_xlim(), ax.get_ylim()) for ax in figure.axes}) == 1
+    assert {ax.collections[0].get_clim() for ax in figure.axes} == {(x[:, 0].min().item(), x[:, 0].max().item())}
+    forth, back = figure.axes[0].collections[0], figure.axes[len(figure.axes) // 2].collections[0]
+    for drawn in (forth, back):  # the colour of a point is its place in the data
+        torch.testing.assert_close(
+            torch.tensor(drawn.get_array()), torch.tensor(drawn.get_offsets())[:, 0], check_dtype=False
+        )
+
+
+def test_layers_of_data_in_other_units_share_all_axes_but_those_of_the_data():
+    x = 1000 * torch.randn(3000, 2) + 5000
+    flow = flowstone.realnvp(2, hidden=(4,), couplings=2)
+    flow.initialize(x)
+    first, *rest = plot.layers(flow, x).axes[:3]
+    assert first.get_xlim()[1] > 5000
+    assert len({ax.get_xlim() for ax in rest}) == 1
+    assert rest[0].get_xlim()[1] < 50
+
+
 def test_layers_of_a_deep_flow_stay_few(trained):
     _, x = trained
     assert len(plot.layers(flowstone.spline(2, couplings=30, hidden=(4,)), x).axes) <= 18

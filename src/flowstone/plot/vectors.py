@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from flowstone.bijections import DataLayer, LogTails, Permutation, State
+from flowstone.bijections import DataLayer, Half, LogTails, Permutation, State
 from flowstone.density import Density
 from flowstone.evaluation.metrics import log_prob
 from flowstone.flow import Flow
@@ -131,7 +131,11 @@ def data_latent_samples(flow: Flow, x: Tensor, *, columns: Sequence[str] = ("x1"
 
 @torch.no_grad()
 def layers(flow: Flow, x: Tensor, *, seed: int = 0, most: int = 8) -> Figure:
-    """The state after every layer: data → latent above, and latent → data below, from right to left."""
+    """The state after every layer: data → latent above, and latent → data below, from right to left.
+
+    The colour is the first coordinate of the point in the data, which shows where points go. All panels have the same
+    axes, except that the data have their own where their units are far from those of the latent.
+    """
     x = x[:SHOWN]
     there = flow.states(x)
     back = flow.inverse_states(_latents(flow, seed)[: len(x)])[::-1]
@@ -139,16 +143,42 @@ def layers(flow: Flow, x: Tensor, *, seed: int = 0, most: int = 8) -> Figure:
     chosen = sorted({round(i * (len(shown) - 1) / most) for i in range(most + 1)}) if len(shown) > most else None
     steps = [shown[i] for i in chosen] if chosen else shown
     figure, axes = new_figure(2, len(steps), (2.3 * len(steps), 5.2))
+    both = {index: torch.cat((there[index].value, back[index].value)) for _, index in steps}
+    limits = _shared_limits(list(both.values()))
+    low, high = x[:, 0].min().item(), x[:, 0].max().item()
     for column, (title, index) in enumerate(steps):
-        forward, inverse = there[index].value, back[index].value
-        limits = limits_of(torch.cat((forward, inverse)))
-        points(forward, axes[0, column], color=x[:, 0], title=title, limits=limits)
-        points(inverse, axes[1, column], color=SAMPLES, limits=limits)
-        for ax in axes[:, column]:
+        for row, (states, start) in enumerate(((there, x), (back, back[0].value))):
+            ax, color = axes[row, column], start[:, 0]
+            points(states[index].value, ax, color=color, title="" if row else title, limits=limits[column])
+            ax.collections[0].set_clim(low, high)  # a stray sample does not stretch the colours
             ax.tick_params(labelsize=7)
+            if column and limits[column] == limits[column - 1]:
+                ax.tick_params(labelleft=False)
     axes[0, 0].set_ylabel("data → latent", fontsize=12)
     axes[1, 0].set_ylabel("samples ← latent", fontsize=12)
     return figure
+
+
+def _shared_limits(panels: Sequence[Tensor]) -> list[Limits]:
+    """One frame for all panels; the first, of the data, has its own where the units differ by more than threefold."""
+    (first, *rest), inner = panels, _around(panels[1:])
+    together = _around(panels)
+    if _width(together) > 3 * _width(limits_of(first)) or _width(together) > 3 * _width(inner):
+        return [limits_of(first)] + [inner] * len(rest)
+    return [together] * len(panels)
+
+
+def _around(panels: Sequence[Tensor]) -> Limits:
+    """The frame that holds the frame of each panel."""
+    frames = [limits_of(panel) for panel in panels]
+    (left, right), (bottom, top) = (
+        (min(frame[side][0] for frame in frames), max(frame[side][1] for frame in frames)) for side in (0, 1)
+    )
+    return (left, right), (bottom, top)
+
+
+def _width(limits: Limits) -> float:
+    return max(high - low for low, high in limits)
 
 
 def _visible(states: Sequence[State]) -> list[tuple[str, int]]:
@@ -159,7 +189,8 @@ def _visible(states: Sequence[State]) -> list[tuple[str, int]]:
     steps = [("data", 0)]
     for index, state in enumerate(states[1:], 1):
         if not isinstance(state.layer, DataLayer | LogTails | Permutation) or index + 1 == len(states):
-            steps.append((f"{len(steps)} {type(state.layer).__name__}", index))
+            layer = state.layer.bijection if isinstance(state.layer, Half) else state.layer
+            steps.append((f"{len(steps)} {type(layer).__name__}", index))
     return steps
 
 
