@@ -45,7 +45,7 @@ def log_prob(density: Density, x: Tensor, context: Tensor | None = None, *, boun
 
 @torch.no_grad()
 def round_trip(flow: Flow, x: Tensor, context: Tensor | None = None) -> float:
-    """Largest |x - f⁻¹(f(x))| over all rows and features, in the units of the data.
+    """Largest $|x - f^{-1}(f(x))|$ over all rows and features, in the units of the data.
 
     For a flow that dequantizes, x with its noise is compared: rounding to integers would hide most errors, and turn
     tiny ones next to an integer into 1.
