@@ -33,8 +33,8 @@ def kind_of(thing: Any) -> str:
 def first_sentence(thing: Any) -> str:
     """The beginning of a docstring, up to the end of its first sentence or paragraph."""
     paragraph = (inspect.getdoc(thing) or "").split("\n\n")[0]
-    sentence = re.split(r"(?<=[.:]) (?=[A-Z])", " ".join(paragraph.split()))[0]
-    return with_roles(sentence.rstrip(":"))
+    sentence = re.split(r"(?<=[.]) (?=[A-Z`])", " ".join(paragraph.split()))[0]
+    return with_roles(sentence.rstrip(":,"))
 
 
 class Api(Directive):
@@ -74,8 +74,25 @@ def _entry(name: str) -> list[str]:
     kind = kind_of(object_named(name))
     if kind == "data":
         return ["", f".. py:data:: {name}", "", f"   {about(name)}"]
-    options = ["   :members:", "   :show-inheritance:"] if kind in ("autoclass", "autoexception") else []
+    options = ["   :members:"] if kind in ("autoclass", "autoexception") else []
     return ["", f".. {kind}:: {name}", *options]
+
+
+def _without_base_signature(
+    _app: Sphinx, what: str, _name: str, _thing: Any, _options: Any, signature: str | None, returns: str | None
+) -> tuple[str, str | None] | None:
+    """A class without a constructor of its own has that of ``torch.nn.Module``, which says nothing."""
+    return ("", returns) if what == "class" and signature == "(*args: Any, **kwargs: Any)" else None
+
+
+def _mend_fields(_app: Sphinx, document: nodes.document) -> None:
+    """The wording of fields: *Attributes* as in the docstrings, and a dash between a name and what is said of it."""
+    for name in document.findall(nodes.field_name):
+        if name.astext() == "Variables":
+            name[:] = [nodes.Text("Attributes")]
+    for text in [*document.findall(nodes.Text)]:
+        if text == " -- ":
+            text.parent.replace(text, nodes.Text(" – "))
 
 
 def _is_left_out(_app: Sphinx, _what: str, name: str, _member: Any, _skip: bool, _options: Any) -> bool | None:
@@ -87,4 +104,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directive, and what is left out."""
     app.add_directive("api", Api)
     app.connect("autodoc-skip-member", _is_left_out)
+    app.connect("autodoc-process-signature", _without_base_signature)
+    app.connect("doctree-read", _mend_fields)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -23,10 +23,11 @@ def commands_page() -> str:
 
 
 def _section(name: str, text: str) -> str:
-    text = re.sub(r"<(\w+)>", r"\\<\1\\>", text)
-    text = text.replace(f"# {name}\n", f"## flowstone {name}\n", 1)
-    text = text.replace(f"```console\n{name}", f"```text\nflowstone {name}", 1)
-    return re.sub(r"(?<![`\w-])(--[a-z][a-z-]*)(?![`\w-])", r"`\1`", text)
+    _, _, usage, fence_end, rest = re.split(r"(```console\n|\n```)", text, maxsplit=2)
+    rest = rest.replace(" *[default: False]*", "").replace("<", r"\<").replace(">", r"\>")
+    rest = re.sub(r"( Default: ([\w.-]+)\.) \*\[default: \2\]\*", r"\1", rest)
+    rest = re.sub(r"(?<![`\w-])(?<!, )(--[a-z][a-z-]*)(?![`\w-])", r"`\1`", rest)
+    return f"## flowstone {name}\n\n```text\nflowstone {usage}{fence_end}{rest}"
 
 
 def _write_page(_app: Sphinx) -> None:

@@ -11,6 +11,9 @@ from sphinx.util import logging
 BLOCK = re.compile(r"^( *)\$\$\s*(.+?)\s*\$\$ *$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(``.+?``)|(?<![\\$])\$(?![$\s])([^$]+?)(?<![\\\s])\$(?!\$)", re.DOTALL)
 
+NAME_BEFORE = re.compile(r"(<mi>(?:log|exp|sin|cos|arctan|det|min|max)</mi>(?:</m\w+>)*)(?=<m(?!o))")  # log p, not logp
+BAR = re.compile(r'<mo stretchy="false">(?:&#x0007C;|\|)</mo>')  # |x| without the space of an operator
+
 
 def mathml(latex: str, *, display: str = "inline") -> str:
     """A formula of LaTeX as an element of MathML.
@@ -18,7 +21,9 @@ def mathml(latex: str, *, display: str = "inline") -> str:
     >>> mathml("x^2")[:34]
     '<math xmlns="http://www.w3.org/199'
     """
-    return convert(" ".join(latex.split()), display=display)
+    element = convert(" ".join(latex.split()), display=display)
+    element = NAME_BEFORE.sub(r'\1<mspace width="0.17em"/>', element)
+    return BAR.sub('<mo stretchy="false" lspace="0" rspace="0">|</mo>', element)
 
 
 def with_roles(docstring: str) -> str:
