@@ -75,5 +75,6 @@ sphinx_gallery_conf = {
     "show_signature": False,
     "remove_config_comments": True,
     "copyfile_regex": "",
+    "image_scrapers": ("matplotlib", "figures.scrape_figures"),
     "plot_gallery": os.environ.get("FLOWSTONE_GALLERY", "True"),
 }

@@ -7,8 +7,8 @@ from sphinx.application import Sphinx
 
 INTRODUCTION = """# Commands
 
-Every command with all of its flags, as `flowstone COMMAND --help` prints them. An expected error is one line on standard error and
-exit status 1, a wrong flag exits with 2, and anything unexpected with 70; [reliability](../reliability.md) says more.
+Every command with all of its flags, as `flowstone COMMAND --help` prints them. An expected error is one line on
+standard error and exit status 1, a wrong flag exits with 2, and anything unexpected with 70.
 
 """
 
