@@ -28,22 +28,18 @@ def plot(run: Path, *, animate: Kinds = None, seed: int = 0, device: Device = "a
     device
         Where to compute.
     """
-    from flowstone.plot import animate_layers, save_plots
+    from flowstone.plot import animate_layers, arguments_of, save_plots
     from flowstone.runs import Run
 
     require_seed("seed", seed)
     folder = Run(run)
     density, dataset = folder.density(device_of(device)), folder.dataset()
-    shown = dataset.rows_to_show
     if animate is not None:
+        shown = dataset.rows_to_show.x
         for kind in dict.fromkeys(animate or ["gif"]):
             path = folder.plots / f"layers.{kind}"
-            print(animate_layers(density, shown.x, path, columns=dataset.columns, seed=seed, progress=True))
+            print(animate_layers(density, shown, path, columns=dataset.columns, seed=seed, progress=True))
         return
-    written = save_plots(
-        density, shown.x, dataset.columns, folder.history, folder.plots,
-        context=shown.context, test=dataset.test.x, test_context=dataset.test.context,
-        entropy=dataset.entropy, levels=dataset.levels, seed=seed,
-    )  # fmt: skip
+    written = save_plots(density, history=folder.history, folder=folder.plots, seed=seed, **arguments_of(dataset))
     for path in written:
         print(path)

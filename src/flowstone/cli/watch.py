@@ -1,4 +1,6 @@
-"""Files that are written while a training runs: history, sheets of samples, frames, TensorBoard's event files."""
+"""Files that are written while a training runs: history, sheets of samples, frames, a live page, TensorBoard's event
+files.
+"""
 
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,16 +15,21 @@ SHEET = 64  # images drawn at each validation
 
 
 @contextmanager
-def watching(folder: Path, *, sheets: bool, tensorboard: bool, frames: bool = False, context: Any = None):
+def watching(
+    folder: Path, *, sheets: bool, tensorboard: bool, frames: bool = False, live: Any = None, context: Any = None
+):
     """Yields the function ``watch`` that ``fit`` calls after each validation.
 
     Args:
         sheets: whether to draw 64 images into ``folder/plots/training``, from the same latents each time.
         tensorboard: whether to write event files into ``folder/tensorboard``.
         frames: whether to keep samples for pictures of the training from start to end (``runs.frames``).
+        live: a page of pictures (``flowstone.plot.Live``), or None.
         context: context of the images drawn.
     """
     with ExitStack() as stack:
+        if live is not None:
+            stack.enter_context(live)
         writer = stack.enter_context(_event_files(folder / "tensorboard")) if tensorboard else None
 
         def watch(density: Any, history: Any) -> None:
@@ -33,6 +40,8 @@ def watching(folder: Path, *, sheets: bool, tensorboard: bool, frames: bool = Fa
                 keep_frame(folder, density, history)
             if writer is not None:
                 writer(record, sheet)
+            if live is not None:
+                live(density, history)
 
         yield watch
 
