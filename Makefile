@@ -8,7 +8,7 @@ LOWEST_TESTS := $(patsubst %,tests/test_%.py,checkpoint columns tables table_rea
 	cli_columns cli_score table_model flow fit kernels plot outliers streaming load_paths)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test laws mutants chaos damage fuzz soak lowest audit lint format reproduce tables mixed anomaly estimator posteriors images results-gpu processes bench large against docs clean
+.PHONY: help demo test laws mutants chaos damage fuzz soak lowest audit lint format reproduce tables mixed anomaly estimator posteriors images results-gpu processes bench large against runtime docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -92,6 +92,9 @@ large: .venv/.dev  ## make a table of 5 GB and score it: memory and rate (an hou
 
 against: .venv/.dev  ## compare the speed with another checkout of Flowstone: make against TREE=path (ten minutes)
 	$(BIN)/python benchmarks/against.py $(TREE)
+
+runtime:  ## fetch onnxruntime-web into node_modules, for playgrounds and their tests (a minute; npm, network)
+	npm install --prefix . --no-save --no-package-lock onnxruntime-web@1.30.0
 
 docs: .venv/.docs  ## build the site into docs/_build/html, and look at it in a browser (half an hour; then what has changed)
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html

@@ -12,7 +12,7 @@ import torch
 import flowstone as package
 from browser import browsing, opened, require_browser, require_runtime
 from cases import disturb
-from commands import flowstone, refused
+from commands import refused
 from flowstone.errors import OutputError, SettingError
 from flowstone.evaluation.metrics import log_prob
 from flowstone.playground import write_playground
@@ -115,7 +115,7 @@ def test_every_prior_of_a_recipe_has_a_playground(prior):
 
 def test_a_missing_runtime_is_named_with_the_command_that_gets_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SettingError, match="node_modules/onnxruntime-web does not hold .*npm install onnxruntime-web"):
+    with pytest.raises(SettingError, match=r"node_modules/onnxruntime-web does not hold .*npm install onnxruntime-web"):
         runtime_folder()
     with pytest.raises(SettingError, match="elsewhere does not hold"):
         runtime_folder(tmp_path / "elsewhere")
@@ -212,7 +212,7 @@ def test_temperature_and_new_samples_change_what_is_drawn(page):
     page.eval_on_selector(
         ".flowstone-temperature", "slider => { slider.value = 0.3; slider.dispatchEvent(new Event('input')); }"
     )
-    page.wait_for_function(f"before => {image} !== before", arg=[*pictures][0])
+    page.wait_for_function(f"before => {image} !== before", arg=next(iter(pictures)))
     pictures.add(page.evaluate(image))
     assert page.inner_text(".flowstone-degree") == "0.30"
     page.click(".flowstone-draw")
@@ -223,7 +223,8 @@ def test_latents_follow_every_prior(page):
     """Means and deviations of what the page draws, where both are known."""
     moments = """prior => {
         const model = document.querySelector('.flowstone-model').model;
-        const other = Object.assign(Object.create(Object.getPrototypeOf(model)), model, {record: {...model.record, prior}});
+        const record = {...model.record, prior};
+        const other = Object.assign(Object.create(Object.getPrototypeOf(model)), model, {record});
         let state = 1;
         const random = () => { state = (state * 16807) % 2147483647; return state / 2147483647; };
         const z = other.latents(20000, 0.5, random);

@@ -16,7 +16,7 @@ from flowstone.errors import SettingError
 from flowstone.evaluation.metrics import log_prob
 from flowstone.playground import lesson_section, walk_section
 from flowstone.recipes import build
-from flowstone.runs.frames import keep_frame, read_frames
+from flowstone.runs.frames import FrameWriter, read_frames
 from flowstone.train.history import History, Record
 
 RECIPES = {
@@ -130,10 +130,10 @@ def page(tmp_path_factory, browser):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("walk")
     flow, x = a_flow()
-    history = History()
-    for step in (0, 10, 20):
-        history.records.append(Record(step, 0.0, 2.0, 3.0 - step / 10, 0.0, 0.0))
-        keep_frame(folder, flow, history)
+    history, write_frame = History(), FrameWriter(folder)
+    for step in (0, 100, 200):
+        history.records.append(Record(step, 0.0, 2.0, 3.0 - step / 100, 0.0, 0.0))
+        write_frame(flow, history)
     html = walk_section(flow, x, columns=["height", "weight"], frames=read_frames(folder)) + lesson_section()
     path = folder / "page.html"
     path.write_text(f'<!doctype html><html lang="en"><meta charset="utf-8"><title>t</title><body>{html}')
@@ -197,7 +197,7 @@ def test_points_are_drawn_and_move(page):
 
 def test_the_slider_of_the_training_names_its_moments(page):
     slide(page, "moment", 1)
-    assert page.inner_text(".flowstone-when") == "Step 10: validation NLL 2.000 nats"
+    assert page.inner_text(".flowstone-when") == "Step 100: validation NLL 2.000 nats"
     slide(page, "moment", 3)
     assert "weights that were kept" in page.inner_text(".flowstone-when")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flowstone.errors import SettingError
-from flowstone.runs.frames import keep_frame
+from flowstone.runs.frames import FrameWriter
 
 __all__ = ["summary_writer", "watching"]
 
@@ -31,13 +31,14 @@ def watching(
         if live is not None:
             stack.enter_context(live)
         writer = stack.enter_context(_event_files(folder / "tensorboard")) if tensorboard else None
+        write_frame = FrameWriter(folder) if frames else None
 
         def watch(density: Any, history: Any) -> None:
             history.save(folder / "history.csv")
             record = history.records[-1]
             sheet = _sheet(density, folder / "plots" / "training", record.step, context) if sheets else None
-            if frames:
-                keep_frame(folder, density, history)
+            if write_frame is not None:
+                write_frame(density, history)
             if writer is not None:
                 writer(record, sheet)
             if live is not None:

@@ -1,10 +1,7 @@
 """A flow as two ONNX programs, from data to latent and back, with what a page needs to draw samples with them."""
 
 import base64
-import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,13 +9,11 @@ from torch import Tensor, nn
 
 from flowstone.density import Density
 from flowstone.errors import SettingError
+from flowstone.export import onnx_program, require_exporter
 from flowstone.flow import Flow
 from flowstone.priors import GaussianMixture, Logistic, Prior, StandardNormal, StudentT, Uniform
 
 __all__ = ["model_record", "require_exportable"]
-
-MOST_BATCH = 1 << 20
-LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")  # they report packages that are not needed
 
 
 def require_exportable(density: Density) -> Flow:
@@ -57,18 +52,19 @@ def model_record(flow: Flow, x: Tensor, *, advance: Callable[[int], None] = lamb
         advance: called as ``advance(1)`` after each of the two exports.
 
     Raises:
-        SettingError: the packages that export to ONNX are missing.
+        SettingError: the packages that export to ONNX are missing, or the flow has no form in ONNX.
     """
-    try:
-        import onnxscript  # noqa: F401  torch.onnx needs it, and says so in a traceback of many lines
-    except ImportError as error:
-        raise SettingError("a playground needs onnx and onnxscript: pip install 'flowstone[onnx]'") from error
+    require_exporter("a playground")
     x = x.to(flow.data_dtype)
     with torch.no_grad():
         z = flow.to_latent(x)[0]
         programs = {}
-        for name, module, example in (("forward", _Forward(flow), x), ("inverse", _Inverse(flow), z)):
-            programs[name] = base64.b64encode(_exported(module.eval(), example[:4])).decode("ascii")
+        for name, module, inputs, outputs in (
+            ("forward", _Forward(flow), {"x": x[:4]}, ["log_prob", "z"]),
+            ("inverse", _Inverse(flow), {"z": z[:4]}, ["x"]),
+        ):
+            program = onnx_program(flow, module.eval(), inputs, outputs)
+            programs[name] = base64.b64encode(program.SerializeToString()).decode("ascii")
             advance(1)
         log_prob = flow.log_prob(x).double()
     return {
@@ -103,29 +99,6 @@ class _Inverse(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         return self.flow.from_latent(z)[0]
-
-
-def _exported(module: nn.Module, example: Tensor) -> bytes:
-    batch = torch.export.Dim("batch", min=2, max=MOST_BATCH)
-    with _quiet():
-        program = torch.onnx.export(module, (example,), dynamo=True, dynamic_shapes=({0: batch},), verbose=False)
-    assert program is not None
-    return program.model_proto.SerializeToString()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter without what it reports about itself."""
-    levels = {name: logging.getLogger(name).level for name in LOGGERS}
-    try:
-        for name in LOGGERS:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
 
 
 def _student(prior: Prior) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def write_playground(
     ``index.html`` holds the lesson in one dimension, the model itself (samples at any temperature, the density of any
     place) and, of two columns, the walk through its layers. The flow runs as ONNX programs in onnxruntime-web; all lies
     in the folder, and the page requests nothing from elsewhere, also when it is opened from disk. It needs the extra
-    ``onnx`` and the files of the npm package onnxruntime-web.
+    ``export`` and the files of the npm package onnxruntime-web.
 
     Args:
         density: a Flow of columns without a context.

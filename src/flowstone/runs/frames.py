@@ -1,5 +1,6 @@
 """Frames: samples that a training leaves at some of its validations, by which it can be shown from start to end."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from flowstone.files import read_tensors, tensors_to_bytes, write_atomically
 from flowstone.flow import Flow
 from flowstone.train.history import History
 
-__all__ = ["FRAMES", "Frames", "has_frames", "keep_frame", "read_frames", "samples_of_frame"]
+__all__ = ["FRAMES", "FrameWriter", "Frames", "has_frames", "read_frames", "samples_of_frame"]
 
 FRAMES = "frames.safetensors"
 POINTS, SEED = 300, 0  # of the latents, which are the same in every frame, so that each sample can be followed
+APART, GROWTH = 100, 1.4  # steps between two frames at least, and the factor by which the step grows
 
 
 @dataclass(frozen=True)
@@ -43,23 +45,32 @@ def has_frames(density: Density) -> bool:
     return isinstance(density, Flow) and tuple(density.event_shape) == (2,) and not density.context_features
 
 
-def keep_frame(folder: Path, density: Density, history: History) -> None:
-    """Add the samples of this moment to the frames in a run folder, if the latest validation is one of those kept.
+class FrameWriter:
+    """Adds frames to a run folder while a training runs; to be called after each validation, as ``fit`` does.
 
-    The validations kept lie ever further apart (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, …), as a training changes most at its
-    start; however long it is, the frames are few. Frames of later steps are left from a training that was killed and
-    continues from before them: they are dropped.
+    The first validation has a frame, later ones where the step is 100 above that of the last frame and 1.4 times as
+    large: as a training changes most at its start, frames then lie ever further apart, and are few however long it is.
+    Frames of later steps that a training has left which was killed, and continues from before them, are dropped.
     """
-    if not _is_kept(len(history) - 1):
-        return
-    record = history.records[-1]
-    frames = _frames_before(folder, record.step)
-    tensors = {
-        "steps": torch.cat((frames.steps, torch.tensor([record.step]))),
-        "val_nll": torch.cat((frames.val_nll, torch.tensor([record.val_nll], dtype=torch.float64))),
-        "samples": torch.cat((frames.samples, samples_of_frame(density)[None])),
-    }
-    write_atomically(folder / FRAMES, tensors_to_bytes(tensors))
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.frames: Frames | None = None
+
+    def __call__(self, density: Density, history: History) -> None:
+        """Write the samples of this moment, if it is to have a frame."""
+        record = history.records[-1]
+        before = self.frames or _frames_before(self.folder, record.step)
+        last = before.steps[-1].item() if len(before.steps) else -math.inf
+        if record.step >= max(last + APART, GROWTH * last):
+            tensors = {
+                "steps": torch.cat((before.steps, torch.tensor([record.step]))),
+                "val_nll": torch.cat((before.val_nll, torch.tensor([record.val_nll], dtype=torch.float64))),
+                "samples": torch.cat((before.samples, samples_of_frame(density)[None])),
+            }
+            write_atomically(self.folder / FRAMES, tensors_to_bytes(tensors))
+            before = Frames(**tensors)
+        self.frames = before
 
 
 @torch.no_grad()
@@ -96,8 +107,3 @@ def _frames_before(folder: Path, step: int) -> Frames:
         return Frames(none.long(), none, torch.zeros(0, POINTS, 2, dtype=torch.float64))
     earlier = frames.steps < step
     return Frames(frames.steps[earlier], frames.val_nll[earlier], frames.samples[earlier])
-
-
-def _is_kept(number: int) -> bool:
-    """Whether all binary digits of a validation's number but the first two are 0."""
-    return number < 4 or number % (1 << (number.bit_length() - 2)) == 0

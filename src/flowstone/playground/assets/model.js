@@ -46,21 +46,20 @@ class Model {
     const result = this.last.then(() => session.run({ [session.inputNames[0]]: tensor }));
     this.last = result.catch(() => {});
     // An output is (rows) or (rows, features); the second row of a batch that had but one is left out.
-    return result.then((outputs) => session.outputNames.map((name) => {
+    return result.then((outputs) => Object.fromEntries(session.outputNames.map((name) => {
       const { data, dims } = outputs[name];
-      return data.slice(0, (count * data.length) / dims[0]);
-    }));
+      return [name, Array.from(data.slice(0, (count * data.length) / dims[0]))];
+    })));
   }
 
   // Log-density of each row in nats, and its latent.
   async logProb(x) {
-    const [logProb, z] = await this.run(this.forward, x, this.record.dataType);
-    return { logProb: Array.from(logProb), z: Array.from(z) };
+    const { log_prob: logProb, z } = await this.run(this.forward, x, this.record.dataType);
+    return { logProb, z };
   }
 
   async fromLatent(z) {
-    const [x] = await this.run(this.inverse, z, this.record.latentType);
-    return Array.from(x);
+    return (await this.run(this.inverse, z, this.record.latentType)).x;
   }
 
   // The largest difference, in nats, from the log-densities that Python computed.
@@ -172,7 +171,7 @@ function startModel(root, model) {
   }
 
   const shows = (name) => find(`show-${name}`).checked;
-  const view = () => (features === 1 ? { x: ranges[0], y: [0, 1.12 * Math.max(...(state.curve ?? [[0, 1]]).map((point) => point[1]))] } : { x: ranges[state.axes[0]], y: ranges[state.axes[1]] });
+  const view = () => (features === 1 ? { x: ranges[0], y: [0, 1.3 * Math.max(...(state.curve ?? [[0, 1]]).map((point) => point[1]))] } : { x: ranges[state.axes[0]], y: ranges[state.axes[1]] });
 
   function drawCurve(picture) {
     const { theme, pen, edge } = picture;
@@ -268,7 +267,7 @@ function startModel(root, model) {
     }
     state.busy = false;
     const { place } = state;
-    const named = data.columns.map((name, column) => `${name}\u00a0=\u00a0${digits(place.x[column], 5)}`).slice(0, 8).join(", ");
+    const named = data.columns.map((name, column) => `${name}\u00a0=\u00a0${within(place.x[column], ranges[column])}`).slice(0, 8).join(", ");
     const more = data.columns.length > 8 ? ", …" : "";
     find("readout").textContent =
       `${named}${more}. log\u00a0p\u00a0=\u00a0${decimals(place.logProb)} nats, density ${digits(Math.exp(place.logProb), 3)}; latent (${place.z.slice(0, 8).map((value) => digits(value, 3)).join(", ")}${more}).`;
@@ -321,6 +320,9 @@ function startModel(root, model) {
       choice.addEventListener("change", () => { state.axes[axis] = Number(choice.value); plane.redraw(); });
     }
   }
+  find("colours").textContent = features > 2 ?
+    "The colour of a sample is its log-density, dark where that is low among them." :
+    "A latent has the colour of the first column of its sample.";
   showDegree();
   find("live").hidden = false;
   const middle = rows.slice(0, features);

@@ -22,6 +22,12 @@ function decimals(value, count = 4) {
   return Number.isFinite(value) ? value.toFixed(count).replace("-", "−") : digits(value);
 }
 
+// A number as precise as a ten-thousandth of the range it comes from, such as a time in seconds within a month.
+function within(value, [low, high]) {
+  const decimalsOf = 4 - Math.ceil(Math.log10(high - low));
+  return decimalsOf > 15 || Math.abs(value) >= 1e15 ? digits(value, 6) : decimals(value, Math.max(0, decimalsOf));
+}
+
 // Numbers between 0 and 1 that depend on the seed alone (mulberry32).
 function randomOf(seed) {
   let state = seed >>> 0;
@@ -67,11 +73,11 @@ function onTheme(redraw) {
   }
 }
 
-// Round numbers for the ticks of an axis, as many as fit: a tick takes `room(text)` pixels of a length.
+// Round numbers for the ticks of an axis as [number, text], as many as fit: each takes `room(text)` pixels of a length.
 function ticksOf(low, high, length, room) {
   for (let most = 9; most > 2; most -= 1) {
     const ticks = roundNumbers(low, high, most);
-    if (ticks.reduce((sum, tick) => sum + room(digits(tick)), 0) < length) return ticks;
+    if (ticks.reduce((sum, [, text]) => sum + room(text), 0) < length) return ticks;
   }
   return roundNumbers(low, high, 2);
 }
@@ -79,10 +85,13 @@ function ticksOf(low, high, length, room) {
 function roundNumbers(low, high, most) {
   const raw = (high - low) / most;
   const power = 10 ** Math.floor(Math.log10(raw));
-  const step = power * [1, 2, 5, 10].find((factor) => factor * power >= raw);
+  const step = power * [1, 2, 5, 10].find((factor) => factor * power >= raw * (1 - 1e-9));
+  const places = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+  const plain = step >= 1e-6 && Math.max(Math.abs(low), Math.abs(high)) < 1e12;
   const ticks = [];
-  for (let tick = Math.ceil(low / step) * step; tick <= high + step * 1e-9; tick += step) {
-    ticks.push(Math.abs(tick) < step * 1e-9 ? 0 : tick);
+  for (let number = Math.ceil(low / step); number * step <= high + step * 1e-9; number += 1) {
+    const tick = number * step;
+    ticks.push([tick, plain ? decimals(tick, places).replace(/^−(0(\.0*)?)$/, "$1") : digits(tick, 4)]);
   }
   return ticks;
 }
@@ -115,8 +124,10 @@ class Picture {
   begin(view, { xLabel = "", yLabel = "", xTicks = true, yTicks = true } = {}) {
     const { pen, theme } = this;
     this.view = view;
-    this.edge = { left: yTicks ? 46 : 12, right: this.width - 8, top: 8, bottom: this.height - (xTicks ? 38 : 12) };
-    const { left, right, top, bottom } = this.edge;
+    const [top, bottom, right] = [8, this.height - (xTicks ? 38 : 12), this.width - 8];
+    const upright = yTicks ? ticksOf(...view.y, bottom - top, () => 38) : [];
+    const left = yTicks ? 28 + Math.max(0, ...upright.map(([, text]) => pen.measureText(text).width)) : 12;
+    this.edge = { left, right, top, bottom };
     pen.fillStyle = theme.paper;
     pen.fillRect(0, 0, this.width, this.height);
     pen.fillStyle = theme.muted;
@@ -126,19 +137,20 @@ class Picture {
     if (xTicks) {
       pen.textAlign = "center";
       pen.textBaseline = "top";
-      for (const tick of ticksOf(...view.x, right - left, (text) => pen.measureText(text).width + 26)) {
+      for (const [tick, text] of ticksOf(...view.x, right - left, (label) => pen.measureText(label).width + 26)) {
+        const half = pen.measureText(text).width / 2;
         pen.fillRect(this.x(tick), bottom, 1, 4);
-        pen.fillText(digits(tick), this.x(tick), bottom + 6);
+        pen.fillText(text, Math.min(this.x(tick), this.width - half), bottom + 6);
       }
       pen.fillText(xLabel, (left + right) / 2, bottom + 21);
     }
+    pen.textAlign = "right";
+    pen.textBaseline = "middle";
+    for (const [tick, text] of upright) {
+      pen.fillRect(left - 4, this.y(tick), 4, 1);
+      pen.fillText(text, left - 6, this.y(tick));
+    }
     if (yTicks) {
-      pen.textAlign = "right";
-      pen.textBaseline = "middle";
-      for (const tick of ticksOf(...view.y, bottom - top, () => 38)) {
-        pen.fillRect(left - 4, this.y(tick), 4, 1);
-        pen.fillText(digits(tick), left - 6, this.y(tick));
-      }
       pen.save();
       pen.translate(8, (top + bottom) / 2);
       pen.rotate(-Math.PI / 2);

@@ -132,6 +132,7 @@ function startWalk(root) {
 
   const cell = (kind, text) => Object.assign(document.createElement(kind), { textContent: text });
   const pair = ([x, y]) => `(${digits(x, 3)}, ${digits(y, 3)})`;
+  const rangeOf = (axis) => [-1, 1].map((end) => data.views[0].middle[axis] + end * data.views[0].half[axis]);
   const equal = (name, value) => `${name}\u00a0=\u00a0${value}`; // on one line
   const rows = data.layers.map((name) => {
     const row = document.createElement("tr");
@@ -168,7 +169,7 @@ function startWalk(root) {
     const [x, y] = valueOf(state.chosen, 0);
     const away = distance === null ? "" : `, ${digits(distance, 2)} from the click, the nearest that is computed`;
     find("chosen").textContent =
-      `${kind}${away}: ${equal(data.columns[0], digits(x, 6))}, ${equal(data.columns[1], digits(y, 6))}. ` +
+      `${kind}${away}: ${equal(data.columns[0], within(x, rangeOf(0)))}, ${equal(data.columns[1], within(y, rangeOf(1)))}. ` +
       `${equal("log\u00a0p", decimals(logP))} nats, density ${digits(Math.exp(logP), 3)}.`;
     Object.assign(root.dataset, { chosen: set, place: JSON.stringify([x, y]), logP: String(logP) });
   }
@@ -251,7 +252,7 @@ function startTraining(root, find, data, rows, colourPart) {
     // Steps are drawn by their logarithm, as most happens at the start.
     const place = (step) => Math.log10(1 + step);
     const end = place(steps[last - 1]) || 1;
-    picture.begin({ x: [0, end * 1.03], y: [low - room, high + room] }, { yLabel: "validation NLL (nats)", xTicks: false });
+    picture.begin({ x: [-0.04 * end, end * 1.04], y: [low - room, high + room] }, { yLabel: "validation NLL (nats)", xTicks: false });
     picture.path(steps.flatMap((step, frame) => (valNll[frame] === null ? [] : [[place(step), valNll[frame]]])), theme.muted, 1.5);
     steps.forEach((step, frame) => {
       if (valNll[frame] !== null) picture.dot(place(step), valNll[frame], 3, theme.muted);
