@@ -34,7 +34,7 @@ def kept(tmp_path, flow, steps) -> list[int]:
 
 
 def test_a_training_by_the_command_leaves_frames(tmp_path, monkeypatch):
-    monkeypatch.setattr("flowstone.plot.save_plots", lambda *_, **__: [])
+    monkeypatch.setattr("flowstone.cli.job.Job._finish", lambda *_: None)  # figures and pages of the finished run
     flowstone("train", "moons", "--out", tmp_path / "run", "--points", "300", "--quiet", *TRAIN)
     run = Run(tmp_path / "run")
     frames = read_frames(run.folder)

@@ -142,7 +142,7 @@ def page(tmp_path_factory, browser):
         yield shown
 
 
-def slide(page, name: str, value: float) -> None:
+def slide(page, name: str, value: float | str) -> None:
     page.eval_on_selector(
         f".flowstone-{name}", f"slider => {{ slider.value = {value}; slider.dispatchEvent(new Event('input')); }}"
     )

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +24,22 @@ def floats(values: Tensor) -> str:
     return base64.b64encode(np.asarray(values.detach().cpu().numpy(), dtype="<f4").tobytes()).decode("ascii")
 
 
-def section(name: str, data: Mapping[str, Any]) -> str:
+def section(name: str, data: Mapping[str, Any], *, scripts: Sequence[str] = ()) -> str:
     """The section whose parts are ``name.css``, ``name.html`` and ``name.js``, with data for its script.
 
     Every class begins with ``flowstone-``, the script leaves no global name, and nothing is requested. Colours are CSS
     variables; a page that sets ``data-theme`` to light or dark on an element around it decides, else the system does.
+
+    Args:
+        scripts: further files of functions that ``name.js`` calls.
     """
+    script = "".join(asset(each) for each in ("shared.js", *scripts, f"{name}.js"))
     content = json.dumps(data, allow_nan=False).replace("<", "\\u003c")  # no text of a user can end the script
     return (
         f'<section class="flowstone-part flowstone-{name}">\n'
         f"<style>\n{asset('shared.css')}{asset(f'{name}.css')}</style>\n"
         f"{asset(f'{name}.html')}"
         f'<script type="application/json" class="flowstone-data">{content}</script>\n'
-        f"<script>\n(function () {{\n{asset('shared.js')}{asset(f'{name}.js')}}})();\n</script>\n"
+        f"<script>\n(function () {{\n{script}}})();\n</script>\n"
         "</section>\n"
     )

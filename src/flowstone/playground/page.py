@@ -72,7 +72,8 @@ def write_playground(
     rows = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:ROWS]]
     with counting_bar("exporting the flow", 3, enabled=progress) as advance:
         record = model_record(flow, rows, advance=advance)
-        tabs = {"One dimension": lesson_section(), "The model": section("model", {"columns": names, "seed": seed})}
+        model = section("model", {"columns": names, "seed": seed}, scripts=["onnx.js"])
+        tabs = {"One dimension": lesson_section(), "The model": model}
         if x.shape[1] == 2:
             tabs["Layer by layer"] = walk_section(flow, x, columns=names, frames=frames, seed=seed)
         files = {

@@ -69,7 +69,7 @@ def animate_layers(
     figure, draw = _panels(values, limits, names, colors=x[:, 0].double().cpu())
     with (
         counting_bar(f"drawing {path.name}", len(moments), enabled=progress) as advance,
-        matplotlib.rc_context(program),
+        matplotlib.rc_context({"animation.ffmpeg_path": program}),
         atomic_path(path) as temporary,
         writer.saving(figure, str(temporary), dpi=90),
     ):
@@ -128,18 +128,17 @@ def _moments(stages: int) -> Iterator[float]:
             yield from (stage + part * part * (3 - 2 * part) for part in parts)
 
 
-def _writer(kind: str) -> tuple[AbstractMovieWriter, dict[str, str]]:
-    """What writes the frames, and the settings of matplotlib that name its program."""
+def _writer(kind: str) -> tuple[AbstractMovieWriter, str]:
+    """What writes the frames, and the program that it runs, which is none for a GIF."""
     require_choice("kind of animation", kind, ANIMATIONS)
     if kind == "gif":
-        return PillowWriter(fps=SECOND), {}
+        return PillowWriter(fps=SECOND), ""
     program = shutil.which("ffmpeg") or _ffmpeg_of_package()
     if program is None:
         raise SettingError(
             "an MP4 needs the program ffmpeg: install it, or `pip install imageio-ffmpeg`; a GIF does not"
         )
-    settings = {"animation.ffmpeg_path": program}
-    return FFMpegWriter(fps=SECOND, codec="libx264", extra_args=["-pix_fmt", "yuv420p", "-threads", "1"]), settings
+    return FFMpegWriter(fps=SECOND, codec="libx264", extra_args=["-pix_fmt", "yuv420p", "-threads", "1"]), program
 
 
 def _ffmpeg_of_package() -> str | None:
