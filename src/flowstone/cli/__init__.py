@@ -43,6 +43,11 @@ COMMANDS = {
     "score": "Write the log-likelihood of each row of a table, or of each image.",
     "check": "Check whether the flow inverts and its log-dets are correct, layer by layer.",
     "plot": "Draw the pictures of a run again.",
+    "report": "Write the report of a run: one HTML page that opens from disk.",
+    "export": "Write the density of a run as an ONNX file.",
+    "push": "Send a run to the Hugging Face hub, without its data.",
+    "pull": "Fetch a run from the Hugging Face hub.",
+    "playground": "Write a folder in which a trained flow runs in the browser.",
     "list": "List the recipes with their arguments, the toys and the image sets.",
 }
 for _name, _help in COMMANDS.items():

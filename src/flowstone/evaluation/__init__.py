@@ -2,6 +2,7 @@
 
 from flowstone.evaluation.anomaly import AnomalyJudge, blamed_terms, conformal_p_values, usual_terms
 from flowstone.evaluation.baselines import baseline_nll, baselines
+from flowstone.evaluation.beside import beside_metrics
 from flowstone.evaluation.calibration import Calibration, calibration, conditional_pit, uniformity
 from flowstone.evaluation.check import check
 from flowstone.evaluation.columns import column_bits, independent_columns, require_comparable
@@ -35,6 +36,7 @@ __all__ = [
     "WholeReport",
     "baseline_nll",
     "baselines",
+    "beside_metrics",
     "bits_per_dim",
     "blamed_terms",
     "calibration",

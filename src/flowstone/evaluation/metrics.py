@@ -68,7 +68,7 @@ def likelihood_terms(flow: Flow, x: Tensor, context: Tensor | None = None) -> tu
 
 
 def round_trip(flow: Flow, x: Tensor, context: Tensor | None = None) -> float:
-    """Largest |x - f⁻¹(f(x))| over all rows and features, in the units of the data.
+    """Largest $|x - f^{-1}(f(x))|$ over all rows and features, in the units of the data.
 
     For a flow that dequantizes, x with its noise is compared: rounding to integers would hide most errors, and turn
     tiny ones next to an integer into 1.

@@ -22,7 +22,7 @@ def calibration_figure(found: Calibration, columns: Sequence[str]) -> Figure:
     shown = list(columns[:PANELS])
     across = min(ACROSS, len(shown) + 1)
     down = math.ceil((len(shown) + 1) / across)
-    figure, axes = new_figure(down, across, (3.0 * across, 2.6 * down))
+    figure, axes = new_figure(down, across, (max(4.0, 2.4 * across), 2.3 * down))
     coverage_curve(found, axes.flat[0])
     for index, name in enumerate(shown):
         rank_histogram(found.ranks[:, index].numpy(), axes.flat[index + 1], name)

@@ -90,6 +90,7 @@ def describe(density: Density, extra: Mapping[str, Any] | None = None) -> dict[s
         **density.spec,
         "event_shape": list(density.event_shape),
         "dtype": str(density.dtype).removeprefix("torch."),
+        **({} if density.trained is None else {"trained": density.trained}),
         **(extra or {}),
     }
     return json.loads(to_json(record))
@@ -107,6 +108,7 @@ def load(folder: Path | str, *, device: torch.device | str = "cpu") -> Density:
     with reading(folder / WEIGHTS):
         density = build_recorded(record)
         density.load_state_dict(weights)
+    density.trained = record.get("trained")
     return density.to(device).eval()
 
 

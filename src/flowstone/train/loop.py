@@ -158,6 +158,7 @@ class _Training:
         self.watch = watch if processes.rank == 0 else None
         self.optimizer = stepper.optimizer
         self.state = store.load()
+        self.state.direct = stepper.keep_to(self.state.direct)
         self.seconds = self.state.seconds
         self.started = time.monotonic() - self.seconds
 
@@ -178,6 +179,7 @@ class _Training:
             if not history.records:  # without a validation the best weights are those of the start
                 self.weights.keep_as_best()
             self.weights.restore_best()
+            self.density.trained = self.density.trained or self.state.step > 0
         if history.stopped not in STOPPED_BY.values() and self.processes.rank == 0:
             self._warn_if_unmoved()
         return history

@@ -1,0 +1,333 @@
+"""``flowstone report``: a page of a run, whole, escaped and accessible, of every kind of density."""
+
+import csv
+import itertools
+import json
+import re
+import shlex
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import flowstone.report
+from commands import flowstone as command
+from commands import refused
+from flowstone.cli.again import commands_again
+from flowstone.cli.values import settings_of
+from flowstone.errors import SettingError
+from flowstone.report import Subject, report_page
+from flowstone.report.markup import join, paragraph, table
+from flowstone.runs import Run
+
+VOID = {"meta", "img", "input", "br", "link"}
+EVIL = "<script>alert('a&b')</script>"
+SMALL = ["--steps", "2", "--batch-size", "32", "--quiet"]
+TINY = ["--set", "couplings=1", "hidden=4"]
+
+
+def write_csv(path: Path, **columns) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+    return path
+
+
+def mixed_table(path: Path) -> Path:
+    draw = np.random.default_rng(0)
+    level = draw.choice(["<b>Bern</b>", "Oslo", ""], 250)
+    days = [f"2024-0{1 + n % 9}-{1 + n % 27:02}" for n in range(250)]
+    income = np.where(draw.random(250) < 0.4, 0.0, draw.exponential(500, 250).round(2))
+    return write_csv(
+        path, **{EVIL: level, "income": income, "day": days, "is_new": draw.choice(["true", "false"], 250)}
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A finished run of each kind, without its pictures, by name."""
+    folder = tmp_path_factory.mktemp("runs")
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(200, 3)).cumsum(1)
+    wide = write_csv(folder / "wide.csv", **{"a": x[:, 0], EVIL: x[:, 1], "c": x[:, 2]})
+    mixed = mixed_table(folder / "mixed.csv")
+    for index in range(60):
+        label = folder / "images" / ("cat", "<b>alert<b>")[index % 2]
+        label.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(256, size=(4, 4), dtype=np.uint8)).save(label / f"{index}.png")
+    layers = ["--set", "width=8", "blocks=1", "bins=4"]
+    kinds = {
+        "toy": ["moons", *TINY],
+        "table": [wide, *TINY],
+        "context": [wide, "--context", EVIL, *TINY],
+        "one": [wide, "--columns", "a", *TINY],
+        "mixed": [mixed, *layers],
+        "images": [folder / "images", "--context", "label", "--set", "channels=4", "couplings=1"],
+    }
+    made = {}
+    for name, words in kinds.items():
+        command("train", *words, *SMALL, "--no-plots", "--out", f"{folder / name}-run")
+        made[name] = Run(f"{folder / name}-run")
+    return made
+
+
+@pytest.fixture(scope="module")
+def pages(runs):
+    return {
+        name: report_page(Subject.of(run, commands=commands_again(run.record, run.folder)))
+        for name, run in runs.items()
+    }
+
+
+class Page(HTMLParser):
+    """A page whose tags must nest; what it holds is kept."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open, self.tags, self.texts = [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag, f"</{tag}> in the wrong place"
+
+    def handle_data(self, data):
+        self.texts.append((self.open[-1] if self.open else "", data))
+
+    def all(self, *names: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag in names]
+
+    def said(self) -> str:
+        return " ".join(data for tag, data in self.texts if tag not in ("style", "script"))
+
+
+KINDS = ["toy", "table", "context", "one", "mixed", "images"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_page_is_whole_and_loads_nothing(pages, kind):
+    text = pages[kind]
+    assert len(text.encode()) < 5_000_000
+    without_pictures = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", text)
+    for word in ("http:", "https:", "//", "@import", "url("):
+        assert word not in without_pictures, word
+    page = Page(text)
+    for attributes in page.all("img", "script", "link", "iframe", "object", "embed", "source", "image"):
+        assert not {"href", "srcset", "data"} & attributes.keys()
+        assert (attributes.get("src") or "data:").startswith("data:")
+    assert not page.all("link")
+    assert "default-src 'none'" in (page.all("meta")[1]["content"] or "")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_page_can_be_read_by_all(pages, kind):
+    page = Page(pages[kind])
+    assert page.all("html") == [{"lang": "en"}]
+    for name in ("main", "header", "nav", "footer", "title", "h1"):
+        assert len(page.all(name)) == 1, name
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels)), levels
+    images = page.all("img")
+    assert images
+    assert all(len(image["alt"] or "") > 15 for image in images)
+    names = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(names) == len(set(names))
+    for link in page.all("a"):
+        assert (link["href"] or "").removeprefix("#") in names
+    for attributes in page.all("section"):
+        assert attributes["aria-labelledby"] in names
+    for attributes in page.all("th"):
+        assert attributes["scope"] in ("row", "col")
+
+
+@pytest.mark.parametrize("kind", ["table", "context", "mixed", "images"])
+def test_what_comes_from_data_is_escaped(pages, kind):
+    assert EVIL not in pages[kind]
+    page = Page(pages[kind])
+    assert "alert" in page.said()
+    assert not [data for tag, data in page.texts if tag == "script" and data.startswith("alert")]
+    assert not page.all("b")
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted", "unwanted"),
+    [
+        ("toy", ["entropy of the data", "Layer by layer", "Latents and prior"], ["Synthetic rows"]),
+        ("table", ["Gaussian", "Pairs of columns", "Synthetic rows", "column to blame", "Check"], ["Layer by layer"]),
+        ("context", ["given ", "Latents and prior", "Check"], ["Synthetic rows"]),
+        ("one", ["The curve is the learned density"], ["Pairs of columns", "Layer by layer"]),
+        ("mixed", ["independent columns", "Privacy", "Bits of each value", "2024-0", "true"], ["Check", "Latents"]),
+        ("images", ["test images", "nearest", "Samples of each label", "Latents and prior"], ["Calibration"]),
+    ],
+)
+def test_a_page_has_the_sections_that_suit_its_density(pages, kind, wanted, unwanted):
+    said = Page(pages[kind]).said()
+    for words in wanted:
+        assert words in said, words
+    for words in unwanted:
+        assert words not in said, words
+    for words in ("Figures", "Training", "Settings and machine", "How to do it again", "flowstone train ", "torch"):
+        assert words in said, words
+
+
+def test_figures_are_those_of_the_run(runs, pages):
+    metrics, page = runs["table"].metrics(), Page(pages["table"])
+    assert f"{metrics['nll_nats']:.4f}" in page.said()
+    assert f"{metrics['nll_stderr']:.4f}" in page.said()
+    for value in metrics["baselines_nll_nats"].values():
+        assert f"{value - metrics['nll_nats']:+.4f}" in page.said()
+
+
+def test_rows_to_choose_from_are_those_of_data_and_samples(runs, pages):
+    (held,) = re.findall(r'<script type="application/json" id="rows-held">(.*?)</script>', pages["mixed"])
+    columns = json.loads(held)["columns"]
+    assert [column["name"] for column in columns] == [EVIL, "income", "day", "is_new"]
+    assert columns[3]["levels"] == ["false", "true", "(others)"]
+    train = runs["mixed"].dataset().train.x
+    for index, column in enumerate(columns):
+        known = [None if value != value else float(f"{value:.4g}") for value in train[:, index].tolist()]
+        assert column["data"] == known[: len(column["data"])]
+    assert None in columns[0]["data"]  # gaps are nulls
+
+
+def test_a_run_whose_data_are_gone_still_has_a_page(tmp_path, runs):
+    write_csv(tmp_path / "t.csv", a=np.arange(40) ** 0.5, b=np.sin(np.arange(40)))
+    command("train", tmp_path / "t.csv", *TINY, *SMALL, "--no-plots", "--out", tmp_path / "R")
+    (tmp_path / "t.csv").unlink()
+    page = Page(report_page(Subject.of(Run(tmp_path / "R"))))
+    assert "The data cannot be read again" in page.said()
+    assert "t.csv" in page.said()
+    assert "nats a row" in page.said()
+    assert len(page.all("img")) == 2  # the loss, and samples alone
+
+
+def test_a_training_writes_its_report_and_metrics_last(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_csv(tmp_path / "t.csv", a=np.random.default_rng(0).normal(size=60))
+    words = ["train", "t.csv", *TINY, *SMALL]
+    command(*words, "--out", "R")
+    written = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "R").iterdir()}
+    assert (
+        written["report.html"]
+        <= written["metrics.json"]
+        == max(
+            written[name] for name in ("flow.json", "flow.safetensors", "history.csv", "metrics.json", "report.html")
+        )
+    )
+    assert Page((tmp_path / "R" / "report.html").read_text()).all("img")
+    for name, switches in {"S": ["--no-report"], "T": ["--no-plots"], "U": ["--no-plots", "--report"]}.items():
+        command(*words, *switches, "--out", name)
+        assert (tmp_path / name / "report.html").exists() == (name == "U")
+
+
+@pytest.mark.parametrize("error", [OSError("No space left on device"), KeyError("a"), KeyboardInterrupt()])
+def test_a_report_that_cannot_be_written_fails_no_training(tmp_path, monkeypatch, capsys, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(flowstone.report, "write_report", fail)
+    command("train", "moons", *TINY, *SMALL, "--no-plots", "--report", "--out", "R")
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("flowstone: R: no report (")
+    assert line.endswith("flowstone report R")
+    assert Run("R").finished
+    assert not (tmp_path / "R" / "report.html").exists()
+
+
+def test_the_command_writes_the_page_and_says_where(runs, capsys):
+    folder = runs["one"].folder
+    command("report", folder)
+    assert capsys.readouterr().out.split() == [str(folder / "report.html")]
+    first = (folder / "report.html").read_text()
+    command("report", folder)
+    assert (folder / "report.html").read_text() == first  # the same page again
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda run: (run / "flow.json").unlink(), "no flow.json"),
+        (lambda run: (run / "flow.safetensors").write_bytes(b"nothing"), "flow.safetensors"),
+        (lambda run: (run / "history.csv").write_text("step,seconds\nx,y\n"), "history.csv"),
+        (lambda run: (run / "metrics.json").write_text("[1"), "metrics.json"),
+    ],
+    ids=["no run", "weights", "history", "metrics"],
+)
+def test_a_damaged_folder_is_one_line(tmp_path, runs, capsys, monkeypatch, damage, said):
+    run = tmp_path / "R"
+    run.mkdir()
+    for name in ("flow.json", "flow.safetensors", "history.csv", "metrics.json"):
+        (run / name).write_bytes((runs["one"].folder / name).read_bytes())
+    damage(run)
+    assert said in refused(capsys, monkeypatch, "report", run)
+    assert not (run / "report.html").exists()
+
+
+def test_a_section_that_cannot_be_computed_says_why(runs, monkeypatch):
+    def fail(_subject):
+        raise SettingError("the moon is in the way")
+
+    monkeypatch.setitem(flowstone.report.write.SECTIONS, "Check", fail)  # pyright: ignore[reportArgumentType]
+    assert "Left out: the moon is in the way." in Page(report_page(Subject.of(runs["one"]))).said()
+
+
+def test_without_scikit_learn_the_page_says_how_to_get_it(runs, monkeypatch):
+    monkeypatch.setattr(Subject, "has_judges", False)
+    said = Page(report_page(Subject.of(runs["table"]))).said()
+    assert said.count("pip install flowstone[evaluation]") == 2
+    assert "nats a row on 20 test rows" in said
+    assert "Privacy" in said  # nearest rows need no classifier
+
+
+def test_a_training_can_be_repeated_by_the_commands_of_its_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "b, or not"
+    write_csv(tmp_path / "my table.csv", a=np.random.default_rng(0).normal(size=60), **{name: range(60)})
+    words = ["my table.csv", "--context", f'"{name}"', "--lr", "0.01", "--no-dequantize", "--flow", "realnvp", *TINY]
+    command("train", *words, *SMALL, "--no-plots", "--out", "R")
+    first = commands_again(Run("R").record, Path("R"))[0]
+    line = shlex.split(first)
+    assert line[0] == "flowstone"
+    command(*line[1:], "--quiet", "--no-plots")
+    assert (tmp_path / "R-again" / "flow.safetensors").read_bytes() == (
+        tmp_path / "R" / "flow.safetensors"
+    ).read_bytes()
+
+
+VALUES = st.one_of(
+    st.integers(), st.booleans(), st.floats(allow_nan=False, allow_infinity=False), st.none(),
+    st.lists(st.integers(), min_size=2), st.sampled_from(["logistic", "any", "a-b"]),
+)  # fmt: skip
+
+
+@given(st.dictionaries(st.sampled_from(["couplings", "hidden", "prior", "alpha"]), VALUES, min_size=1))
+def test_arguments_come_back_from_their_words(arguments):
+    request = {"source": "moons", "set": arguments, "training": {}, "data": {}}
+    line = commands_again({"data": {"source": "moons"}, "request": request}, Path("R"))[0]
+    words = shlex.split(line)
+    assert settings_of(words[words.index("--set") + 1 : words.index("--out")]) == arguments
+
+
+@given(st.text())
+def test_markup_escapes_every_text(text):
+    for made in (paragraph(text), table(text, [text, text], [[text, text]]), join([text])):
+        page = Page(f"<div>{made}</div>")
+        assert {tag for tag, _ in page.tags} <= {"div", "p", "table", "caption", "thead", "tbody", "tr", "th", "td"}
+        assert (
+            text.replace("\r\n", "\n").replace("\r", "\n") in page.said().replace("\r\n", "\n").replace("\r", "\n")
+            or not text.strip()
+        )
