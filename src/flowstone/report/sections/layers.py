@@ -13,7 +13,7 @@ def layers(subject: Subject) -> Markup | None:
 
     What shows layers of such a flow by other means, such as a page that can be played with, belongs into this section.
     """
-    image = subject.pictures.get("layers")
+    image = subject.picture("layers")
     if image is None:
         return None
     alt = "Layer by layer: points from data to latent, and from latent to samples, a panel for each layer."
