@@ -85,6 +85,7 @@ ALLOWED = {
         "numpy.lib.format": "the header of a .npy, a literal, gives a dtype; one of Python objects is refused",
         "numpy.lib.format.descr_to_dtype": "see above",
     },
+    "export.py": {"importlib.util.find_spec": "whether onnx, onnxscript and onnxruntime are installed"},
     "kernels/spline_call.py": {
         "importlib.import_module": "imports one of two modules of Flowstone, which the code names",
         "importlib.util.find_spec": "whether numba or Triton is installed",
@@ -106,6 +107,10 @@ ALLOWED = {
     },
     "runs/machine.py": {
         "importlib.metadata.PackageNotFoundError": "versions of packages that are named in the source",
+        "importlib.metadata.version": "see above",
+    },
+    "runs/model_card.py": {
+        "importlib.metadata.PackageNotFoundError": "the version of Flowstone",
         "importlib.metadata.version": "see above",
     },
     "streaming/ray.py": {"importlib.util.find_spec": "whether Ray is installed"},
