@@ -36,11 +36,13 @@ class History:
             it went on.
         stopped: ``"finished"``, ``"patience"`` (validation no longer improved), ``"interrupted"`` (Ctrl-C),
             ``"terminated"`` (SIGTERM) or ``"not finite"``.
+        direct: whether gradients were computed directly, not by autograd.
     """
 
     records: list[Record] = field(default_factory=list)
     stopped: str = "finished"
     recoveries: list[str] = field(default_factory=list)
+    direct: bool = False
 
     def __len__(self) -> int:
         return len(self.records)
