@@ -44,6 +44,7 @@ class History:
             it went on.
         stopped: ``"finished"``, ``"patience"`` (validation no longer improved), ``"interrupted"`` (Ctrl-C),
             ``"terminated"`` (SIGTERM) or ``"not finite"``.
+        direct: whether gradients were computed directly, not by autograd.
 
     >>> History([Record(0, 0.0, 2.9, 2.8, 5e-5, 0.0), Record(100, 1.5, 2.1, 2.2, 5e-3, 1.2)])
     History: 2 validations, finished
@@ -55,6 +56,7 @@ class History:
     records: list[Record] = field(default_factory=list)
     stopped: str = "finished"
     recoveries: list[str] = field(default_factory=list)
+    direct: bool = False
 
     def __len__(self) -> int:
         return len(self.records)
