@@ -8,7 +8,7 @@ from dataclasses import asdict, astuple, dataclass, field, fields
 from pathlib import Path
 
 from flowstone.errors import CheckpointError
-from flowstone.files import write_atomically
+from flowstone.files import read_bytes, write_atomically
 
 __all__ = ["History", "Record"]
 
@@ -68,11 +68,12 @@ class History:
     @classmethod
     def load(cls, path: Path) -> "History":
         """Read ``history.csv``."""
+        content = read_bytes(Path(path))
         try:
-            with Path(path).open(newline="") as file:
-                rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+            file = io.StringIO(content.decode(), newline="")
+            rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
             return cls([Record(int(row.pop("step")), recoveries=int(row.pop("recoveries", 0)), **row) for row in rows])
-        except (OSError, TypeError, ValueError, KeyError, AttributeError) as error:
+        except (csv.Error, TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
             raise CheckpointError(f"{path}: not a history that Flowstone wrote ({error})") from error
 
     def as_dicts(self) -> list[dict[str, float]]:
