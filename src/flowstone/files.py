@@ -116,7 +116,7 @@ def require_regular(path: Path) -> None:
     """Refuse what is no regular file inside its own folder: a pipe or a device, which may never end, or a link out.
 
     Raises:
-        CheckpointError: it is such, or missing.
+        CheckpointError: it is such, or missing, or may not be read.
     """
     try:
         real = path.resolve(strict=True)
@@ -124,6 +124,7 @@ def require_regular(path: Path) -> None:
             raise CheckpointError(f"{path}: cannot be read (it is no regular file)")
         if not real.is_relative_to(path.parent.resolve()):
             raise CheckpointError(f"{path}: cannot be read (it is a link out of its folder)")
+        real.open("rb").close()  # without rights this fails, with the system's reason
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
