@@ -109,10 +109,6 @@ ALLOWED = {
         "importlib.metadata.PackageNotFoundError": "versions of packages that are named in the source",
         "importlib.metadata.version": "see above",
     },
-    "runs/model_card.py": {
-        "importlib.metadata.PackageNotFoundError": "the version of Flowstone",
-        "importlib.metadata.version": "see above",
-    },
     "streaming/ray.py": {"importlib.util.find_spec": "whether Ray is installed"},
 }
 
