@@ -98,7 +98,7 @@ runtime:  ## fetch onnxruntime-web into node_modules, for playgrounds and their 
 
 docs: .venv/.docs  ## build the site into docs/_build/html, and look at it in a browser (half an hour; then what has changed)
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
-	$(BIN)/python -m pytest -q tests/test_site.py
+	FLOWSTONE_SITE=docs/_build/html $(BIN)/python -m pytest -q tests/test_site.py
 
 clean:  ## delete the environments, the demo and the site; runs/ stays
 	rm -rf .venv .venv-peers .venv-lowest .venv-audit demo docs/_build docs/generated docs/gallery

@@ -16,7 +16,6 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -24,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -211,10 +209,11 @@ def grid_of_flows(rows: dict[str, dict[str, tuple[Outcome, Flow]]], *, density: 
     return figure
 
 
-def with_cost(figure: Figure, axes: Iterable[Axes], outcome: Outcome) -> Figure:
-    """Add steps and seconds to the titles of these panels."""
-    for ax in axes:
-        ax.set_title(f"{ax.get_title()}\n{outcome.cost}", fontsize=ax.title.get_fontsize())
+def with_cost(figure: Figure, outcome: Outcome) -> Figure:
+    """Add steps and seconds to the titles of the panels that are not of the data alone."""
+    for ax in figure.axes:
+        if ax.get_title() and not ax.get_title().startswith("data"):
+            ax.set_title(f"{ax.get_title()}\n{outcome.cost}", fontsize=ax.title.get_fontsize())
     return figure
 
 
@@ -233,7 +232,7 @@ def pictures(outcomes: dict[str, Outcome], images: Path) -> None:
     moons = test_points("moons")
     for name, outcome in (("realnvp", one("fresh-moons", "moons")), ("default", default("moons")[0])):
         figure = plot.data_latent_samples(outcome.flow, moons)
-        plot.save_figure(with_cost(figure, figure.axes[1:], outcome), images / f"moons-{name}.png")
+        plot.save_figure(with_cost(figure, outcome), images / f"moons-{name}.png")
     fixed = one("fixed-moons", "moons")
     flows = {
         "RealNVP, best": best(fixed),
@@ -257,10 +256,10 @@ def pictures(outcomes: dict[str, Outcome], images: Path) -> None:
     plot.save_figure(grid_of_flows(rows, density=False), images / "toys.png")
     banana = one("banana", "banana")
     figure = plot.layers(banana.flow, test_points("banana"), most=7)
-    plot.save_figure(with_cost(figure, figure.axes[1 : len(figure.axes) // 2], banana), images / "banana-layers.png")
+    plot.save_figure(with_cost(figure, banana), images / "banana-layers.png")
     figure, axes = plot.new_figure(1, 1, (6.4, 4.0))
     plot.loss_curve(banana.history, axes[0, 0], entropy=TOYS["banana"].entropy)
-    plot.save_figure(with_cost(figure, axes[0], banana), images / "banana-loss.png")
+    plot.save_figure(with_cost(figure, banana), images / "banana-loss.png")
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ extensions = [
     "sphinx_copybutton",
     "formulas",
     "repository",
-    "commands",
+    "commands_page",
     "api",
     "llms",
 ]
@@ -72,6 +72,7 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "min_reported_time": 0,
     "show_memory": False,
+    "write_computation_times": False,
     "show_signature": False,
     "remove_config_comments": True,
     "copyfile_regex": "",

@@ -3,8 +3,10 @@ import subprocess
 import sys
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
+from matplotlib.patches import Rectangle
 
 import flowstone
 from cases import disturb
@@ -66,8 +68,8 @@ def test_three_panels_share_the_scale_of_data_and_samples(trained):
     data, latent, samples = plot.data_latent_samples(*trained).axes
     assert data.get_xlim() == samples.get_xlim()
     assert data.get_ylim() == samples.get_ylim()
-    colors = [ax.collections[0].get_facecolors() for ax in (data, latent)]
-    assert (colors[0] == colors[1]).all()  # a point has the colour of its latent
+    one, other = (ax.collections[0].get_facecolor() for ax in (data, latent))
+    assert np.array_equal(one, other)  # a point has the colour of its latent
     assert latent.get_xlim()[1] > 2.5
 
 
@@ -128,8 +130,8 @@ def test_layers_start_at_the_data_and_end_in_the_latent(trained):
 def test_layers_share_their_axes_and_a_point_keeps_its_colour(trained):
     shown = panels(plot.layers(*trained))
     assert len({(ax.get_xlim(), ax.get_ylim()) for ax in shown}) == 1  # the moons lie where their latents do
-    forward = [ax.collections[0].get_facecolors() for ax in shown if ax.get_title()]
-    assert all((colors == forward[0]).all() for colors in forward)
+    forward = [ax.collections[0].get_facecolor() for ax in shown if ax.get_title()]
+    assert all(np.array_equal(colors, forward[0]) for colors in forward)
     flow, x = trained
     far = x * torch.tensor([0.1, 15_000.0]) + torch.tensor([1.7, 45_000.0])
     flow = flowstone.spline(2, couplings=2, hidden=(4,))
@@ -187,7 +189,7 @@ def test_levels_are_bars_with_their_names_and_gaps_are_in_the_title():
     size, count, mass = panels(figure)
     assert len(size.patches) == 6  # three levels, of data and of samples
     assert [label.get_text() for label in size.get_xticklabels()] == ["small", "middle", "large"]
-    shares = [bar.get_height() for bar in size.patches[:3]]
+    shares = [bar.get_height() for bar in size.patches[:3] if isinstance(bar, Rectangle)]
     torch.testing.assert_close(torch.tensor(shares), x[:, 0].long().bincount() / 300, check_dtype=False)
     assert len(count.patches) == 2  # sixty values: a histogram of each
     assert "gaps: " in mass.get_title()
@@ -204,7 +206,7 @@ def test_bins_of_whole_numbers_hold_as_many_of_them_each():
 def test_pairs_put_levels_in_bands_of_points():
     x = table()
     figure = plot.pair_plot(x, x, ["size", "count", "mass"], levels={"size": ["small", "middle", "large"]})
-    band = figure.axes[3].collections[0].get_offsets()[:, 0]  # count over size: samples
+    band = np.asarray(figure.axes[3].collections[0].get_offsets())[:, 0]  # count over size: samples
     assert (abs(band - band.round()) <= 0.3).all()
     assert set(band.round().tolist()) == {0, 1, 2}
     assert len(figure.axes[0].patches) == 6  # bars on the diagonal
@@ -235,7 +237,7 @@ def test_a_density_is_drawn_as_its_context_changes(columns):
 def test_latents_stand_beside_the_prior():
     flow = flowstone.realnvp(20, couplings=2, hidden=(4,))
     shown = panels(plot.latent_figure(flow, torch.randn(100, 20)))
-    assert len(shown) == 12  # the distance from the middle, and the features that are farthest from the prior
+    assert len(shown) == 8  # the distance from the middle, and the features that are farthest from the prior
     assert shown[0].get_title() == "distance from the middle"
 
 
@@ -273,7 +275,7 @@ def test_all_pictures_of_images_are_drawn(tmp_path, context_features):
     context = torch.randn(70, context_features) if context_features else None
     flow.initialize(x, context)
     written = plot.save_plots(flow.eval(), x, (), history(), tmp_path, context=context, test=x, test_context=context)
-    names = ["loss", "samples", "temperatures", "nearest", "reconstructions", "interpolation", "scales", "likely"]
+    names = ["loss", "samples", "nearest", "temperatures", "reconstructions", "interpolation", "scales", "likely"]
     assert [path.stem for path in written] == names
     assert all(path.stat().st_size > 2000 for path in written)
     given = None if context is None else context[:3]

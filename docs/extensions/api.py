@@ -8,7 +8,7 @@ from typing import Any
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
-from formulas import with_roles
+from latex import with_roles
 from sphinx.application import Sphinx
 from sphinx.util.parsing import nested_parse_to_nodes
 

@@ -3,8 +3,11 @@
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sphinx.application import Sphinx
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -60,19 +63,19 @@ def write_if_changed(path: Path, text: str) -> None:
         path.write_text(text)
 
 
-def _write_pages(_app: Sphinx) -> None:
+def _write_pages(_app: "Sphinx") -> None:
     for name, file in PAGES.items():
         page = DOCS / "generated" / f"{name}.md"
         write_if_changed(page, site_links((ROOT / file).read_text(), ROOT / file, page))
 
 
-def _replace_links(app: Sphinx, name: str, source: list[str]) -> None:
+def _replace_links(app: "Sphinx", name: str, source: list[str]) -> None:
     path = Path(app.env.doc2path(name))
     if path.suffix == ".md" and "generated" not in path.parts:
         source[0] = site_links(without_absent(source[0], path), path, path)
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: "Sphinx") -> dict[str, bool]:
     """Write the pages before the sources are found; replace links as they are read."""
     app.connect("builder-inited", _write_pages)
     app.connect("source-read", _replace_links)

@@ -14,7 +14,8 @@ import flowstone
 from flowstone import plot
 
 torch.manual_seed(0)
-images = torch.from_numpy((load_digits().images * 15.9).astype(np.uint8))[:, None]  # (n, 1, 8, 8)
+pixels, _ = load_digits(return_X_y=True)
+images = torch.from_numpy((15.9 * pixels).astype(np.uint8)).reshape(-1, 1, 8, 8)
 train, test = images[:1500], images[1500:]
 
 flow = flowstone.realnvp_image((1, 8, 8), scales=2, couplings=2, channels=16)

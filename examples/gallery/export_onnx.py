@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import onnxruntime
 import torch
 
@@ -25,7 +26,7 @@ with tempfile.TemporaryDirectory() as folder:
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
 
 x = flowstone.data.TOYS["moons"](5000, torch.Generator().manual_seed(1))
-(log_prob,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+log_prob = np.asarray(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
 with torch.no_grad():
     own = flow.log_prob(x).numpy()
 print(f"largest difference: {abs(log_prob - own).max():.1e} nats")

@@ -11,7 +11,7 @@ from sklearn.model_selection import GridSearchCV, KFold
 
 from flowstone import FlowDensity
 
-X = load_wine().data[:, [0, 6, 9]]  # alcohol, flavanoids, color intensity
+X = load_wine(return_X_y=True)[0][:, [0, 6, 9]]  # alcohol, flavanoids, color intensity
 search = GridSearchCV(
     FlowDensity(random_state=0),
     {"models": ["independent", "gaussian", "mixture"]},

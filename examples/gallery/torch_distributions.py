@@ -14,8 +14,9 @@ from flowstone.bijections import Chain, LeakyReLU, Scaling
 
 torch.manual_seed(0)
 prior = Independent(Laplace(torch.zeros(2), torch.ones(2)), 1)
-bijection = Chain(Scaling(2), LeakyReLU())
-bijection.sublayers()[1].log_slope.data.fill_(-1.0)
+bend = LeakyReLU()
+torch.nn.init.constant_(bend.log_slope, -1.0)
+bijection = Chain(Scaling(2), bend)
 flow = flowstone.Flow(bijection, prior)
 
 density = flow.distribution()

@@ -21,9 +21,9 @@ from flowstone.files import atomic_path
 from flowstone.flow import Flow
 from flowstone.validation import require_choice
 
-__all__ = ["PARTS", "Exported", "export_onnx", "onnx_program", "require_exporter"]
+__all__ = ["Exported", "export_onnx", "onnx_program", "require_exporter"]
 
-PARTS = ("log_prob", "sample")
+OUTPUTS = {"log_prob": "log_prob", "sample": "x"}  # of each part, its name
 ROWS, CHECKED = 4, 64  # rows that the exporter sees, and by which the file is compared with the density
 TOLERANCE = 1e-3  # of the largest number in the comparison
 
@@ -96,13 +96,12 @@ def export_onnx(density: Density, path: Path | str, *, part: str = "log_prob") -
     >>> exported.inputs, exported.output, exported.difference < 1e-4
     ({'z': (('batch', 2), 'float32')}, 'x', True)
     """
-    require_choice("part", part, PARTS)
+    require_choice("part", part, OUTPUTS)
     require_exporter("export")
     path, density = Path(path), deepcopy(density).cpu().eval()
     module, inputs = _module(density, part), _inputs(density, part, CHECKED)
-    output = "x" if part == "sample" else "log_prob"
     with atomic_path(path) as temporary:
-        content = _onnx(density, module, {name: value[:ROWS] for name, value in inputs.items()}, output)
+        content = _onnx(density, module, {name: value[:ROWS] for name, value in inputs.items()}, part)
         temporary.write_bytes(content)
         difference = _difference(content, module, inputs)
         rounds = density.stochastic and part == "sample"  # to integers, of which two neighbours may be as near
@@ -111,7 +110,7 @@ def export_onnx(density: Density, path: Path | str, *, part: str = "log_prob") -
                 f"{_name(density)}: onnxruntime differs from the density by {difference:.3g}: no file is written"
             )
     shapes = {name: (("batch", *value.shape[1:]), _type(value)) for name, value in inputs.items()}
-    return Exported(path, shapes, output, difference)
+    return Exported(path, shapes, OUTPUTS[part], difference)
 
 
 def _module(density: Density, part: str) -> nn.Module:
@@ -190,12 +189,12 @@ def onnx_program(density: Density, module: nn.Module, inputs: Mapping[str, Tenso
     return program.model_proto
 
 
-def _onnx(density: Density, module: nn.Module, inputs: Mapping[str, Tensor], output: str) -> bytes:
+def _onnx(density: Density, module: nn.Module, inputs: Mapping[str, Tensor], part: str) -> bytes:
     """The file's content."""
     import onnx
 
-    model = onnx_program(density, module, inputs, [output])
-    about = {"recipe": _name(density), "event_shape": list(density.event_shape), "part": output}
+    model = onnx_program(density, module, inputs, [OUTPUTS[part]])
+    about = {"recipe": _name(density), "event_shape": list(density.event_shape), "part": part}
     if isinstance(density, Flow):
         about["prior"] = type(density.prior).__name__
     onnx.helper.set_model_props(model, {f"flowstone.{name}": str(value) for name, value in about.items()})

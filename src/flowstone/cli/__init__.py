@@ -1,9 +1,12 @@
 """The command line. Each command is a file of its own, imported only when it is run."""
 
 import os
+import signal
 import sys
+import threading
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from cyclopts import App
@@ -61,7 +64,7 @@ def main() -> None:
     from a user's mistake. It is raised instead where the environment variable FLOWSTONE_TRACEBACK is set.
     """
     prepare_streams()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _sigterm_as_error():
         warnings.showwarning = _show_warning
         try:
             _run()
@@ -73,6 +76,9 @@ def main() -> None:
             sys.exit(1)
         except KeyboardInterrupt:
             _fail("interrupted", status=130)
+        except _Terminated:
+            drop_output()
+            _fail("terminated", status=143)
         except SystemExit:
             raise
         except BaseException as error:  # libraries in Rust raise errors that are no Exception
@@ -80,6 +86,27 @@ def main() -> None:
                 raise
             drop_output()
             _fail(*line_and_status(error))
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+@contextmanager
+def _sigterm_as_error() -> Iterator[None]:
+    """A context in which SIGTERM is an error, so that temporary files are removed; Python itself would end at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(_number: int, _frame: object) -> NoReturn:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run() -> None:

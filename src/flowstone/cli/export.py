@@ -25,8 +25,9 @@ def export(run: Path, *, out: Path, part: str = "log_prob") -> None:
     from flowstone.export import export_onnx
     from flowstone.runs import Run
 
+    density = Run(run).density()
     print("exporting, which takes seconds to minutes", file=sys.stderr)
-    written = export_onnx(Run(run).density(), out, part=part)
+    written = export_onnx(density, out, part=part)
     for name, (shape, kind) in written.inputs.items():
         print(f"input {name}: ({', '.join(map(str, shape))}), {kind}")
     print(f"output: {written.output}")

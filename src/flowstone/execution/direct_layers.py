@@ -48,6 +48,8 @@ class _Linear:
     r"""$y = x W^\top + b$: $\bar W = \bar y^\top x$, $\bar b = \sum_i \bar y_i$, $\bar x = \bar y W$."""
 
     def __init__(self, layer: nn.Linear) -> None:
+        if layer.bias is None:
+            raise UnknownLayerError("Linear without bias")
         self.weight: Any = layer.weight
         self.bias: Any = layer.bias
 

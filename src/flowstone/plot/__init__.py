@@ -5,6 +5,7 @@ from flowstone.plot.calibration import calibration_figure, coverage_curve, rank_
 from flowstone.plot.columns import ColumnScale, column_figure, compare_column
 from flowstone.plot.conditional import conditional_figure
 from flowstone.plot.directions import direction_colors
+from flowstone.plot.drawings import DRAWS, RANKED, arguments_of, drawings
 from flowstone.plot.figures import DATA, SAMPLES, loss_curve, new_figure, png_of, save_figure
 from flowstone.plot.images import (
     image_figure,
@@ -20,8 +21,8 @@ from flowstone.plot.images import (
 )
 from flowstone.plot.latents import latent_figure
 from flowstone.plot.live import Live, live_figure
-from flowstone.plot.pairs import pair_plot
-from flowstone.plot.save import arguments_of, draw_all, save_plots
+from flowstone.plot.pairs import most_dependent, pair_plot
+from flowstone.plot.save import save_plots
 from flowstone.plot.vectors import (
     data_latent_samples,
     density,
@@ -35,6 +36,8 @@ from flowstone.plot.vectors import (
 __all__ = [
     "ANIMATIONS",
     "DATA",
+    "DRAWS",
+    "RANKED",
     "SAMPLES",
     "ColumnScale",
     "Live",
@@ -49,7 +52,7 @@ __all__ = [
     "density",
     "density_curve",
     "direction_colors",
-    "draw_all",
+    "drawings",
     "image_figure",
     "interpolation_figure",
     "label_figure",
@@ -60,6 +63,7 @@ __all__ = [
     "live_figure",
     "loss_curve",
     "mosaic",
+    "most_dependent",
     "nearest_figure",
     "new_figure",
     "pair_plot",

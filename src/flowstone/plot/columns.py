@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -69,7 +70,7 @@ class ColumnScale:
         margin = 0.05 * (self.high - self.low)
         return self.low - margin, self.high + margin
 
-    def label(self, ax: Axes, which: str, *, size: float = 7, most: int = NAMED) -> None:
+    def label(self, ax: Axes, which: Literal["x", "y"], *, size: float = 7, most: int = NAMED) -> None:
         """Ticks and their labels on the ``"x"`` or the ``"y"`` axis."""
         axis = ax.xaxis if which == "x" else ax.yaxis
         slanted = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if which == "x" else {}

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from flowstone.evaluation.calibration import distance_between
@@ -14,7 +15,7 @@ from flowstone.plot.figures import DATA, SAMPLES, new_figure
 
 __all__ = ["latent_figure"]
 
-PANELS, ACROSS = 12, 4
+PANELS, ACROSS = 8, 4
 MOST_BINS, LEAST_BINS, ROWS_A_BIN = 40, 8, 8
 DRAWN = 4000  # of a prior without context
 
@@ -22,7 +23,7 @@ DRAWN = 4000  # of a prior without context
 @torch.no_grad()
 def latent_figure(flow: Flow, x: Tensor, *, context: Tensor | None = None, seed: int = 0) -> Figure:
     """Latents of rows x as filled histograms, draws of the prior as lines: their distance from the middle of the
-    prior, and each feature; of many features those 11 that are farthest from the prior.
+    prior, and each feature; of many features those 7 that are farthest from the prior.
     """
     z = flow.to_latent(x, context)[0].double().cpu()
     count = DRAWN if context is None else len(x)
@@ -57,4 +58,5 @@ def _compare(ax: Axes, title: str, own: np.ndarray, prior: np.ndarray) -> None:
     ax.hist(prior, edges, density=True, histtype="step", linewidth=1.3, color=SAMPLES, label="prior")
     ax.set_title(title, fontsize=9)
     ax.set_yticks([])
+    ax.xaxis.set_major_locator(MaxNLocator(4))
     ax.tick_params(labelsize=7)

@@ -3,16 +3,17 @@
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from flowstone.plot.columns import ColumnScale
 from flowstone.plot.figures import DATA, SAMPLES, new_figure
 
-__all__ = ["pair_plot"]
+__all__ = ["most_dependent", "pair_plot"]
 
 PAIRED = 6  # columns in a pair plot: more cannot be read
-POINTS = 1500
+POINTS, RANKED = 1500, 5000  # rows that are drawn, and whose ranks are compared
 LONG = 18  # characters of a name
 
 
@@ -58,19 +59,37 @@ def pair_plot(
             scales[column].label(ax, "x", most=5)
             ax.set_xlabel(_cut(columns[column]), fontsize=8)
         else:
-            ax.tick_params(labelbottom=False)
+            ax.set_xticks([])
         if column == 0:
             ax.set_ylabel(_cut(columns[row]), fontsize=8)
         if column == 0 and row:
             scales[row].label(ax, "y", most=5)
-        elif row != column:
-            ax.tick_params(labelleft=False)
+        else:
+            ax.set_yticks([])
     more = f" (the first {count} of {len(columns)} columns)" if count < len(columns) else ""
     handles = axes[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper right", ncols=2, frameon=False, fontsize=9)
     title = "samples" if x is None else "data above, samples below"
     figure.suptitle(title + more, x=0.02, ha="left", fontsize=10)
     return figure
+
+
+def most_dependent(x: Tensor, count: int = PAIRED) -> list[int]:
+    """So many columns of x ``(rows, columns)`` with the strongest rank correlations, in the order of the table; NaN is
+    a gap, which counts as the median.
+    """
+    width = x.shape[1]
+    if width <= count:
+        return list(range(width))
+    values = x[:RANKED].double().cpu()
+    filled = values.where(~values.isnan(), values.nanmedian(0).values)
+    strength = torch.corrcoef(filled.argsort(0).argsort(0).double().T).abs().nan_to_num().fill_diagonal_(0)
+    chosen = list(divmod(int(strength.argmax()), width))
+    while len(chosen) < count:
+        beside = strength[chosen].amax(0)
+        beside[chosen] = -1
+        chosen.append(int(beside.argmax()))
+    return sorted(chosen)
 
 
 def _cut(name: str) -> str:

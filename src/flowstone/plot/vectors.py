@@ -166,7 +166,8 @@ def _shared_limits(values: Sequence[Tensor]) -> Limits:
     )
     low, high = ends.min().item(), ends.max().item()
     margin = 0.12 * (high - low)
-    return ((low - margin, high + margin),) * 2
+    side = (low - margin, high + margin)
+    return side, side
 
 
 def _start_limits(x: Tensor, shared: Limits) -> Limits:

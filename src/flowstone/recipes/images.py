@@ -12,9 +12,7 @@ from flowstone.priors import make_prior
 __all__ = ["image_flow", "prepared"]
 
 
-def prepared(
-    event_shape: Sequence[int], alpha: float | str | None, noise: Bijection | None = None
-) -> list[Bijection]:
+def prepared(event_shape: Sequence[int], alpha: float | str | None, noise: Bijection | None = None) -> list[Bijection]:
     """The first links: integers 0 … 255 are dequantized and mapped to the real line by a logit; where ``alpha`` is None
     or ``"none"``, to [0, 1].
     """

@@ -58,7 +58,5 @@ def realnvp(
         )
 
     mixing = "permutation" if shuffle else "none"
-    chain = coupling_chain(
-        features, couplings, coupling, mixing=mixing, leaky_relu=leaky_relu, batch_norm=batch_norm
-    )
+    chain = coupling_chain(features, couplings, coupling, mixing=mixing, leaky_relu=leaky_relu, batch_norm=batch_norm)
     return Flow(chain, make_prior(prior, features), context_features=context_features)

@@ -18,14 +18,13 @@ from flowstone.evaluation.metrics import evaluate
 from flowstone.evaluation.trees import require_sklearn
 from flowstone.evaluation.verdict import Verdict, verdict
 from flowstone.mixed import MixedDensity
-from flowstone.plot import ColumnScale, arguments_of, draw_all, png_of
+from flowstone.plot import DRAWS, RANKED, ColumnScale, arguments_of, drawings, png_of
 from flowstone.runs import Run
 from flowstone.train.history import History
 
 __all__ = ["Subject"]
 
 ROWS = 2000  # of data and of samples that pictures and figures of the report compare
-RANKED, DRAWS = 2000, 100
 
 
 @dataclass(frozen=True)
@@ -174,9 +173,9 @@ class Subject:
     @cached_property
     def calibration(self) -> Calibration | None:
         """The calibration on test rows; None of images and without data."""
-        if self.test is None or self.images or not len(self.test):
+        if self.dataset is None or self.images or not len(self.dataset.test):
             return None
-        rows = self.test.take(slice(RANKED))
+        rows = self.dataset.test.take(slice(RANKED))
         return calibration(self.density, rows.x, rows.context, draws=DRAWS, seed=self.seed)
 
     @property
@@ -201,13 +200,18 @@ class Subject:
             baselines=self.metrics.get("baselines_nll_nats"), names=self.columns,
         )  # fmt: skip
 
+    def picture(self, name: str) -> bytes | None:
+        """A picture of ``plots/`` in PNG; None where there is none of this name for such a density, or without data."""
+        if name in self.drawn:
+            return self.drawn[name]
+        figure = self._drawings[name]() if name in self._drawings else None
+        return None if figure is None else png_of(figure)
+
     @cached_property
-    def pictures(self) -> Mapping[str, bytes]:
-        """The pictures of ``plots/``, in PNG by their names."""
-        if self.drawn or self.dataset is None:
-            return self.drawn
-        figures = draw_all(self.density, history=self.history, seed=self.seed, **arguments_of(self.dataset))
-        return {name: png_of(figure) for name, figure in figures.items()}
+    def _drawings(self) -> Mapping[str, Callable[[], Any]]:
+        if self.dataset is None:
+            return {}
+        return drawings(self.density, history=self.history, seed=self.seed, **arguments_of(self.dataset))
 
 
 def _some(rows: Rows, seed: int) -> Rows:

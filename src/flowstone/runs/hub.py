@@ -1,5 +1,6 @@
 """Sharing of run folders by the Hugging Face hub: what is sent, and what is taken."""
 
+import errno
 import os
 import re
 import shutil
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowstone.errors import CheckpointError, DataError, OutputError, SettingError
+from flowstone.errors import CheckpointError, DataError, FlowstoneError, OutputError, SettingError
 from flowstone.files import UNFINISHED, read_json, write_atomically
 from flowstone.runs.checkpoint import RECORD, WEIGHTS, load, read_record, save
 from flowstone.runs.folder import METRICS, Run
@@ -23,6 +24,7 @@ HISTORY, REPORT = "history.csv", "report.html"
 FILES = (RECORD, WEIGHTS, HISTORY, METRICS, CARD)
 PICTURE = re.compile(r"plots/[\w-]+\.png")
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 KEPT_IN_RECORD = ("columns", "context_columns", "data", "training", "estimator")  # parts that are sent
 
 
@@ -101,8 +103,8 @@ def _stage(folder: Path, staging: Path, record: Mapping[str, Any], name: str, *,
 def pull(name: str, folder: Path | str, *, revision: str | None = None, plots: bool = False) -> Run:
     """Fetch a density from the hub into a new run folder, which is made once all is there and its digests are right.
 
-    Fetched are ``flow.json``, ``flow.safetensors``, ``history.csv``, ``metrics.json`` and ``README.md``; whatever else is
-    there stays there. None of them is run as code.
+    Fetched are ``flow.json``, ``flow.safetensors``, ``history.csv``, ``metrics.json`` and ``README.md``, of which none
+    is run as code; whatever else is there stays there.
 
     Args:
         name: ``namespace/name`` on the hub.
@@ -162,15 +164,21 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         raise OutputError(f"cannot write {folder}: {error.strerror}") from error
     try:
         yield staging
-        plain = folder.parent / f"{staging.name}-made"
-        plain.mkdir()  # with the usual rights, which a temporary folder does not have
-        for path in staging.iterdir():
-            path.rename(plain / path.name)
-        plain.rename(folder)
-    except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
+        _rename(staging, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _rename(staging: Path, folder: Path) -> None:
+    """Give a temporary folder its name, and the usual rights, which it did not have."""
+    try:
+        usual = staging / UNFINISHED
+        usual.mkdir()
+        staging.chmod(usual.stat().st_mode)
+        usual.rmdir()
+        staging.rename(folder)
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
 def _files(folder: Path) -> list[Path]:
@@ -185,6 +193,7 @@ def _require_name(name: str) -> None:
 def _library() -> Any:
     try:
         import huggingface_hub
+        import huggingface_hub.errors
     except ImportError as error:
         raise SettingError(
             "sharing needs huggingface_hub, which is not installed: pip install 'flowstone[hub]'"
@@ -198,16 +207,14 @@ def _plain_errors(library: Any, name: str, revision: str | None = None) -> Itera
     errors = library.errors
     try:
         yield
-    except (CheckpointError, DataError, OutputError, SettingError):
+    except FlowstoneError:
         raise
     except errors.LocalTokenNotFoundError as error:
         raise SettingError("nobody is signed in at the hub: run hf auth login, or set HF_TOKEN") from error
     except errors.RevisionNotFoundError as error:
         raise DataError(f"{name}: there is no revision {revision!r}") from error
     except errors.RepositoryNotFoundError as error:
-        raise DataError(
-            f"{name}: there is no such model on the hub, or it is not yours to see: hf auth login"
-        ) from error
+        raise DataError(f"{name}: no such model is on the hub, or you may not see it: hf auth login") from error
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
         if status == 401:
@@ -215,7 +222,7 @@ def _plain_errors(library: Any, name: str, revision: str | None = None) -> Itera
         if status == 403:
             raise SettingError(f"{name}: your account may not do that") from error
         raise DataError(f"{name}: the hub refuses ({' '.join(str(error).split())[:200]})") from error
-    except Exception as error:  # the client lets through whatever its network layer raises
-        raise DataError(
-            f"{name}: the hub could not be reached ({type(error).__name__}): is there a network?"
-        ) from error
+    except Exception as error:  # the client lets through whatever its network layer and the disk raise
+        if isinstance(error, OSError) and error.errno in DISK:
+            raise OutputError(f"cannot write what {name} holds: {error.strerror}") from error
+        raise DataError(f"{name}: the hub was not reached ({type(error).__name__}): is there a network?") from error

@@ -1,12 +1,13 @@
 """The model card of a run: what it is, how good it is, and how to use it, in the format of the Hugging Face hub."""
 
 import json
-import platform
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from flowstone.files import to_json
+from flowstone.runs.machine import machine
 
 __all__ = ["CARD", "model_card"]
 
@@ -39,11 +40,10 @@ def model_card(record: Mapping[str, Any], metrics: Mapping[str, Any] | None = No
     >>> card.splitlines()[:3]
     ['---', 'library_name: "flowstone"', 'tags: ["density-estimation", "normalizing-flow", "nice"]']
     """
-    metrics = metrics or {}
-    parts = [
-        _header(record, metrics), f"# {_title(record)}", _what(record), "## Data", *_data(record), "## Figures",
-        *_figures(record, metrics), "## Use", _use(record, name), "## Limits", *_limits(record), "## Made with", _made(record),
-    ]  # fmt: skip
+    metrics = json.loads(to_json(metrics or {}))  # a figure that is not finite is None
+    parts = [_header(record, metrics), f"# {_title(record)}", _what(record)]
+    parts += ["## Data", *_data(record), "## Figures", *_figures(metrics), "## Use", _use(record, name)]
+    parts += ["## Limits", *_limits(record), "## Made with", _made(record)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -52,7 +52,7 @@ def _header(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     data = record.get("data", {})
     tags = ["density-estimation", "normalizing-flow", record["recipe"], *([data["kind"]] if data else [])]
     fields: dict[str, Any] = {"library_name": "flowstone", "tags": tags}
-    if "nll_nats" in metrics:
+    if metrics.get("nll_nats") is not None:
         results = [
             {"type": kind, "name": words, "value": metrics[kind]}
             for kind, words in (("nll_nats", "test NLL (nats)"), ("bits_per_dim", "bits per dimension"))
@@ -93,23 +93,24 @@ def _data(record: Mapping[str, Any]) -> Iterator[str]:
         shape = " x ".join(map(str, record["event_shape"]))
         yield f"Where its data came from is not recorded. One row has shape {shape}."
         return
-    rows = data.get("rows", 0)
-    count = (
-        ", ".join(f"{number:,} {part}" for part, number in rows.items()) if isinstance(rows, Mapping) else f"{rows:,}"
-    )
-    source = _plain(_source(record))
+    rows, source = data.get("rows", 0), _plain(_source(record))
+    parts = rows if isinstance(rows, Mapping) else {"in all": rows}
+    count = ", ".join(f"{number:,} {part}" for part, number in parts.items())
     if data["kind"] == "toy":
         yield f"The made-up distribution {source}, which Flowstone draws points of."
     elif data["kind"] == "images":
         yield f"Images of {' x '.join(map(str, record['event_shape']))} from {source}: {count}."
     else:
-        yield f"The table {source}, {count} rows, of which a tenth is for validation and a tenth for the test."
+        yield f"The table {source}, {rows:,} rows, of which a tenth is for validation and a tenth for the test."
     columns = _columns(record)
     if columns:
         yield "\n".join(["| column | kind | |", "|---|---|---|", *columns[:MOST_COLUMNS]])
     if len(columns) > MOST_COLUMNS:
         yield f"And {len(columns) - MOST_COLUMNS} more columns."
-    yield "No row of the data is part of this folder. Names of columns and levels and the range of each column are, in `flow.json`."
+    yield (
+        "No row of the data is in this card or in `flow.json`, which holds the names of columns and levels, the range "
+        "of each column, and values with mass. Pictures show rows."
+    )
 
 
 def _columns(record: Mapping[str, Any]) -> list[str]:
@@ -127,18 +128,13 @@ def _columns(record: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _figures(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> Iterator[str]:
+def _figures(metrics: Mapping[str, Any]) -> Iterator[str]:
     if metrics.get("nll_nats") is None:
         yield "It was not evaluated on held-out rows."
         return
     error = f" ± {metrics['nll_stderr']:.4f}" if metrics.get("nll_stderr") is not None else ""
-    rows = [
-        (
-            "negative log-likelihood of a held-out row, in nats (mean and its standard error)",
-            f"{metrics['nll_nats']:.4f}{error}",
-        ),
-        ("held-out rows", f"{metrics['n_test']:,}"),
-    ]
+    mean = "negative log-likelihood of a held-out row, in nats (mean and its standard error)"
+    rows = [(mean, f"{metrics['nll_nats']:.4f}{error}"), ("held-out rows", f"{metrics['n_test']:,}")]
     if metrics.get("bits_per_dim") is not None:
         spread = f" ± {metrics['bits_per_dim_stderr']:.4f}" if metrics.get("bits_per_dim_stderr") is not None else ""
         rows.append(("bits per dimension", f"{metrics['bits_per_dim']:.4f}{spread}"))
@@ -201,27 +197,23 @@ def _limits(record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _made(record: Mapping[str, Any]) -> str:
-    import torch
-
-    try:
-        ours = version("flowstone")
-    except PackageNotFoundError:
-        ours = "not installed"
+    about = machine()
+    versions = f"Flowstone {about['flowstone']}, torch {about['torch']}, Python {about['python']}"
     arguments = {key: value for key, value in record["arguments"].items() if key != "columns"}
     rows = [
-        ("recipe", f"{record['recipe']}, {_plain(json.dumps(arguments))}"),
+        ("recipe", _plain(record["recipe"])),
+        *((name, _plain(json.dumps(value))) for name, value in arguments.items()),
         ("precision", record["dtype"]),
         ("seed", str(record.get("training", {}).get("seed", "not recorded"))),
-        ("versions", f"Flowstone {ours}, torch {torch.__version__}, Python {platform.python_version()}"),
-        ("machine", f"{platform.system()} {platform.machine()}"),
+        ("versions, as this card was written", versions),
+        ("machine", f"{about['processor']}, {about['system']}"),
     ]
     return _table(("", ""), rows)
 
 
 def _table(header: tuple[str, str], rows: Sequence[tuple[str, str]]) -> str:
-    return "\n".join(
-        [f"| {header[0]} | {header[1]} |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
-    )
+    lines = [header, ("---", "---"), *rows]
+    return "\n".join(f"| {name} | {value} |" for name, value in lines)
 
 
 def _plain(text: str) -> str:

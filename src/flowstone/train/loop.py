@@ -158,7 +158,7 @@ class _Training:
         self.watch = watch if processes.rank == 0 else None
         self.optimizer = stepper.optimizer
         self.state = store.load()
-        self.state.direct = stepper.keep_to(self.state.direct)
+        self.state.direct = self.state.history.direct = stepper.keep_to(self.state.direct)
         self.seconds = self.state.seconds
         self.started = time.monotonic() - self.seconds
 

@@ -102,7 +102,8 @@ def _read(path: Path) -> TrainingState:
         raise CheckpointError(f"{path}: not a training state that Flowstone wrote ({error})") from error
     if record.format_version > FORMAT_VERSION:
         raise CheckpointError(f"{path}: format {record.format_version} is newer than this Flowstone reads: upgrade it")
-    if record.format_version > 1 and metadata.get("digest") != digest_of(content, tensors):
+    digest = metadata.get("digest")
+    if (record.format_version > 1 or digest is not None) and digest != digest_of(content, tensors):
         raise CheckpointError(f"{path}: damaged: its digest is not that of its content")
     history = History(record.history, recoveries=record.recoveries)
     return TrainingState(

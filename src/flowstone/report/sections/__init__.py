@@ -4,7 +4,7 @@ A section is a function from the subject to HTML, or to None where it has nothin
 is a file with such a function, named here.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from markupsafe import Markup
 
@@ -25,7 +25,7 @@ from flowstone.report.subject import Subject
 
 __all__ = ["SECTIONS"]
 
-SECTIONS: Mapping[str, Callable[[Subject], Markup | None]] = {
+SECTIONS: dict[str, Callable[[Subject], Markup | None]] = {
     "Figures": figures,
     "Training": training,
     "Data and samples": rows,

@@ -39,7 +39,7 @@ def images(subject: Subject) -> Markup | None:
         image = png_of(sheets([("samples", subject.samples[:SHOWN])]))
         return picture(image, f"Samples alone: {SHOWN} images.")
     return join(
-        picture(subject.pictures[name], f"{alt}: a sheet of images.", caption)
+        picture(image, f"{alt}: a sheet of images.", caption)
         for name, (alt, caption) in CAPTIONS.items()
-        if name in subject.pictures
+        if (image := subject.picture(name)) is not None
     )

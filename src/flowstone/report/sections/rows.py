@@ -4,19 +4,19 @@ import json
 import math
 from collections.abc import Sequence
 
-import torch
 from markupsafe import Markup
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from flowstone.evaluation.calibration import distance_between
-from flowstone.plot import compare_column, new_figure, pair_plot, png_of, sample_figure
+from flowstone.plot import compare_column, most_dependent, png_of, sample_figure
 from flowstone.report.markup import join, paragraph, picture
 from flowstone.report.subject import Subject
 
 __all__ = ["rows"]
 
 CARDS, MANY = 40, 12  # columns with a picture each; from how many on they can be searched
-PAIRED, CHOSEN = 6, 60  # columns of the picture of pairs, and of those to choose from
+CHOSEN = 60  # columns to choose from
 HELD = 400  # rows that the page holds for the choice of columns
 
 
@@ -34,7 +34,7 @@ def rows(subject: Subject) -> Markup | None:
     if len(subject.columns) > 1 or subject.context_columns:
         parts += [Markup("<h3>Columns</h3>"), _cards(subject, data, drawn, off)]
     if len(names) > 2:
-        parts += [Markup("<h3>Pairs of columns</h3>"), _pairs(subject, data, drawn), _explorer(subject, data, drawn)]
+        parts += [Markup("<h3>Pairs of columns</h3>"), _pairs(subject), _explorer(subject, data, drawn)]
     return join(parts)
 
 
@@ -57,9 +57,9 @@ def _of_few_columns(subject: Subject) -> Markup:
     }
     about = f"{' and '.join(subject.columns[:2])}."
     return join(
-        picture(subject.pictures[name], alt + about, caption)
+        picture(image, alt + about, caption)
         for name, (alt, caption) in captions.items()
-        if name in subject.pictures
+        if (image := subject.picture(name)) is not None
     )
 
 
@@ -70,7 +70,8 @@ def _cards(subject: Subject, data: Tensor, drawn: Tensor, off: Sequence[float]) 
     for index in sorted(order):
         name = names[index]
         scale = subject.scale(index)
-        figure, ((ax,),) = new_figure(1, 1, (2.5, 1.9))
+        figure = Figure(figsize=(2.5, 1.9))
+        ax = figure.add_axes((0.02, 0.2, 0.96, 0.64))  # quicker than a layout that fits
         compare_column(ax, data[:, index], drawn[:, index], name, scale)
         alt = f"{name}, data and samples: largest distance of the two distribution functions {off[index]:.3f}."
         card = picture(png_of(figure), alt, kind="card")
@@ -87,14 +88,14 @@ def _cards(subject: Subject, data: Tensor, drawn: Tensor, off: Sequence[float]) 
     return join((paragraph(said), search, Markup('<div class="cards">{}</div>').format(join(made))))
 
 
-def _pairs(subject: Subject, data: Tensor, drawn: Tensor) -> Markup:
+def _pairs(subject: Subject) -> Markup:
+    image = subject.picture("pairs")
+    if image is None:
+        return Markup("")
     names = subject.compared_columns
-    chosen = _most_dependent(data, PAIRED)
-    shown = [names[index] for index in chosen]
-    levels, formats = subject.levels, subject.formats
-    image = png_of(pair_plot(data[:, chosen], drawn[:, chosen], shown, levels=levels, formats=formats))
+    shown = [names[index] for index in most_dependent(subject.compared[0])]
     alt = f"Pairs of the columns {', '.join(shown)}: data above the diagonal, samples below it, marginals on it."
-    more = f" Of {len(names)} columns those that depend most on each other." if len(names) > PAIRED else ""
+    more = f" Of {len(names)} columns those that depend most on each other." if len(names) > len(shown) else ""
     return picture(image, alt, f"Data in blue above the diagonal, samples in orange below it.{more}")
 
 
@@ -122,20 +123,3 @@ def _plain(values: Tensor, levels: Sequence[str] | None) -> list[float | int | N
     if levels is not None:
         return [None if math.isnan(value) else min(int(value), len(levels)) for value in numbers]
     return [float(f"{value:.4g}") if math.isfinite(value) else None for value in numbers]
-
-
-def _most_dependent(data: Tensor, count: int) -> list[int]:
-    """The columns with the strongest rank correlations, in the order of the table."""
-    width = data.shape[1]
-    if width <= count:
-        return list(range(width))
-    filled = data.double().where(~data.isnan(), data.double().nanmedian(0).values)
-    ranks = filled.argsort(0).argsort(0).double()
-    strength = torch.corrcoef(ranks.T).abs().nan_to_num().fill_diagonal_(0)
-    first, second = divmod(int(strength.argmax()), width)
-    chosen = [first, second]
-    while len(chosen) < count:
-        beside = strength[chosen].amax(0)
-        beside[chosen] = -1
-        chosen.append(int(beside.argmax()))
-    return sorted(chosen)

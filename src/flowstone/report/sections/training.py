@@ -14,7 +14,7 @@ def training(subject: Subject) -> Markup | None:
     history = subject.history
     if not len(history):
         return None
-    image = subject.pictures.get("loss")
+    image = subject.picture("loss")
     if image is None:
         figure, axes = new_figure(1, 1, (6.4, 4.2))
         loss_curve(history, axes[0, 0])

@@ -1,9 +1,12 @@
 """The reference of the command: what ``--help`` says, as a page."""
 
 import re
+from typing import TYPE_CHECKING
 
 from repository import DOCS, write_if_changed
-from sphinx.application import Sphinx
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 INTRODUCTION = """# Commands
 
@@ -30,11 +33,11 @@ def _section(name: str, text: str) -> str:
     return f"## flowstone {name}\n\n```text\nflowstone {usage}{fence_end}{rest}"
 
 
-def _write_page(_app: Sphinx) -> None:
+def _write_page(_app: "Sphinx") -> None:
     write_if_changed(DOCS / "generated" / "commands.md", commands_page())
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: "Sphinx") -> dict[str, bool]:
     """Write the page before the sources are found."""
     app.connect("builder-inited", _write_page)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
