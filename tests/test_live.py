@@ -33,7 +33,7 @@ def always(monkeypatch):
     monkeypatch.setattr(live._Budget, "allows", lambda *_: True)
     monkeypatch.setattr(training_figure, "GRID", 8)
     monkeypatch.setattr(live, "ROWS", 50)
-    monkeypatch.setitem(figures.RESOLUTION, "dpi", 20)
+    monkeypatch.setattr(figures, "DPI", 20)
 
 
 def picture_of(page: Path) -> np.ndarray:
@@ -134,7 +134,7 @@ def test_what_a_picture_costs_is_measured_before_the_training(tmp_path, monkeypa
     """Twice what drawing the data alone takes; a kind of data is drawn by the same function as its samples."""
     clock = iter([10.0, 10.75])
     monkeypatch.setattr(live.time, "perf_counter", lambda: next(clock))
-    monkeypatch.setitem(figures.AS_FILE, "dpi", 20)
+    monkeypatch.setattr(figures, "DPI", 20)
     with plot.Live(torch.randn(20, 2), page=tmp_path / "live.html") as shown:
         assert shown.budget.expected == 1.5
         assert shown.budget.spent == 0
