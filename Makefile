@@ -84,6 +84,7 @@ processes: .venv/.dev  ## measure training in one and in two processes: docs/man
 bench: .venv/.dev .venv-peers/.done  ## measure speed and memory beside other libraries: benchmarks/RESULTS.md, IMAGES.md (an hour)
 	.venv-peers/bin/python benchmarks/peers.py
 	.venv-peers/bin/python benchmarks/floor.py
+	$(BIN)/python benchmarks/direct.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/image_speed.py
 

@@ -1,5 +1,6 @@
 """The site: `make docs` builds it into docs/_build/html."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ sys.path.insert(0, str(HERE / "extensions"))
 os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "2")
 
 import flowstone  # noqa: E402
+
+logging.getLogger("onnx_ir").setLevel(logging.WARNING)
 
 project = "Flowstone"
 author = "The Flowstone authors"
@@ -26,6 +29,7 @@ extensions = [
     "repository",
     "commands_page",
     "api",
+    "figures",
     "llms",
 ]
 exclude_patterns = ["_build", "gallery/*.py", "gallery/*.ipynb", "gallery/*.json", "gallery/*.md5", "extensions"]
@@ -71,6 +75,7 @@ sphinx_gallery_conf = {
     "within_subsection_order": "FileNameSortKey",
     "download_all_examples": False,
     "min_reported_time": 0,
+    "capture_repr": (),
     "show_memory": False,
     "write_computation_times": False,
     "show_signature": False,

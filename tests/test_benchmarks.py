@@ -108,3 +108,16 @@ def test_the_step_against_another_checkout_is_adam_with_clipping(benchmark_modul
         adam.step()
     for one, other in zip(flow.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)  # three steps of 0.1
+
+
+def test_both_ways_of_a_step_are_the_same_step(benchmark_module, monkeypatch):
+    direct, libraries = benchmark_module("direct"), benchmark_module("libraries")
+    flows, original = [], direct.flowstone_flow
+    monkeypatch.setattr(direct, "flowstone_flow", lambda task: flows.append(original(task)) or flows[-1])
+    item = direct.Item("step", libraries.Task("affine", 3, 2, 8, rate=0.1), 20, 1)
+    for way in direct.WAYS:
+        step = direct.steps(item)[way]
+        for _ in range(3):
+            step()
+    for one, other in zip(flows[0].parameters(), flows[1].parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)  # three steps of 0.1

@@ -16,7 +16,7 @@ from PIL import Image
 import flowstone
 from commands import flowstone as command
 from flowstone import plot
-from flowstone.plot import figures, live
+from flowstone.plot import figures, live, training_figure
 from flowstone.recipes import build
 from flowstone.runs import Run
 from flowstone.train.history import History, Record
@@ -31,9 +31,9 @@ SMALL = {"couplings": 2, "hidden": (8,)}
 def always(monkeypatch):
     """Every validation has time for a picture, which is a coarse one."""
     monkeypatch.setattr(live._Budget, "allows", lambda *_: True)
-    monkeypatch.setattr(live, "GRID", 8)
+    monkeypatch.setattr(training_figure, "GRID", 8)
     monkeypatch.setattr(live, "ROWS", 50)
-    monkeypatch.setitem(figures.RESOLUTION, "dpi", 20)
+    monkeypatch.setattr(figures, "DPI", 20)
 
 
 def picture_of(page: Path) -> np.ndarray:
@@ -128,6 +128,24 @@ def test_the_first_page_comes_before_there_is_time_for_a_picture(tmp_path):
     assert "The first picture comes when there is time for it." in text
     assert shown.budget.spent > 0
     assert shown.budget.expected == live.FIRST
+
+
+def test_what_a_picture_costs_is_measured_before_the_training(tmp_path, monkeypatch):
+    """Twice what drawing the data alone takes; a kind of data is drawn by the same function as its samples."""
+    clock = iter([10.0, 10.75])
+    monkeypatch.setattr(live.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(figures, "DPI", 20)
+    with plot.Live(torch.randn(20, 2), page=tmp_path / "live.html") as shown:
+        assert shown.budget.expected == 1.5
+        assert shown.budget.spent == 0
+    assert list(tmp_path.iterdir()) == []
+    for x in (
+        torch.randn(20, 1),
+        torch.randn(20, 4),
+        torch.randint(256, (20, 3, 2, 2)),
+        torch.tensor([[1.0], [torch.nan]]),
+    ):
+        assert len(training_figure.training_figure(x, x, list("pqrs")[: x.shape[1]], None)[0].axes) >= 2
 
 
 def test_a_training_that_fails_leaves_a_page_that_says_so(tmp_path):

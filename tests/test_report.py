@@ -5,6 +5,9 @@ import itertools
 import json
 import re
 import shlex
+import shutil
+from contextlib import contextmanager
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -49,6 +52,14 @@ def mixed_table(path: Path) -> Path:
     )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_pictures():
+    """Pictures of a third of the size are drawn much faster."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flowstone.plot.figures.DPI", 50)
+        yield
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A finished run of each kind, without its pictures, by name."""
@@ -63,7 +74,7 @@ def runs(tmp_path_factory):
         Image.fromarray(draw.integers(256, size=(4, 4), dtype=np.uint8)).save(label / f"{index}.png")
     layers = ["--set", "width=8", "blocks=1", "bins=4"]
     kinds = {
-        "toy": ["moons", *TINY],
+        "plane": [wide, "--exclude", EVIL, *TINY],
         "table": [wide, *TINY],
         "context": [wide, "--context", EVIL, *TINY],
         "one": [wide, "--columns", "a", *TINY],
@@ -114,7 +125,7 @@ class Page(HTMLParser):
         return " ".join(data for tag, data in self.texts if tag not in ("style", "script"))
 
 
-KINDS = ["toy", "table", "context", "one", "mixed", "images"]
+KINDS = ["plane", "table", "context", "one", "mixed", "images"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -166,7 +177,7 @@ def test_what_comes_from_data_is_escaped(pages, kind):
 @pytest.mark.parametrize(
     ("kind", "wanted", "unwanted"),
     [
-        ("toy", ["entropy of the data", "Layer by layer", "Latents and prior"], ["Synthetic rows"]),
+        ("plane", ["Brighter is denser", "Layer by layer", "Latents and prior"], ["Pairs of columns"]),
         ("table", ["Gaussian", "Pairs of columns", "Synthetic rows", "column to blame", "Check"], ["Layer by layer"]),
         ("context", ["given ", "Latents and prior", "Check"], ["Synthetic rows"]),
         ("one", ["The curve is the learned density"], ["Pairs of columns", "Layer by layer"]),
@@ -190,6 +201,14 @@ def test_figures_are_those_of_the_run(runs, pages):
     assert f"{metrics['nll_stderr']:.4f}" in page.said()
     for value in metrics["baselines_nll_nats"].values():
         assert f"{value - metrics['nll_nats']:+.4f}" in page.said()
+
+
+def test_entropy_is_shown_where_it_is_known(runs):
+    subject = Subject.of(runs["plane"])
+    known = replace(subject, metrics={**subject.metrics, "nll_nats": 2.5, "entropy": 2.25})
+    said = Page(str(SECTIONS["Figures"](known))).said()
+    assert "entropy of the data" in said
+    assert "-0.2500" in said
 
 
 def test_rows_to_choose_from_are_those_of_data_and_samples(runs, pages):
@@ -288,7 +307,7 @@ def test_a_section_that_cannot_be_computed_says_why(runs, monkeypatch):
 
 def test_without_scikit_learn_the_page_says_how_to_get_it(runs, monkeypatch):
     monkeypatch.setattr(Subject, "has_judges", False)
-    said = Page(report_page(Subject.of(runs["table"]))).said()
+    said = Page(report_page(Subject.of(runs["one"]))).said()
     assert said.count("pip install flowstone[evaluation]") == 2
     assert "nats a row on 20 test rows" in said
     assert "Privacy" in said  # nearest rows need no classifier
@@ -332,3 +351,122 @@ def test_markup_escapes_every_text(text):
             text.replace("\r\n", "\n").replace("\r", "\n") in page.said().replace("\r\n", "\n").replace("\r", "\n")
             or not text.strip()
         )
+
+
+# --- in a browser -----------------------------------------------------------------------------------------------------
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+# The lowest contrast of texts that can be seen, with the text, by the formula of WCAG 2.
+CONTRAST = """() => {
+  const parse = (color) => { const n = color.match(/[\\d.]+/g).map(Number); return n.length < 4 ? [...n, 1] : n; };
+  const linear = (v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const weights = [0.2126, 0.7152, 0.0722];
+  const light = (c) => c.slice(0, 3).reduce((sum, v, i) => sum + weights[i] * linear(v / 255), 0);
+  const ground = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const color = parse(getComputedStyle(at).backgroundColor);
+      if (color[3] === 1) return color;
+    }
+    return [255, 255, 255, 1];
+  };
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  let worst = [99, ""], seen = 0;
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    const hidden = element.closest("script, style, svg") || !element.getClientRects().length;
+    if (hidden || !walker.currentNode.textContent.trim()) continue;
+    const [a, b] = [light(parse(getComputedStyle(element).color)), light(ground(element))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    seen += 1;
+    if (ratio < worst[0]) worst = [ratio, walker.currentNode.textContent.trim()];
+  }
+  return [...worst, seen];
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine")
+    with api.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def on_disk(pages, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pages")
+    for name, text in pages.items():
+        (folder / f"{name}.html").write_text(text, encoding="utf-8")
+    return folder
+
+
+@contextmanager
+def opened(browser, path, **options):
+    """A page that is open; at its end nothing may have been said on the console, or asked for but the file."""
+    context = browser.new_context(**options)
+    page, said, asked = context.new_page(), [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(path.as_uri())
+    yield page
+    assert said == []
+    assert [url for url in asked if not url.startswith("data:")] == [path.as_uri()]
+    context.close()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("kind", ["plane", "mixed", "images"])
+def test_a_page_can_be_read_in_light_and_dark_and_on_a_phone(browser, on_disk, kind, scheme, width):
+    size = {"width": width, "height": 800}
+    with opened(browser, on_disk / f"{kind}.html", color_scheme=scheme, viewport=size) as page:
+        lowest, text, seen = page.evaluate(CONTRAST)
+        assert seen > 50
+        assert lowest >= 4.5, text
+        dark = page.evaluate("() => getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
+        assert dark == (scheme == "dark")
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= width  # what is wider scrolls by itself
+        assert page.evaluate("() => [...document.images].every((image) => image.complete && image.naturalWidth > 0)")
+
+
+def test_a_keyboard_reaches_everything_in_the_order_of_the_page(browser, on_disk):
+    with opened(browser, on_disk / "mixed.html") as page:
+        count = page.evaluate("() => document.querySelectorAll('a, summary, select, input, [tabindex=\"0\"]').length")
+        places = []
+        for _ in range(count):
+            page.keyboard.press("Tab")
+            places.append(
+                page.evaluate(
+                    "() => { const at = document.activeElement; const style = getComputedStyle(at);"
+                    " return [at.tagName, [...document.querySelectorAll('*')].indexOf(at), style.outlineStyle]; }"
+                )
+            )
+        assert [place[1] for place in places] == sorted({place[1] for place in places})
+        assert all(place[2] != "none" for place in places)  # where the focus is can be seen
+        assert {"A", "SELECT", "PRE"} <= {place[0] for place in places}
+    with opened(browser, on_disk / "mixed.html") as page:
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        assert page.evaluate("() => document.activeElement.id") == "main"
+
+
+def test_columns_are_chosen_and_found(browser, on_disk, runs):
+    with opened(browser, on_disk / "mixed.html") as page:
+        page.select_option("#pair-x", label="income")
+        page.select_option("#pair-y", label=EVIL)
+        assert "income runs to the right" in page.inner_text("#pair-said")
+        tips = page.eval_on_selector_all("#pair-data title", "(all) => all.map((each) => each.textContent)")
+        train = runs["mixed"].dataset().train.x
+        assert 0 < len(tips) <= int((~train[:, :2].isnan().any(1)).sum())
+        assert all(tip.startswith("income ") and EVIL in tip for tip in tips)
+        assert page.locator("#pair-samples circle").count() > 0
+
+
+def test_a_page_is_complete_without_javascript(browser, on_disk):
+    with opened(browser, on_disk / "mixed.html", java_script_enabled=False) as page:
+        assert page.locator("img:visible").count() == page.locator("img").count() > 5
+        assert page.locator("form:visible").count() == 0

@@ -332,5 +332,5 @@ def test_text_is_read_in_its_encoding(tmp_path, encoding, header):
 @pytest.mark.parametrize("option", ["na", "columns", "exclude", "context", "size", "encoding"])
 def test_options_of_other_types_are_refused(option):
     with pytest.raises(SettingError, match=f"^{option}=") as refused:
-        DataRequest("t.csv", **{option: 0.5 if option != "na" else None})
+        DataRequest("t.csv", **{option: 0.5 if option != "na" else None})  # pyright: ignore[reportArgumentType]
     assert "\n" not in str(refused.value)

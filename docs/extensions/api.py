@@ -3,13 +3,17 @@
 import importlib
 import inspect
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from latex import with_roles
+from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.transforms.post_transforms import SphinxPostTransform
+from sphinx.util.nodes import make_refnode
 from sphinx.util.parsing import nested_parse_to_nodes
 
 
@@ -95,6 +99,45 @@ def _mend_fields(_app: Sphinx, document: nodes.document) -> None:
             text.parent.replace(text, nodes.Text(" – "))
 
 
+class LinkNames(SphinxPostTransform):
+    """Code in sentences that is a public name leads to its entry.
+
+    A name is linked in full; without its module if it is of ``flowstone`` itself, or a class of one module alone.
+    """
+
+    default_priority = 200
+    formats = ("html",)
+
+    def run(self, **_: Any) -> None:
+        targets = self._targets()
+        for code in [*self.document.findall(nodes.literal)]:
+            entry = targets.get(code.astext().removesuffix("()"))
+            inside = (nodes.reference, nodes.title, addnodes.desc_signature)
+            if entry is not None and not any(isinstance(parent, inside) for parent in _parents(code)):
+                name, place = entry
+                link = make_refnode(
+                    self.app.builder, self.env.docname, place.docname, place.node_id, code.deepcopy(), name
+                )
+                code.replace_self(link)
+
+    def _targets(self) -> dict[str, tuple[str, Any]]:
+        places = self.env.domains.python_domain.objects
+        alone = Counter(name.rpartition(".")[2] for name in places)
+        found = {}
+        for name, place in places.items():
+            module, _, last = name.rpartition(".")
+            found[name] = (name, place)
+            if module == "flowstone" or (alone[last] == 1 and last[:1].isupper()):
+                found[last] = (name, place)
+        return found
+
+
+def _parents(node: nodes.Node) -> Iterator[nodes.Node]:
+    while node.parent is not None:
+        node = node.parent
+        yield node
+
+
 def _is_left_out(_app: Sphinx, _what: str, name: str, _member: Any, _skip: bool, _options: Any) -> bool | None:
     """Methods that scikit-learn adds to every estimator are described there."""
     return True if re.fullmatch(r"set_\w+_request", name) else None
@@ -103,6 +146,7 @@ def _is_left_out(_app: Sphinx, _what: str, name: str, _member: Any, _skip: bool,
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directive, and what is left out."""
     app.add_directive("api", Api)
+    app.add_post_transform(LinkNames)
     app.connect("autodoc-skip-member", _is_left_out)
     app.connect("autodoc-process-signature", _without_base_signature)
     app.connect("doctree-read", _mend_fields)

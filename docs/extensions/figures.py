@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from docutils import nodes
 from matplotlib.figure import Figure
+from sphinx.application import Sphinx
 from sphinx_gallery.scrapers import figure_rst
 
 _saved: set[int] = set()
@@ -20,3 +22,18 @@ def scrape_figures(_block: Any, variables: Mapping[str, Any], settings: Mapping[
             paths.append(path)
     title = variables["src_file"].rpartition("/")[2].removesuffix(".py").replace("_", " ")
     return figure_rst(paths, settings["src_dir"], fig_titles=f"The figure of the example: {title}")
+
+
+def _name_thumbnails(_app: Sphinx, document: nodes.document) -> None:
+    """Thumbnails have no alternative text of their own; the file's name says which example it is."""
+    for image in document.findall(nodes.image):
+        name = image["uri"].rpartition("/")[2]
+        if name.startswith("sphx_glr_") and not image.get("alt"):
+            example = name.removeprefix("sphx_glr_").rpartition("_thumb")[0].replace("_", " ")
+            image["alt"] = f"A picture of the example: {example}"
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Give thumbnails a text."""
+    app.connect("doctree-read", _name_thumbnails)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

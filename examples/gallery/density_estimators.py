@@ -29,7 +29,7 @@ def by_sklearn(model):
     return lambda x: torch.from_numpy(model.score_samples(x.numpy())).float()
 
 
-figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
+figure, axes = plt.subplots(1, 3, figsize=(12, 4.6), layout="constrained")
 models = (("kernels", by_sklearn(kernel)), ("10 Gaussians", by_sklearn(mixture)), ("flow", flow))
 with torch.no_grad():
     for ax, (name, model) in zip(axes, models, strict=True):

@@ -5,6 +5,7 @@ A flow is a module whose ``forward`` is ``log_prob``; exported, it runs without 
 """
 
 import tempfile
+import warnings
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -14,6 +15,7 @@ import torch
 
 import flowstone
 
+warnings.simplefilter("ignore", FutureWarning)  # torch warns of itself while it exports
 torch.manual_seed(0)
 flow = flowstone.realnvp(2, couplings=4, hidden=(32,))
 flowstone.fit(flow, flowstone.data.TOYS["moons"], steps=300, seed=0, progress=False)

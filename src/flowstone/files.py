@@ -157,7 +157,8 @@ def read_bytes(path: Path) -> bytes:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
     if len(content) > MOST_RECORD:
-        raise CheckpointError(f"{path}: it is longer than a record can be ({MOST_RECORD} bytes)")
+        size = path.stat().st_size
+        raise CheckpointError(f"{path}: {size} bytes are more than a record can have ({MOST_RECORD})")
     return content
 
 

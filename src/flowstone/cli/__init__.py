@@ -94,8 +94,11 @@ class _Terminated(BaseException):
 
 @contextmanager
 def _sigterm_as_error() -> Iterator[None]:
-    """A context in which SIGTERM is an error, so that temporary files are removed; Python itself would end at once."""
-    if threading.current_thread() is not threading.main_thread():
+    """A context in which SIGTERM is an error, so that temporary files are removed; Python itself would end at once.
+
+    One of several processes ends at once and silently: its launcher says why.
+    """
+    if os.environ.get("WORLD_SIZE", "1") != "1" or threading.current_thread() is not threading.main_thread():
         yield
         return
 

@@ -175,6 +175,7 @@ class Job:
             "best_val_nll": best.val_nll,
             "stopped": history.stopped,
             "recoveries": len(history.recoveries),
+            "direct": history.direct,
             "parameters": _count(self.density),
         }
         if dataset.entropy is not None:

@@ -28,7 +28,6 @@ __all__ = ["LOST", "joined", "launched", "status_of"]
 TIMEOUT = timedelta(minutes=10)
 PATIENCE = 2  # seconds in which a process that fails says why, before those that lost it end, and with them all
 LOST = 3  # exit status of a process that another one has left alone
-TERMINATED = 143  # and of one that SIGTERM has ended
 OURS = "flowstone-"  # how the name of a launch by --devices begins
 HANDLED = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
 
@@ -147,7 +146,7 @@ def _launch(devices: int, words: list[str], out: Path | None) -> None:
 def status_of(failures: Mapping[int, Any], size: int, out: Path | None) -> int:
     """The exit status of process 0 where it has said itself what was wrong; else ProcessLostError says who failed."""
     codes = {rank: failure.exitcode for rank, failure in failures.items()}
-    first = {rank: code for rank, code in codes.items() if code not in (LOST, -signal.SIGTERM, TERMINATED)} or codes
+    first = {rank: code for rank, code in codes.items() if code not in (LOST, -signal.SIGTERM)} or codes
     rank, code = min(first.items(), key=lambda item: item[1])  # a signal is a negative number
     if rank == 0 and code > 0 and code != LOST:
         return code

@@ -221,9 +221,10 @@ def _print_columns(metrics: Mapping[str, Any], say: Callable[[str], None]) -> No
 
 def _print_training(metrics: Mapping[str, Any], say: Callable[[str], None]) -> None:
     if "seconds" in metrics:
+        way = ", gradients computed directly" if metrics.get("direct") else ""
         say(
             f"{metrics['steps']} steps in {metrics['seconds']:.1f} s ({metrics['stopped']}), "
-            f"best at step {metrics['best_step']}"
+            f"best at step {metrics['best_step']}{way}"
         )
 
 

@@ -20,9 +20,10 @@ from flowstone.plot.images import (
     temperature_figure,
 )
 from flowstone.plot.latents import latent_figure
-from flowstone.plot.live import Live, live_figure
+from flowstone.plot.live import Live
 from flowstone.plot.pairs import most_dependent, pair_plot
 from flowstone.plot.save import save_plots
+from flowstone.plot.training_figure import live_figure
 from flowstone.plot.vectors import (
     data_latent_samples,
     density,

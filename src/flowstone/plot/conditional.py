@@ -16,6 +16,7 @@ from flowstone.plot.vectors import limits_of
 __all__ = ["conditional_figure"]
 
 GIVEN = (0.1, 0.5, 0.9)  # quantiles of the context for which a density on the plane is drawn
+GRID = 140  # points of the plane along each side
 ACROSS, UP = 60, 160  # values of the context, and of the column
 NEAR = 0.1  # of the rows: those with the nearest context are drawn over a density
 
@@ -38,7 +39,7 @@ def conditional_figure(
     peak = max(one(x[:500]).exp().quantile(0.98).item() for one in given)
     for ax, value, log_density in zip(axes[0], values, given, strict=True):
         near = (first - value).abs().argsort()[: max(20, int(NEAR * len(first)))]
-        draw_density(log_density, ax, limits=limits, samples=x[near.to(x.device)], peak=peak)
+        draw_density(log_density, ax, limits=limits, samples=x[near.to(x.device)], peak=peak, grid=GRID)
         ax.set(xlabel=columns[0], ylabel=columns[1] if ax is axes[0, 0] else "")
         ax.set_title(f"given {context_columns[0]} = {value:.4g}", fontsize=10)
     return figure

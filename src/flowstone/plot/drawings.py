@@ -36,7 +36,7 @@ __all__ = ["arguments_of", "drawings"]
 Drawing = Callable[[], Figure | None]
 
 # Numbers of images: in a sheet, in pictures of few rows, with their nearest neighbours, compared by likelihood.
-SHEET, FEW, WITH_NEAREST, SCORED = 64, 16, 10, 1000
+SHEET, FEW, WITH_NEAREST, SCORED = 64, 16, 8, 1000
 ROWS = 5000  # of mixed columns
 RANKED, DRAWS = 2000, 40  # rows that are ranked among draws, and draws for each of them
 

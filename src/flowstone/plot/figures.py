@@ -64,7 +64,7 @@ def png_of(figure: Figure) -> bytes:
     from PIL import Image
 
     packed = io.BytesIO()
-    _drawn(figure).quantize(256, dither=Image.Dither.NONE).save(packed, format="png", optimize=True)
+    _drawn(figure).quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(packed, format="png")
     return packed.getvalue()
 
 

@@ -47,7 +47,8 @@ def glow(
     leaves after every scale, transformed by a last coupling whose net sees what stays (the learned split prior); the
     nets are three convolutions of ``channels`` (64) channels. Images are dequantized and mapped to the real line by a
     logit (``alpha``, 0.05), or only scaled with ``alpha="none"``, as in the paper; the log-scale is softly bounded,
-    where the paper takes a sigmoid. The paper reports 3.35 bits/dim on CIFAR-10 with 3 scales of 32 steps and 512 channels.
+    where the paper takes a sigmoid. The paper reports 3.35 bits/dim on CIFAR-10 with 3 scales of 32 steps and 512
+    channels.
 
     >>> import flowstone
     >>> flowstone.glow(3, couplings=2).sample(4, seed=0).shape

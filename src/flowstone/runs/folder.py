@@ -37,8 +37,8 @@ class Run:
     """A folder written by ``flowstone train``.
 
     It holds ``flow.json`` (the description of the density and its data), ``flow.safetensors`` (its weights),
-    ``history.csv``, ``metrics.json``, ``plots/``, ``resume/`` (the state of the training) and, of flows of two columns,
-    ``frames.safetensors`` (samples from its start to its end, ``flowstone.runs.frames``).
+    ``history.csv``, ``metrics.json``, ``README.md`` (a model card), ``report.html``, ``plots/``, ``resume/`` (the state
+    of the training) and, of flows of two columns, ``frames.safetensors`` (samples from its start to its end).
     """
 
     def __init__(self, folder: Path | str) -> None:

@@ -1,7 +1,6 @@
 """The model card of a run: what it is, how good it is, and how to use it, in the format of the Hugging Face hub."""
 
 import json
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,9 +39,9 @@ def model_card(record: Mapping[str, Any], metrics: Mapping[str, Any] | None = No
     >>> card.splitlines()[:3]
     ['---', 'library_name: "flowstone"', 'tags: ["density-estimation", "normalizing-flow", "nice"]']
     """
-    metrics = json.loads(to_json(metrics or {}))  # a figure that is not finite is None
-    parts = [_header(record, metrics), f"# {_title(record)}", _what(record)]
-    parts += ["## Data", *_data(record), "## Figures", *_figures(metrics), "## Use", _use(record, name)]
+    figures = json.loads(to_json(metrics or {}))  # one that is not finite is None
+    parts = [_header(record, figures), f"# {_title(record)}", _what(record)]
+    parts += ["## Data", *_data(record), "## Figures", *_figures(figures), "## Use", _use(record, name)]
     parts += ["## Limits", *_limits(record), "## Made with", _made(record)]
     return "\n\n".join(parts) + "\n"
 
@@ -152,28 +151,21 @@ def _figures(metrics: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _use(record: Mapping[str, Any], name: str) -> str:
-    out = "samples.png" if len(record["event_shape"]) == 3 else "samples.csv"
     context = record.get("context_columns") or []
-    names = dict.fromkeys(column.partition("=")[0] if len(record["event_shape"]) == 3 else column for column in context)
-    given = "".join(f" --given {shlex.quote(f'{each}=…')}" for each in names)
+    lines = ["import flowstone", *(["import torch"] if context else []), "", f'flowstone.pull("{name}", "RUN")']
     if record.get("data", {}).get("mixed") and not context:
-        lines = ['model = flowstone.TableModel.load("RUN")', "rows = model.sample(5)", "model.log_prob(rows)"]
+        lines += ['model = flowstone.TableModel.load("RUN")', "rows = model.sample(64)", "model.log_prob(rows)"]
     elif context:
-        lines = [
+        lines += [
             'density = flowstone.load("RUN")',
-            f"context = torch.zeros(5, {len(context)})  # a row of values for each sample",
+            f"context = torch.zeros(64, {len(context)})  # a row of values for each sample",
             "x = density.sample(1, context)[0]",
             "density.log_prob(x, context)",
         ]
     else:
-        lines = ['density = flowstone.load("RUN")', "x = density.sample(5)", "density.log_prob(x)"]
-    imports = ["import flowstone", *(["import torch"] if context else []), ""]
-    shell = [
-        "pip install 'flowstone[hub]'",
-        f"flowstone pull {name} --out RUN",
-        f"flowstone sample RUN -n 64{given} --out {out}",
-    ]
-    return "\n".join(["```sh", *shell, "```", "", "```python", *imports, *lines, "```"])
+        lines += ['density = flowstone.load("RUN")', "x = density.sample(64)", "density.log_prob(x)"]
+    how = "`pip install 'flowstone[hub]'`, then in Python, or by the commands `flowstone pull`, `sample` and `score`:"
+    return "\n".join([how, "", "```python", *lines, "```"])
 
 
 def _limits(record: Mapping[str, Any]) -> Iterator[str]:

@@ -73,7 +73,7 @@ def fit(
         resume: a folder in which the training state is kept; if it holds one, training continues from there.
         progress: whether to show a progress bar on stderr.
         watch: called as ``watch(density, history)`` after each validation, while the density holds the averaged weights
-            in evaluation mode.
+            in evaluation mode; such as ``flowstone.plot.Live``, which shows them.
         overrides: options of ``Settings`` by name, such as ``steps=500, lr=1e-3``; they go before ``settings``.
 
     Warns:

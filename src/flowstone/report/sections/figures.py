@@ -1,5 +1,7 @@
 """Figures on the test rows with their errors, beside simple models."""
 
+import math
+
 from markupsafe import Markup
 
 from flowstone.report.markup import join, number, paragraph, side_by_side, table
@@ -36,6 +38,11 @@ def _likelihoods(subject: Subject) -> Markup:
         entropy = metrics["entropy"]
         lines.append(
             ("entropy of the data", number(entropy), "", number(None if own is None else entropy - own, "+.4f"))
+        )
+    if subject.images:
+        uniform = 8 * math.log(2) * subject.density.event_shape.numel()
+        lines.append(
+            ("uniform over 0 … 255", number(uniform), "", number(None if own is None else uniform - own, "+.4f"))
         )
     head = ("model", "NLL (nats a row)", "standard error", "minus this density")
     said = (
