@@ -22,7 +22,7 @@ from flowstone.train.history import History, Record
 RECIPES = {
     "nice": {"couplings": 2, "hidden": (8,)},
     "realnvp": {"couplings": 2, "hidden": (8,), "leaky_relu": True, "prior": "logistic"},
-    "spline": {"couplings": 2, "hidden": (8,)},
+    "glow": {"couplings": 1, "hidden": (8,)},
     "maf": {"layers": 2, "hidden": (8,)},
     "gaussian_mixture": {"components": 3},
 }
@@ -97,6 +97,16 @@ def test_sections_repeat_request_nothing_and_hold_no_foreign_markup():
         assert section.count("</script>") == section.count("<script")
         for classes in re.findall(r'class="([^"]*)"', section):
             assert all(name.startswith("flowstone-") for name in classes.split())
+
+
+def test_a_flow_in_training_mode_is_shown_as_it_is_evaluated_and_stays_as_it_is():
+    flow, x = a_flow("maf", batch_norm=True)
+    wanted = walk_section(flow, x)
+    flow.train()
+    before = {name: tensor.clone() for name, tensor in flow.state_dict().items()}
+    assert walk_section(flow, x) == wanted
+    assert flow.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in flow.state_dict().items())
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import html
 import json
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -45,7 +46,7 @@ def write_playground(
     ``export`` and the files of the npm package onnxruntime-web.
 
     Args:
-        density: a Flow of columns without a context.
+        density: a Flow of columns without a context; a copy in evaluation mode is exported.
         x: rows of data ``(n, features)``, of which 300 become part of the page.
         folder: the folder to be made; one that holds anything is never written over.
         columns: names of the columns; None for x1, x2, …
@@ -62,7 +63,7 @@ def write_playground(
         SettingError: the density cannot be shown so, or packages are missing; the message says what to do.
         OutputError: the folder exists, or cannot be written.
     """
-    flow = require_exportable(density).cpu().eval()
+    flow = deepcopy(require_exportable(density)).cpu().eval()
     require_seed("seed", seed)
     out, place = Path(folder), runtime_folder(runtime)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

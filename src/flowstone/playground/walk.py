@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ def walk_section(
     section needs nothing but itself: it can stand in any page, and makes no request.
 
     Args:
-        flow: a Flow of two columns without a context.
+        flow: a Flow of two columns without a context; a copy in evaluation mode is shown.
         x: rows of data ``(n, 2)``, of which 300 are shown; they become part of the section.
         columns: the names of the columns.
         frames: what the training left in its run folder (``flowstone.runs.frames.read_frames``).
@@ -56,7 +57,7 @@ def walk_section(
     >>> html.startswith('<section class="flowstone-part flowstone-walk">'), "src=" in html
     (True, False)
     """
-    flow = require_two_columns(flow)
+    flow = deepcopy(require_two_columns(flow)).eval()
     require_seed("seed", seed)
     x = x.to(flow.device, flow.data_dtype)
     shown = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:POINTS].to(x.device)]

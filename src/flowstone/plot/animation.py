@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from pathlib import Path
 
 import matplotlib
@@ -42,7 +43,7 @@ def animate_layers(
     lines. All layers after the first one share the axes; the data have axes in their own units.
 
     Args:
-        flow: a Flow of two columns without a context.
+        flow: a Flow of two columns without a context; a copy in evaluation mode is shown.
         x: rows of data ``(n, 2)``, of which 800 are shown.
         path: its ending, ``.gif`` or ``.mp4``, says what is written; an MP4 needs the program ffmpeg.
         columns: the names of the columns.
@@ -54,7 +55,7 @@ def animate_layers(
         UnknownNameError: the ending of ``path`` is another one.
         OutputError: it cannot be written.
     """
-    flow = require_two_columns(flow)
+    flow = deepcopy(require_two_columns(flow)).eval()
     require_seed("seed", seed)
     writer, program = _writer(path.suffix.removeprefix("."))
     x = x.to(flow.device, flow.data_dtype)

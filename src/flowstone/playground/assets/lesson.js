@@ -86,9 +86,11 @@ function startLesson(root) {
     const xs = Array.from({ length: places + 1 }, (_, index) => low + ((high - low) * index) / places);
     xs.push(...(lesson.kind.jumps ?? []).filter((x) => low < x && x < high));
     xs.sort((one, other) => one - other);
+    // Both lines begin and end on their axis, which adds no area.
+    const closed = (points) => [[points[0][0], 0], ...points, [points.at(-1)[0], 0]];
     return {
-      x: xs.map((x) => [x, lesson.density.p(x)]),
-      z: xs.map((x) => { const z = lesson.f(x); return [z, densityOfZ(lesson, z)]; }),
+      x: closed(xs.map((x) => [x, lesson.density.p(x)])),
+      z: closed(xs.map((x) => { const z = lesson.f(x); return [z, densityOfZ(lesson, z)]; })),
     };
   }
 
@@ -102,11 +104,10 @@ function startLesson(root) {
   function fill(picture, points, colour, alpha, upright) {
     const { pen } = picture;
     const shown = upright ? points.map(([z, p]) => [p, z]) : points;
-    const base = upright ? (point) => [0, point[1]] : (point) => [point[0], 0];
     pen.fillStyle = colour;
     pen.globalAlpha = alpha;
     pen.beginPath();
-    for (const [x, y] of [base(shown[0]), ...shown, base(shown.at(-1))]) pen.lineTo(picture.x(x), picture.y(y));
+    for (const [x, y] of shown) pen.lineTo(picture.x(x), picture.y(y));
     pen.fill();
     pen.globalAlpha = 1;
   }
@@ -178,7 +179,7 @@ function startLesson(root) {
     write("map", `z = ${kind.text}; with a = ${three(a)}, b = ${three(b)}, x = ${three(at)} goes to z = ${three(z)}`);
     write("slope", `f′(x) = ${kind.slopeText} = ${three(slope(at))}`);
     write("density", `${three(px)} = ${three(pz)} · ${three(slope(at))}`);
-    write("log", px > 0 ? `${three(Math.log(px))} = ${three(Math.log(pz))} + ${three(Math.log(slope(at)))}` : "no density here");
+    write("log", px > 0 ? `${three(Math.log(px))} = ${three(Math.log(pz))} ${slope(at) < 1 ? "−" : "+"} ${three(Math.abs(Math.log(slope(at))))}` : "no density here");
     for (const [of, width] of [["x", high - low], ["z", f(high) - f(low)]]) {
       const area = areaUnder(curves.slice[of]);
       write(`slice-${of}`, `width ${three(width)} · mean height ${three(area / width)} = area ${three(area)}`);
