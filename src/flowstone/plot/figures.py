@@ -26,7 +26,7 @@ DPI, MARGIN = 150, 0.06  # points an inch, inches around a picture
 
 def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
     """A figure that no window and no global state holds, and its axes ``(rows, columns)``."""
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, layout="compressed")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 

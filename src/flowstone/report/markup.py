@@ -64,8 +64,8 @@ def picture(image: bytes, alt: str, caption: Markup | str = "", *, kind: str = "
     assert image.startswith(PNG)
     source = base64.b64encode(image).decode()
     width, height = (round(size / DENSITY) for size in (width, height))
-    shown = Markup('<img src="data:image/png;base64,{}" width="{}" height="{}" style="--width: {}px" alt="{}">').format(
-        source, width, height, width, alt
+    shown = Markup('<img src="data:image/png;base64,{}" width="{}" height="{}" alt="{}">').format(
+        source, width, height, alt
     )
     if kind != "card" and width <= NARROW:
         shown = Markup('<div class="small">{}</div>').format(shown)
