@@ -24,7 +24,8 @@ SOURCE = Path(package.__file__).parent
 FIXED = """
     --flow --set --steps --epochs --minutes --batch-size --lr --seed --device --precision --context --columns --out
     --resume --quiet --patience --memory --compile --flip --points --drop-missing --no-dequantize --size --gray
-    --skip-bad --data-dir --download --no-plots --tensorboard --live --log-every --exclude --kinds --na --encoding
+    --skip-bad --data-dir --download --no-plots --no-report --tensorboard --live --log-every --exclude --kinds --na
+    --encoding
 """
 
 
