@@ -2,8 +2,8 @@
 
     python benchmarks/direct.py [--only WORDS] [--rounds N] [--print]
 
-A step is that of ``fit`` without its data: gradient, norm and clipping, Adam, average of the weights. With ``--only`` or
-``--print`` the page is left as it is.
+A step is that of ``fit`` without its data: gradient, norm and clipping, Adam, average of the weights. With ``--only``
+or ``--print`` the page is left as it is.
 """
 
 import argparse
@@ -128,9 +128,9 @@ PAGE = """## Direct gradients
 
     python benchmarks/direct.py
 
-A training step of `fit` whose gradient is computed directly (`execution/direct.py`) beside the same step with that of autograd
-(`direct=False`), interleaved in one process, {rounds} rounds. Milliseconds: median (least – most); the ratio is the median
-(least – most) of neighbouring blocks; above 1 the direct one is faster. Machine: {machine}.
+A training step of `fit` whose gradient is computed directly (`execution/direct.py`) beside the same step with that of
+autograd (`direct=False`), interleaved in one process, {rounds} rounds. Milliseconds: median (least – most); the ratio
+is the median of neighbouring blocks; above 1 the direct one is faster. Machine: {machine}.
 
 | item | direct, ms | autograd, ms | ratio |
 |---|---|---|---|
