@@ -136,6 +136,14 @@ def test_images_as_vectors(float64):
     require_close(found, by_autograd(flow, x), 1e-12)
 
 
+@pytest.mark.parametrize("context", [0, 2])
+def test_a_large_batch_is_taken_in_pieces(float64, monkeypatch, context):
+    monkeypatch.setattr("flowstone.execution.direct.PIECE", 3)
+    flow = made(("realnvp", {}), 4, context, spread=0.1)
+    batch = rows(flow, 7)
+    require_close(directly(flow, *batch), by_autograd(flow, *batch), 1e-12)
+
+
 def test_processes_that_share_a_batch_share_its_gradient(float64):
     flow = made(("realnvp", {}), 4, 0, spread=0.1)
     x = rows(flow, 7)[0]

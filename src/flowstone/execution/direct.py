@@ -1,5 +1,6 @@
 """Loss and gradient of a flow of couplings, computed without autograd."""
 
+import math
 from collections.abc import Iterator
 from operator import attrgetter
 from typing import Any
@@ -15,12 +16,15 @@ from flowstone.flow import Flow
 
 __all__ = ["DirectGradient"]
 
+PIECE = 2048  # rows whose values between layers fit the caches
+
 
 class DirectGradient:
     r"""The mean negative log-likelihood of rows; its gradient is left in the ``grad`` of each parameter.
 
     Both are those of autograd up to rounding. No graph is recorded and no gradient is computed that is not needed, so
-    that a training step of narrow nets takes a tenth to a half less time.
+    that a training step of narrow nets takes a tenth to a half less time. Batches of more than 2048 rows are taken in
+    pieces, so that memory does not grow with them.
 
     It knows flows of couplings (MLPs or residual nets; additive, affine or spline transforms), permutations,
     ``LULinear`` and ``Scaling`` with a normal or logistic prior. Any bijections without parameters may come before.
@@ -77,13 +81,14 @@ class DirectGradient:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         with torch.no_grad():
-            z, context, log_dets = self._prepared(x, context)
+            z, context, log_det = self._prepared(x, context)
         with torch.inference_mode():
-            loss = self._loss(z, context, log_dets, 1 / (total or len(x)))
+            share = 1 / (total or len(x))
+            loss = self._loss(z, context, share) - share * log_det
         return loss.clone()  # an ordinary tensor again
 
-    def _prepared(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None, list[Tensor]]:
-        """What comes out of the links without parameters, the standardised context, and the log-dets of these links."""
+    def _prepared(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | float]:
+        """What comes out of the links without parameters, the standardised context, and the log-dets of all rows."""
         flow, log_dets = self.flow, []
         z = x if flow.accepts_any_dtype else x.to(flow.dtype)
         if context is not None and flow.standardize_context is not None:
@@ -91,11 +96,26 @@ class DirectGradient:
         for link in self.fixed:
             z, log_det = link(z, context)
             log_dets.append(log_det)
-        return z, context, log_dets
+        return z, context, torch.cat(log_dets).sum() if log_dets else 0.0
 
-    def _loss(self, z: Tensor, context: Tensor | None, log_dets: list[Tensor], share: float) -> Tensor:
-        """The loss of rows whose part in the mean is ``share``; on the way back every layer leaves its gradient."""
+    def _loss(self, z: Tensor, context: Tensor | None, share: float) -> Tensor:
+        """The loss of rows whose part in the mean is ``share``, in pieces that fit the caches; the sum of gradients."""
+        pieces = z.chunk(math.ceil(len(z) / PIECE))
+        contexts = [None] * len(pieces) if context is None else context.chunk(len(pieces))
+        losses = [self._loss_of_piece(pieces[0], contexts[0], share)]
+        gradients: Any = [parameter.grad for parameter in self.parameters]
+        sums = [gradient.clone() for gradient in gradients] if len(pieces) > 1 else []
+        for piece, its_context in zip(pieces[1:], contexts[1:], strict=True):
+            losses.append(self._loss_of_piece(piece, its_context, share))
+            torch._foreach_add_(sums, gradients)
+        for gradient, whole in zip(gradients, sums, strict=False):
+            gradient.copy_(whole)
+        return torch.stack(losses).sum()
+
+    def _loss_of_piece(self, z: Tensor, context: Tensor | None, share: float) -> Tensor:
+        """All layers forward, then backward: each leaves the gradient of its parameters."""
         tape: list[Any] = []
+        log_dets: list[Tensor] = []
         halves, context = split(z.t().contiguous()), None if context is None else context.t()
         for layer in self.layers:
             halves, log_det = layer.forward(halves, context, tape)
