@@ -61,7 +61,7 @@ def directly(flow: flowstone.Flow, x: Tensor, context: Tensor | None = None, **m
     return loss, torch.cat([parameter.grad.flatten() for parameter in flow.parameters() if parameter.grad is not None])
 
 
-def require_close(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], precision: float) -> None:
+def require_close(one: tuple[Tensor, ...], other: tuple[Tensor, ...], precision: float) -> None:
     for a, b in zip(one, other, strict=True):
         torch.testing.assert_close(a, b, rtol=precision, atol=precision * b.abs().max().item())
 
@@ -80,6 +80,7 @@ def test_the_gradient_is_that_of_autograd(float64, choice, activation, features,
     flow = made(choice, features, context, spread=spread, seed=seed, activation=activation)
     batch = rows(flow, count)
     require_close(directly(flow, *batch), by_autograd(flow, *batch), 1e-12)
+    require_close((DirectGradient(flow).log_prob(*batch),), (flow.log_prob(*batch).detach(),), 1e-12)
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
@@ -142,6 +143,7 @@ def test_a_large_batch_is_taken_in_pieces(float64, monkeypatch, context):
     flow = made(("realnvp", {}), 4, context, spread=0.1)
     batch = rows(flow, 7)
     require_close(directly(flow, *batch), by_autograd(flow, *batch), 1e-12)
+    require_close((DirectGradient(flow).log_prob(*batch),), (flow.log_prob(*batch).detach(),), 1e-12)
 
 
 def test_processes_that_share_a_batch_share_its_gradient(float64):
