@@ -130,7 +130,7 @@ PAGE = """## Direct gradients
 
 A training step of `fit` whose gradient is computed directly (`execution/direct.py`) beside the same step with that of
 autograd (`direct=False`), interleaved in one process, {rounds} rounds. Milliseconds: median (least – most); the ratio
-is the median (least – most) of neighbouring blocks; above 1 the direct one is faster. Machine: {machine}.
+is the median of neighbouring blocks; above 1 the direct one is faster. Machine: {machine}.
 
 | item | direct, ms | autograd, ms | ratio |
 |---|---|---|---|

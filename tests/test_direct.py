@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import flowstone
@@ -18,6 +18,7 @@ from flowstone.kernels import kernels
 from flowstone.nets import MLP, ResNet
 from flowstone.priors import StandardNormal, StudentT
 from flowstone.train.store import load_state
+from mutation.direct import by_autograd, directly, made, require_close, require_direct, rows
 from training import QUICK, same, small, weights
 
 RECIPES: dict[str, list[dict[str, Any]]] = {
@@ -27,43 +28,6 @@ RECIPES: dict[str, list[dict[str, Any]]] = {
 }
 CONSTANT: dict[str, Any] = QUICK | {"schedule": "constant"}
 CHOICES = [(name, options) for name, several in RECIPES.items() for options in several]
-
-
-def made(choice: tuple[str, dict[str, Any]], features: int, context: int, *, spread: float, seed: int = 0, **more):
-    """A small flow with its statistics set and its weights moved away from their start."""
-    torch.manual_seed(seed)
-    name, options = choice
-    arguments = {"couplings": 3, "hidden": (8, 8), "context_features": context} | options | more
-    flow = getattr(flowstone, name)(features, **arguments)
-    flow.initialize(3 * torch.randn(50, features) + 1, torch.randn(50, context) if context else None)
-    with torch.no_grad():
-        for parameter in flow.parameters():
-            parameter.add_(spread * torch.randn_like(parameter))
-    return flow
-
-
-def rows(flow: flowstone.Flow, count: int) -> tuple[Tensor, Tensor | None]:
-    context = torch.randn(count, flow.context_features) if flow.context_features else None
-    return 4 * torch.randn(count, *flow.event_shape), context
-
-
-def by_autograd(flow: flowstone.Flow, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The loss and its gradient in one array."""
-    loss = -flow.log_prob(x, context).mean()
-    gradients = torch.autograd.grad(loss, list(flow.parameters()))
-    return loss.detach(), torch.cat([gradient.flatten() for gradient in gradients])
-
-
-def directly(flow: flowstone.Flow, x: Tensor, context: Tensor | None = None, **more) -> tuple[Tensor, Tensor]:
-    for parameter in flow.parameters():
-        parameter.grad = torch.full_like(parameter, torch.nan)  # every number must be written
-    loss = DirectGradient(flow)(x, context, **more)
-    return loss, torch.cat([parameter.grad.flatten() for parameter in flow.parameters() if parameter.grad is not None])
-
-
-def require_close(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], precision: float) -> None:
-    for a, b in zip(one, other, strict=True):
-        torch.testing.assert_close(a, b, rtol=precision, atol=precision * b.abs().max().item())
 
 
 @settings(max_examples=10)
@@ -77,22 +41,16 @@ def require_close(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], prec
     st.integers(0, 1000),
 )
 def test_the_gradient_is_that_of_autograd(float64, choice, activation, features, context, count, spread, seed):
-    flow = made(choice, features, context, spread=spread, seed=seed, activation=activation)
-    batch = rows(flow, count)
-    require_close(directly(flow, *batch), by_autograd(flow, *batch), 1e-12)
-
-
-@pytest.mark.parametrize("choice", CHOICES, ids=str)
-def test_the_gradient_of_each_recipe(float64, choice):
-    for features, context, count in ((1, 0, 3), (1, 2, 1), (2, 0, 1), (4, 2, 6), (5, 0, 6)):
-        flow = made(choice, features, context, spread=0.1)
-        batch = rows(flow, count)
-        require_close(directly(flow, *batch), by_autograd(flow, *batch), 1e-12)
+    name, options = choice
+    flow = made(name, options | {"activation": activation}, features, context, spread=spread)
+    torch.manual_seed(seed)
+    require_direct(flow, count)
 
 
 @pytest.mark.parametrize(("choice", "enabled"), [*((one, True) for one in CHOICES), (("spline", {}), False)], ids=str)
 def test_the_gradient_in_float32(choice, enabled):
-    flow = made(choice, 5, 2, spread=0.05)
+    name, options = choice
+    flow = made(name, options, 5, 2, spread=0.05)
     x, context = rows(flow, 40)
     with kernels(enabled):
         found = directly(flow, x, context)
@@ -137,7 +95,7 @@ def test_images_as_vectors(float64):
 
 
 def test_processes_that_share_a_batch_share_its_gradient(float64):
-    flow = made(("realnvp", {}), 4, 0, spread=0.1)
+    flow = made("realnvp", {}, 4, 0)
     x = rows(flow, 7)[0]
     parts = [directly(flow, part, total=7) for part in (x[:3], x[3:])]
     whole = (parts[0][0] + parts[1][0], parts[0][1] + parts[1][1])
@@ -278,8 +236,9 @@ def test_it_does_not_apply_under_autocast_or_a_search_for_anomalies():
 @pytest.mark.parametrize(("choice", "steps"), [(("realnvp", {}), 200), (("spline", {"bins": 3}), 50)], ids=str)
 def test_a_training_is_the_same_either_way(float64, choice, steps):
     curves, x = [], torch.randn(600, 3).exp()
+    name, options = choice
     for direct in (True, False):
-        flow = made(choice, 3, 0, spread=0.0, couplings=2)
+        flow = made(name, options, 3, 0, spread=0.0)
         history = flowstone.fit(flow, x, steps=steps, direct=direct, dropout=0.0, **QUICK)
         curves.append([history.column(name) for name in ("train_nll", "val_nll", "grad_norm")])
     torch.testing.assert_close(torch.tensor(curves[0]), torch.tensor(curves[1]), rtol=1e-9, atol=1e-9)

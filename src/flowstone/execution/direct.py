@@ -15,12 +15,15 @@ from flowstone.flow import Flow
 
 __all__ = ["DirectGradient"]
 
+PIECE = 2048  # rows whose values between layers fit the caches
+
 
 class DirectGradient:
     r"""The mean negative log-likelihood of rows; its gradient is left in the ``grad`` of each parameter.
 
     Both are those of autograd up to rounding. No graph is recorded and no gradient is computed that is not needed, so
-    that a training step of narrow nets takes a tenth to a half less time.
+    that a training step of narrow nets takes a tenth to a half less time. Batches of more than 2048 rows are taken in
+    pieces, so that memory does not grow with them.
 
     It knows flows of couplings (MLPs or residual nets; additive, affine or spline transforms), permutations,
     ``LULinear`` and ``Scaling`` with a normal or logistic prior. Any bijections without parameters may come before.
@@ -76,27 +79,51 @@ class DirectGradient:
         for parameter in self.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+        share = 1 / (total or len(x))
         with torch.no_grad():
-            z, context, log_dets = self._prepared(x, context)
+            z, context, log_det = self._prepared(x, context)
         with torch.inference_mode():
-            loss = self._loss(z, context, log_dets, 1 / (total or len(x)))
+            loss = self._loss(z, context, share) - share * log_det.sum()
         return loss.clone()  # an ordinary tensor again
 
-    def _prepared(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None, list[Tensor]]:
-        """What comes out of the links without parameters, the standardised context, and the log-dets of these links."""
-        flow, log_dets = self.flow, []
+    @torch.no_grad()
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The log-density of each row, ``(batch,)``, without a gradient."""
+        self.flow.check_shapes(x, context)
+        z, context, log_det = self._prepared(x, context)
+        with torch.inference_mode():
+            parts = [self._log_prob(*piece) for piece in _pieces(z, context)]
+        return log_det + torch.cat(parts)
+
+    def _prepared(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
+        """What comes out of the links without parameters, the standardised context, and the log-det of these links."""
+        flow = self.flow
         z = x if flow.accepts_any_dtype else x.to(flow.dtype)
         if context is not None and flow.standardize_context is not None:
             context = flow.standardize_context(context)[0]
+        total = z.new_zeros(len(z), dtype=flow.dtype)
         for link in self.fixed:
             z, log_det = link(z, context)
-            log_dets.append(log_det)
-        return z, context, log_dets
+            total = total + log_det
+        return z, context, total
 
-    def _loss(self, z: Tensor, context: Tensor | None, log_dets: list[Tensor], share: float) -> Tensor:
-        """The loss of rows whose part in the mean is ``share``; on the way back every layer leaves its gradient."""
+    def _loss(self, z: Tensor, context: Tensor | None, share: float) -> Tensor:
+        """The loss of rows whose part in the mean is ``share``, and the gradient, added up over pieces."""
+        first, *rest = _pieces(z, context)
+        loss = self._loss_of_piece(*first, share)
+        gradients: Any = [parameter.grad for parameter in self.parameters]
+        sums = [gradient.clone() for gradient in gradients] if rest else []
+        for piece in rest:
+            loss += self._loss_of_piece(*piece, share)
+            torch._foreach_add_(sums, gradients)
+        if rest:
+            torch._foreach_copy_(gradients, sums)
+        return loss
+
+    def _loss_of_piece(self, z: Tensor, context: Tensor | None, share: float) -> Tensor:
+        """All layers forward, then backward: each leaves the gradient of its parameters."""
         tape: list[Any] = []
-        halves, context = split(z.t().contiguous()), None if context is None else context.t()
+        halves, log_dets = split(z.t().contiguous()), []
         for layer in self.layers:
             halves, log_det = layer.forward(halves, context, tape)
             if log_det is not None:
@@ -106,6 +133,22 @@ class DirectGradient:
         for index in reversed(range(len(self.layers))):
             by_halves = self.layers[index].backward(by_halves, share, tape, is_first=index == 0)
         return torch.cat((*log_dets, self.flow.prior.log_prob(z.t()))).sum() * -share
+
+    def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
+        """The log-density of the rows of a piece, but for the links without parameters."""
+        halves, total = split(z.t().contiguous()), 0.0
+        for layer in self.layers:
+            halves, log_det = layer.forward(halves, context, [])
+            if log_det is not None:
+                total = log_det.sum(0) + total
+        return self.flow.prior.log_prob(torch.cat(halves).t()) + total
+
+
+def _pieces(z: Tensor, context: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
+    """Rows that fit the caches, with their context, which is transposed."""
+    pieces = z.split(PIECE)
+    contexts = [None] * len(pieces) if context is None else [part.t() for part in context.split(PIECE)]
+    return list(zip(pieces, contexts, strict=True))
 
 
 def _links(bijection: Bijection) -> Iterator[Bijection]:

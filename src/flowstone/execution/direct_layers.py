@@ -357,7 +357,7 @@ class _LULinear(_Whole):
         below, above = self.triangles.factors()
         matrix = below @ above
         tape += (x, below, above, matrix)
-        return torch.addmm(self.bias[:, None], matrix, x), x.shape[1] * self.triangles.log_diagonal
+        return torch.addmm(self.bias[:, None], matrix, x), self.triangles.log_diagonal[:, None].expand_as(x)
 
     def gradient(self, by_z: Tensor, share: float, tape: Tape) -> Tensor:
         matrix, above, below, x = (tape.pop() for _ in range(4))
@@ -380,7 +380,7 @@ class _Scaling(_Whole):
         scale = self.log_scale.exp()[:, None]
         z = x * scale
         tape += (z, scale)
-        return z, x.shape[1] * self.log_scale
+        return z, self.log_scale[:, None].expand_as(x)
 
     def gradient(self, by_z: Tensor, share: float, tape: Tape) -> Tensor:
         scale, z = tape.pop(), tape.pop()

@@ -126,6 +126,12 @@ class Stepper:
         """Forget the losses that were not read."""
         self.pending_losses.clear()
 
+    def log_prob(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """The log-density of rows, computed as gradients are."""
+        if self._direct is not None and self._direct.applies():
+            return self._direct.log_prob(x, context)
+        return self.density.log_prob(x, context)
+
     @torch.no_grad()
     def loss_of(self, step: int) -> float:
         """The loss of a step's batch with the present weights, without a gradient."""
