@@ -104,6 +104,7 @@ def test_the_reference_has_every_command_and_flag():
     page = commands_page()
     for command, flags in FLAGS.items():
         section = page.partition(f"## flowstone {command}\n")[2].partition("\n## ")[0]
+        assert section.startswith(f"\n```text\nflowstone {command}")
         for flag in flags - {"--help"}:
             assert re.search(rf"^\* `[^`]*{flag}\b", section, re.MULTILINE), f"{command} {flag}"
 
@@ -280,6 +281,7 @@ def test_formulas_of_docstrings_become_roles():
     from latex import with_roles
 
     assert with_roles("The $x^2$ of ``$HOME`` and 5$.") == "The :math:`x^2` of ``$HOME`` and 5$."
+    assert with_roles("±``limit``, not $a$b or ($c$)") == r"±\ ``limit``, not :math:`a`\ b or (:math:`c`)"
     assert with_roles("for $a\nb$, too") == "for :math:`a b`, too"
     assert with_roles("  $$ z =\n     x $$") == "\n  .. math::\n\n     z = x\n"
 

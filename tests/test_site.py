@@ -166,8 +166,8 @@ def test_the_site_can_be_used_by_keyboard(reader):
     links = page.locator("article a.reference").all()
     links[0].focus()
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
-    page.keyboard.press("Enter")
-    page.wait_for_load_state()
+    with page.expect_navigation():
+        page.keyboard.press("Enter")
     assert not page.url.endswith("index.html")
 
 

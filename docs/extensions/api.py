@@ -86,7 +86,8 @@ def _without_base_signature(
     _app: Sphinx, what: str, _name: str, _thing: Any, _options: Any, signature: str | None, returns: str | None
 ) -> tuple[str, str | None] | None:
     """A class without a constructor of its own has that of ``torch.nn.Module``, which says nothing."""
-    return ("", returns) if what == "class" and signature == "(*args: Any, **kwargs: Any)" else None
+    inherited = re.sub(r"[~.]|typing", "", signature or "") == "(*args: Any, **kwargs: Any)"
+    return ("", returns) if what == "class" and inherited else None
 
 
 def _mend_fields(_app: Sphinx, document: nodes.document) -> None:
@@ -95,14 +96,15 @@ def _mend_fields(_app: Sphinx, document: nodes.document) -> None:
         if name.astext() == "Variables":
             name[:] = [nodes.Text("Attributes")]
     for text in [*document.findall(nodes.Text)]:
-        if text == " -- ":
-            text.parent.replace(text, nodes.Text(" – "))
+        if text.startswith(" -- ") and any(isinstance(parent, nodes.field_body) for parent in _parents(text)):
+            text.parent.replace(text, nodes.Text(text.replace(" -- ", " – ", 1)))
 
 
 class LinkNames(SphinxPostTransform):
     """Code in sentences that is a public name leads to its entry.
 
-    A name is linked in full; without its module if it is of ``flowstone`` itself, or a class of one module alone.
+    A name is linked in full; without its module if it is of ``flowstone`` itself or a class of one module alone, and no
+    plain word such as ``fit``, which may be a method or a command.
     """
 
     default_priority = 200
@@ -121,13 +123,14 @@ class LinkNames(SphinxPostTransform):
                 code.replace_self(link)
 
     def _targets(self) -> dict[str, tuple[str, Any]]:
-        places = self.env.domains.python_domain.objects
+        places = {n: place for n, place in self.env.domains.python_domain.objects.items() if not place.aliased}
         alone = Counter(name.rpartition(".")[2] for name in places)
         found = {}
         for name, place in places.items():
             module, _, last = name.rpartition(".")
             found[name] = (name, place)
-            if module == "flowstone" or (alone[last] == 1 and last[:1].isupper()):
+            by_itself = module == "flowstone" or alone[last] == 1
+            if by_itself and (last[:1].isupper() or (module == "flowstone" and "_" in last)):
                 found[last] = (name, place)
         return found
 

@@ -26,11 +26,11 @@ def commands_page() -> str:
 
 
 def _section(name: str, text: str) -> str:
-    _, _, usage, fence_end, rest = re.split(r"(```console\n|\n```)", text, maxsplit=2)
+    usage, _, rest = text.partition("```console\n")[2].partition("\n```")
     rest = rest.replace(" *[default: False]*", "").replace("<", r"\<").replace(">", r"\>")
     rest = re.sub(r"( Default: ([\w.-]+)\.) \*\[default: \2\]\*", r"\1", rest)
     rest = re.sub(r"(?<![`\w-])(?<!, )(--[a-z][a-z-]*)(?![`\w-])", r"`\1`", rest)
-    return f"## flowstone {name}\n\n```text\nflowstone {usage}{fence_end}{rest}"
+    return f"## flowstone {name}\n\n```text\nflowstone {usage}\n```{rest}"
 
 
 def _write_page(_app: "Sphinx") -> None:

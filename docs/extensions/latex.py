@@ -37,10 +37,9 @@ def _directive(found: re.Match[str]) -> str:
 
 
 def _role(found: re.Match[str]) -> str:
-    if found[1]:
-        return found[1]
+    """A formula as a role, or code as it is; reStructuredText sees neither next to a letter or a sign such as ±."""
     before = found.string[found.start() - 1 : found.start()]
     after = found.string[found.end() : found.end() + 1]
-    left = r"\ " if before.isalnum() else ""
-    right = r"\ " if after.isalnum() else ""
-    return f"{left}:math:`{' '.join(found[2].split())}`{right}"
+    left = r"\ " if before and not re.match(r"[\s'\"(\[{<\-/:]", before) else ""
+    right = r"\ " if after and not re.match(r"[\s'\")\]}>\-/:.,;!?\\]", after) else ""
+    return left + (found[1] or f":math:`{' '.join(found[2].split())}`") + right
