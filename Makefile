@@ -8,7 +8,7 @@ LOWEST_TESTS := $(patsubst %,tests/test_%.py,checkpoint columns tables table_rea
 	cli_columns cli_score table_model flow fit kernels plot outliers streaming load_paths)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test laws mutants chaos damage fuzz soak lowest audit lint format reproduce tables mixed anomaly estimator posteriors images results-gpu processes bench large against runtime docs clean
+.PHONY: help demo test laws mutants chaos damage fuzz soak lowest audit lint format reproduce ablations tables mixed anomaly estimator posteriors images results-gpu processes bench large against runtime docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -53,8 +53,11 @@ format: .venv/.dev  ## let ruff format the code and mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-reproduce: .venv/.dev  ## run the experiments of five tutorials and write docs/reproductions.md (15 minutes)
+reproduce: .venv/.dev  ## run the experiments of five tutorials and write docs/reproductions.md (half an hour; continues if interrupted)
 	$(BIN)/python benchmarks/reproduce.py
+
+ablations: .venv/.dev  ## leave out one part of RealNVP at a time: docs/tutorials/image-flows.md (half an hour; continues if interrupted)
+	$(BIN)/python benchmarks/ablations.py
 
 tables: .venv/.dev  ## compare with nflows, zuko and mixtures on real tables: docs/results.md (an hour; FLOWSTONE_DATA=folder)
 	$(BIN)/python benchmarks/tables.py

@@ -1,6 +1,6 @@
 """RealNVP on small images with one thing left out at a time: a table in docs/tutorials/image-flows.md.
 
-    python benchmarks/ablations.py [--runs FOLDER] [--quick]
+    python benchmarks/ablations.py [--steps NUMBER] [--runs FOLDER] [--quick]
 
 The images are 8 x 8 patches of the blue channel of scikit-learn's two sample photographs: training patches from the
 left part of each, test patches from the rest. Every variant trains for the same number of steps with seeds 0, 1 and 2,
@@ -159,7 +159,7 @@ def line(name: str, results: list[dict[str, Any]], whole: list[dict[str, Any]]) 
 
 
 TABLE = """\
-    python benchmarks/ablations.py
+    python benchmarks/ablations.py --steps {steps}
 
 Bits/dim of 1000 test patches after {steps} steps of {batch} patches at rate {rate:g}: the mean over {seeds} seeds ± its
 standard error, and the difference from the first line with the same seeds. Weights of the last step; Adam, nothing
@@ -173,11 +173,13 @@ clipped, no averaged weights. Two scales of two couplings, residual nets of one 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--runs", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    runs, steps = (Path(tempfile.mkdtemp()), 4) if options.quick else (options.runs, STEPS)
+    steps = 4 if options.quick else options.steps
+    runs = Path(tempfile.mkdtemp()) if options.quick else options.runs / f"{steps}"
     runs.mkdir(parents=True, exist_ok=True)
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
     for seed in SEEDS:

@@ -177,6 +177,10 @@ def test_onnx_of_every_vector_recipe(name, method, tmp_path):
     assert exported.difference is not None
     assert exported.difference < 1e-3
     session = onnxruntime.InferenceSession(exported.path, providers=["CPUExecutionProvider"])
+    about = session.get_modelmeta().custom_metadata_map
+    assert {"recipe": name, "event_shape": "[3]", "part": part, "prior": type(flow.prior).__name__}.items() <= {
+        key.removeprefix("flowstone."): value for key, value in about.items()
+    }.items()
     kinds = {given: getattr(torch, kind) for given, (_, kind) in exported.inputs.items()}
 
     def run(*values: Tensor) -> Tensor:

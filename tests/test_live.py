@@ -30,7 +30,7 @@ SMALL = {"couplings": 2, "hidden": (8,)}
 @pytest.fixture
 def always(monkeypatch):
     """Every validation has time for a picture, which is a coarse one."""
-    monkeypatch.setattr(live._Budget, "allows", lambda *_: True)
+    monkeypatch.setattr(live._Budget, "allows_picture", lambda *_: True)
     monkeypatch.setattr(training_figure, "GRID", 8)
     monkeypatch.setattr(live, "ROWS", 50)
     monkeypatch.setattr(figures, "DPI", 20)
@@ -46,32 +46,41 @@ def a_history(*val_nll: float) -> History:
     return History([Record(10 * i, 1.0 + i, 2.0, nll, 1e-3, 1.0) for i, nll in enumerate(val_nll)])
 
 
-@given(st.lists(st.tuples(st.floats(0.01, 100), st.floats(0.001, 20)), max_size=60), st.floats(0.01, 0.5))
-def test_drawing_stays_below_its_share_but_for_what_a_picture_costs_more_than_the_last(moments, share):
-    """At the end of each picture: the share of the time so far, and the excess over what was expected of it."""
-    clock, budget, seconds = [0.0], live._Budget(share), 0.0
+moments = st.lists(st.tuples(st.floats(0.01, 100), st.floats(0.001, 20), st.floats(0.001, 1)), max_size=60)
+
+
+@given(moments, st.floats(0.01, 0.5))
+def test_drawing_stays_below_its_share_but_for_what_it_costs_more_than_the_last_time(moments, share):
+    clock, budget, seconds, written, excess = [0.0], live._Budget(share), 0.0, 0.0, 0.0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(live.time, "perf_counter", lambda: clock[0])
-        for training, cost in moments:
+        for training, picture, page in moments:
             seconds += training
-            if budget.allows(seconds):
-                expected = budget.expected
-                with budget.measured(picture=True):
+            kind = "picture" if budget.allows_picture(seconds) else "page"
+            if kind == "picture" or budget.allows_page(seconds, written):
+                cost, expected = {"picture": picture, "page": page}[kind], budget.costs[kind]
+                with budget.measured(kind):
                     clock[0] += cost
-                assert budget.spent <= share * seconds + max(0.0, cost - expected) + 1e-9
-            seconds += 0.0
+                written, excess = seconds, max(0.0, cost - expected)
+                assert budget.spent <= share * seconds + excess + 1e-9
     assert budget.spent == pytest.approx(clock[0])
 
 
-def test_pictures_of_a_steady_cost_come_as_often_as_their_share_allows(monkeypatch):
-    clock, budget, drawn = [0.0], live._Budget(0.05), 0
+def test_pictures_come_as_often_as_their_share_allows_and_figures_between_them(monkeypatch):
+    clock, budget, drawn, pages, written = [0.0], live._Budget(0.05), 0, 0, 0.0
     monkeypatch.setattr(live.time, "perf_counter", lambda: clock[0])
     for seconds in range(1000):
-        if budget.allows(seconds):
-            drawn += 1
-            with budget.measured(picture=True):
+        if budget.allows_picture(seconds):
+            drawn, written = drawn + 1, seconds
+            with budget.measured("picture"):
                 clock[0] += 0.5
-    assert drawn == 99  # of 0.5 s each, in 5% of 1000 s, of which the first one waits for 1 s
+        elif budget.allows_page(seconds, written):
+            pages, written = pages + 1, seconds
+            with budget.measured("page"):
+                clock[0] += 0.01
+    assert budget.spent < 50
+    assert 90 < drawn < 99  # of 0.5 s each, in 5% of 1000 s
+    assert 200 < pages < 300  # every 3 s, but where a picture was drawn
 
 
 @pytest.mark.parametrize("recipe", ["nice", "nice_image"])
@@ -127,16 +136,26 @@ def test_the_first_page_comes_before_there_is_time_for_a_picture(tmp_path):
     assert "<img" not in text
     assert "The first picture comes when there is time for it." in text
     assert shown.budget.spent > 0
-    assert shown.budget.expected == live.FIRST
+    assert shown.budget.costs["picture"] == live.FIRST
+
+
+def test_figures_are_written_between_pictures_at_most_every_three_seconds(tmp_path):
+    page, flow, history = tmp_path / "live.html", flowstone.nice(2, **SMALL).eval(), History()
+    shown, pages = plot.Live(torch.randn(20, 2), page=page), []
+    for step, seconds in enumerate((0.0, 1.0, 2.9, 3.0, 5.9, 6.5)):
+        history.records.append(Record(step, seconds, 2.0, 2.0, 1e-3, 1.0))
+        shown(flow, history)
+        pages.append(page.read_text())
+    assert [[f"step {step}," in text for step in range(6)].index(True) for text in pages] == [0, 0, 0, 3, 3, 5]
 
 
 def test_what_a_picture_costs_is_measured_before_the_training(tmp_path, monkeypatch):
-    """Twice what drawing the data alone takes; a kind of data is drawn by the same function as its samples."""
-    clock = iter([10.0, 10.75])
+    """By what drawing the data alone takes the second time, whatever kind they are."""
+    clock = iter([1.0, 5.0, 10.0, 10.75])
     monkeypatch.setattr(live.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(figures, "DPI", 20)
     with plot.Live(torch.randn(20, 2), page=tmp_path / "live.html") as shown:
-        assert shown.budget.expected == 1.5
+        assert shown.budget.costs["picture"] == 0.75 * live.ALONE
         assert shown.budget.spent == 0
     assert list(tmp_path.iterdir()) == []
     for x in (

@@ -148,28 +148,6 @@ def test_colours_are_those_of_directions():
     assert (colors[1:] != colors[:-1]).sum() == 5  # each has one sector
 
 
-def test_layers_share_their_axes_and_their_colours(trained):
-    flow, x = trained
-    figure = plot.layers(flow, x)
-    assert len({(ax.get_xlim(), ax.get_ylim()) for ax in figure.axes}) == 1
-    assert {ax.collections[0].get_clim() for ax in figure.axes} == {(x[:, 0].min().item(), x[:, 0].max().item())}
-    forth, back = figure.axes[0].collections[0], figure.axes[len(figure.axes) // 2].collections[0]
-    for drawn in (forth, back):  # the colour of a point is its place in the data
-        torch.testing.assert_close(
-            torch.tensor(drawn.get_array()), torch.tensor(drawn.get_offsets())[:, 0], check_dtype=False
-        )
-
-
-def test_layers_of_data_in_other_units_share_all_axes_but_those_of_the_data():
-    x = 1000 * torch.randn(3000, 2) + 5000
-    flow = flowstone.realnvp(2, hidden=(4,), couplings=2)
-    flow.initialize(x)
-    first, *rest = plot.layers(flow, x).axes[:3]
-    assert first.get_xlim()[1] > 5000
-    assert len({ax.get_xlim() for ax in rest}) == 1
-    assert rest[0].get_xlim()[1] < 50
-
-
 def test_layers_of_a_deep_flow_stay_few(trained):
     _, x = trained
     assert len(panels(plot.layers(flowstone.spline(2, couplings=30, hidden=(4,)), x))) <= 18

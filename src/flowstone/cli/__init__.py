@@ -1,15 +1,16 @@
 """The command line. Each command is a file of its own, imported only when it is run."""
 
 import os
+import re
 import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
-from cyclopts import App
+from cyclopts import App, Parameter, Token, convert
 
 from flowstone import __version__
 from flowstone.cli.flags import message_of
@@ -19,6 +20,7 @@ from flowstone.errors import DataWarning, FlowstoneError
 
 __all__ = ["app", "main"]
 
+WHOLE = re.compile(r"[+-]?\d+")
 STDIN = "/dev/stdin"  # what - means where a table is named: the parser takes a lone - for a flag
 
 
@@ -30,7 +32,15 @@ class _App(App):
         return super().__call__(tables, *others, **options)
 
 
+def _exactly(kind: Any, tokens: Sequence[Token]) -> Any:
+    """A value from words; whole numbers as they are, where the parser would round 1.5 to 2."""
+    if (get_args(kind) or (kind,))[0] is int and not all(WHOLE.fullmatch(token.value) for token in tokens):
+        raise ValueError(f"{' '.join(token.value for token in tokens)} is not a whole number")
+    return convert(kind, tokens)
+
+
 app = _App(
+    default_parameter=Parameter(converter=_exactly),
     name="flowstone",
     help="Learn a probability distribution from data, with an exact likelihood, and sample from it.",
     version=__version__,

@@ -5,7 +5,7 @@ from flowstone.plot.calibration import calibration_figure, coverage_curve, rank_
 from flowstone.plot.columns import ColumnScale, column_figure, compare_column
 from flowstone.plot.conditional import conditional_figure
 from flowstone.plot.directions import direction_colors
-from flowstone.plot.drawings import DRAWS, RANKED, arguments_of, drawings
+from flowstone.plot.drawings import arguments_of, drawings
 from flowstone.plot.figures import DATA, SAMPLES, loss_curve, new_figure, png_of, save_figure
 from flowstone.plot.images import (
     image_figure,
@@ -37,8 +37,6 @@ from flowstone.plot.vectors import (
 __all__ = [
     "ANIMATIONS",
     "DATA",
-    "DRAWS",
-    "RANKED",
     "SAMPLES",
     "ColumnScale",
     "Live",

@@ -75,7 +75,7 @@ class ColumnScale:
         axis = ax.xaxis if which == "x" else ax.yaxis
         slanted = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if which == "x" else {}
         if self.few is None:
-            axis.set_major_locator(MaxNLocator(3 if self.written else min(4, most)))
+            axis.set_major_locator(MaxNLocator(4 if most == NAMED and not self.written else 3))
             if self.written:
                 axis.set_major_formatter(FuncFormatter(lambda value, _: (self.written or str)(value)))
             ax.tick_params(which, labelsize=size, **({"rotation": 30} if self.written and which == "x" else {}))

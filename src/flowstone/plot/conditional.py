@@ -52,7 +52,7 @@ def _of_one(density: Density, x: Tensor, context: Tensor, column: str, given: st
     up = torch.linspace(low - margin, high + margin, UP)
     across = torch.linspace(first.quantile(0.01).item(), first.quantile(0.99).item(), ACROSS)
     columns = [log_prob(density, up[:, None], _context(context, value, UP)).exp() for value in across.tolist()]
-    figure, ((ax,),) = new_figure(1, 1, (7.2, 4.6))
+    figure, ((ax,),) = new_figure(1, 1, (5.6, 4.0))
     values = torch.stack(columns, 1).cpu().numpy()
     mesh = ax.pcolormesh(across.numpy(), up.numpy(), values, cmap="viridis", shading="auto")
     ax.scatter(first[:1000], x[:1000], s=3, color="white", alpha=0.6, linewidths=0)

@@ -121,7 +121,7 @@ def drawings(
 
 
 def _loss(history: History, entropy: float | None) -> Figure:
-    figure, axes = new_figure(1, 1, (6.4, 4.2))
+    figure, axes = new_figure(1, 1, (5.4, 3.6))
     loss_curve(history, axes[0, 0], entropy=entropy)
     return figure
 
@@ -194,13 +194,13 @@ def _of_vectors(
 
 
 def _curve(model: Density, x: Tensor, column: str) -> Figure:
-    figure, axes = new_figure(1, 1, (6.4, 4.2))
+    figure, axes = new_figure(1, 1, (5.4, 3.6))
     density_curve(model, axes[0, 0], x, column=column)
     return figure
 
 
 def _plane(model: Density, x: Tensor, columns: Sequence[str], seed: int) -> Figure:
-    figure, axes = new_figure(1, 1, (6.2, 5.2))
+    figure, axes = new_figure(1, 1, (5.4, 4.5))
     density(model, axes[0, 0], limits=limits_of(x), samples=model.sample(400, seed=seed))
     axes[0, 0].set(xlabel=columns[0], ylabel=columns[1])
     return figure

@@ -33,7 +33,7 @@ class _Figure(Figure):
 
 def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
     """A figure that no window and no global state holds, and its axes ``(rows, columns)``. A notebook shows it."""
-    figure = _Figure(figsize=size, layout="constrained")
+    figure = _Figure(figsize=size, layout="compressed")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 

@@ -154,7 +154,7 @@ def nearest_figure(samples: Tensor, x: Tensor, *, count: int = 5) -> Figure:
     flat = samples.flatten(1).float().cpu()
     nearest = torch.cdist(flat, x.flatten(1).float().cpu()).topk(min(count, len(x)), largest=False).indices
     rows = torch.cat((samples[:, None].cpu().float(), x.cpu()[nearest].float()), 1)
-    title = f"a sample, and the {nearest.shape[1]} training images nearest to it"
+    title = "a sample, and training images nearest to it"
     return sheets([(title, rows.flatten(0, 1))], columns=nearest.shape[1] + 1, width=4.0)
 
 

@@ -25,8 +25,9 @@ __all__ = ["Live"]
 
 SHARE = 0.05  # of the training's time that drawing may take
 FIRST = 1.0  # seconds that the first picture is taken to cost, where that was not measured
-ALONE = 2.0  # how much more a picture is taken to cost than drawing the data alone
+ALONE = 1.5  # how much more a picture is taken to cost than drawing the data alone
 ROWS = 2000  # that are shown
+EVERY = 3.0  # seconds between two writings of the page without a new picture
 
 
 class Live:
@@ -74,26 +75,31 @@ class Live:
         self.budget = _Budget(share)
         self.latest: tuple[Density, History] | None = None
         self.picture: str | None = None
+        self.written: float | None = None  # seconds of training at the last writing of the page
 
     def __call__(self, density: Density, history: History) -> None:
-        """Draw, if there is time for it."""
-        first, self.latest = self.latest is None, (density, history)
+        """Draw, if there is time for it; or else write the figures, if there is time for that."""
+        self.latest, seconds = (density, history), history.records[-1].seconds
         if self.page is None and self.output is None:
             return
-        if self.budget.allows(history.records[-1].seconds):
-            with self.budget.measured(picture=True):
+        if self.budget.allows_picture(seconds):
+            with self.budget.measured("picture"):
                 self._draw(density, history)
                 self._show(history, running=True)
-        elif first:
-            with self.budget.measured(picture=False):
+        elif self.page is not None and (self.written is None or self.budget.allows_page(seconds, self.written)):
+            with self.budget.measured("page"):
                 self._show(history, running=True)
+        else:
+            return
+        self.written = seconds
 
     def __enter__(self) -> "Live":
         """Draw the data alone, before the clock of the training starts, to know what a picture costs here."""
         if self.page is not None or self.output is not None:
-            started = time.perf_counter()
-            png_of(training_figure(self.x, self.x, self.columns, self.levels, context=self.context)[0])
-            self.budget.expected = ALONE * (time.perf_counter() - started)
+            for _ in range(2):  # the first one also loads fonts
+                started = time.perf_counter()
+                png_of(training_figure(self.x, self.x, self.columns, self.levels, context=self.context)[0])
+                self.budget.costs["picture"] = ALONE * (time.perf_counter() - started)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -136,24 +142,29 @@ class _Budget:
 
     Attributes:
         spent: seconds that drawing has taken.
-        expected: seconds that the next picture is taken to cost: what the last one did.
+        costs: seconds that the next ``picture``, or a ``page`` with new figures alone, is taken to cost: what the last
+            one did.
     """
 
     def __init__(self, share: float) -> None:
-        self.share, self.spent, self.expected = share, 0.0, FIRST
+        self.share, self.spent = share, 0.0
+        self.costs = {"picture": FIRST, "page": 0.0}
 
-    def allows(self, seconds: float) -> bool:
+    def allows_picture(self, seconds: float) -> bool:
         """Whether there is time for a picture after so many seconds of training."""
-        return self.spent + self.expected <= self.share * seconds
+        return self.spent + self.costs["picture"] <= self.share * seconds
+
+    def allows_page(self, seconds: float, written: float) -> bool:
+        """Whether there is time for new figures, where a page is of ``written``; half of the share is for pictures."""
+        old = seconds - written >= max(EVERY, 2 * self.costs["page"] / self.share)
+        return old and self.spent + self.costs["page"] <= self.share * seconds
 
     @contextmanager
-    def measured(self, *, picture: bool) -> Iterator[None]:
-        """Counts the time that is spent inside."""
+    def measured(self, kind: str) -> Iterator[None]:
+        """Counts the time that is spent inside, on a ``picture`` or a ``page``."""
         started = time.perf_counter()
         try:
             yield
         finally:
-            cost = time.perf_counter() - started
-            self.spent += cost
-            if picture:
-                self.expected = cost
+            self.costs[kind] = time.perf_counter() - started
+            self.spent += self.costs[kind]

@@ -8,6 +8,7 @@ from markupsafe import Markup, escape
 
 __all__ = ["code", "join", "number", "paragraph", "picture", "side_by_side", "table", "unfold"]
 
+NARROW = 600  # a picture of so many pixels is still readable where a phone makes it smaller; wider ones scroll
 DENSITY = 1.5  # of a picture to one of the page, so that it is sharp on dense screens
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -63,12 +64,14 @@ def picture(image: bytes, alt: str, caption: Markup | str = "", *, kind: str = "
     assert image.startswith(PNG)
     source = base64.b64encode(image).decode()
     width, height = (round(size / DENSITY) for size in (width, height))
-    shown = Markup('<img src="data:image/png;base64,{}" width="{}" height="{}" style="--width: {}px" alt="{}">').format(
-        source, width, height, width, alt
+    shown = Markup('<img src="data:image/png;base64,{}" width="{}" height="{}" alt="{}">').format(
+        source, width, height, alt
     )
-    if kind != "card":
-        label = Markup(' tabindex="0" role="region" aria-label="{}"').format(f"picture: {alt.partition(':')[0]}")
-        shown = Markup('<div class="wide"{}>{}</div>').format(label, shown)
+    if kind != "card" and width <= NARROW:
+        shown = Markup('<div class="small">{}</div>').format(shown)
+    elif kind != "card":
+        label = f"picture: {alt.partition(':')[0]}"
+        shown = Markup('<div class="wide" tabindex="0" role="region" aria-label="{}">{}</div>').format(label, shown)
     below = Markup("<figcaption>{}</figcaption>").format(caption) if caption else ""
     return Markup('<figure class="{}">{}{}</figure>').format(kind or "whole", shown, below)
 

@@ -16,9 +16,9 @@ from flowstone.evaluation.beside import beside_metrics
 from flowstone.evaluation.calibration import Calibration, calibration
 from flowstone.evaluation.metrics import evaluate
 from flowstone.evaluation.trees import require_sklearn
-from flowstone.evaluation.verdict import Verdict, verdict
+from flowstone.evaluation.verdict import DRAWS, Verdict, rows_to_judge, verdict
 from flowstone.mixed import MixedDensity
-from flowstone.plot import DRAWS, RANKED, ColumnScale, arguments_of, drawings, png_of
+from flowstone.plot import ColumnScale, arguments_of, drawings, png_of
 from flowstone.runs import Run
 from flowstone.train.history import History
 
@@ -175,8 +175,8 @@ class Subject:
         """The calibration on test rows; None of images and without data."""
         if self.dataset is None or self.images or not len(self.dataset.test):
             return None
-        rows = self.dataset.test.take(slice(RANKED))
-        return calibration(self.density, rows.x, rows.context, draws=DRAWS, seed=self.seed)
+        x, context = rows_to_judge(self.dataset.test.x, self.dataset.test.context)
+        return calibration(self.density, x, context, draws=DRAWS)
 
     @property
     def has_judges(self) -> bool:
@@ -198,6 +198,7 @@ class Subject:
         return verdict(
             self.density, rows.x, rows.context, nll=self.metrics["nll_nats"],
             baselines=self.metrics.get("baselines_nll_nats"), names=self.columns,
+            ranked=self.calibration,
         )  # fmt: skip
 
     def picture(self, name: str) -> bytes | None:

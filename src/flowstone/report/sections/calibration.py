@@ -24,7 +24,7 @@ def calibration(subject: Subject) -> Markup | None:
         for level, (share, error) in shares.items()
         if not math.isnan(share)
     ]
-    image = subject.picture("calibration") or png_of(calibration_figure(found, subject.columns))
+    image = png_of(calibration_figure(found, subject.columns))
     said = ", ".join(f"{line[0]} regions hold {line[1]}" for line in lines)
     alt = f"Calibration of {len(found.ranks)} test rows: {said or 'all rows have gaps'}; histograms of ranks by column."
     parts = [

@@ -70,8 +70,8 @@ def _cards(subject: Subject, data: Tensor, drawn: Tensor, off: Sequence[float]) 
     for index in sorted(order):
         name = names[index]
         scale = subject.scale(index)
-        figure = Figure(figsize=(2.5, 1.9))
-        ax = figure.add_axes((0.07, 0.2, 0.86, 0.64))  # quicker than a layout that fits
+        figure = Figure(figsize=(2.5, 1.9), layout="constrained")
+        ax = figure.add_subplot()
         compare_column(ax, data[:, index], drawn[:, index], name, scale)
         alt = f"{name}, data and samples: largest distance of the two distribution functions {off[index]:.3f}."
         card = picture(png_of(figure), alt, kind="card")

@@ -67,7 +67,7 @@ def _usefulness(
     if not lines:
         return Markup("")
     head = ("column that is predicted", "measure", "trained on samples", "trained on data")
-    caption = f"Train on samples, test on {len(held_out)} test rows: boosted trees predict a column from the others"
+    caption = f"Train on samples, test on {len(held_out):,} test rows: boosted trees predict a column from the others"
     return table(caption, head, lines, texts=2)
 
 
