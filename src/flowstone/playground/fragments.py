@@ -36,10 +36,10 @@ def section(name: str, data: Mapping[str, Any], *, scripts: Sequence[str] = ()) 
     script = "".join(asset(each) for each in ("shared.js", *scripts, f"{name}.js"))
     content = json.dumps(data, allow_nan=False).replace("<", "\\u003c")  # no text of a user can end the script
     return (
-        f'<section class="flowstone-part flowstone-{name}">\n'
+        f'<div class="flowstone-part flowstone-{name}">\n'
         f"<style>\n{asset('shared.css')}{asset(f'{name}.css')}</style>\n"
         f"{asset(f'{name}.html')}"
         f'<script type="application/json" class="flowstone-data">{content}</script>\n'
         f"<script>\n(function () {{\n{script}}})();\n</script>\n"
-        "</section>\n"
+        "</div>\n"
     )

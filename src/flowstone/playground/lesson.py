@@ -15,7 +15,7 @@ def lesson_section() -> str:
     needs nothing but itself: it can stand in any page, and makes no request.
 
     >>> html = lesson_section()
-    >>> html.startswith('<section class="flowstone-part flowstone-lesson">'), "src=" in html
+    >>> html.startswith('<div class="flowstone-part flowstone-lesson">'), "src=" in html
     (True, False)
     """
     return section("lesson", {})

@@ -54,7 +54,7 @@ def walk_section(
 
     >>> import flowstone, torch
     >>> html = walk_section(flowstone.nice(2, couplings=2, hidden=(8,)), torch.randn(50, 2))
-    >>> html.startswith('<section class="flowstone-part flowstone-walk">'), "src=" in html
+    >>> html.startswith('<div class="flowstone-part flowstone-walk">'), "src=" in html
     (True, False)
     """
     flow = deepcopy(require_two_columns(flow)).eval()
