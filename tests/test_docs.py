@@ -28,7 +28,7 @@ PAGES_OF_TEXT = [path for path in IN_DOCS if path.suffix == ".md"] + [
     ROOT / name for name in ("README.md", *PAGES.values())
 ]
 GENERATED = {DOCS / "generated" / f"{name}.md" for name in (*PAGES, "commands")} | {DOCS / "gallery" / "index.rst"}
-INTERNAL = {"bars", "cli", "digest", "files", "kernels", "lazy", "options", "validation"}  # api/index.rst says so
+INTERNAL = {"bars", "cli", "digest", "files", "kernels", "lazy", "notebook", "options", "validation"}  # api/index.rst says so
 
 
 def name_of(path: Path) -> str:
