@@ -29,8 +29,9 @@ LEVELS = (
     ("testing",),
     ("train",),
     ("runs", "plot", "export"),
-    ("table_model", "sbi"),
+    ("table_model", "sbi", "playground"),
     ("estimators", "streaming"),
+    ("report",),
     ("cli",),
 )
 LEVEL = {package: level for level, packages in enumerate(LEVELS) for package in packages}

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from flowstone.evaluation import LatentClasses, baseline_nll, baselines, independent_columns
+from flowstone.evaluation import LatentClasses, baseline_nll, baselines, beside_metrics, independent_columns
 from flowstone.recipes import mixed, realnvp, spline
 
 NAN = math.nan
@@ -114,3 +114,17 @@ def test_there_are_none_for_contexts_and_images():
     density = mixed(2, columns=columns, width=8)
     density.initialize(torch.rand(100, 2))
     assert "Gaussian" not in baselines(density, torch.rand(100, 2))
+
+
+def test_the_error_of_a_lead_is_that_of_the_differences():
+    """Rows that are unlikely under all models make each likelihood unsure, and their difference no less sure."""
+    draw = torch.Generator().manual_seed(0)
+    rows, x = torch.randn(2, 300, 2, generator=draw).unbind(0)
+    density = realnvp(2, couplings=1, hidden=(4,)).eval()
+    density.initialize(rows)
+    found = beside_metrics(density, x, rows)
+    for name, model in baselines(density, rows).items():
+        lead = density.log_prob(x).double() - model(x).double()
+        assert found["baselines_lead_stderr"][name] == pytest.approx(lead.std().item() / math.sqrt(300), rel=1e-6)
+        assert found["baselines_nll_nats"][name] == pytest.approx(-model(x).double().mean().item())
+    assert found["baselines_lead_stderr"]["Gaussian"] < 0.5 * density.log_prob(x).std() / math.sqrt(300)

@@ -145,7 +145,9 @@ def test_torch_export_of_every_vector_recipe(name, method, context_features, gra
         check_equal(exported(module, values), module, values)
 
 
-@pytest.mark.parametrize("name", VECTORS)
+@pytest.mark.parametrize(
+    "name", ["realnvp", *(pytest.param(n, marks=pytest.mark.long) for n in VECTORS if n != "realnvp")]
+)
 def test_strict_torch_export(name):
     flow = a_vector_flow(name, 2)
     values = inputs(flow, "log_prob")
@@ -213,7 +215,7 @@ def test_onnx_of_samplers_of_images(name):
     flow, _, context = an_image_flow(name, 1)
     assert context is not None
     z, sampler = torch.randn(20, *flow.prior.event_shape), Sampler(flow).eval()
-    check_equal(in_onnx(sampler, (z, context)), sampler, (z, context))
+    check_equal(in_onnx(sampler, (z, context), optimize=False), sampler, (z, context))
 
 
 def test_the_layers_after_the_noise_give_the_log_prob_of_images():
@@ -228,14 +230,15 @@ def test_the_layers_after_the_noise_give_the_log_prob_of_images():
 def test_an_image_flow_in_onnx_draws_its_noise_itself():
     flow, x, _ = an_image_flow("nice_image")
     many = x[:1].expand(4000, -1, -1, -1).contiguous()
-    output = in_onnx(flow, (many[:6],))(many)
+    in_runtime = in_onnx(flow, (many[:6],))
+    output = in_runtime(many)
     expected = flow.log_prob(many).detach()
     error = expected.std() / len(many) ** 0.5
     assert error > 0
     assert (output.mean() - expected.mean()).abs() < 6 * error
     assert output.std() == pytest.approx(expected.std().item(), rel=0.2)
     outside = torch.full((6, 1, 4, 4), 256)
-    assert in_onnx(flow, (many[:6],))(outside).isneginf().all()
+    assert in_runtime(outside).isneginf().all()
 
 
 def test_whitening_keeps_float64_in_onnx():

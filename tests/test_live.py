@@ -33,7 +33,7 @@ def always(monkeypatch):
     monkeypatch.setattr(live._Budget, "allows_picture", lambda *_: True)
     monkeypatch.setattr(training_figure, "GRID", 8)
     monkeypatch.setattr(live, "ROWS", 50)
-    monkeypatch.setitem(figures.AS_FILE, "dpi", 20)
+    monkeypatch.setattr(figures, "DPI", 20)
 
 
 def picture_of(page: Path) -> np.ndarray:
@@ -153,7 +153,7 @@ def test_what_a_picture_costs_is_measured_before_the_training(tmp_path, monkeypa
     """By what drawing the data alone takes the second time, whatever kind they are."""
     clock = iter([1.0, 5.0, 10.0, 10.75])
     monkeypatch.setattr(live.time, "perf_counter", lambda: next(clock))
-    monkeypatch.setitem(figures.AS_FILE, "dpi", 20)
+    monkeypatch.setattr(figures, "DPI", 20)
     with plot.Live(torch.randn(20, 2), page=tmp_path / "live.html") as shown:
         assert shown.budget.costs["picture"] == 0.75 * live.ALONE
         assert shown.budget.spent == 0
@@ -212,7 +212,7 @@ def test_samples_that_are_not_finite_are_left_out():
         ("two given another", ["data", "samples, given the contexts of the data", "negative log-likelihood"]),
         ("seven", ["p", "q", "r", "s", "t", "negative log-likelihood"]),
         ("images", ["samples", "negative log-likelihood"]),
-        ("mixed", ["age (20% gaps)", "sex", "negative log-likelihood"]),
+        ("mixed", ["age\ngaps: 20.0%, samples 21.0%", "sex", "negative log-likelihood"]),
     ],
 )
 def test_each_kind_of_data_has_its_picture(kind, titles):

@@ -105,8 +105,8 @@ ALLOWED = {
     "recipes/registry.py": {
         "importlib.metadata.entry_points": "recipes of installed packages: no name of a file is imported (SECURITY.md)"
     },
-    "runs/model_card.py": {
-        "importlib.metadata.PackageNotFoundError": "the version of Flowstone",
+    "runs/machine.py": {
+        "importlib.metadata.PackageNotFoundError": "versions of packages that are named in the source",
         "importlib.metadata.version": "see above",
     },
     "streaming/ray.py": {"importlib.util.find_spec": "whether Ray is installed"},

@@ -1,9 +1,12 @@
+import itertools
 import subprocess
 import sys
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
+from matplotlib.patches import Rectangle
 
 import flowstone
 from cases import disturb
@@ -65,6 +68,8 @@ def test_three_panels_share_the_scale_of_data_and_samples(trained):
     data, latent, samples = plot.data_latent_samples(*trained).axes
     assert data.get_xlim() == samples.get_xlim()
     assert data.get_ylim() == samples.get_ylim()
+    one, other = (ax.collections[0].get_facecolor() for ax in (data, latent))
+    assert np.array_equal(one, other)  # a point has the colour of its latent
     assert latent.get_xlim()[1] > 2.5
 
 
@@ -106,23 +111,112 @@ def test_importing_leaves_the_backend_of_the_user_alone():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def panels(figure):
+    return [ax for ax in figure.axes if ax.get_visible()]
+
+
 def test_layers_start_at_the_data_and_end_in_the_latent(trained):
     flow, x = trained
-    figure = plot.layers(flow, x)
-    titles = [ax.get_title() for ax in figure.axes]
-    columns = len(titles) // 2
-    assert columns == 7  # the data and six couplings
+    shown = panels(plot.layers(flow, x))
+    titles = [title for ax in shown if (title := ax.get_title())]
     assert titles[0] == "data"
-    assert "Coupling" in titles[-2] or "Coupling" in titles[columns - 1]
+    assert len(titles) == len(shown) / 2 == 7  # the data and six couplings
     latent, _ = flow.to_latent(x)
-    drawn = next(ax for ax in figure.axes if ax.get_title().startswith("6 "))
-    shown = torch.tensor(drawn.collections[0].get_offsets())
-    torch.testing.assert_close(shown, latent[: len(shown)].double().detach(), atol=1e-5, rtol=0)
+    drawn = next(ax for ax in shown if ax.get_title().startswith("6 ")).collections[0]
+    points = torch.tensor(drawn.get_offsets())
+    torch.testing.assert_close(points, latent[: len(points)].double().detach(), atol=1e-5, rtol=0)
+
+
+def test_layers_share_their_axes_and_a_point_keeps_its_colour(trained):
+    shown = panels(plot.layers(*trained))
+    assert len({(ax.get_xlim(), ax.get_ylim()) for ax in shown}) == 1  # the moons lie where their latents do
+    forward = [ax.collections[0].get_facecolor() for ax in shown if ax.get_title()]
+    assert all(np.array_equal(colors, forward[0]) for colors in forward)
+    flow, x = trained
+    far = x * torch.tensor([0.1, 15_000.0]) + torch.tensor([1.7, 45_000.0])
+    flow = flowstone.spline(2, couplings=2, hidden=(4,))
+    flow.initialize(far)
+    first, *others = panels(plot.layers(flow, far))
+    assert first.get_ylim()[1] > 45_000
+    assert sum(ax.get_ylim() == first.get_ylim() for ax in others) == 1  # the samples below the data
+
+
+def test_colours_are_those_of_directions():
+    angle = torch.arange(0, 360, 5.0).deg2rad() + 0.01
+    colors = plot.direction_colors(torch.stack((angle.cos(), angle.sin()), 1) * 3 + 7, torch.tensor([7.0, 7.0]))
+    assert len(set(colors)) == 6
+    assert (colors[1:] != colors[:-1]).sum() == 5  # each has one sector
 
 
 def test_layers_of_a_deep_flow_stay_few(trained):
     _, x = trained
-    assert len(plot.layers(flowstone.spline(2, couplings=30, hidden=(4,)), x).axes) <= 18
+    assert len(panels(plot.layers(flowstone.spline(2, couplings=30, hidden=(4,)), x))) <= 18
+
+
+def table(rows: int = 300) -> torch.Tensor:
+    """Levels, whole numbers, and numbers with gaps."""
+    draw = torch.Generator().manual_seed(0)
+    columns = [torch.randint(3, (rows,), generator=draw), torch.randint(60, (rows,), generator=draw)]
+    gaps = torch.randn(rows, generator=draw).masked_fill(torch.rand(rows, generator=draw) < 0.2, torch.nan)
+    return torch.stack([*(column.double() for column in columns), gaps.double()], 1)
+
+
+def test_levels_are_bars_with_their_names_and_gaps_are_in_the_title():
+    x = table()
+    figure = plot.column_figure(x, x[:200], ["size", "count", "mass"], {"size": ["small", "middle", "large"]})
+    size, count, mass = panels(figure)
+    assert len(size.patches) == 6  # three levels, of data and of samples
+    assert [label.get_text() for label in size.get_xticklabels()] == ["small", "middle", "large"]
+    shares = [bar.get_height() for bar in size.patches[:3] if isinstance(bar, Rectangle)]
+    torch.testing.assert_close(torch.tensor(shares), x[:, 0].long().bincount() / 300, check_dtype=False)
+    assert len(count.patches) == 2  # sixty values: a histogram of each
+    assert "gaps: " in mass.get_title()
+
+
+def test_bins_of_whole_numbers_hold_as_many_of_them_each():
+    """Otherwise a histogram of uniform numbers would look like a comb."""
+    x = torch.arange(100.0).repeat(5)
+    edges = plot.ColumnScale(x).edges
+    held = [((x > low) & (x < high)).sum().item() for low, high in itertools.pairwise(edges)]
+    assert len(set(held[1:-1])) == 1
+
+
+def test_pairs_put_levels_in_bands_of_points():
+    x = table()
+    figure = plot.pair_plot(x, x, ["size", "count", "mass"], levels={"size": ["small", "middle", "large"]})
+    band = np.asarray(figure.axes[3].collections[0].get_offsets())[:, 0]  # count over size: samples
+    assert (abs(band - band.round()) <= 0.3).all()
+    assert set(band.round().tolist()) == {0, 1, 2}
+    assert len(figure.axes[0].patches) == 6  # bars on the diagonal
+    assert figure.axes[6].get_xticklabels()[0].get_text() == "small"
+
+
+def test_a_column_of_one_value_can_be_drawn():
+    x = torch.full((50, 2), 3.0)
+    plot.column_figure(x, x, ["a", "b"])
+    plot.pair_plot(x, x + torch.nan, ["a", "b"])
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_a_density_is_drawn_as_its_context_changes(columns):
+    draw = torch.Generator().manual_seed(0)
+    context = torch.randn(200, 2, generator=draw)
+    x = context[:, :1] * 3 + 0.1 * torch.randn(200, columns, generator=draw)
+    flow = flowstone.realnvp(columns, couplings=2, hidden=(4,), context_features=2) if columns > 1 else None
+    flow = flow or flowstone.spline(1, couplings=1, hidden=(4,), context_features=2)
+    flow.initialize(x, context)
+    figure = plot.conditional_figure(flow, x, context, ["a", "b"][:columns], ["time", "place"])
+    assert "time" in figure.axes[0].get_title()
+    figure.canvas.draw()
+    if columns == 2:
+        assert len(figure.axes) == 3
+
+
+def test_latents_stand_beside_the_prior():
+    flow = flowstone.realnvp(20, couplings=2, hidden=(4,))
+    shown = panels(plot.latent_figure(flow, torch.randn(100, 20)))
+    assert len(shown) == 8  # the distance from the middle, and the features that are farthest from the prior
+    assert shown[0].get_title() == "distance from the middle"
 
 
 def test_pair_plot_puts_data_above_and_samples_below():
@@ -159,7 +253,7 @@ def test_all_pictures_of_images_are_drawn(tmp_path, context_features):
     context = torch.randn(70, context_features) if context_features else None
     flow.initialize(x, context)
     written = plot.save_plots(flow.eval(), x, (), history(), tmp_path, context=context, test=x, test_context=context)
-    names = ["loss", "samples", "temperatures", "nearest", "reconstructions", "interpolation", "scales", "likely"]
+    names = ["loss", "samples", "nearest", "temperatures", "reconstructions", "interpolation", "scales", "likely"]
     assert [path.stem for path in written] == names
     assert all(path.stat().st_size > 2000 for path in written)
     given = None if context is None else context[:3]

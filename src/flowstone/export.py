@@ -3,12 +3,13 @@
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from flowstone.files import atomic_path
 from flowstone.flow import Flow
 from flowstone.validation import require_choice
 
-__all__ = ["Exported", "export_onnx"]
+__all__ = ["Exported", "export_onnx", "onnx_program", "require_exporter"]
 
 OUTPUTS = {"log_prob": "log_prob", "sample": "x"}  # of each part, its name
 ROWS, CHECKED = 4, 64  # rows that the exporter sees, and by which the file is compared with the density
@@ -96,8 +97,7 @@ def export_onnx(density: Density, path: Path | str, *, part: str = "log_prob") -
     ({'z': (('batch', 2), 'float32')}, 'x', True)
     """
     require_choice("part", part, OUTPUTS)
-    if find_spec("onnx") is None or find_spec("onnxscript") is None:
-        raise SettingError("export needs onnx and onnxscript, which are not installed: pip install 'flowstone[export]'")
+    require_exporter("export")
     path, density = Path(path), deepcopy(density).cpu().eval()
     module, inputs = _module(density, part), _inputs(density, part, CHECKED)
     with atomic_path(path) as temporary:
@@ -156,21 +156,44 @@ def _inputs(density: Density, part: str, rows: int) -> dict[str, Tensor]:
     return found if context is None else {**found, "context": context}
 
 
-def _onnx(density: Density, module: nn.Module, inputs: Mapping[str, Tensor], part: str) -> bytes:
-    """The file's content."""
-    import onnx
+def require_exporter(what: str) -> None:
+    """Require the packages that write ONNX; SettingError, which says what needs them, where they are missing."""
+    if find_spec("onnx") is None or find_spec("onnxscript") is None:
+        raise SettingError(
+            f"{what} needs onnx and onnxscript, which are not installed: pip install 'flowstone[export]'"
+        )
 
+
+def onnx_program(density: Density, module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> Any:
+    """A module as an ONNX program for any number of rows, the protobuf message ``onnx.ModelProto``.
+
+    Args:
+        density: whose part the module is, for messages.
+        module: a function of the inputs, in evaluation mode.
+        inputs: examples by the names that they have in the program, of a few rows.
+        outputs: the names of what the module returns.
+
+    Raises:
+        SettingError: it has no form in ONNX.
+    """
     batch = torch.export.Dim("batch", min=2)
     with _quiet():
         try:
             program = torch.onnx.export(
                 module, tuple(inputs.values()), dynamo=True, dynamic_shapes=tuple({0: batch} for _ in inputs),
-                input_names=list(inputs), output_names=[OUTPUTS[part]], verbose=False,
+                input_names=list(inputs), output_names=list(outputs), verbose=False,
             )  # fmt: skip
         except Exception as error:  # the exporter lets through whatever a layer raises while it is traced
             raise SettingError(f"{_name(density)} has no form in ONNX ({_cause(error)})") from error
     assert program is not None
-    model = program.model_proto
+    return program.model_proto
+
+
+def _onnx(density: Density, module: nn.Module, inputs: Mapping[str, Tensor], part: str) -> bytes:
+    """The file's content."""
+    import onnx
+
+    model = onnx_program(density, module, inputs, [OUTPUTS[part]])
     about = {"recipe": _name(density), "event_shape": list(density.event_shape), "part": part}
     if isinstance(density, Flow):
         about["prior"] = type(density.prior).__name__

@@ -10,7 +10,6 @@ from cyclopts import Parameter
 from flowstone.cli.flags import select, with_flags
 from flowstone.cli.values import (
     Device,
-    beside_metrics,
     device_of,
     images_options,
     judged,
@@ -63,6 +62,7 @@ def evaluate(
         Print the figures as JSON.
     """
     from flowstone.data import Rows
+    from flowstone.evaluation.beside import beside_metrics
     from flowstone.evaluation.metrics import evaluate as figures
     from flowstone.runs import Run
 

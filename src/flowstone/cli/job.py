@@ -6,12 +6,13 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from flowstone.cli.again import commands_again
 from flowstone.cli.flags import flag_of
-from flowstone.cli.values import beside_metrics, print_metrics, say_noise
+from flowstone.cli.values import print_metrics, say_noise
 from flowstone.cli.watch import watching
 from flowstone.data import DataRequest, Dataset, Rows, open_source
 from flowstone.density import Density
@@ -23,6 +24,7 @@ from flowstone.errors import (
     SettingError,
     UnknownNameError,
 )
+from flowstone.evaluation.beside import beside_metrics
 from flowstone.evaluation.metrics import evaluate
 from flowstone.execution import thread_count
 from flowstone.files import remove_unfinished, write_atomically
@@ -30,6 +32,8 @@ from flowstone.recipes import DEFAULT, IMAGE_DEFAULT, MIXED_DEFAULT, all_recipes
 from flowstone.runs import Run
 from flowstone.runs.checkpoint import build_recorded, describe, read_record, save, write_record
 from flowstone.runs.folder import METRICS
+from flowstone.runs.frames import has_frames
+from flowstone.runs.machine import machine
 from flowstone.runs.model_card import CARD, model_card
 from flowstone.train import Settings, fit
 from flowstone.train.history import History
@@ -37,7 +41,7 @@ from flowstone.train.processes import Processes
 from flowstone.train.state import load_state
 from flowstone.validation import require_integer
 
-__all__ = ["Job", "continued", "started"]
+__all__ = ["Job", "Output", "continued", "started"]
 
 Say = Callable[[str], None]
 # The parts of flow.json besides the density.
@@ -47,6 +51,16 @@ EXIT_STATUS = {"interrupted": 130, "terminated": 143}  # as of a process that th
 # Options that a training may be given anew when it goes on: its limits, patience, and how often it writes a line.
 LIMITS = {"steps", "epochs", "minutes"}
 EXTENDING = LIMITS | {"patience", "log_every"}
+
+
+class Output(NamedTuple):
+    """What a training shows and writes beside its weights and figures: see the flags of ``flowstone train``."""
+
+    quiet: bool
+    plots: bool
+    report: bool
+    tensorboard: bool
+    live: bool
 
 
 @dataclass(frozen=True)
@@ -65,23 +79,24 @@ class Job:
     record: Mapping[str, Any]
     new: bool = False
 
-    def work(self, device: str, *, quiet: bool, plots: bool, tensorboard: bool, live: bool = False) -> None:
+    def work(self, device: str, output: Output) -> None:
         """Train, keep the weights, and write figures and pictures."""
         try:
-            self._work(device, quiet=quiet, plots=plots, tensorboard=tensorboard, live=live)
+            self._work(device, output)
         finally:
             self.run.lock.release()
 
-    def _work(self, device: str, *, quiet: bool, plots: bool, tensorboard: bool, live: bool) -> None:
+    def _work(self, device: str, output: Output) -> None:
         dataset, density = self.dataset, self.density.to(device)
-        say: Say = (lambda _: None) if quiet else (lambda words: print(words, file=sys.stderr))
-        self._introduce(say, quiet=quiet)
+        say: Say = (lambda _: None) if output.quiet else (lambda words: print(words, file=sys.stderr))
+        self._introduce(say, quiet=output.quiet)
         fixed = None if callable(dataset.train) else dataset.train
         recording = watching(
             self.run.folder,
-            sheets=plots and dataset.images,
-            tensorboard=tensorboard,
-            live=self._live(say) if live else None,
+            sheets=output.plots and dataset.images,
+            frames=output.plots and has_frames(density),
+            tensorboard=output.tensorboard,
+            live=self._live(say) if output.live else None,
             context=None if dataset.validation.context is None else dataset.validation.context.to(device),
         )
         try:
@@ -94,7 +109,7 @@ class Job:
                     validation_context=dataset.validation.context,
                     settings=self.settings,
                     resume=self.run.folder / "resume",
-                    progress=not quiet,
+                    progress=not output.quiet,
                     watch=watch,
                 )
         except NonFiniteError as error:
@@ -113,7 +128,7 @@ class Job:
             print(f"flowstone: {said}", file=sys.stderr)
             sys.exit(EXIT_STATUS[history.stopped])
         density.eval()
-        self._finish(history, say, plots=plots)
+        self._finish(history, say, output)
 
     def _keep(self, history: History) -> None:
         if Processes().rank:
@@ -151,7 +166,7 @@ class Job:
             page=page, title=title,
         )  # fmt: skip
 
-    def _finish(self, history: History, say: Say, *, plots: bool) -> None:
+    def _finish(self, history: History, say: Say, output: Output) -> None:
         dataset, best = self.dataset, history.best
         metrics = evaluate(self.density, dataset.test.x, dataset.test.context) | {
             "seconds": history.records[-1].seconds,
@@ -160,28 +175,50 @@ class Job:
             "best_val_nll": best.val_nll,
             "stopped": history.stopped,
             "recoveries": len(history.recoveries),
+            "direct": history.direct,
             "parameters": _count(self.density),
         }
         if dataset.entropy is not None:
             metrics["entropy"] = dataset.entropy
         if isinstance(dataset.train, Rows):
             metrics |= beside_metrics(self.density, dataset.test.x, dataset.rows_to_show.x)
-        if plots:
-            self._draw(history)
+        metrics["machine"] = machine(self.density.device)
+        drawn = self._draw(history) if output.plots else {}
+        if output.report:
+            self._report(history, metrics, drawn, quiet=output.quiet)
         write_atomically(self.run.folder / CARD, model_card(self.run.record, metrics).encode())
         self.run.write_json(METRICS, metrics)  # the last file: a run that has it has all
         print_metrics(metrics, say)
-        if plots:
+        if output.plots:
             say(f"pictures: {self.run.folder / 'plots'}")
+        if output.report and (page := self.run.folder / "report.html").exists():
+            say(f"report: {page}")
 
-    def _draw(self, history: History) -> None:
-        from flowstone.plot import save_plots
+    def _draw(self, history: History) -> dict[str, bytes]:
+        """The pictures in ``plots/``, by their names."""
+        from flowstone.plot import arguments_of, save_plots
 
-        dataset, shown = self.dataset, self.dataset.rows_to_show
-        save_plots(
-            self.density, shown.x, dataset.columns, history, self.run.plots, context=shown.context,
-            test=dataset.test.x, test_context=dataset.test.context, entropy=dataset.entropy, levels=dataset.levels,
-        )  # fmt: skip
+        about = arguments_of(self.dataset)
+        paths = save_plots(self.density, history=history, folder=self.run.plots, **about)
+        return {path.stem: path.read_bytes() for path in paths}
+
+    def _report(self, history: History, metrics: Mapping[str, Any], drawn: Mapping[str, bytes], *, quiet: bool) -> None:
+        """Write the report; where that fails, a line says so, and the training ends all the same."""
+        from flowstone.report import Subject, write_report
+
+        run = self.run
+        try:
+            subject = Subject(
+                run, self.density, self.record, history, metrics, self.dataset,
+                drawn=drawn, commands=commands_again(self.record, run.folder),
+            )  # fmt: skip
+            write_report(subject, progress=not quiet)
+        except (Exception, KeyboardInterrupt) as error:
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            print(
+                f"flowstone: {run.folder}: no report ({said}); to write it: flowstone report {run.folder}",
+                file=sys.stderr,
+            )
 
 
 def started(out: Path | None, request: Mapping[str, Any], *, progress: bool) -> Job:

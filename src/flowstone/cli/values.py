@@ -27,7 +27,6 @@ __all__ = [
     "Device",
     "FiniteCheck",
     "Out",
-    "beside_metrics",
     "device_of",
     "given_label",
     "given_of",
@@ -164,36 +163,17 @@ def say_noise(noise: Mapping[str, float], why: str) -> None:
         print(f"repeated values, so uniform noise is added ({why}), of width: {widths}", file=sys.stderr)
 
 
-def beside_metrics(density: "Density", x: "Tensor", train: "Tensor | None" = None) -> dict[str, Any]:
-    """What each column of a mixed table costs in bits; where the training rows are at hand, the likelihood of simple
-    models that learned from them, too.
-    """
-    from flowstone.evaluation.baselines import baseline_nll
-    from flowstone.evaluation.columns import column_bits, independent_columns
-    from flowstone.evaluation.overlap import shared_rows
-    from flowstone.mixed import MixedDensity
-
-    found: dict[str, Any] = {}
-    if train is not None:
-        found["baselines_nll_nats"] = baseline_nll(density, train, x)
-        found["n_also_in_training"] = shared_rows(train, x) if x.ndim == 2 else 0
-    if isinstance(density, MixedDensity):
-        found["bits_per_column"] = column_bits(density, x)
-        if train is not None:
-            found["independent_bits_per_column"] = column_bits(independent_columns(density, train), x)
-    return found
-
-
 def judged(density: "Density", rows: "Rows", metrics: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """Whether a density of rows of columns is good enough; nothing where a row has no likelihood, or where scikit-learn
     is not installed, which is said.
     """
+    from flowstone.evaluation.trees import INSTALL
     from flowstone.evaluation.verdict import verdict
 
     if len(density.event_shape) != 1 or metrics["n_not_finite"]:
         return {}
     if find_spec("sklearn") is None:
-        print("for a verdict on the density, install scikit-learn: pip install flowstone[evaluation]", file=sys.stderr)
+        print(f"for a verdict on the density, {INSTALL}", file=sys.stderr)
         return {}
     found = verdict(
         density, rows.x, rows.context, nll=metrics["nll_nats"], baselines=metrics.get("baselines_nll_nats"), names=names
@@ -204,6 +184,8 @@ def judged(density: "Density", rows: "Rows", metrics: Mapping[str, Any], names: 
 def print_metrics(metrics: Mapping[str, Any], say: Callable[[str], None]) -> None:
     """Print the figures in lines of text."""
     say(f"test NLL {metrics['nll_nats']:.4f} ± {metrics['nll_stderr']:.4f} nats on {metrics['n_test']} rows")
+    if "log_det" in metrics:
+        say(f"the two terms of log p(x): log p(z) {metrics['log_prior']:.4f} and log-det {metrics['log_det']:.4f} nats")
     for name, nll in metrics.get("baselines_nll_nats", {}).items():
         say(f"{nll:13.4f} nats: {name}")
     if "entropy" in metrics:
@@ -239,9 +221,10 @@ def _print_columns(metrics: Mapping[str, Any], say: Callable[[str], None]) -> No
 
 def _print_training(metrics: Mapping[str, Any], say: Callable[[str], None]) -> None:
     if "seconds" in metrics:
+        way = ", gradients computed directly" if metrics.get("direct") else ""
         say(
             f"{metrics['steps']} steps in {metrics['seconds']:.1f} s ({metrics['stopped']}), "
-            f"best at step {metrics['best_step']}"
+            f"best at step {metrics['best_step']}{way}"
         )
 
 

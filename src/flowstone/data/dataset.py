@@ -12,9 +12,10 @@ from flowstone.data.rows import Rows
 if TYPE_CHECKING:
     from flowstone.data.tables import Columns
 
-__all__ = ["Dataset"]
+__all__ = ["FEW", "Dataset"]
 
 MANY = 1_000_000  # rows
+FEW = 24  # different values of a column that are shown one by one
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,38 @@ class Dataset:
 
     @property
     def levels(self) -> dict[str, list[str]]:
-        """Names of the levels of categorical columns."""
+        """Names of the levels 0, 1, … of categorical columns, and of those of truth values."""
+        from flowstone.data.tables.kinds import Boolean
+
         kinds = () if self.kinds is None else self.kinds.modelled
         found = {kind.column: getattr(kind, "levels", None) for kind in kinds}
+        found |= {
+            kind.column: ("false", "true") for kind in kinds if isinstance(kind, Boolean) and kind.of_truth_values
+        }
         return {name: list(map(str, levels)) for name, levels in found.items() if levels is not None}
+
+    @property
+    def formats(self) -> dict[str, Callable[[float], str]]:
+        """How the numbers of columns of dates and times are written."""
+        from flowstone.data.tables.kinds import Datetime
+
+        kinds = () if self.kinds is None else self.kinds.modelled
+        return {kind.column: kind.said for kind in kinds if isinstance(kind, Datetime)}
+
+    def without_noise(self, x: Tensor) -> Tensor:
+        """Rows of x whose columns of at most ``FEW`` different values are rounded to these, without the noise that was
+        added for the training.
+        """
+        from flowstone.data.tables.kinds import Numbers
+
+        x = x.double().cpu().clone()
+        for index, name in enumerate(self.columns):
+            if self.kinds is None or name not in self.description.get("noise", {}):
+                continue
+            kind = self.kinds.kind(name)
+            if isinstance(kind, Numbers) and kind.step and kind.distinct <= FEW:
+                x[:, index] = torch.from_numpy(kind.on_grid(x[:, index].numpy()))
+        return x
 
     @property
     def rows_to_show(self) -> Rows:

@@ -2,13 +2,21 @@
 
 from flowstone.evaluation.anomaly import AnomalyJudge, blamed_terms, conformal_p_values, usual_terms
 from flowstone.evaluation.baselines import baseline_nll, baselines
+from flowstone.evaluation.beside import beside_metrics
 from flowstone.evaluation.calibration import Calibration, calibration, conditional_pit, uniformity
 from flowstone.evaluation.check import check
 from flowstone.evaluation.columns import column_bits, independent_columns, require_comparable
 from flowstone.evaluation.diagnosis import Diagnosis, LayerReport, WholeReport
 from flowstone.evaluation.jacobian import jacobian
 from flowstone.evaluation.latent_classes import LatentClasses
-from flowstone.evaluation.metrics import bits_per_dim, evaluate, grid_integral, log_prob, round_trip
+from flowstone.evaluation.metrics import (
+    bits_per_dim,
+    evaluate,
+    grid_integral,
+    likelihood_terms,
+    log_prob,
+    round_trip,
+)
 from flowstone.evaluation.nearest_rows import NearestRows, nearest_rows
 from flowstone.evaluation.overlap import shared_rows
 from flowstone.evaluation.two_sample import TwoSample, classifier_two_sample_test
@@ -28,6 +36,7 @@ __all__ = [
     "WholeReport",
     "baseline_nll",
     "baselines",
+    "beside_metrics",
     "bits_per_dim",
     "blamed_terms",
     "calibration",
@@ -40,6 +49,7 @@ __all__ = [
     "grid_integral",
     "independent_columns",
     "jacobian",
+    "likelihood_terms",
     "log_prob",
     "nearest_rows",
     "require_comparable",

@@ -13,7 +13,7 @@ from flowstone.evaluation.trees import require_sklearn
 from flowstone.mixed import MixedDensity
 from flowstone.validation import require_integer
 
-__all__ = ["Calibration", "calibration", "conditional_pit", "uniformity"]
+__all__ = ["Calibration", "calibration", "conditional_pit", "distance_between", "uniformity"]
 
 POOLED = 50  # times as many draws make the pool of a density without context
 
@@ -137,6 +137,21 @@ def conditional_pit(density: MixedDensity, x: Tensor, context: Tensor | None = N
         prediction = density.predict(x.to(density.device), index, context)
         found.append(prediction.pit(x[:, index].to(density.device), seed=seed + index).cpu())
     return torch.stack(found, 1)
+
+
+def distance_between(one: Tensor, other: Tensor) -> float:
+    """The largest distance between the distribution functions of two columns of values; NaN is no value, and where one
+    column has no other the distance is NaN.
+
+    >>> distance_between(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 3.0]))
+    0.5
+    """
+    parts = [values[~values.isnan()].double().cpu().sort().values for values in (one, other)]
+    if not all(map(len, parts)):
+        return math.nan
+    both = torch.cat(parts)
+    shares = [torch.searchsorted(part, both, right=True) / len(part) for part in parts]
+    return (shares[0] - shares[1]).abs().max().item()
 
 
 def uniformity(values: Tensor) -> tuple[float, float]:

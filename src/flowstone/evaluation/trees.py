@@ -6,8 +6,9 @@ import numpy as np
 
 from flowstone.errors import SettingError
 
-__all__ = ["classifier", "of_few_levels", "regressor", "require_sklearn"]
+__all__ = ["INSTALL", "classifier", "of_few_levels", "regressor", "require_sklearn"]
 
+INSTALL = "install scikit-learn: pip install flowstone[evaluation]"
 MOST_LEVELS = 255  # levels of a column that the trees take as categorical
 
 
@@ -26,9 +27,7 @@ def require_sklearn() -> None:
     try:
         import sklearn  # noqa: F401
     except ImportError as error:
-        raise SettingError(
-            "to judge tables by a classifier, install scikit-learn: pip install flowstone[evaluation]"
-        ) from error
+        raise SettingError(f"to judge tables by a classifier, {INSTALL}") from error
 
 
 def of_few_levels(categorical: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:

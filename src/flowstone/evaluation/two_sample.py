@@ -12,7 +12,7 @@ from flowstone.evaluation.trees import classifier as boosted_trees
 from flowstone.evaluation.trees import of_few_levels, require_sklearn
 from flowstone.validation import require_integer
 
-__all__ = ["TwoSample", "classifier_two_sample_test"]
+__all__ = ["TwoSample", "classifier_two_sample_test", "score_of"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,12 @@ def classifier_two_sample_test(
         probability = make().fit(rows[train], labels[train]).predict_proba(rows[test])[:, 1]
         aucs.append(roc_auc_score(labels[test], probability))
     auc = float(np.mean(aucs))
-    return TwoSample(1 - (2 * max(0.5, auc) - 1), auc, _auc_error(auc, n))
+    return TwoSample(score_of(auc), auc, _auc_error(auc, n))
+
+
+def score_of(auc: float) -> float:
+    """The score of a classifier with this AUC: 1 where it cannot tell two tables apart, 0 where it always can."""
+    return 1 - (2 * max(0.5, auc) - 1)
 
 
 def _auc_error(auc: float, n: int) -> float:

@@ -8,16 +8,17 @@ import torch
 from torch import Tensor
 
 from flowstone.density import Density
-from flowstone.evaluation.calibration import calibration
+from flowstone.evaluation.calibration import Calibration, calibration
 from flowstone.evaluation.two_sample import classifier_two_sample_test
 from flowstone.mixed import MixedDensity
 
-__all__ = ["Verdict", "verdict"]
+__all__ = ["DRAWS", "Verdict", "rows_to_judge", "verdict"]
 
 MOST_ROWS = 5000  # that are compared
 FEWEST_ROWS = 100  # below which a classifier learns nothing
 GOOD, USABLE = 0.55, 0.65  # up to these AUC samples are close to data, or near to it
 LEVELS = (0.5, 0.9)
+DRAWS = 100  # of which held-out rows have their ranks
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def verdict(
     nll: float,
     baselines: Mapping[str, float] | None = None,
     names: Sequence[str] = (),
+    ranked: Calibration | None = None,
     seed: int = 0,
 ) -> Verdict:
     """Judge a density of rows of columns by held-out rows: its likelihood beside that of simple models, a classifier
@@ -60,8 +62,9 @@ def verdict(
         nll: their mean negative log-likelihood, in nats.
         baselines: that of simple models, by name.
         names: of the columns.
+        ranked: the calibration of ``rows_to_judge`` by ``DRAWS`` draws, where it is known already.
     """
-    x, context = _some(x, context, seed)
+    x, context = rows_to_judge(x, context, seed)
     drawn = _drawn(density, x, context, seed)
     given = () if context is None else (context.double(),)
     auc = error = None
@@ -69,7 +72,7 @@ def verdict(
         real, other = (torch.cat((rows, *given), 1).numpy() for rows in (x.double(), drawn))
         found = classifier_two_sample_test(real, other, seed=seed)
         auc, error = found.auc, found.stderr
-    ranked = calibration(density, x, context, draws=100, seed=seed)
+    ranked = ranked or calibration(density, x, context, draws=DRAWS, seed=seed)
     shares = {level: ranked.coverage(level)[0] for level in LEVELS}
     coverage = {level: share for level, share in shares.items() if not math.isnan(share)}
     names = list(names) or [f"x{index + 1}" for index in range(x.shape[1])]
@@ -81,7 +84,7 @@ def verdict(
     return Verdict(word, f"{word}: {_reasons(auc, error, ahead, best, coverage, wrong)}", auc, error, coverage, wrong)
 
 
-def _some(x: Tensor, context: Tensor | None, seed: int) -> tuple[Tensor, Tensor | None]:
+def rows_to_judge(x: Tensor, context: Tensor | None = None, seed: int = 0) -> tuple[Tensor, Tensor | None]:
     """``MOST_ROWS`` of the rows at random, for tables may be sorted."""
     chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:MOST_ROWS].sort().values
     return x.cpu()[chosen], None if context is None else context.cpu()[chosen]

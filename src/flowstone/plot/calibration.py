@@ -22,7 +22,7 @@ def calibration_figure(found: Calibration, columns: Sequence[str]) -> Figure:
     shown = list(columns[:PANELS])
     across = min(ACROSS, len(shown) + 1)
     down = math.ceil((len(shown) + 1) / across)
-    figure, axes = new_figure(down, across, (3.0 * across, 2.6 * down))
+    figure, axes = new_figure(down, across, (max(4.0, 2.4 * across), 2.3 * down))
     coverage_curve(found, axes.flat[0])
     for index, name in enumerate(shown):
         rank_histogram(found.ranks[:, index].numpy(), axes.flat[index + 1], name)
@@ -39,7 +39,9 @@ def coverage_curve(found: Calibration, ax: Axes) -> Axes:
     wanted = np.linspace(0, 1, 101)
     ax.set_title("coverage", fontsize=9)
     ax.tick_params(labelsize=7)
-    ax.set(xlabel="probability of the region", ylabel="held-out rows in it", xlim=(0, 1), ylim=(0, 1))
+    ax.set(
+        xlabel="probability of the region", ylabel="held-out rows in it", xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1]
+    )
     if len(levels):
         spread = WITHIN * np.sqrt(wanted * (1 - wanted) / len(levels))
         ax.fill_between(wanted, wanted - spread, wanted + spread, color="0.85", linewidth=0)
@@ -58,6 +60,6 @@ def rank_histogram(ranks: np.ndarray, ax: Axes, name: str) -> Axes:
     ax.axhspan(max(0.0, expected - spread), expected + spread, color="0.85", linewidth=0)
     ax.stairs(counts, edges, color=DATA, fill=True, alpha=0.6)
     ax.set_title(name, fontsize=9)
-    ax.set(xlabel="rank among draws", xlim=(0, 1), yticks=[])
+    ax.set(xlabel="rank among draws", xlim=(0, 1), xticks=[0, 0.5, 1], yticks=[])
     ax.tick_params(labelsize=7)
     return ax

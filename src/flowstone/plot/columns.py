@@ -1,24 +1,122 @@
 """Columns of a table beside those of samples, a panel each."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from torch import Tensor
 
-from flowstone.plot.figures import new_figure
+from flowstone.data.dataset import FEW
+from flowstone.plot.figures import DATA, SAMPLES, new_figure
 
-__all__ = ["column_figure", "compare_column"]
+__all__ = ["ColumnScale", "column_figure", "compare_column"]
 
 PANELS, ACROSS = 24, 4  # columns that are shown, panels beside each other
-BARS, BINS = 24, 40  # different values up to which each has a bar, the most frequent where there are more levels
+BINS = 40
 LONG = 12  # characters of a level
+NAMED = 8  # ticks of few values that have a label
+
+
+class ColumnScale:
+    """How the values of one column lie along an axis: few different values or levels side by side, others as numbers.
+
+    Args:
+        values: of the data, ``(rows,)``, NaN for gaps.
+        levels: of a categorical column, the names of its values 0, 1, …
+        written: how a number is written, where it is no plain one.
+    """
+
+    def __init__(
+        self,
+        values: Tensor,
+        levels: Sequence[str] | None = None,
+        written: Callable[[float], str] | None = None,
+    ) -> None:
+        present = _present(values)
+        distinct, counts = np.unique(present, return_counts=True)
+        self.levels, self.written = levels, written
+        self.few: np.ndarray | None = None  # the values that have a place of their own
+        if levels is not None or len(distinct) <= min(FEW, len(present) // 4):
+            self.few = np.sort(distinct[np.argsort(-counts, kind="stable")[:FEW]])
+        low, high = np.quantile(present, (0.005, 0.995)) if len(present) else (0.0, 1.0)
+        if low == high:
+            low, high = (present.min(), present.max()) if len(present) else (0.0, 1.0)
+        if low == high:
+            low, high = low - 0.5, high + 0.5
+        self.low, self.high = float(low), float(high)
+        self.edges = _edges(distinct, self.low, self.high)
+
+    def places(self, values: Tensor, *, seed: int = 0) -> np.ndarray:
+        """Where values lie along the axis, ``(rows,)``; of few values a little beside their place, so that points do
+        not hide each other. NaN where there is none.
+        """
+        x = values.double().cpu().numpy()
+        if self.few is None:
+            return x
+        if not len(self.few):
+            return np.full(len(x), np.nan)
+        index = np.searchsorted(self.few, x).clip(max=len(self.few) - 1)
+        chance = np.random.default_rng(seed).uniform(-0.3, 0.3, len(x))
+        return np.where(self.few[index] == x, index + chance, np.nan)
+
+    def limits(self) -> tuple[float, float]:
+        """The ends of the axis."""
+        if self.few is not None:
+            return -0.7, len(self.few) - 0.3
+        margin = 0.05 * (self.high - self.low)
+        return self.low - margin, self.high + margin
+
+    def label(self, ax: Axes, which: Literal["x", "y"], *, size: float = 7, most: int = NAMED) -> None:
+        """Ticks and their labels on the ``"x"`` or the ``"y"`` axis."""
+        axis = ax.xaxis if which == "x" else ax.yaxis
+        slanted = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if which == "x" else {}
+        if self.few is None:
+            axis.set_major_locator(MaxNLocator(4 if most == NAMED and not self.written else 3))
+            if self.written:
+                axis.set_major_formatter(FuncFormatter(lambda value, _: (self.written or str)(value)))
+            ax.tick_params(which, labelsize=size, **({"rotation": 30} if self.written and which == "x" else {}))
+            return
+        names = [self._name(value) for value in self.few]
+        step = max(1, math.ceil(len(names) / most))
+        plain = self.levels is None and max(map(len, names), default=0) <= 3
+        axis.set_ticks(range(0, len(names), step), names[::step], fontsize=size, **({} if plain else slanted))
+
+    def draw(self, ax: Axes, data: Tensor | None, drawn: Tensor) -> Axes:
+        """Bars of few values, otherwise histograms: data filled, samples as a line or beside."""
+        parts = [(data, "data", DATA), (drawn, "samples", SAMPLES)]
+        for side, (values, label, color) in enumerate(parts):
+            if values is None:
+                continue
+            present = _present(values)
+            if self.few is not None:
+                shares = [(present == value).mean() if len(present) else 0.0 for value in self.few]
+                ax.bar(np.arange(len(self.few)) + 0.4 * side - 0.2, shares, 0.4, label=label, color=color)
+                continue
+            inside = present[(present >= self.edges[0]) & (present <= self.edges[-1])]
+            filled = {"histtype": "stepfilled", "alpha": 0.45} if side == 0 else {"histtype": "step", "linewidth": 1.3}
+            ax.hist(inside, self.edges.tolist(), density=True, label=label, color=color, **filled)
+        ax.set_xlim(*self.limits())
+        ax.set_yticks([])
+        return ax
+
+    def _name(self, value: float) -> str:
+        if self.levels is not None:
+            name = self.levels[int(value)] if int(value) < len(self.levels) else "(others)"
+        else:
+            name = self.written(value) if self.written else f"{value:g}"
+        return name if len(name) <= LONG else f"{name[: LONG - 1]}…"
 
 
 def column_figure(
-    data: Tensor, drawn: Tensor, columns: Sequence[str], levels: Mapping[str, Sequence[str]] | None = None
+    data: Tensor,
+    drawn: Tensor,
+    columns: Sequence[str],
+    levels: Mapping[str, Sequence[str]] | None = None,
+    formats: Mapping[str, Callable[[float], str]] | None = None,
 ) -> Figure:
     """A panel for each of the first 24 columns: how often values come in data and in samples.
 
@@ -26,63 +124,44 @@ def column_figure(
         data, drawn: rows, ``(rows, columns)``; NaN is a gap.
         columns: their names.
         levels: of categorical columns, the names of their values 0, 1, …
+        formats: of columns such as dates, how their numbers are written.
     """
     shown = list(columns[:PANELS])
     across = min(ACROSS, len(shown))
-    figure, axes = new_figure(
-        math.ceil(len(shown) / across), across, (3.2 * across, 2.5 * math.ceil(len(shown) / across))
-    )
+    down = math.ceil(len(shown) / across)
+    figure, axes = new_figure(down, across, (max(4.0, 2.4 * across), 2.1 * down + 0.3))
     for index, name in enumerate(shown):
-        compare_column(axes.flat[index], data[:, index], drawn[:, index], name, (levels or {}).get(name))
+        scale = ColumnScale(data[:, index], (levels or {}).get(name), (formats or {}).get(name))
+        compare_column(axes.flat[index], data[:, index], drawn[:, index], name, scale)
     for panel in axes.flat[len(shown) :]:
         panel.set_visible(False)
-    figure.legend(
-        *axes.flat[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize=8, frameon=False
-    )
+    handles = axes.flat[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper right", ncols=2, fontsize=9, frameon=False)
     return figure
 
 
-def compare_column(ax: Axes, data: Tensor, drawn: Tensor, name: str, levels: Sequence[str] | None = None) -> Axes:
-    """Bars of few different values, otherwise histograms of the middle 99% of the data; gaps are a bar of their own or,
-    of histograms, in the title.
-    """
-    rows = [part.double().cpu().numpy() for part in (data, drawn)]
-    gaps = [float(np.isnan(part).mean()) for part in rows]
-    values = [part[~np.isnan(part)] for part in rows]
-    ax.set_title(f"{name} ({gaps[0]:.0%} gaps)" if gaps[0] else name, fontsize=9)
-    ax.tick_params(labelsize=7)
-    distinct, counts = np.unique(values[0], return_counts=True)
-    if levels is not None or len(distinct) <= BARS:
-        return _bars(ax, values, np.sort(distinct[np.argsort(-counts, kind="stable")[:BARS]]), levels)
-    low, high = np.quantile(values[0], (0.005, 0.995))
-    if low == high:
-        low, high = values[0].min(), values[0].max()
-    edges = _edges(distinct, low, high)
-    for part, label, filled in zip(values, ("data", "samples"), (True, False), strict=True):
-        ax.hist(
-            part[(part >= low) & (part <= high)], edges.tolist(), density=True, label=label,
-            alpha=0.45 if filled else 1, histtype="stepfilled" if filled else "step",
-        )  # fmt: skip
-    ax.set_yticks([])
+def compare_column(ax: Axes, data: Tensor, drawn: Tensor, name: str, scale: ColumnScale | None = None) -> Axes:
+    """One column of data and of samples; gaps are in the title."""
+    scale = scale or ColumnScale(data)
+    gaps = [part.isnan().double().mean().item() for part in (data, drawn)]
+    scale.draw(ax, data, drawn)
+    scale.label(ax, "x")
+    title = name if len(name) <= 24 else f"{name[:23]}…"
+    ax.set_title(f"{title}\ngaps: {gaps[0]:.1%}, samples {gaps[1]:.1%}" if any(gaps) else title, fontsize=9)
     return ax
+
+
+def _present(values: Tensor) -> np.ndarray:
+    x = values.double().cpu().numpy()
+    return x[np.isfinite(x)]
 
 
 def _edges(distinct: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Ends of the bins: of whole numbers each bin holds as many of them."""
-    if (distinct != np.round(distinct)).any():
+    """Ends of the bins: of values on a grid each bin holds as many of them."""
+    gaps = np.diff(distinct)
+    step = gaps.min() if len(gaps) else 0.0
+    count = (high - low) / step if step else np.inf
+    if count > 20 * BINS or not np.allclose(gaps / step, np.round(gaps / step), atol=1e-3):
         return np.linspace(low, high, BINS + 1)
-    width = math.ceil((high - low + 1) / BINS)
-    return np.arange(math.floor(low), math.ceil(high) + width + 1, width) - 0.5
-
-
-def _bars(ax: Axes, values: Sequence[np.ndarray], shown: np.ndarray, levels: Sequence[str] | None) -> Axes:
-    places = np.arange(len(shown))
-    for side, (part, label) in enumerate(zip(values, ("data", "samples"), strict=True)):
-        shares = [(part == value).mean() if len(part) else 0.0 for value in shown]
-        ax.bar(places + 0.4 * side - 0.2, shares, 0.4, label=label)
-    names = [levels[int(v)] if levels is not None and int(v) < len(levels) else f"{v:g}" for v in shown]
-    step = max(1, len(shown) // 8) if levels is None else 1
-    ax.set_xticks(
-        places[::step], [name[:LONG] for name in names[::step]], rotation=0 if levels is None else 60, fontsize=6
-    )
-    return ax
+    width = math.ceil((count + 1) / BINS) * step
+    return np.arange(low, high + width, width) - step / 2

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from flowstone.bijections import MultiScale, walk
+from flowstone.density import Density
 from flowstone.evaluation.metrics import bits_per_dim, log_prob
 from flowstone.files import atomic_path
 from flowstone.flow import Flow
@@ -18,6 +19,7 @@ from flowstone.plot.figures import new_figure
 __all__ = [
     "image_figure",
     "interpolation_figure",
+    "label_figure",
     "likelihood_figure",
     "mosaic",
     "nearest_figure",
@@ -29,6 +31,7 @@ __all__ = [
 ]
 
 ROW = 8  # images in a row
+LABELS, LONG = 10, 14  # labels that are shown, and characters of each
 TEMPERATURES = (0.6, 0.8, 1.0)
 COMPARED = 20_000  # training images that are compared with a sample
 
@@ -58,7 +61,7 @@ def save_mosaic(x: Tensor, path: Path) -> Path:
     return path
 
 
-def sheets(panels: Sequence[tuple[str, Tensor]], *, columns: int = ROW, width: float = 5.0) -> Figure:
+def sheets(panels: Sequence[tuple[str, Tensor]], *, columns: int = ROW, width: float = 4.7) -> Figure:
     """Mosaics side by side, each under its title."""
     rows, side = -(-len(panels[0][1]) // columns), panels[0][1].shape[2] / panels[0][1].shape[3]
     height = width * side * rows / columns + 0.4
@@ -75,10 +78,27 @@ def image_figure(x: Tensor, samples: Tensor) -> Figure:
     return sheets([("data", x), ("samples", samples)])
 
 
+def label_figure(model: Density, labels: Sequence[str], *, seed: int = 0) -> Figure:
+    """Samples given each of the first 10 labels, a row for each; the context is one-hot."""
+    shown = list(labels[:LABELS])
+    given = torch.eye(len(labels), device=model.device)[: len(shown)]
+    drawn = model.sample(ROW, given, seed=seed).transpose(0, 1)
+    height, width = drawn.shape[-2:]
+    size = 4.6 * height * len(shown) / (width * ROW)
+    figure, ((ax,),) = new_figure(1, 1, (5.4, size + 0.4))
+    ax.imshow(mosaic(drawn.flatten(0, 1), columns=ROW), interpolation="nearest")
+    middles = [(height + 1) * (row + 0.5) for row in range(len(shown))]
+    ax.set_yticks(middles, [label if len(label) <= LONG else f"{label[: LONG - 1]}…" for label in shown])
+    ax.tick_params(length=0)
+    ax.set(xticks=[], title="samples given their label")
+    ax.spines[:].set_visible(False)
+    return figure
+
+
 def temperature_figure(flow: Flow, n: int, *, context: Tensor | None = None, seed: int = 0) -> Figure:
     """The same latents at several temperatures: cooler is nearer to the mode, 1 is the model."""
     drawn = [(f"temperature {t:g}", _drawn(flow, n, context, seed, t)) for t in TEMPERATURES]
-    return sheets(drawn, width=4.2)
+    return sheets(drawn, width=3.15)
 
 
 @torch.no_grad()
@@ -87,7 +107,7 @@ def reconstruction_figure(flow: Flow, x: Tensor, *, context: Tensor | None = Non
     back = flow.from_latent(flow.to_latent(x, context)[0], context)[0]
     off = (back - x.to(back)).abs()
     worst = off.max().item()
-    return sheets([("data", x), ("f⁻¹(f(x))", back), (f"difference (at most {worst:g})", 255 * (off > 0))], width=4.2)
+    return sheets([("data", x), ("f⁻¹(f(x))", back), (f"difference (at most {worst:g})", 255 * (off > 0))], width=3.15)
 
 
 @torch.no_grad()
@@ -125,7 +145,7 @@ def scale_figure(flow: Flow, x: Tensor, *, context: Tensor | None = None, seed: 
         mixed = torch.cat((fresh[:, :redrawn], z[:, redrawn:]), 1)
         share = f"{100 * (1 - redrawn / z.shape[1]):.3g}% of the latents kept"
         panels.append((f"scale {index + 1} anew, {share}", flow.from_latent(mixed, context)[0]))
-    return sheets(panels, width=4.2)
+    return sheets(panels, width=3.15)
 
 
 def nearest_figure(samples: Tensor, x: Tensor, *, count: int = 5) -> Figure:
@@ -134,8 +154,8 @@ def nearest_figure(samples: Tensor, x: Tensor, *, count: int = 5) -> Figure:
     flat = samples.flatten(1).float().cpu()
     nearest = torch.cdist(flat, x.flatten(1).float().cpu()).topk(min(count, len(x)), largest=False).indices
     rows = torch.cat((samples[:, None].cpu().float(), x.cpu()[nearest].float()), 1)
-    title = f"a sample, and the {nearest.shape[1]} training images nearest to it"
-    return sheets([(title, rows.flatten(0, 1))], columns=nearest.shape[1] + 1, width=4.5)
+    title = "a sample, and training images nearest to it"
+    return sheets([(title, rows.flatten(0, 1))], columns=nearest.shape[1] + 1, width=4.0)
 
 
 def likelihood_figure(flow: Flow, x: Tensor, *, context: Tensor | None = None) -> Figure:

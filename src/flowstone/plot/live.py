@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +29,6 @@ ALONE = 1.5  # how much more a picture is taken to cost than drawing the data al
 BUSIER = 2.0  # times the cost of the last picture for which there must be time
 ROWS = 2000  # that are shown
 EVERY = 3.0  # seconds between two writings of the page without a new picture
-DRAWN: dict[str, Any] = {"bbox_inches": None}  # which a tight frame would make half as dear again
 
 
 class Live:
@@ -101,7 +99,7 @@ class Live:
         if self.page is not None or self.output is not None:
             for _ in range(2):  # the first one also loads fonts
                 started = time.perf_counter()
-                png_of(training_figure(self.x, self.x, self.columns, self.levels, context=self.context)[0], **DRAWN)
+                png_of(training_figure(self.x, self.x, self.columns, self.levels, context=self.context)[0])
                 self.budget.costs["picture"] = ALONE * (time.perf_counter() - started)
         return self
 
@@ -124,7 +122,7 @@ class Live:
                 density, history, self.x, context=self.context, columns=self.columns, levels=self.levels,
                 entropy=self.entropy,
             )  # fmt: skip
-        self.picture = base64.b64encode(png_of(figure, **DRAWN)).decode()
+        self.picture = base64.b64encode(png_of(figure)).decode()
 
     def _show(self, history: History, *, running: bool, ended: str = "") -> None:
         if self.output is not None and self.picture is not None:

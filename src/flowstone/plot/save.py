@@ -1,115 +1,25 @@
-"""All pictures that suit a flow, written into a folder."""
+"""All pictures that suit a density, written into a folder."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from flowstone.density import Density
-from flowstone.evaluation.calibration import calibration
-from flowstone.flow import Flow
-from flowstone.mixed import MixedDensity
-from flowstone.plot.calibration import calibration_figure
-from flowstone.plot.columns import column_figure
-from flowstone.plot.figures import loss_curve, new_figure, save_figure
-from flowstone.plot.images import (
-    image_figure,
-    interpolation_figure,
-    likelihood_figure,
-    nearest_figure,
-    reconstruction_figure,
-    scale_figure,
-    temperature_figure,
-)
-from flowstone.plot.vectors import SHOWN, data_latent_samples, density, density_curve, layers, limits_of, pair_plot
+from flowstone.plot.drawings import drawings
+from flowstone.plot.figures import save_figure
 from flowstone.train.history import History
 
 __all__ = ["save_plots"]
 
-# Numbers of images: in a sheet, in pictures of few rows, with their nearest neighbours, compared by likelihood.
-SHEET, FEW, WITH_NEAREST, SCORED = 64, 16, 10, 1000
-ROWS = 5000  # of mixed columns
-RANKED, DRAWS = 2000, 40  # rows in the picture of calibration, and draws for each of them
-
 
 def save_plots(
-    model: Density,
-    x: Tensor,
-    columns: Sequence[str],
-    history: History,
-    folder: Path,
-    *,
-    context: Tensor | None = None,
-    test: Tensor | None = None,
-    test_context: Tensor | None = None,
-    entropy: float | None = None,
-    levels: Mapping[str, Sequence[str]] | None = None,
-    seed: int = 0,
+    model: Density, x: Tensor, columns: Sequence[str], history: History, folder: Path, **options: Any
 ) -> list[Path]:
-    """Write all pictures that suit the density ``model`` into ``folder``; ``x`` and ``context`` are rows of data.
-
-    The loss curve is always drawn. For one column without context: its density; for two: data, latent and samples, the
-    density, the layers; otherwise the pair plot. For mixed columns: each column beside that of samples, with ``levels``
-    the names of categories. For images: samples beside data and beside the training images nearest to them,
-    temperatures, reconstructions, interpolations, scales, and the most and least likely of ``test``. Pictures of
-    latents and layers need a Flow. Of rows of columns, where ``test`` is given, also their calibration.
-    """
-    figures: dict[str, Figure | None] = {}
-    if len(history):
-        figures["loss"], axes = new_figure(1, 1, (6.4, 4.2))
-        loss_curve(history, axes[0, 0], entropy=entropy)
-    given = None if context is None else context.to(model.device)
-    if len(model.event_shape) == 3:
-        figures |= _of_images(model, x, given, seed)
-        if test is not None and len(test) >= 2 and isinstance(model, Flow):
-            few = None if test_context is None else test_context[:SCORED]
-            figures["likely"] = likelihood_figure(model, test[:SCORED], context=few)
-    elif isinstance(model, MixedDensity):
-        rows = x[:ROWS]
-        drawn = model.sample(len(rows), seed=seed, gaps=True)
-        figures["columns"] = column_figure(rows, drawn, columns, levels)
-    else:
-        figures |= _of_vectors(model, x.to(model.device, model.dtype), given, columns, seed)
-    if test is not None and len(model.event_shape) == 1 and len(test):
-        rows, of_rows = test[:RANKED], None if test_context is None else test_context[:RANKED]
-        figures["calibration"] = calibration_figure(calibration(model, rows, of_rows, draws=DRAWS, seed=seed), columns)
-    return [save_figure(figure, folder / f"{name}.png") for name, figure in figures.items() if figure is not None]
-
-
-def _of_images(model: Density, x: Tensor, context: Tensor | None, seed: int) -> dict[str, Figure | None]:
-    few, row = x[:SHEET].to(model.device), slice(0, FEW)
-    given = None if context is None else context[:SHEET]
-    drawn = model.sample(len(few), seed=seed) if given is None else model.sample(1, given, seed=seed)[0]
-    first = None if given is None else given[row]
-    if not isinstance(model, Flow):
-        return {"samples": image_figure(few, drawn), "nearest": nearest_figure(drawn[:WITH_NEAREST], x)}
-    return {
-        "samples": image_figure(few, drawn),
-        "temperatures": temperature_figure(model, len(few), context=given, seed=seed),
-        "nearest": nearest_figure(drawn[:WITH_NEAREST], x),
-        "reconstructions": reconstruction_figure(model, few[row], context=first),
-        "interpolation": interpolation_figure(model, few, context=given) if len(few) >= 4 else None,
-        "scales": scale_figure(model, few[row], context=first, seed=seed),
-    }
-
-
-def _of_vectors(
-    model: Density, x: Tensor, context: Tensor | None, columns: Sequence[str], seed: int
-) -> dict[str, Figure | None]:
-    figures: dict[str, Figure | None] = {}
-    if len(columns) == 2 and context is None:
-        figures["density"], axes = new_figure(1, 1, (6.2, 5.2))
-        density(model, axes[0, 0], limits=limits_of(x), samples=model.sample(400, seed=seed))
-        axes[0, 0].set(xlabel=columns[0], ylabel=columns[1])
-        if isinstance(model, Flow):
-            figures["data-latent-samples"] = data_latent_samples(model, x, columns=columns, seed=seed)
-            figures["layers"] = layers(model, x, seed=seed)
-    elif len(columns) == 1 and context is None:
-        figures["density"], axes = new_figure(1, 1, (6.4, 4.2))
-        density_curve(model, axes[0, 0], x, column=columns[0])
-    else:
-        rows = min(len(x), SHOWN)
-        drawn = model.sample(rows, seed=seed) if context is None else model.sample(1, context[:rows], seed=seed)[0]
-        figures["pairs"] = pair_plot(x, drawn, columns)
-    return figures
+    """Write all pictures that suit the density ``model`` into ``folder``; arguments are those of ``drawings``."""
+    written = []
+    for name, draw in drawings(model, x, columns, history, **options).items():
+        if (figure := draw()) is not None:
+            written.append(save_figure(figure, folder / f"{name}.png"))
+    return written

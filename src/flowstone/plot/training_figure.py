@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flowstone.density import Density
 from flowstone.mixed import MixedDensity
-from flowstone.plot.columns import compare_column
+from flowstone.plot.columns import ColumnScale, compare_column
 from flowstone.plot.figures import SAMPLES, loss_curve, new_figure
 from flowstone.plot.images import mosaic
 from flowstone.plot.vectors import density as draw_density
@@ -114,7 +114,8 @@ def _marginals(
     down = math.ceil(panels / across)
     figure, axes = new_figure(down, across, (3.7 * across, 2.7 * down))
     for index, name in enumerate(columns):
-        compare_column(axes.flat[index], x[:, index], samples[:, index], name, levels.get(name))
+        scale = ColumnScale(x[:, index], levels.get(name))
+        compare_column(axes.flat[index], x[:, index], samples[:, index], name, scale)
     for ax in axes.flat[len(columns) : -1]:
         ax.set_visible(False)
     handles = axes.flat[0].get_legend_handles_labels()

@@ -1,6 +1,6 @@
 """Pictures of vectors: densities, points, what every layer does, pairs of columns."""
 
-import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -10,11 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from flowstone.bijections import DataLayer, LogTails, Permutation, State
+from flowstone.bijections import DataLayer, Half, LogTails, Permutation, State
 from flowstone.density import Density
 from flowstone.evaluation.metrics import log_prob
 from flowstone.flow import Flow
+from flowstone.plot.directions import direction_colors
 from flowstone.plot.figures import DATA, SAMPLES, new_figure
+from flowstone.plot.pairs import pair_plot
 
 __all__ = [
     "data_latent_samples",
@@ -22,31 +24,28 @@ __all__ = [
     "density_curve",
     "layers",
     "limits_of",
-    "marginal",
-    "pair_plot",
     "points",
     "sample_figure",
 ]
 
 Limits = tuple[tuple[float, float], tuple[float, float]]
 SHOWN = 4000  # points in a scatter: more only make it black
-PAIRED = 6  # columns in a pair plot: more cannot be read
+ACROSS = 5  # panels of layers beside each other
 
 
 def points(
     x: Tensor,
     ax: Axes,
     *,
-    color: str | Tensor = DATA,
+    color: str | np.ndarray = DATA,
     title: str = "",
     limits: Limits | None = None,
     equal: bool = True,
 ) -> Axes:
-    """A scatter of the first points of ``x (n, 2)``; ``color`` is one colour or a number for each point."""
+    """A scatter of the first points of ``x (n, 2)``; ``color`` is one colour, or one for each point."""
     x = x[:SHOWN].cpu()
-    shade = color if isinstance(color, str) else color[:SHOWN].cpu()
-    shades = None if isinstance(color, str) else "viridis"
-    ax.scatter(x[:, 0], x[:, 1], s=3, c=shade, cmap=shades, alpha=0.6, linewidths=0, rasterized=True)
+    shade = color if isinstance(color, str) else color[:SHOWN]
+    ax.scatter(x[:, 0], x[:, 1], s=3, c=shade, alpha=0.6, linewidths=0, rasterized=True)
     ax.set_title(title)
     if limits is not None:
         ax.set(xlim=limits[0], ylim=limits[1])
@@ -87,19 +86,6 @@ def density(
     return ax
 
 
-def marginal(x: Tensor | None, samples: Tensor, ax: Axes, *, limits: tuple[float, float]) -> Axes:
-    """Histograms of one column: data filled, samples as a line."""
-    low, high = limits
-    bins = torch.linspace(low, high, 41).tolist()
-    if x is not None:
-        ax.hist(x.cpu().numpy(), bins=bins, density=True, color=DATA, alpha=0.45, label="data")
-    line = {"histtype": "step", "color": SAMPLES, "linewidth": 1.3}
-    ax.hist(samples.cpu().numpy(), bins=bins, density=True, label="samples", **line)
-    ax.set_xlim(low, high)
-    ax.set_yticks([])
-    return ax
-
-
 def density_curve(density: Density, ax: Axes, x: Tensor, *, column: str = "x1") -> Axes:
     """A density of one feature as a curve, over a histogram of the data."""
     low, high = _range(x[:, 0], margin=0.15)
@@ -113,42 +99,83 @@ def density_curve(density: Density, ax: Axes, x: Tensor, *, column: str = "x1") 
 
 
 def data_latent_samples(flow: Flow, x: Tensor, *, columns: Sequence[str] = ("x1", "x2"), seed: int = 0) -> Figure:
-    """Data, its latent, and samples; the colour is the first coordinate, which shows where points go."""
+    """Data, its latent, and samples; the colour is the direction of a point's latent, which shows where points go."""
+    x = x[:SHOWN]
     with torch.no_grad():
-        latent, _ = flow.to_latent(x[:SHOWN])
-    samples = flow.sample(min(len(x), SHOWN), seed=seed)
-    figure, ((left, middle, right),) = new_figure(1, 3, (12, 4.2))
+        latent, _ = flow.to_latent(x)
+        drawn = _latents(flow, seed)
+        samples = flow.from_latent(drawn[: len(x)])[0]
+    middle = drawn.mean(0)
+    figure, ((left, center, right),) = new_figure(1, 3, (9.6, 3.6))
     limits = limits_of(x)
-    low, high = x[:, 0].min().item(), x[:, 0].max().item()
-    points(x, left, color=x[:, 0], title="data x", limits=limits)
-    points(latent, middle, color=x[:, 0], title="latent z = f(x)", limits=limits_of(_latents(flow, seed)))
-    drawn = points(samples, right, color=samples[:, 0], title="samples f⁻¹(z), z ~ prior", limits=limits)
-    drawn.collections[0].set_clim(low, high)  # a stray sample does not stretch the colours
-    for ax, names in ((left, columns), (middle, ("z1", "z2")), (right, columns)):
+    own, other = direction_colors(latent, middle), direction_colors(drawn, middle)
+    points(x, left, color=own, title="data x", limits=limits)
+    points(latent, center, color=own, title="latent z = f(x)", limits=limits_of(drawn))
+    points(samples, right, color=other[: len(x)], title="samples f⁻¹(z), z ~ prior", limits=limits)
+    for ax, names in ((left, columns), (center, ("z1", "z2")), (right, columns)):
         ax.set(xlabel=names[0], ylabel=names[1])
     return figure
 
 
 @torch.no_grad()
 def layers(flow: Flow, x: Tensor, *, seed: int = 0, most: int = 8) -> Figure:
-    """The state after every layer: data → latent above, and latent → data below, from right to left."""
+    """The state after every layer: data → latent, and below it samples ← latent; all panels have the same axes, but for
+    the data where it lies elsewhere. The colour is the direction of a point's latent.
+
+    Args:
+        most: layers that are shown; of more some are left out.
+    """
     x = x[:SHOWN]
-    there = flow.states(x)
-    back = flow.inverse_states(_latents(flow, seed)[: len(x)])[::-1]
-    shown = _visible(there)
-    chosen = sorted({round(i * (len(shown) - 1) / most) for i in range(most + 1)}) if len(shown) > most else None
-    steps = [shown[i] for i in chosen] if chosen else shown
-    figure, axes = new_figure(2, len(steps), (2.3 * len(steps), 5.2))
-    for column, (title, index) in enumerate(steps):
-        forward, inverse = there[index].value, back[index].value
-        limits = limits_of(torch.cat((forward, inverse)))
-        points(forward, axes[0, column], color=x[:, 0], title=title, limits=limits)
-        points(inverse, axes[1, column], color=SAMPLES, limits=limits)
-        for ax in axes[:, column]:
-            ax.tick_params(labelsize=7)
-    axes[0, 0].set_ylabel("data → latent", fontsize=12)
-    axes[1, 0].set_ylabel("samples ← latent", fontsize=12)
+    drawn = _latents(flow, seed)
+    middle = drawn.mean(0)
+    there, back = flow.states(x), flow.inverse_states(drawn[: len(x)])[::-1]
+    colors = direction_colors(there[-1].value, middle), direction_colors(drawn[: len(x)], middle)
+    steps = _some(_visible(there), most + 1)
+    shared = _shared_limits([state[index].value for _, index in steps[1:] for state in (there, back)])
+    limits = [_start_limits(x, shared), *[shared] * (len(steps) - 1)]
+    blocks = math.ceil(len(steps) / ACROSS)
+    across = math.ceil(len(steps) / blocks)
+    figure, axes = new_figure(2 * blocks, across, (1.9 * across + 0.3, 4.1 * blocks))
+    for place, (title, index) in enumerate(steps):
+        block, column = divmod(place, across)
+        for row, (states, color) in enumerate(zip((there, back), colors, strict=True)):
+            ax = axes[2 * block + row, column]
+            points(states[index].value, ax, color=color, title="" if row else title, limits=limits[place])
+            ax.title.set_fontsize(9)
+            beside = bool(column) and limits[place] == limits[place - 1]
+            ax.tick_params(labelsize=7, labelbottom=bool(row), labelleft=not beside)
+    for ax in axes.flat[: 2 * blocks * across]:
+        ax.set_visible(bool(ax.collections))
+    for block in range(blocks):
+        axes[2 * block, 0].set_ylabel("data → latent", fontsize=9)
+        axes[2 * block + 1, 0].set_ylabel("samples ← latent", fontsize=9)
     return figure
+
+
+def _some(steps: list[tuple[str, int]], most: int) -> list[tuple[str, int]]:
+    """At most so many of the steps, the first and the last among them."""
+    if len(steps) <= most:
+        return steps
+    return [steps[round(place * (len(steps) - 1) / (most - 1))] for place in range(most)]
+
+
+def _shared_limits(values: Sequence[Tensor]) -> Limits:
+    """One square frame around nearly all points of all layers."""
+    ends = torch.stack(
+        [value.double().quantile(torch.tensor([0.005, 0.995], dtype=torch.float64), 0) for value in values]
+    )
+    low, high = ends.min().item(), ends.max().item()
+    margin = 0.12 * (high - low)
+    side = (low - margin, high + margin)
+    return side, side
+
+
+def _start_limits(x: Tensor, shared: Limits) -> Limits:
+    """The frame of the data: that of the layers where the data fill a fair part of it, else their own."""
+    own = limits_of(x)
+    inside = all(shared[axis][0] <= own[axis][0] and own[axis][1] <= shared[axis][1] for axis in (0, 1))
+    wide = all(own[axis][1] - own[axis][0] >= 0.3 * (shared[axis][1] - shared[axis][0]) for axis in (0, 1))
+    return shared if inside and wide else own
 
 
 def _visible(states: Sequence[State]) -> list[tuple[str, int]]:
@@ -159,37 +186,9 @@ def _visible(states: Sequence[State]) -> list[tuple[str, int]]:
     steps = [("data", 0)]
     for index, state in enumerate(states[1:], 1):
         if not isinstance(state.layer, DataLayer | LogTails | Permutation) or index + 1 == len(states):
-            steps.append((f"{len(steps)} {type(state.layer).__name__}", index))
+            layer = state.layer.bijection if isinstance(state.layer, Half) else state.layer
+            steps.append((f"{len(steps)} {type(layer).__name__}", index))
     return steps
-
-
-def pair_plot(x: Tensor | None, samples: Tensor, columns: Sequence[str]) -> Figure:
-    """Pairs of columns: marginals on the diagonal, data above it, samples below it; without x samples alone."""
-    count = min(len(columns), PAIRED)
-    size = (1.9 * count + 0.6, 1.9 * count + 0.8)
-    figure, axes = new_figure(count, count, size)
-    few = min(1500, len(samples), len(samples) if x is None else len(x))  # as many of both, so that they compare
-    ranges = [_range((samples if x is None else x)[:, index]) for index in range(count)]
-    for row, column in itertools.product(range(count), repeat=2):
-        ax = axes[row, column]
-        shown, color = (x, DATA) if row < column else (samples, SAMPLES)
-        if row == column:
-            marginal(None if x is None else x[:, row], samples[:, row], ax, limits=ranges[row])
-        elif shown is None:
-            ax.set_axis_off()
-        else:
-            limits = (ranges[column], ranges[row])
-            points(shown[:few, [column, row]], ax, color=color, limits=limits, equal=False)
-        ax.tick_params(labelsize=6, labelbottom=row == count - 1, labelleft=column == 0 and row != 0)
-        if row == count - 1:
-            ax.set_xlabel(columns[column], fontsize=8)
-        if column == 0:
-            ax.set_ylabel(columns[row], fontsize=8)
-    more = f" (the first {count} of {len(columns)} columns)" if count < len(columns) else ""
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
-    title = "samples" if x is None else "data above, samples below"
-    figure.suptitle(title + more, x=0.02, ha="left", fontsize=9)
-    return figure
 
 
 def sample_figure(x: Tensor, columns: Sequence[str]) -> Figure:

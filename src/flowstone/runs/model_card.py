@@ -1,13 +1,12 @@
 """The model card of a run: what it is, how good it is, and how to use it, in the format of the Hugging Face hub."""
 
 import json
-import platform
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from flowstone.files import to_json
+from flowstone.runs.machine import machine
 
 __all__ = ["CARD", "model_card"]
 
@@ -190,13 +189,8 @@ def _limits(record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _made(record: Mapping[str, Any]) -> str:
-    import torch
-
-    try:
-        ours = version("flowstone")
-    except PackageNotFoundError:
-        ours = "not installed"
-    versions = f"Flowstone {ours}, torch {torch.__version__}, Python {platform.python_version()}"
+    about = machine()
+    versions = f"Flowstone {about['flowstone']}, torch {about['torch']}, Python {about['python']}"
     arguments = {key: value for key, value in record["arguments"].items() if key != "columns"}
     rows = [
         ("recipe", _plain(record["recipe"])),
@@ -204,7 +198,7 @@ def _made(record: Mapping[str, Any]) -> str:
         ("precision", record["dtype"]),
         ("seed", str(record.get("training", {}).get("seed", "not recorded"))),
         ("versions, as this card was written", versions),
-        ("machine", f"{platform.system()} {platform.machine()}"),
+        ("machine", f"{about['processor']}, {about['system']}"),
     ]
     return _table(("", ""), rows)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowstone.errors import CheckpointError, SettingError
-from flowstone.files import write_atomically
+from flowstone.files import read_bytes, write_atomically
 from flowstone.notebook import html_table
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class History:
             it went on.
         stopped: ``"finished"``, ``"patience"`` (validation no longer improved), ``"interrupted"`` (Ctrl-C),
             ``"terminated"`` (SIGTERM) or ``"not finite"``.
+        direct: whether gradients were computed directly, not by autograd.
 
     >>> History([Record(0, 0.0, 2.9, 2.8, 5e-5, 0.0), Record(100, 1.5, 2.1, 2.2, 5e-3, 1.2)])
     History: 2 validations, finished
@@ -55,6 +56,7 @@ class History:
     records: list[Record] = field(default_factory=list)
     stopped: str = "finished"
     recoveries: list[str] = field(default_factory=list)
+    direct: bool = False
 
     def __len__(self) -> int:
         return len(self.records)
@@ -103,11 +105,12 @@ class History:
     @classmethod
     def load(cls, path: Path) -> "History":
         """Read ``history.csv``."""
+        content = read_bytes(Path(path))
         try:
-            with Path(path).open(newline="") as file:
-                rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+            file = io.StringIO(content.decode(), newline="")
+            rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
             return cls([Record(int(row.pop("step")), recoveries=int(row.pop("recoveries", 0)), **row) for row in rows])
-        except (OSError, TypeError, ValueError, KeyError, AttributeError) as error:
+        except (csv.Error, TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
             raise CheckpointError(f"{path}: not a history that Flowstone wrote ({error})") from error
 
     def as_dicts(self) -> list[dict[str, float]]:

@@ -129,7 +129,7 @@ def fit(
         weights = Weights(density, list(flats))
         optimizer = make_optimizer(plan.optimizer, weights, list(flats.values()))
         stepper = Stepper(density, plan, weights, optimizer, batches, processes)
-        held_out = HeldOut(density, validation_rows.to(device), plan.seed, processes)
+        held_out = HeldOut(density, validation_rows.to(device), plan.seed, processes, stepper.log_prob)
         subject = {} if resume is None else _subject(density, validation_rows)
         store = Store(resume, weights, optimizer, held_out, processes, subject)
         return _Training(density, plan, weights, stepper, held_out, store, processes, watch).run(update)
@@ -158,6 +158,7 @@ class _Training:
         self.watch = watch if processes.rank == 0 else None
         self.optimizer = stepper.optimizer
         self.state = store.load()
+        self.state.direct = self.state.history.direct = stepper.keep_to(self.state.direct)
         self.seconds = self.state.seconds
         self.started = time.monotonic() - self.seconds
 

@@ -140,6 +140,12 @@ class Settings:
         "kernels are launched as a CUDA graph. Without a C++ compiler the training warns and runs uncompiled. Noise "
         "and rounding differ from those of an uncompiled training.",
     )
+    direct: bool = option(
+        True,
+        "Compute gradients without autograd on the CPU, where every layer of the flow is a coupling or another layer "
+        "for which that is known; they are the same up to rounding. A training that goes on keeps to what it began "
+        "with.",
+    )
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -162,7 +168,7 @@ class Settings:
         require_seed("seed", self.seed)
 
     def _check_choices(self) -> None:
-        for name in ("flip", "compile"):
+        for name in ("flip", "compile", "direct"):
             require_bool(name, getattr(self, name))
         require_choice("precision", self.precision, PRECISIONS)
         require_choice("memory", self.memory, MEMORIES)

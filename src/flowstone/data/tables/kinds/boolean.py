@@ -22,6 +22,11 @@ class Boolean(ModelledKind):
 
     name = "boolean"
 
+    @property
+    def of_truth_values(self) -> bool:
+        """Whether the column holds true and false, not 1 and 0."""
+        return pa.types.is_boolean(self.type)
+
     @classmethod
     def infer(cls, facts: Facts) -> "Boolean | None":
         if pa.types.is_boolean(facts.type):

@@ -65,7 +65,7 @@ class Circular(Numbers):
         return self._turned(super().encode(column, where, start))
 
     def decode(self, values: np.ndarray, *, seed: int = 0) -> pa.Array:
-        turned = self._turned(self._rounded(self._turned(np.asarray(values, dtype=np.float64))))
+        turned = self._turned(self.on_grid(self._turned(np.asarray(values, dtype=np.float64))))
         return super().decode(turned, seed=seed)
 
     def treatment(self) -> str:

@@ -74,7 +74,7 @@ class Numbers(ModelledKind):
         values = np.clip(np.where(gaps, 0.0, values), *self._limits())
         if is_temporal(self.type) or self.origin:
             return self._of_ticks(values, gaps)
-        values = np.where(np.isin(values, self.atoms), values, self._rounded(values))
+        values = np.where(np.isin(values, self.atoms), values, self.on_grid(values))
         if pa.types.is_integer(self.type):
             information = np.iinfo(self.type.to_pandas_dtype())
             whole = np.clip(np.round(values), max(information.min, -(2.0**62)), min(information.max, 2.0**62))
@@ -121,6 +121,13 @@ class Numbers(ModelledKind):
             return str(python_value(self._of_ticks(np.array([value]), np.array([False]))[0]))
         return shown(value)
 
+    def on_grid(self, values: np.ndarray) -> np.ndarray:
+        """Values rounded to the column's grid, where it has one."""
+        if self.step is None:
+            return values
+        on_grid = self.anchor + np.round((values - self.anchor) / self.step) * self.step
+        return np.round(on_grid, DECIMALS)
+
     def _snapped(self, values: np.ndarray, kind: pa.DataType) -> np.ndarray:
         """Values that rounding errors part from the grid, or from an atom, put on it."""
         if pa.types.is_integer(self.type) or is_temporal(self.type):
@@ -131,17 +138,11 @@ class Numbers(ModelledKind):
                 values = _snapped_to(np.asarray(self.atoms), values, dtype)
             if self.step is None:
                 return values
-            rounded = self._rounded(values)
+            rounded = self.on_grid(values)
             near = np.abs(values - rounded) <= OFF_GRID * self.step
             for dtype in narrow:
                 near |= rounded.astype(dtype) == values.astype(dtype)
             return np.where(near, rounded, values)
-
-    def _rounded(self, values: np.ndarray) -> np.ndarray:
-        if self.step is None:
-            return values
-        on_grid = self.anchor + np.round((values - self.anchor) / self.step) * self.step
-        return np.round(on_grid, DECIMALS)
 
     def _of_ticks(self, values: np.ndarray, gaps: np.ndarray) -> pa.Array:
         """A column of times or large integers, by whole numbers all the way: float64 does not hold their ticks."""

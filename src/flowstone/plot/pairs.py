@@ -1,0 +1,96 @@
+"""Pairs of columns: data and samples, each pair twice, and the marginals."""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from flowstone.plot.columns import ColumnScale
+from flowstone.plot.figures import DATA, SAMPLES, new_figure
+
+__all__ = ["most_dependent", "pair_plot"]
+
+PAIRED = 6  # columns in a pair plot: more cannot be read
+POINTS, RANKED = 1500, 5000  # rows that are drawn, and whose ranks are compared
+LONG = 18  # characters of a name
+
+
+def pair_plot(
+    x: Tensor | None,
+    samples: Tensor,
+    columns: Sequence[str],
+    *,
+    levels: Mapping[str, Sequence[str]] | None = None,
+    formats: Mapping[str, Callable[[float], str]] | None = None,
+) -> Figure:
+    """Pairs of columns: marginals on the diagonal, data above it, samples below it; without x samples alone.
+
+    Few different values, and levels, are bars on the diagonal, and bands of points beside it.
+
+    Args:
+        x, samples: rows, ``(rows, columns)``; NaN is a gap, and a row is missing from the pairs where it has one.
+        levels: of categorical columns, the names of their values 0, 1, …
+        formats: of columns such as dates, how their numbers are written.
+    """
+    count = min(len(columns), PAIRED)
+    size = 1.5 * count + 0.5
+    figure, axes = new_figure(count, count, (size, size + 0.3))
+    shown = samples if x is None else x
+    scales = [
+        ColumnScale(shown[:, index], (levels or {}).get(name), (formats or {}).get(name))
+        for index, name in enumerate(columns[:count])
+    ]
+    few = min(POINTS, len(samples), len(samples) if x is None else len(x))  # as many of both, so that they compare
+    for row, column in itertools.product(range(count), repeat=2):
+        ax = axes[row, column]
+        rows, color = (x, DATA) if row < column else (samples, SAMPLES)
+        if row == column:
+            scales[row].draw(ax, None if x is None else x[:, row], samples[:, row])
+        elif rows is None:
+            ax.set_axis_off()
+        else:
+            across = scales[column].places(rows[:few, column])
+            up = scales[row].places(rows[:few, row], seed=1)
+            ax.scatter(across, up, s=3, c=color, alpha=0.5, linewidths=0, rasterized=True)
+            ax.set(xlim=scales[column].limits(), ylim=scales[row].limits())
+        if row == count - 1:
+            scales[column].label(ax, "x", most=5)
+            ax.set_xlabel(_cut(columns[column]), fontsize=8)
+        else:
+            ax.set_xticks([])
+        if column == 0:
+            ax.set_ylabel(_cut(columns[row]), fontsize=8)
+        if column == 0 and row:
+            scales[row].label(ax, "y", most=5)
+        else:
+            ax.set_yticks([])
+    more = f" (the first {count} of {len(columns)} columns)" if count < len(columns) else ""
+    handles = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper right", ncols=2, frameon=False, fontsize=9)
+    title = "samples" if x is None else "data above, samples below"
+    figure.suptitle(title + more, x=0.02, ha="left", fontsize=10)
+    return figure
+
+
+def most_dependent(x: Tensor, count: int = PAIRED) -> list[int]:
+    """So many columns of x ``(rows, columns)`` with the strongest rank correlations, in the order of the table; NaN is
+    a gap, which counts as the median.
+    """
+    width = x.shape[1]
+    if width <= count:
+        return list(range(width))
+    values = x[:RANKED].double().cpu()
+    filled = values.where(~values.isnan(), values.nanmedian(0).values)
+    strength = torch.corrcoef(filled.argsort(0).argsort(0).double().T).abs().nan_to_num().fill_diagonal_(0)
+    chosen = list(divmod(int(strength.argmax()), width))
+    while len(chosen) < count:
+        beside = strength[chosen].amax(0)
+        beside[chosen] = -1
+        chosen.append(int(beside.argmax()))
+    return sorted(chosen)
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= LONG else f"{name[: LONG - 1]}…"

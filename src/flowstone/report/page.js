@@ -1,0 +1,94 @@
+"use strict";
+(function () {
+  /* A search among the small pictures of columns. */
+  const search = document.getElementById("find-column");
+  if (search) {
+    const cards = Array.from(document.querySelectorAll("[data-column]"));
+    const told = document.getElementById("columns-found");
+    search.form.hidden = false;
+    search.form.addEventListener("submit", (event) => event.preventDefault());
+    search.addEventListener("input", () => {
+      const wanted = search.value.trim().toLowerCase();
+      let found = 0;
+      for (const card of cards) {
+        card.hidden = !card.dataset.column.toLowerCase().includes(wanted);
+        found += card.hidden ? 0 : 1;
+      }
+      told.textContent = found + " of " + cards.length + " columns";
+    });
+  }
+
+  /* Two columns, chosen by the reader, of data and of samples. */
+  const held = document.getElementById("rows-held");
+  if (!held) return;
+  const rows = JSON.parse(held.textContent);
+  const form = document.getElementById("pair-form");
+  const chosen = [document.getElementById("pair-x"), document.getElementById("pair-y")];
+  chosen.forEach((select, side) => {
+    rows.columns.forEach((column, index) => {
+      const option = document.createElement("option");
+      option.value = index;
+      option.textContent = column.name;
+      option.selected = index === side;
+      select.append(option);
+    });
+    select.addEventListener("change", draw);
+  });
+  form.hidden = false;
+  document.getElementById("pair").hidden = false;
+  form.addEventListener("submit", (event) => event.preventDefault());
+
+  /* How far along its axis a value lies, from 0 to 1, or null. Levels have a place each, and points spread around it. */
+  function scaleOf(column, values) {
+    if (column.levels) {
+      const count = column.levels.length;
+      return (value, row, salt) => value === null ? null : (value + 0.5 + 0.6 * (noise(row, salt) - 0.5)) / count;
+    }
+    const present = values.filter((value) => value !== null).sort((a, b) => a - b);
+    const low = present[Math.floor(0.005 * (present.length - 1))];
+    const high = present[Math.ceil(0.995 * (present.length - 1))];
+    const width = high > low ? high - low : 1;
+    return (value) => value === null ? null : 0.04 + 0.92 * (value - low) / width;
+  }
+
+  function noise(row, salt) {
+    const wave = Math.sin(12.9898 * (row + 1) + 78.233 * salt) * 43758.5453;
+    return wave - Math.floor(wave);
+  }
+
+  function written(column, value) {
+    if (value === null) return "missing";
+    return column.levels ? column.levels[value] : String(value);
+  }
+
+  function draw() {
+    const [x, y] = chosen.map((select) => Number(select.value));
+    const [across, up] = [x, y].map((index) => rows.columns[index]);
+    const scales = [scaleOf(across, across.data), scaleOf(up, up.data)];
+    for (const part of ["data", "samples"]) {
+      const box = document.getElementById("pair-" + part);
+      const points = [];
+      const tips = [];
+      across[part].forEach((value, row) => {
+        const place = [scales[0](value, row, 1), scales[1](up[part][row], row, 2)];
+        if (place.some((each) => each === null || each < 0 || each > 1)) return;
+        points.push('<circle class="' + part + '" r="2.6" fill-opacity="0.6" cx="' + (300 * place[0]).toFixed(1) +
+          '" cy="' + (300 - 300 * place[1]).toFixed(1) + '"><title></title></circle>');
+        tips.push(across.name + " " + written(across, value) + ", " + up.name + " " + written(up, up[part][row]));
+      });
+      box.innerHTML = '<svg viewBox="0 0 300 300" role="img">' + points.join("") + "</svg>";
+      box.firstChild.setAttribute("aria-label", part + ": " + points.length + " rows, " + across.name + " across, " + up.name + " up");
+      box.querySelectorAll("title").forEach((title, index) => { title.textContent = tips[index]; });
+    }
+    document.getElementById("pair-said").textContent =
+      across.name + " runs to the right (" + ends(across) + "), " + up.name + " upwards (" + ends(up) + ").";
+  }
+
+  function ends(column) {
+    if (column.levels) return column.levels.slice(0, 12).join(", ") + (column.levels.length > 12 ? ", …" : "");
+    const present = column.data.filter((value) => value !== null).sort((a, b) => a - b);
+    return present[Math.floor(0.005 * (present.length - 1))] + " … " + present[Math.ceil(0.995 * (present.length - 1))];
+  }
+
+  draw();
+})();

@@ -1,0 +1,52 @@
+"""The opening of a report: the verdict in one sentence."""
+
+from collections.abc import Mapping
+
+from markupsafe import Markup
+
+from flowstone.evaluation.trees import INSTALL
+from flowstone.report.markup import join, number, paragraph
+from flowstone.report.subject import Subject
+
+__all__ = ["opening"]
+
+
+def opening(subject: Subject) -> Markup:
+    """The verdict, and what is left out and why."""
+    parts = [_verdict(subject)]
+    if subject.dataset is None:
+        gone = "what needs data is left out: rows beside samples, latents, calibration, the check"
+        parts.append(paragraph(f"The data cannot be read again ({subject.missing}); {gone}.", "note"))
+    if not subject.run.finished and subject.drawn == {}:
+        parts.append(paragraph("The training has not ended; these are the best weights so far.", "note"))
+    return join(parts)
+
+
+def _verdict(subject: Subject) -> Markup:
+    found = subject.verdict
+    if found is not None:
+        reasons = found.sentence.removeprefix(f"{found.word}: ")
+        return paragraph(Markup("<strong>{}</strong>: {}.").format(found.word, reasons), "verdict")
+    metrics = subject.metrics
+    if not metrics:
+        return paragraph("No figures: the training has not ended.", "verdict")
+    if metrics.get("n_not_finite"):
+        count = f"{metrics['n_not_finite']} of {metrics['n_test']} test rows"
+        return paragraph(f"Not usable as it is: {count} have a likelihood that is not finite.", "verdict")
+    if subject.images:
+        error = number(metrics.get("bits_per_dim_stderr", 0.0))
+        bits = f"{number(metrics['bits_per_dim'])} ± {error} bits a dimension on {metrics['n_test']} test images"
+        return paragraph(f"{bits}; the uniform model of the integers 0 … 255 has 8.", "verdict")
+    said = paragraph(f"{_beside_baselines(metrics)}.", "verdict")
+    return said if subject.has_judges else join((said, paragraph(f"For a verdict, {INSTALL}.", "note")))
+
+
+def _beside_baselines(metrics: Mapping) -> str:
+    nll = f"{number(metrics['nll_nats'])} ± {number(metrics['nll_stderr'])} nats a row on {metrics['n_test']} test rows"
+    others = metrics.get("baselines_nll_nats") or {}
+    known = {name: value for name, value in others.items() if value is not None}
+    if not known:
+        return nll
+    best = min(known, key=lambda name: known[name])
+    ahead = known[best] - metrics["nll_nats"]
+    return f"{nll}, {abs(ahead):.2f} {'better' if ahead > 0 else 'worse'} than {best}"
