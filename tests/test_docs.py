@@ -28,7 +28,9 @@ PAGES_OF_TEXT = [path for path in IN_DOCS if path.suffix == ".md"] + [
     ROOT / name for name in ("README.md", *PAGES.values())
 ]
 GENERATED = {DOCS / "generated" / f"{name}.md" for name in (*PAGES, "commands")} | {DOCS / "gallery" / "index.rst"}
-INTERNAL = {"bars", "cli", "digest", "files", "kernels", "lazy", "notebook", "options", "validation"}  # api/index.rst says so
+INTERNAL = {  # as api/index.rst says
+    "bars", "cli", "digest", "files", "kernels", "lazy", "notebook", "options", "validation",
+}  # fmt: skip
 
 
 def name_of(path: Path) -> str:
