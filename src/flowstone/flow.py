@@ -146,6 +146,10 @@ class Flow(Density):
         if type(self.prior).initialize is not Prior.initialize:
             self.prior.initialize(self.bijection(x, standardized)[0], context)
 
+    def __str__(self) -> str:
+        """All layers, a line each; ``repr`` is one line."""
+        return nn.Module.__repr__(self)
+
     def _log_prob(self, x: Tensor, context: Tensor | None) -> Tensor:
         z, log_det = self.bijection(self._to_own_dtype(x), self._standardized(context))
         return self.prior.log_prob(z, context) + log_det
