@@ -288,6 +288,15 @@ def test_formulas_of_docstrings_become_roles():
     assert with_roles("  $$ z =\n     x $$") == "\n  .. math::\n\n     z = x\n"
 
 
+def test_attributes_of_docstrings_become_a_list():
+    pytest.importorskip("latex2mathml", reason="latex2mathml draws the formulas of the site; make docs installs it")
+    from latex import with_attributes
+
+    text = "A thing.\n\nAttributes:\n    a, b: two of\n        them.\n    c: one.\n\n>>> 1"
+    expected = "A thing.\n\n:Attributes:\n    * **a**, **b** – two of\n      them.\n    * **c** – one.\n\n>>> 1"
+    assert with_attributes(text) == expected
+
+
 # The gallery
 
 

@@ -91,10 +91,7 @@ def _without_base_signature(
 
 
 def _mend_fields(_app: Sphinx, document: nodes.document) -> None:
-    """The wording of fields: *Attributes* as in the docstrings, and a dash between a name and what is said of it."""
-    for name in document.findall(nodes.field_name):
-        if name.astext() == "Variables":
-            name[:] = [nodes.Text("Attributes")]
+    """A dash between a name and what is said of it."""
     for text in [*document.findall(nodes.Text)]:
         if text.startswith(" -- ") and any(isinstance(parent, nodes.field_body) for parent in _parents(text)):
             text.parent.replace(text, nodes.Text(text.replace(" -- ", " – ", 1)))

@@ -3,15 +3,15 @@
 from typing import Any
 
 from docutils import nodes
-from latex import mathml, with_roles
+from latex import mathml, with_attributes, with_roles
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
 
 def _convert_docstring(_app: Sphinx, what: str, _name: str, _thing: Any, _options: Any, lines: list[str]) -> None:
-    lines[:] = with_roles("\n".join(lines)).split("\n")
+    lines[:] = with_attributes(with_roles("\n".join(lines))).split("\n")
     if what in ("property", "attribute"):
-        lines.insert(0, "")  # else napoleon takes what is before a colon in the first line for a type
+        lines[:0] = ["..", ""]  # an empty comment; else napoleon takes what is before a colon for a type
 
 
 def _visit_inline(translator: Any, node: nodes.Element) -> None:

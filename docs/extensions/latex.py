@@ -1,4 +1,4 @@
-"""Formulas of LaTeX: as MathML, which browsers draw without scripts, and in docstrings as reStructuredText."""
+"""Formulas of LaTeX as MathML, which browsers draw without scripts, and docstrings as reStructuredText."""
 
 import re
 
@@ -8,6 +8,7 @@ BLOCK = re.compile(r"^( *)\$\$\s*(.+?)\s*\$\$ *$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(``.+?``)|(?<![\\$])\$(?![$\s])([^$]+?)(?<![\\\s])\$(?!\$)", re.DOTALL)
 NAME_BEFORE = re.compile(r"(<mi>(?:log|exp|sin|cos|arctan|det|min|max)</mi>(?:</m\w+>)*)(?=<m(?!o))")  # log p, not logp
 BAR = re.compile(r'<mo stretchy="false">(?:&#x0007C;|\|)</mo>')  # |x| without the space of an operator
+ATTRIBUTES = re.compile(r"^Attributes:\n((?:(?: {4}.*)?(?:\n|\Z))+)", re.MULTILINE)
 
 
 def mathml(latex: str, *, display: str = "inline") -> str:
@@ -29,6 +30,24 @@ def with_roles(docstring: str) -> str:
     The :math:`x` of ``$HOME``.
     """
     return INLINE.sub(_role, BLOCK.sub(_directive, docstring))
+
+
+def with_attributes(docstring: str) -> str:
+    """A docstring whose section of attributes is a field with a list; several names may share what is said.
+
+    >>> print(with_attributes("Attributes:\\n    a, b: two of\\n        them."))
+    :Attributes:
+        * **a**, **b** – two of
+          them.
+    """
+    return ATTRIBUTES.sub(lambda found: ":Attributes:\n" + _as_list(found[1]), docstring)
+
+
+def _as_list(section: str) -> str:
+    def names(found: re.Match[str]) -> str:
+        return "    * " + ", ".join(f"**{name.strip()}**" for name in found[1].split(",")) + " – "
+
+    return re.sub(r"^ {4}(\w[\w, ]*): ", names, re.sub(r"^ {8}", " " * 6, section, flags=re.M), flags=re.M)
 
 
 def _directive(found: re.Match[str]) -> str:
