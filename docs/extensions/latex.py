@@ -33,9 +33,9 @@ def with_roles(docstring: str) -> str:
 
 
 def with_attributes(docstring: str) -> str:
-    """A docstring whose section of attributes is a field with a list; several names may share what is said.
+    r"""A docstring whose section of attributes is a field with a list; several names may share what is said.
 
-    >>> print(with_attributes("Attributes:\\n    a, b: two of\\n        them."))
+    >>> print(with_attributes("Attributes:\n    a, b: two of\n        them."))
     :Attributes:
         * **a**, **b** – two of
           them.
