@@ -159,10 +159,10 @@ def line(name: str, results: list[dict[str, Any]], whole: list[dict[str, Any]]) 
 
 
 TABLE = """\
-By `python benchmarks/ablations.py --steps {steps}`: bits/dim of 1000 test patches after {steps} steps of {batch} patches
-at rate {rate:g}: the mean over {seeds} seeds ± its standard error, and the difference from the first line with the same
-seeds. Weights of the last step; Adam, nothing clipped, no averaged weights. Two scales of two couplings, residual nets
-of one block of 16 channels. Machine: {machine}.
+By `python benchmarks/ablations.py --steps {steps}`: bits/dim of 1000 test patches after {steps} steps of {batch}
+patches at rate {rate:g}: the mean over {seeds} seeds ± its standard error, and the difference from the first line with
+the same seeds. Weights of the last step; Adam, nothing clipped, no averaged weights. Two scales of two couplings,
+residual nets of one block of 16 channels. Machine: {machine}.
 
 | left out or changed | bits/dim | more than with everything |
 |---|---|---|
