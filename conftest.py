@@ -66,13 +66,19 @@ def _run_lines(lines: list[str]) -> None:
 
 def enter_folder(namespace: dict) -> None:
     """Each document has an empty folder to itself, with the examples in it, as in a clone."""
+    from flowstone.plot import figures
+
     namespace["home"], namespace["folder"] = os.getcwd(), tempfile.TemporaryDirectory()
+    namespace["dpi"], figures.DPI = figures.DPI, 50  # small pictures are drawn faster
     os.chdir(namespace["folder"].name)
     Path("examples").symlink_to(ROOT / "examples")
 
 
 def leave_folder(namespace: dict) -> None:
     """Back to where the tests were started."""
+    from flowstone.plot import figures
+
+    figures.DPI = namespace["dpi"]
     os.chdir(namespace["home"])
     namespace["folder"].cleanup()
 

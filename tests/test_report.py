@@ -251,6 +251,9 @@ def test_a_training_writes_its_report_and_metrics_last(tmp_path, monkeypatch, ca
     for name, switches in {"S": ["--no-report"], "T": ["--no-plots"], "U": ["--no-plots", "--report"]}.items():
         command(*words, *switches, "--out", name)
         assert (tmp_path / name / "report.html").exists() == (name == "U")
+    assert "has not ended" not in (tmp_path / "U" / "report.html").read_text()
+    (tmp_path / "U" / "metrics.json").unlink()
+    assert "has not ended" in report_page(Subject.of(Run("U")))
 
 
 @pytest.mark.parametrize("error", [OSError("No space left on device"), KeyError("a"), KeyboardInterrupt()])
