@@ -8,7 +8,7 @@ LOWEST_TESTS := $(patsubst %,tests/test_%.py,checkpoint columns tables table_rea
 	cli_columns cli_score table_model flow fit kernels plot outliers streaming load_paths)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test laws mutants chaos damage fuzz soak lowest audit lint format reproduce tables mixed anomaly estimator posteriors images results-gpu processes bench large against clean
+.PHONY: help demo test laws mutants chaos damage fuzz soak lowest audit lint format reproduce ablations tables mixed anomaly estimator posteriors images results-gpu processes bench large against runtime docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,7 +20,7 @@ test: .venv/.dev lint  ## lint, then all tests but the long ones (minutes)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 laws: .venv/.dev  ## test the laws of bijections on many more inputs, compiled and exported (half an hour)
-	$(BIN)/python -m pytest -q -n 2 --hypothesis-profile=long -m "long or not long" tests/test_bijections.py tests/test_export.py
+	$(BIN)/python -m pytest -q -n 2 --hypothesis-profile=long -m "long or not long" tests/test_bijections.py tests/test_export.py tests/test_compiled.py
 
 mutants: .venv/.dev  ## break every bijection on purpose, measure every one: docs/reliability.md (20 minutes)
 	PYTHONPATH=tests $(BIN)/python -m mutation --out .venv/mutants.json
@@ -53,8 +53,11 @@ format: .venv/.dev  ## let ruff format the code and mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-reproduce: .venv/.dev  ## run the experiments of five tutorials and write docs/reproductions.md (15 minutes)
+reproduce: .venv/.dev  ## run the experiments of five tutorials and write docs/reproductions.md (half an hour; continues if interrupted)
 	$(BIN)/python benchmarks/reproduce.py
+
+ablations: .venv/.dev  ## leave out one part of RealNVP at a time: docs/tutorials/image-flows.md (half an hour; continues if interrupted)
+	$(BIN)/python benchmarks/ablations.py
 
 tables: .venv/.dev  ## compare with nflows, zuko and mixtures on real tables: docs/results.md (an hour; FLOWSTONE_DATA=folder)
 	$(BIN)/python benchmarks/tables.py
@@ -84,6 +87,7 @@ processes: .venv/.dev  ## measure training in one and in two processes: docs/man
 bench: .venv/.dev .venv-peers/.done  ## measure speed and memory beside other libraries: benchmarks/RESULTS.md, IMAGES.md (an hour)
 	.venv-peers/bin/python benchmarks/peers.py
 	.venv-peers/bin/python benchmarks/floor.py
+	$(BIN)/python benchmarks/direct.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/image_speed.py
 
@@ -93,8 +97,15 @@ large: .venv/.dev  ## make a table of 5 GB and score it: memory and rate (an hou
 against: .venv/.dev  ## compare the speed with another checkout of Flowstone: make against TREE=path (ten minutes)
 	$(BIN)/python benchmarks/against.py $(TREE)
 
-clean:  ## delete the environments and the demo; runs/ stays
-	rm -rf .venv .venv-peers .venv-lowest .venv-audit demo
+runtime:  ## fetch onnxruntime-web into node_modules, for playgrounds and their tests (a minute; npm, network)
+	npm install --prefix . --no-save --no-package-lock onnxruntime-web@1.30.0
+
+docs: .venv/.docs  ## build the site into docs/_build/html, and look at it in a browser (half an hour; then what has changed)
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+	FLOWSTONE_SITE=docs/_build/html $(BIN)/python -m pytest -q tests/test_site.py
+
+clean:  ## delete the environments, the demo and the site; runs/ stays
+	rm -rf .venv .venv-peers .venv-lowest .venv-audit demo docs/_build docs/generated docs/gallery
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Flowstone needs Python 3.11 or newer; make PYTHON=python3.12 …")'
@@ -107,6 +118,10 @@ clean:  ## delete the environments and the demo; runs/ stays
 .venv/.dev: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) -e '.[dev]'
 	@touch $@ .venv/.demo
+
+.venv/.docs: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) -e '.[dev,docs]'
+	@touch $@ .venv/.dev .venv/.demo
 
 .venv-peers/.done: pyproject.toml constraints.txt benchmarks/peers.txt
 	$(PYTHON) -m venv .venv-peers

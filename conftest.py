@@ -1,8 +1,10 @@
 """Every example is a test: docstrings in src, and the Python and shell blocks of the README and docs."""
 
+import inspect
 import io
 import itertools
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -15,10 +17,14 @@ os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels for GPUs are tested wi
 
 import torch
 from sybil import Example, Sybil
+from sybil.parsers import myst
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 from sybil.parsers.rest import DocTestParser
+from sybil.sybil import SybilCollection
 
-from flowstone.cli import main
+from flowstone.cli import app, main
+from flowstone.cli.values import settings_of
+from flowstone.recipes import RECIPES
 
 torch.set_num_threads(1)
 for backend in (torch.cuda, torch.xpu, torch.mtia):
@@ -46,7 +52,10 @@ def _is_plain(line: str) -> bool:
 
 
 def _run_command(line: str) -> None:
+    line = re.sub(r"--minutes \S+", "--steps 20", line)  # tests train by steps, whatever the clock says
     words, said = shlex.split(line, comments=True), io.TextIOWrapper(io.BytesIO(), write_through=True)
+    if words[1] == "train" and not {"--steps", "--epochs", "--minutes", "--resume"} & set(words):
+        words += ["--steps", "300"]  # whole trainings with the default number take most of a minute
     with patch.object(sys, "argv", words), redirect_stdout(said), redirect_stderr(said):
         try:
             main()
@@ -83,14 +92,46 @@ def leave_folder(namespace: dict) -> None:
     namespace["folder"].cleanup()
 
 
+def run_small_cell(example: Example) -> None:
+    """Run a cell of a tutorial with few steps of training; ``make docs`` runs all of them."""
+    source = re.sub(r"\b(steps ?= ?)[\d_]+", r"\g<1>4", example.parsed)
+    lines = "\n" * (example.line + example.parsed.line_offset - 1)  # so that a traceback names the line of the page
+    exec(compile(lines + source, example.path, "exec", dont_inherit=True), example.namespace)
+
+
+def parse_commands(example: Example) -> None:
+    """Parse the commands of a tutorial: their names, flags and recipe arguments exist. Those of the README are run."""
+    for line in example.parsed.splitlines():
+        program, *words = shlex.split(line, comments=True)
+        assert program == "flowstone", line
+        _, bound, _ = app.parse_args(words, print_error=False, exit_on_error=False)
+        if recipe := bound.arguments.get("flow"):
+            known = inspect.signature(RECIPES[recipe]).parameters
+            assert set(settings_of(bound.arguments.get("recipe_arguments", []))) <= set(known), line
+
+
+def leave_tutorial(namespace: dict) -> None:
+    """Back to where the tests were started, without the figures of the page."""
+    import matplotlib.pyplot as plt
+
+    plt.close("all")
+    leave_folder(namespace)
+
+
 # Each file by its path: in Sybil, src/**/*.py is one folder deep.
 docstrings = Sybil(
     parsers=[DocTestParser()], patterns=[str(path.relative_to(ROOT)) for path in ROOT.glob("src/**/*.py")]
 )
 documents = Sybil(
     parsers=[PythonCodeBlockParser(), CodeBlockParser("sh", run_shell)],
-    patterns=["README.md", "docs/*.md"],
+    patterns=["README.md", "docs/*.md", "docs/how-to/*.md"],
     setup=enter_folder,
     teardown=leave_folder,
 )
-pytest_collect_file = (docstrings + documents).pytest()
+tutorials = Sybil(
+    parsers=[myst.CodeBlockParser("python", run_small_cell), CodeBlockParser("sh", parse_commands)],
+    patterns=["docs/tutorials/*.md"],
+    setup=enter_folder,
+    teardown=leave_tutorial,
+)
+pytest_collect_file = SybilCollection([docstrings, documents, tutorials]).pytest()

@@ -80,6 +80,7 @@ def by_torch(
     loss: Callable[[Tensor], Tensor] | None = None,
     context: AbstractContextManager | None = None,
     step_context: AbstractContextManager | None = None,
+    gradient: Callable[[Tensor], object] | None = None,
     optimizer: Any = None,
 ) -> Contender:
     """A flow written with torch.
@@ -88,6 +89,7 @@ def by_torch(
         loss: what a step minimises; None: the mean of ``-log_prob``.
         context: in which everything runs.
         step_context: in which training steps run, besides.
+        gradient: computes the loss with its gradient; None: by autograd.
         optimizer: None: torch's fused Adam.
     """
     optimizer = optimizer or torch.optim.Adam(module.parameters(), lr=task.rate, fused=True)
@@ -96,8 +98,11 @@ def by_torch(
 
     def step(x: Tensor) -> None:
         optimizer.zero_grad()
-        with step_context, context:
-            loss(x).backward()
+        if gradient is not None:
+            gradient(x)
+        else:
+            with step_context, context:
+                loss(x).backward()
         optimizer.step()
 
     def without_gradients(function: Callable) -> Callable:
@@ -137,7 +142,7 @@ def flowstone_flow(task: Task) -> Any:
 
 def flowstone(task: Task, variant: str = "") -> Contender:
     """``variant``: ``"compiled"``, ``"bf16"`` or ``"checkpointed"``: how ``fit`` runs it if its settings say so."""
-    from flowstone.execution import bf16_conditioners, checkpointed, compiled, fast_few_inputs
+    from flowstone.execution import DirectGradient, bf16_conditioners, checkpointed, compiled, fast_few_inputs
 
     flow = flowstone_flow(task)
     contexts = {"bf16": bf16_conditioners, CHECKPOINTED: checkpointed}
@@ -149,6 +154,7 @@ def flowstone(task: Task, variant: str = "") -> Contender:
         loss=compiled(lambda x: -flow.log_prob(x).mean()) if variant == "compiled" else None,
         context=contexts[variant](flow) if variant in contexts else None,
         step_context=fast_few_inputs(flow),
+        gradient=DirectGradient(flow) if variant == "" and task.kind != "autoregressive" else None,
         optimizer=AsInFit(flow, task.rate),
     )
 

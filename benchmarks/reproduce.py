@@ -2,14 +2,16 @@
 
 Every figure in that page comes from one run of this script, on one thread, seed 0:
 
-    python benchmarks/reproduce.py [--data-dir FOLDER] [--quick]
+    python benchmarks/reproduce.py [--data-dir FOLDER] [--runs FOLDER] [--quick]
 
 ``--data-dir`` (or FLOWSTONE_DATA) names a folder that holds ``tables/power-plant.parquet`` and
-``tables/wine-quality-red.parquet`` (UCI); without it the two tables are left out and the page says so. ``--quick``
+``tables/wine-quality-red.parquet`` (UCI); without it the two tables are left out and the page says so. What was trained
+is kept in ``--runs``, so that an interrupted run goes on where it was. Seconds are of processor time. ``--quick``
 takes a twentieth of the steps and writes to a temporary folder: it shows that everything runs.
 """
 
 import argparse
+import json
 import os
 import tempfile
 import time
@@ -38,9 +40,9 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 @dataclass
 class Experiment:
-    """One training: the document's setting, or our default on the same data."""
+    """One training: a tutorial's setting, or our default on the same data."""
 
-    document: str
+    subject: str
     label: str
     toy: str
     recipe: str = DEFAULT
@@ -49,23 +51,31 @@ class Experiment:
     training: dict[str, Any] = field(default_factory=dict)
     note: str = ""
 
+    @property
+    def name(self) -> str:
+        return f"{self.subject}-{self.toy}-{self.recipe}"
+
 
 @dataclass
 class Outcome:
-    """The trained flow, how its training went, and its figures on the test points."""
+    """The flow with the weights that were best on held-out points, and with those of the last step; how its training
+    went, and its figures on the test points.
+    """
 
     experiment: Experiment
     flow: Flow
+    last: Flow
     history: History
     figures: dict[str, Any]
 
     @property
-    def seconds(self) -> float:
-        return self.history.records[-1].seconds
-
-    @property
     def steps(self) -> int:
         return self.history.records[-1].step
+
+    @property
+    def cost(self) -> str:
+        """Steps and seconds, for the titles of panels."""
+        return f"{self.steps:,} steps, {self.figures['seconds']:.0f} s"
 
 
 PLAIN = {"schedule": "constant", "warmup": 0.0, "ema": 0.0, "clip": 1e9, "patience": None}  # as tutorials train
@@ -76,42 +86,42 @@ def experiments() -> list[Experiment]:
     nets = {"couplings": 6, "separate_nets": True}
     result = [
         Experiment(
-            "000", "RealNVP, 6 couplings, s and t nets of 5 layers, 256 wide", "moons", "realnvp",
-            nets | {"hidden": (256,) * 4}, training=PLAIN | {"steps": 500, "lr": 1e-3},
-            note="fresh points, batch 512; 500 of the document's 3000 steps",
+            "fresh-moons", "RealNVP, 6 couplings, s and t nets of 5 layers, 256 wide", "moons", "realnvp",
+            nets | {"hidden": (256,) * 4}, training=PLAIN | {"steps": 3000, "lr": 1e-3},
+            note="fresh points, batch 512, as in the tutorial",
         ),
         Experiment(
-            "003", "RealNVP, 6 couplings, s and t nets 128 wide", "moons", "realnvp",
-            nets | {"hidden": (128, 128)}, 3000, PLAIN | {"steps": 600, "lr": 1e-3, "batch_size": 3000},
-            "fixed 3000 points, full batch; 600 of the document's 10,000 steps",
+            "fixed-moons", "RealNVP, 6 couplings, s and t nets 128 wide", "moons", "realnvp",
+            nets | {"hidden": (128, 128)}, 3000, PLAIN | {"steps": 10_000, "lr": 1e-3, "batch_size": 3000},
+            "fixed 3000 points, full batch, as in the tutorial",
         ),
-        Experiment("003", f"{DEFAULT} (default)", "moons", points=3000, note="fixed 3000 points"),
+        Experiment("fixed-moons", f"{DEFAULT} (default)", "moons", points=3000, note="fixed 3000 points"),
     ]  # fmt: skip
     for toy in ("circles", "moons", "spirals"):
         for title, recipe in (("NICE", "nice"), ("RealNVP", "realnvp")):
             result.append(
                 Experiment(
-                    "002", title, toy, recipe, {"couplings": 6}, training={"steps": 1000},
-                    note="the document gives no sizes: our recipe, 6 couplings of 128 x 128, 1000 steps",
+                    "nice-realnvp", title, toy, recipe, {"couplings": 6}, training={"steps": 1000},
+                    note="the tutorial gives no sizes: our recipe, 6 couplings of 128 x 128, 1000 steps",
                 )
             )  # fmt: skip
     result += [
         Experiment(
-            "001", "RealNVP, learned scale, rate 5e-4", toy, "realnvp", nets | {"hidden": (64, 64)},
+            "toys", "RealNVP, learned scale, rate 5e-4", toy, "realnvp", nets | {"hidden": (64, 64)},
             training=PLAIN | {"steps": 1000, "lr": 5e-4},
-            note="the document gives no sizes: 6 couplings of 64 x 64, 1000 steps",
+            note="the tutorial gives no sizes: 6 couplings of 64 x 64, 1000 steps",
         )
         for toy in ("moons", "circles", "blobs", "uniform")
     ]  # fmt: skip
-    leaky = {"couplings": 4, "hidden": (32,), "activation": "tanh", "leaky_relu": True}
+    tanh = {"couplings": 4, "hidden": (32,), "activation": "tanh", "leaky_relu": True, "shift_first": True}
     result += [
         Experiment(
-            "004", "coupling + LeakyReLU, tanh nets of one layer", "banana", "realnvp", leaky, 1024,
-            {"steps": 3000, "lr": 3e-3, "batch_size": 1024, "schedule": "constant", "patience": 8,
-             "validate_every": 50},
-            "fixed 1024 points, full batch, patience; the document trains 50,000 steps at rate 1e-4",
+            "banana", "(x + t)·exp(s) couplings + LeakyReLU, tanh nets of one layer", "banana", "realnvp", tanh, 1024,
+            PLAIN | {"steps": 50_000, "lr": 1e-4, "batch_size": 1024, "optimizer": "adamw", "weight_decay": 1e-4,
+                     "patience": 50, "validate_every": 100},
+            "fixed 1024 points, full batch, at most the 50,000 steps of the tutorial",
         ),
-        Experiment("004", f"{DEFAULT} (default)", "banana", points=1024, note="fixed 1024 points"),
+        Experiment("banana", f"{DEFAULT} (default)", "banana", points=1024, note="fixed 1024 points"),
     ]  # fmt: skip
     toys = ("moons", "circles", "spirals", "blobs", "uniform", "banana")
     result += [Experiment("default", f"{DEFAULT} (default)", toy, note="fresh points, all defaults") for toy in toys]
@@ -124,26 +134,56 @@ def true_nll(toy: str) -> float:
     return -TOYS[toy].log_prob(open_source(toy).test.x[:TEST]).mean().item()
 
 
-def run(experiment: Experiment, shrink: float) -> Outcome:
-    """Train the flow and evaluate it on the test points."""
+def run(experiment: Experiment, runs: Path, shrink: float) -> Outcome:
+    """Train the flow and evaluate it on the test points, unless ``runs`` has it."""
+    folder = runs / experiment.name
+    if not (folder / "figures.json").exists():
+        train(experiment, folder, shrink)
+    best, last = flowstone.load(folder / "best"), flowstone.load(folder / "last")
+    assert isinstance(best, Flow)
+    assert isinstance(last, Flow)
+    figures = json.loads((folder / "figures.json").read_text())
+    return Outcome(experiment, best.eval(), last.eval(), History.load(folder / "history.csv"), figures)
+
+
+def train(experiment: Experiment, folder: Path, shrink: float) -> None:
+    """Train and evaluate, and write all of it to ``folder``."""
     dataset = open_source(experiment.toy, points=experiment.points)
     torch.manual_seed(0)
     flow = build(experiment.recipe, {"features": 2, **experiment.arguments})
+    last = build(experiment.recipe, {"features": 2, **experiment.arguments})
     training = dict(experiment.training)
     training["steps"] = max(20, int(training.get("steps", 3000) * shrink))
     data = dataset.train if callable(dataset.train) else dataset.train.x
-    history = flowstone.fit(flow, data, validation=dataset.validation.x, progress=False, **training)
-    figures = flowstone.evaluate(flow.eval(), dataset.test.x[:TEST])
-    figures["floor"] = true_nll(experiment.toy)
-    around = torch.cat((dataset.test.x[:TEST], flow.sample(TEST, seed=0)))  # a bad fit has mass where there are no data
+
+    clock = folder / "seconds.txt"
+    spent, started = float(clock.read_text()) if clock.exists() else 0.0, time.process_time()
+
+    def keep(density: flowstone.Density, _: History) -> None:
+        last.load_state_dict(density.state_dict())
+        clock.write_text(str(spent + time.process_time() - started))
+
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {"validation": dataset.validation.x, "resume": folder / "state", "progress": False, "watch": keep}
+    history = flowstone.fit(flow, data, **settings, **training)
+    if history.stopped in ("interrupted", "terminated"):
+        raise SystemExit(f"{experiment.name} was stopped at step {history.records[-1].step}; the next run continues it")
+    test = dataset.test.x[:TEST]
+    figures = flowstone.evaluate(flow.eval(), test)
+    figures["nll_last"] = flowstone.evaluate(last.eval(), test)["nll_nats"]
+    figures["floor"], figures["seconds"] = true_nll(experiment.toy), float(clock.read_text())
+    around = torch.cat((test, flow.sample(TEST, seed=0)))  # a bad fit has mass where there are no data
     low, high = (tuple(edge.tolist()) for edge in (around.amin(0) - 0.5, around.amax(0) + 0.5))
     figures["integral"] = flowstone.grid_integral(flow, low, high, points=600)
+    flowstone.save(flow, folder / "best")
+    flowstone.save(last, folder / "last")
+    history.save(folder / "history.csv")
+    (folder / "figures.json").write_text(json.dumps(figures))
     print(
-        f"{experiment.document} {experiment.toy} {experiment.label}: {figures['nll_nats']:.4f} nats, "
-        f"{history.records[-1].step} steps, {history.records[-1].seconds:.1f} s, integral {figures['integral']:.4f}",
+        f"{experiment.name}: {figures['nll_nats']:.4f} nats, {history.records[-1].step} steps, "
+        f"{figures['seconds']:.1f} s, integral {figures['integral']:.4f}",
         flush=True,
     )
-    return Outcome(experiment, flow, history, figures)
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
@@ -153,52 +193,77 @@ def test_points(toy: str) -> Tensor:
     return TOYS[toy](6000, torch.Generator().manual_seed(1234))
 
 
-def grid_of_flows(rows: dict[str, dict[str, Outcome]], *, density: bool) -> Figure:
+def grid_of_flows(rows: dict[str, dict[str, tuple[Outcome, Flow]]], *, density: bool) -> Figure:
     """A row a toy; the data, then each flow: samples, or density with samples."""
     columns = len(next(iter(rows.values())))
-    figure, axes = plot.new_figure(len(rows), 1 + columns, (3.1 * (1 + columns), 3.2 * len(rows)))
+    figure, axes = plot.new_figure(len(rows), 1 + columns, (3.3 * (1 + columns), 3.5 * len(rows)))
     for (toy, outcomes), line in zip(rows.items(), axes, strict=True):
         x = test_points(toy)
         limits = plot.limits_of(x)
         peak = TOYS[toy].log_prob(x[:3000]).exp().quantile(0.98).item()
-        plot.points(x, line[0], color=plot.DATA, title=f"{toy} (entropy {TOYS[toy].entropy:.3f})", limits=limits)
-        for (label, outcome), ax in zip(outcomes.items(), line[1:], strict=True):
-            samples = outcome.flow.sample(4000, seed=0)
-            title = f"{label}: {outcome.figures['nll_nats']:.3f} nats"
+        plot.points(x, line[0], color=plot.DATA, title=f"{toy} (entropy {TOYS[toy].entropy:.3f} nats)", limits=limits)
+        for (label, (outcome, flow)), ax in zip(outcomes.items(), line[1:], strict=True):
+            samples = flow.sample(4000, seed=0)
+            nll = outcome.figures["nll_nats" if flow is outcome.flow else "nll_last"]
             if density:
-                plot.density(outcome.flow, ax, limits=limits, samples=samples[:300], peak=peak, grid=200)
-                ax.set_title(title)
+                plot.density(flow, ax, limits=limits, samples=samples[:300], peak=peak, grid=200)
             else:
-                plot.points(samples, ax, color=plot.SAMPLES, title=title, limits=limits)
+                plot.points(samples, ax, color=plot.SAMPLES, limits=limits)
+            ax.set_title(f"{label}: {nll:.3f} nats\n{outcome.cost}")
     return figure
 
 
-def pictures(outcomes: dict[tuple[str, str, str], Outcome], images: Path) -> None:
+def with_cost(figure: Figure, outcome: Outcome) -> Figure:
+    """Add steps and seconds to the titles of the panels that are not of the data alone."""
+    for ax in figure.axes:
+        if ax.get_title() and not ax.get_title().startswith("data"):
+            ax.set_title(f"{ax.get_title()}\n{outcome.cost}", fontsize=ax.title.get_fontsize())
+    return figure
+
+
+def pictures(outcomes: dict[str, Outcome], images: Path) -> None:
     """All pictures of the page."""
 
-    def one(document: str, toy: str, start: str = "") -> Outcome:
-        return next(o for (d, t, label), o in outcomes.items() if (d, t) == (document, toy) and label.startswith(start))
+    def one(subject: str, toy: str, label: str = "realnvp") -> Outcome:
+        return outcomes[f"{subject}-{toy}-{label}"]
+
+    def best(outcome: Outcome) -> tuple[Outcome, Flow]:
+        return outcome, outcome.flow
+
+    def default(toy: str) -> tuple[Outcome, Flow]:
+        return best(one("default", toy, DEFAULT))
 
     moons = test_points("moons")
-    for name, outcome in (("000-realnvp", one("000", "moons")), ("000-default", one("default", "moons"))):
-        plot.save_figure(plot.data_latent_samples(outcome.flow, moons), images / f"{name}.png")
-    fixed = {"as in the document": one("003", "moons", "RealNVP"), "default": one("003", "moons", DEFAULT)}
-    plot.save_figure(grid_of_flows({"moons": fixed}, density=False), images / "003.png")
+    for name, outcome in (("realnvp", one("fresh-moons", "moons")), ("default", default("moons")[0])):
+        figure = plot.data_latent_samples(outcome.flow, moons)
+        plot.save_figure(with_cost(figure, outcome), images / f"moons-{name}.png")
+    fixed = one("fixed-moons", "moons")
+    flows = {
+        "RealNVP, best": best(fixed),
+        "RealNVP, at the end": (fixed, fixed.last),
+        "default": best(one("fixed-moons", "moons", DEFAULT)),
+    }
+    plot.save_figure(grid_of_flows({"moons": flows}, density=True), images / "moons-fixed.png")
     rows = {
-        toy: {"NICE": one("002", toy, "NICE"), "RealNVP": one("002", toy, "RealNVP"), "default": one("default", toy)}
+        toy: {
+            "NICE": best(one("nice-realnvp", toy, "nice")),
+            "RealNVP": best(one("nice-realnvp", toy)),
+            "default": default(toy),
+        }
         for toy in ("circles", "moons", "spirals")
     }
-    plot.save_figure(grid_of_flows(rows, density=True), images / "002.png")
+    plot.save_figure(grid_of_flows(rows, density=True), images / "nice-realnvp.png")
     rows = {
-        toy: {"as in the document": one("001", toy), "default": one("default", toy)}
+        toy: {"as in the tutorial": best(one("toys", toy)), "default": default(toy)}
         for toy in ("moons", "circles", "blobs", "uniform")
     }
-    plot.save_figure(grid_of_flows(rows, density=False), images / "001.png")
-    banana = one("004", "banana", "coupling")
-    plot.save_figure(plot.layers(banana.flow, test_points("banana"), most=7), images / "004-layers.png")
+    plot.save_figure(grid_of_flows(rows, density=False), images / "toys.png")
+    banana = one("banana", "banana")
+    figure = plot.layers(banana.flow, test_points("banana"), most=7)
+    plot.save_figure(with_cost(figure, banana), images / "banana-layers.png")
     figure, axes = plot.new_figure(1, 1, (6.4, 4.0))
     plot.loss_curve(banana.history, axes[0, 0], entropy=TOYS["banana"].entropy)
-    plot.save_figure(figure, images / "004-loss.png")
+    plot.save_figure(with_cost(figure, banana), images / "banana-loss.png")
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -220,19 +285,24 @@ def best_mixture(train: np.ndarray, validation: np.ndarray, shrink: float):
     return max(fitted, key=lambda mixture: mixture.score(validation))
 
 
-def compare(path: Path, images: Path, shrink: float) -> dict[str, Any]:
+def compare(path: Path, runs: Path, images: Path, shrink: float) -> dict[str, Any]:
     """Our default against the best mixture: the same split, the same noise; the mixture sees standardised columns."""
-    dataset = open_source(str(path))
+    kept = runs / f"{path.stem}.json"
+    if kept.exists():
+        return json.loads(kept.read_text())
+    dataset = open_source(str(path), mixed=False)
     assert not callable(dataset.train)
     torch.manual_seed(0)
     flow = build(DEFAULT, {"features": len(dataset.columns)})
+    started = time.process_time()
     history = flowstone.fit(
         flow, dataset.train.x, validation=dataset.validation.x, progress=False, steps=max(20, int(3000 * shrink))
     )
+    flow_seconds = time.process_time() - started
     figures = flowstone.evaluate(flow.eval(), dataset.test.x)
     train, validation, test = (part.x.numpy() for part in (dataset.train, dataset.validation, dataset.test))
     mean, std = train.mean(0), train.std(0)
-    started = time.monotonic()
+    started = time.process_time()
     mixture = best_mixture((train - mean) / std, (validation - mean) / std, shrink)
     scores = -mixture.score_samples((test - mean) / std) + np.log(std).sum()
     with torch.no_grad():
@@ -245,16 +315,17 @@ def compare(path: Path, images: Path, shrink: float) -> dict[str, Any]:
         "columns": len(dataset.columns),
         "flow": figures["nll_nats"],
         "flow_error": figures["nll_stderr"],
-        "flow_seconds": history.records[-1].seconds,
+        "flow_seconds": flow_seconds,
         "steps": f"{history.best.step} of {history.records[-1].step}",
         "mixture": scores.mean(),
         "mixture_error": scores.std() / np.sqrt(len(scores)),
         "gain": gain.mean(),
         "gain_error": gain.std() / np.sqrt(len(gain)),
         "components": mixture.n_components,
-        "mixture_seconds": time.monotonic() - started,
+        "mixture_seconds": time.process_time() - started,
         "noise": dataset.description["noise"],
     }
+    kept.write_text(json.dumps(row, default=float))
     print(f"{path.stem}: flow {row['flow']:.4f}, mixture {row['mixture']:.4f} ({mixture.n_components})", flush=True)
     return row
 
@@ -262,13 +333,17 @@ def compare(path: Path, images: Path, shrink: float) -> dict[str, Any]:
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 INTRODUCTION = """\
-Five tutorials train small flows on points in the plane. Here each is trained again with the document's settings, and
-with Flowstone's default. `make reproduce` makes this page: {minutes:.0f} minutes, {machine}; one thread; seed 0.
+Five tutorials on the web train small flows on points in the plane. Here their trainings are done again with Flowstone,
+with the sizes, learning rates and numbers of steps that each tutorial gives, and with Flowstone's default beside them.
+[The tutorials](tutorials/index.md) of this project explain the same subjects. `make reproduce` makes this page.
+Machine: {machine}; one thread; seed 0. Seconds are of processor time, of training with its validations. Other work ran
+on the two cores: a quiet machine takes less, and the other figures do not depend on it.
 
-Toys are standardised by their exact moments. NLL is the mean over {test:,} test points ± its standard error. All flows
-on a toy are evaluated on the same points, and so is the *true density*: no flow can be expected to have a lower NLL
-than it has on them. *Integral* is the density summed over a grid of 600 x 600 points, which covers test points and
-samples. *Round trip* is the largest |x − f⁻¹(f(x))|, in float32."""
+Toys are standardised by their exact moments. NLL is the mean over {test:,} test points ± its standard error, of the
+weights that were best on held-out points; *last* is that of the last step, which the tutorials keep. All flows on a toy
+are evaluated on the same points, and so is the *true density*: no flow can be expected to have a lower NLL than it has
+on them. *Integral* is the density summed over a grid of 600 x 600 points, which covers test points and samples. *Round
+trip* is the largest |x − f⁻¹(f(x))|, in float32."""
 
 TABLES_INTRODUCTION = """\
 ## Real tables: the default flow against the best Gaussian mixture
@@ -280,33 +355,34 @@ test rows of the difference, mixture minus flow, ± its standard error.
 """
 
 SECTIONS: dict[str, tuple[str, str]] = {
-    "000": (
-        "000: RealNVP on fresh moons, seen as data, latent and samples",
-        "As in the document:\n\n![RealNVP](images/000-realnvp.png)\n\n"
-        "The default:\n\n![default](images/000-default.png)",
+    "fresh-moons": (
+        "RealNVP on two moons: data, latent, samples",
+        "As in the tutorial:\n\n![Two moons, their latent and samples, by RealNVP](images/moons-realnvp.png)\n\n"
+        "The default:\n\n![Two moons, their latent and samples, by the default flow](images/moons-default.png)",
     ),
-    "003": (
-        "003: RealNVP on 3000 fixed points, with its round trip",
-        "![Samples](images/003.png)\n\nA long training overfits a fixed set; the document trains to the end, the "
-        "default keeps the weights that were best on held-out points.",
+    "fixed-moons": (
+        "RealNVP on 3000 fixed points: round trip, and overfitting",
+        "![Densities of the best weights, of the last ones, and of the default](images/moons-fixed.png)\n\nA long "
+        "training overfits a fixed set. The tutorial takes the weights of the last step; the best are those that were "
+        "best on held-out points.",
     ),
-    "002": (
-        "002: NICE and RealNVP on circles, moons and spirals",
-        "![Densities](images/002.png)\n\nNICE keeps volume but for one scaling, and its prior is logistic.",
+    "nice-realnvp": (
+        "NICE and RealNVP on circles, moons and spirals",
+        "![Densities](images/nice-realnvp.png)\n\nNICE keeps volume but for one scaling, and its prior is logistic.",
     ),
-    "001": ("001: RealNVP on moons, circles, blobs and a uniform square", "![Samples](images/001.png)"),
-    "004": (
-        "004: couplings with LeakyReLU on the banana, layer by layer",
-        "![Layers](images/004-layers.png)\n\nTraining stops when the held-out likelihood no longer improves:\n\n"
-        "![Loss](images/004-loss.png)\n\nIts one-dimensional example is a page of its own: "
-        "[change of variables](change-of-variables.md).",
+    "toys": ("RealNVP on moons, circles, blobs and a uniform square", "![Samples](images/toys.png)"),
+    "banana": (
+        "Couplings with LeakyReLU on the banana, layer by layer",
+        "![The banana after each layer, and samples on their way back](images/banana-layers.png)\n\nTraining stops "
+        "when the held-out likelihood no longer improves:\n\n![Loss](images/banana-loss.png)",
     ),
 }
 
 
 def table_of(outcomes: list[Outcome]) -> str:
-    header = "| data | flow | test NLL (nats) | entropy | true density | steps | seconds | round trip | integral |"
-    return "\n".join([header, "|---|---|---|---|---|---|---|---|---|", *map(line_of, outcomes)])
+    names = ("data", "flow", "test NLL (nats)", "last", "entropy", "true density", "steps", "seconds", "round trip")
+    header = f"| {' | '.join(names)} | integral |"
+    return "\n".join([header, "|---" * (len(names) + 1) + "|", *map(line_of, outcomes)])
 
 
 def line_of(outcome: Outcome) -> str:
@@ -315,10 +391,11 @@ def line_of(outcome: Outcome) -> str:
         f"{what.toy}: {what.note}",
         what.label,
         f"{figures['nll_nats']:.4f} ± {figures['nll_stderr']:.4f}",
+        f"{figures['nll_last']:.4f}",
         f"{TOYS[what.toy].entropy:.4f}",
         f"{figures['floor']:.4f}",
         f"{outcome.steps}" + (f" (best {best})" if best != outcome.steps else ""),
-        f"{outcome.seconds:.1f}",
+        f"{figures['seconds']:.1f}",
         f"{figures['round_trip_max']:.1e}",
         f"{figures['integral']:.4f}",
     )
@@ -351,15 +428,15 @@ def line_of_table(row: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def page(outcomes: dict[tuple[str, str, str], Outcome], tables: list[dict[str, Any]], seconds: float) -> str:
-    parts = ["# Reproductions", "", INTRODUCTION.format(minutes=seconds / 60, machine=machine(), test=TEST), ""]
-    for document, (title, images) in SECTIONS.items():
-        mine = [o for (d, _, _), o in outcomes.items() if d == document]
-        toys = {o.experiment.toy for o in mine}
-        has_default = any(o.experiment.label.startswith(DEFAULT) for o in mine)
-        defaults = [] if has_default else [o for (d, t, _), o in outcomes.items() if d == "default" and t in toys]
-        parts += [f"## {title}", "", table_of(mine + defaults), "", images, ""]
-    default = [o for (document, _, _), o in outcomes.items() if document == "default"]
+def page(outcomes: dict[str, Outcome], tables: list[dict[str, Any]]) -> str:
+    parts = ["# Reproductions", "", INTRODUCTION.format(machine=machine(), test=TEST), ""]
+    default = [outcome for outcome in outcomes.values() if outcome.experiment.subject == "default"]
+    for subject, (title, images) in SECTIONS.items():
+        mine = [outcome for outcome in outcomes.values() if outcome.experiment.subject == subject]
+        toys = {outcome.experiment.toy for outcome in mine}
+        has_default = any(outcome.experiment.recipe == DEFAULT for outcome in mine)
+        beside = [] if has_default else [outcome for outcome in default if outcome.experiment.toy in toys]
+        parts += [f"## {title}", "", table_of(mine + beside), "", images, ""]
     parts += [TABLES_INTRODUCTION, table_of_tables(tables), "", "## All toys with the default", "", table_of(default)]
     return "\n".join(parts) + "\n"
 
@@ -367,19 +444,24 @@ def page(outcomes: dict[tuple[str, str, str], Outcome], tables: list[dict[str, A
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data-dir", type=Path, default=os.environ.get("FLOWSTONE_DATA"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/reproductions"))
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     docs = Path(tempfile.mkdtemp()) if options.quick else DOCS
+    runs = docs / "runs" if options.quick else options.runs
     shrink = 0.05 if options.quick else 1.0
-    (docs / "images").mkdir(parents=True, exist_ok=True)
+    for folder in (docs / "images", runs):
+        folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    outcomes = {(e.document, e.toy, e.label): run(e, shrink) for e in experiments()}
+    todo = experiments()
+    done = {each.name: run(each, runs, shrink) for each in reversed(todo)}  # the longest are the first of the page
+    outcomes = {each.name: done[each.name] for each in todo}
     folder = Path(options.data_dir or DOCS.parents[1] / "shared" / "data") / "tables"
     paths = [folder / f"{name}.parquet" for name in TABLES if (folder / f"{name}.parquet").exists()]
-    tables = [compare(path, docs / "images", shrink) for path in paths]
+    tables = [compare(path, runs, docs / "images", shrink) for path in paths]
     pictures(outcomes, docs / "images")
-    (docs / "reproductions.md").write_text(page(outcomes, tables, time.monotonic() - started))
+    (docs / "reproductions.md").write_text(page(outcomes, tables))
     print(f"wrote {docs / 'reproductions.md'} in {time.monotonic() - started:.0f} s")
 
 

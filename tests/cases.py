@@ -159,6 +159,10 @@ def soft(moved: int) -> b.Affine:
     return b.Affine(moved, scale="soft", limit=1.5)
 
 
+def shift_first(moved: int) -> b.Affine:
+    return b.Affine(moved, shift_first=True)
+
+
 def spline(_: int) -> b.RQSpline:
     return b.RQSpline(bins=5, bound=2.0)
 
@@ -218,6 +222,7 @@ CASES: dict[str, Case] = {
     "Coupling Affine": case(lambda: vector(3, affine), 3),
     "Coupling Affine swapped": case(lambda: vector(3, affine, swap=True), 3),
     "Coupling Affine soft": case(lambda: vector(4, soft), 4),
+    "Coupling Affine shift first": case(lambda: vector(4, shift_first), 4),
     "Coupling Affine separate nets": case(lambda: vector(4, affine, separate=True), 4),
     "Coupling Affine conditional": case(lambda: vector(3, affine, context=2), 3, 2),
     "Coupling Affine one feature": case(lambda: vector(1, affine, context=2), 1, 2),
@@ -310,6 +315,9 @@ CASES: dict[str, Case] = {
         2,
         size=0.3,
         widest=3.0,
+    ),
+    "recipe realnvp batch norm": case(
+        lambda: recipes.realnvp(3, couplings=3, hidden=(8,), shift_first=True, batch_norm=True).bijection, 3, **WHOLE
     ),
     "recipe spline": case(lambda: recipes.spline(3, hidden=(8,), couplings=3).bijection, 3, **WHOLE),
     "recipe glow": case(lambda: recipes.glow(3, hidden=(8,), couplings=3).bijection, 3, **WHOLE),

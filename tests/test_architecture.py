@@ -17,7 +17,7 @@ import flowstone
 SOURCE = Path(flowstone.__file__).parent
 # From the lowest. A package imports only from packages on lower levels, so bijections and nets are independent.
 LEVELS = (
-    ("errors", "lazy"),
+    ("errors", "lazy", "notebook"),
     ("validation", "options", "files", "digest", "bars", "kernels"),
     ("nets", "bijections", "priors", "data"),
     ("density", "transform"),
@@ -28,8 +28,8 @@ LEVELS = (
     ("evaluation",),
     ("testing",),
     ("train",),
-    ("runs", "plot"),
-    ("table_model", "sbi"),
+    ("runs", "plot", "export"),
+    ("table_model", "sbi", "playground"),
     ("estimators", "streaming"),
     ("report",),
     ("cli",),

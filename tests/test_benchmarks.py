@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 
+from flowstone.bijections import Affine
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -108,3 +110,46 @@ def test_the_step_against_another_checkout_is_adam_with_clipping(benchmark_modul
         adam.step()
     for one, other in zip(flow.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)  # three steps of 0.1
+
+
+def test_both_ways_of_a_step_are_the_same_step(benchmark_module, monkeypatch):
+    direct, libraries = benchmark_module("direct"), benchmark_module("libraries")
+    flows, original = [], direct.flowstone_flow
+    monkeypatch.setattr(direct, "flowstone_flow", lambda task: flows.append(original(task)) or flows[-1])
+    item = direct.Item("step", libraries.Task("affine", 3, 2, 8, rate=0.1), 20, 1)
+    for way in direct.WAYS:
+        step = direct.steps(item)[way]
+        for _ in range(3):
+            step()
+    for one, other in zip(flows[0].parameters(), flows[1].parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)  # three steps of 0.1
+
+
+def test_what_an_ablation_changes_is_changed_and_is_a_bijection(benchmark_module, float64):
+    ablations = benchmark_module("ablations")
+    torch.manual_seed(0)
+    x, parameters = 256 * torch.rand(5, 3), torch.randn(5, 3, 2)
+    unbounded, one_sided = ablations.Unbounded(), ablations.OneSidedLogit()
+    moved, log_slope = unbounded(x, parameters)
+    torch.testing.assert_close(moved, x * log_slope.exp() + parameters[..., 1])
+    torch.testing.assert_close(log_slope, parameters[..., 0])
+    torch.testing.assert_close(unbounded.inverse(moved, parameters)[0], x)
+    z, log_det = one_sided(x)
+    slopes = torch.func.vmap(torch.func.jacrev(lambda row: one_sided(row[None])[0][0]))(x)
+    torch.testing.assert_close(log_det.double(), slopes.slogdet().logabsdet, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(one_sided.inverse(z)[0].double(), x, rtol=1e-4, atol=1e-3)
+    assert one_sided(torch.full((1, 1), 256.0))[0].isinf().all()
+    assert not any(isinstance(layer, Affine) for layer in ablations.without_tanh().modules())
+    starts = [net.output.weight.abs().sum() for net in ablations.without_zero_start().modules() if hasattr(net, "phi")]
+    assert len(starts) > 3
+    assert min(starts) > 0.1
+
+
+def test_the_table_of_ablations_names_what_failed_and_compares_equal_seeds(benchmark_module):
+    line = benchmark_module("ablations").line
+    whole = [{"bits_per_dim": bits} for bits in (5.0, 6.0, 7.0)]
+    more = [{"bits_per_dim": bits} for bits in (5.5, 6.5, 7.5)]
+    assert line("everything", whole, whole) == "| everything | 6.000 ± 0.577 |  |"
+    assert line("no norm", more, whole) == "| no norm | 6.500 ± 0.577 | +0.500 ± 0.000 |"
+    broken = [*more[:2], {"failed": "step 7"}]
+    assert line("no tanh", broken, whole) == "| no tanh | not finite with 1 of 3 seeds (step 7) | |"

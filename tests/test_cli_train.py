@@ -38,7 +38,8 @@ def here(tmp_path, monkeypatch):
 def test_a_run_folder_holds_what_it_should(tmp_path, capsys):
     flowstone("train", "moons", "--out", "R", *QUICK[:-2])
     assert sorted(p.name for p in (tmp_path / "R").iterdir()) == [
-        "flow.json", "flow.safetensors", "history.csv", "metrics.json", "plots", "report.html", "resume",
+        "README.md", "flow.json", "flow.safetensors", "frames.safetensors", "history.csv", "metrics.json", "plots",
+        "report.html", "resume",
     ]  # fmt: skip
     plots = sorted(p.name for p in (tmp_path / "R" / "plots").iterdir())
     assert plots == ["calibration.png", "data-latent-samples.png", "density.png", "layers.png", "loss.png"]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from flowstone.data.tables import Columns, kinds_of, read_table
 from flowstone.data.tables.values import parse_numbers
-from flowstone.errors import DataError, DataWarning, FlowstoneError, SettingError, UnknownNameError
+from flowstone.errors import CheckpointError, DataError, DataWarning, FlowstoneError, SettingError, UnknownNameError
 from flowstone.mixed import Encoder, columns_of
 
 N = 600
@@ -416,3 +416,31 @@ def test_whole_numbers_of_many_digits_in_text_are_exact():
     parsed = parse_numbers(pa.chunked_array([[str(2**64 - 1), "7"]]))
     assert parsed is not None
     assert parsed.to_pylist() == [2**64 - 1, 7]
+
+
+@pytest.mark.parametrize(
+    ("column", "field", "value"),
+    [
+        ("color", "levels", ["red", 10**15]),
+        ("color", "level_type", "int64"),
+        ("color", "type", "no type"),
+        ("color", "kind", "no kind"),
+        ("color", "grouped_counts", ["many"]),
+        ("count", "atoms", [[None]]),
+        ("count", "origin", None),
+        ("count", "step", "1"),
+        ("count", "missing", 0.5),
+        ("unit", "value", [1]),
+        ("unit", "value_type", "int64"),
+    ],
+)
+def test_records_that_were_not_written_are_refused(column, field, value):
+    table = {"color": WORDS[draws().integers(3, size=N)], "count": TABLE["count"], "unit": ["m"] * N}
+    columns = kinds_of({name: np.asarray(values) for name, values in table.items()})
+    record = json.loads(json.dumps(columns.as_record()))
+    assert Columns.from_record(record).kinds == columns.kinds
+    place = list(table).index(column)
+    record[place][field] = value
+    with pytest.raises(CheckpointError, match=f"^column {place + 1}: not a description that") as refused:
+        Columns.from_record(record)
+    assert "\n" not in str(refused.value)

@@ -28,7 +28,7 @@ from flowstone.recipes import RECIPES, build
 
 TAKES = {name: inspect.signature(function).parameters for name, function in RECIPES.items()}
 SMALL = {"hidden": (8,), "couplings": 2, "layers": 2}
-SMALL_IMAGES = {"channels": 4, "blocks": 1, "couplings": 1}
+SMALL_IMAGES = {"channels": 4, "blocks": 1, "couplings": 1, "bins": 3}
 VECTORS = [name for name in RECIPES if {"features", "hidden"} <= set(TAKES[name])]  # mixed: see tests/test_mixed.py
 IMAGES = [name for name in RECIPES if "event_shape" in TAKES[name]]
 needs_compiler = pytest.mark.skipif(
@@ -70,7 +70,7 @@ def outcome(flow: flowstone.Flow, function, x: torch.Tensor, precision: str):
     [(name, (5,), {}, "fp32") for name in VECTORS]
     + [(name, (1, 4, 4), {}, "fp32") for name in IMAGES]
     + [
-        ("realnvp_image", (1, 4, 4), {"preset": "faithful", "scales": 1}, "fp32"),
+        pytest.param("realnvp_image", (1, 4, 4), {"preset": "faithful", "scales": 1}, "fp32", marks=pytest.mark.long),
         ("glow", (3, 4, 4), {}, "bf16"),
         ("spline", (5,), {}, "bf16"),
     ],
@@ -159,8 +159,10 @@ def test_compiled_forward_derivatives_look_into_the_plain_spline():
     torch.testing.assert_close(torch.compile(slope, backend="aot_eager")(x), slope(x))
 
 
-@pytest.mark.parametrize("grad", [True, False], ids=["grad", "no_grad"])
-@pytest.mark.parametrize("context_features", [0, 2])
+@pytest.mark.parametrize(
+    ("context_features", "grad"),
+    [(0, False), (2, True), *(pytest.param(*other, marks=pytest.mark.long) for other in [(0, True), (2, False)])],
+)
 @pytest.mark.parametrize("name", VECTORS)
 def test_one_graph_is_for_batches_of_every_size(name, context_features, grad):
     flow, _ = a_flow(name, (3,), **({"context_features": context_features} if context_features else {}))

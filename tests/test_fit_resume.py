@@ -22,21 +22,28 @@ class StopError(Exception):
     pass
 
 
+def normalized() -> flowstone.Flow:
+    """A flow with running averages, which are no parameters."""
+    torch.manual_seed(1)
+    return flowstone.realnvp(2, couplings=2, hidden=(16,), batch_norm=True)
+
+
 @pytest.mark.parametrize(
-    ("fixed", "settings"),
+    ("fixed", "settings", "made"),
     [
-        (False, {}),
-        (True, {}),
-        (True, {"optimizer": "adamw", "weight_decay": 0.1}),
-        (True, {"optimizer": "adamax"}),
+        (False, {}, small),
+        (True, {}, small),
+        (True, {"optimizer": "adamw", "weight_decay": 0.1}, small),
+        (True, {"optimizer": "adamax"}, small),
+        (True, {}, normalized),
     ],
 )
-def test_a_broken_off_training_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch, fixed, settings):
+def test_a_broken_off_training_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch, fixed, settings, made):
     quick = QUICK | settings
     monkeypatch.setattr("flowstone.train.loop.SAVE_EVERY", 0.0)
     data = TOYS["moons"](300, torch.Generator().manual_seed(0)) if fixed else TOYS["moons"]
     validation = TOYS["moons"](200, torch.Generator().manual_seed(1))
-    uninterrupted = small()
+    uninterrupted = made()
     history = flowstone.fit(uninterrupted, data, validation=validation, steps=80, **quick)
 
     steps_taken = 0
@@ -52,8 +59,8 @@ def test_a_broken_off_training_goes_on_as_if_it_had_not_been(tmp_path, monkeypat
 
         patch.setattr(Optimizer, "step", step)
         with pytest.raises(StopError):
-            flowstone.fit(small(), data, validation=validation, steps=80, resume=tmp_path, **quick)
-    resumed = small()
+            flowstone.fit(made(), data, validation=validation, steps=80, resume=tmp_path, **quick)
+    resumed = made()
     continued = flowstone.fit(resumed, data, validation=validation, steps=80, resume=tmp_path, **quick)
     assert same(weights(uninterrupted), weights(resumed))
     for name in ("step", "train_nll", "val_nll", "learning_rate", "grad_norm"):

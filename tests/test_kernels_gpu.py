@@ -36,8 +36,8 @@ def interpreted():
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @given(
     layout=st.sampled_from(sorted(LAYOUTS)),
-    rows=st.integers(1, 30),
-    bins=st.integers(2, 12),
+    rows=st.integers(1, 8),
+    bins=st.integers(2, 8),
     bound=st.floats(0.5, 6.0),
     seed=st.integers(0, 2**31),
 )

@@ -85,6 +85,7 @@ ALLOWED = {
         "numpy.lib.format": "the header of a .npy, a literal, gives a dtype; one of Python objects is refused",
         "numpy.lib.format.descr_to_dtype": "see above",
     },
+    "export.py": {"importlib.util.find_spec": "whether onnx, onnxscript and onnxruntime are installed"},
     "kernels/spline_call.py": {
         "importlib.import_module": "imports one of two modules of Flowstone, which the code names",
         "importlib.util.find_spec": "whether numba or Triton is installed",

@@ -9,7 +9,7 @@ import flowstone
 from cases import disturb
 from flowstone.bijections import Bijection, Chain, Dequantize, Permutation
 from flowstone.errors import SettingError
-from flowstone.evaluation.metrics import evaluate, log_prob, round_trip
+from flowstone.evaluation.metrics import evaluate, likelihood_terms, log_prob, round_trip
 from flowstone.priors import StandardNormal
 
 
@@ -39,6 +39,36 @@ def test_evaluate_counts_nan_and_never_drops_it():
     assert math.isnan(figures["nll_nats"])
     assert math.isnan(figures["round_trip_max"])
     assert figures["n_not_finite"] == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "x"),
+    [
+        (lambda: wild(flowstone.realnvp, 2), torch.randn(9000, 2, generator=torch.Generator().manual_seed(0))),
+        (
+            lambda: wild(flowstone.realnvp_image, (1, 4, 4), channels=4, blocks=1, size=0.1),
+            torch.randint(256, (40, 1, 4, 4), generator=torch.Generator().manual_seed(0)),
+        ),
+    ],
+)
+def test_the_two_terms_add_up_to_the_likelihood(make, x):
+    torch.manual_seed(0)
+    flow = make()
+    prior, log_det = likelihood_terms(flow, x)
+    torch.testing.assert_close(prior + log_det, log_prob(flow, x))
+    assert prior.std() > 0.1
+    assert log_det.std() > 0.1
+    figures = evaluate(flow, x)
+    assert figures["log_prior"] == pytest.approx(prior.double().mean().item(), rel=1e-5)
+    assert figures["log_det"] == pytest.approx(log_det.double().mean().item(), rel=1e-4)
+    assert figures["log_prior"] + figures["log_det"] == pytest.approx(-figures["nll_nats"], rel=1e-4)
+
+
+def test_the_terms_of_a_conditional_flow_take_its_context():
+    torch.manual_seed(0)
+    flow, x, context = wild(flowstone.realnvp, 2, context_features=1), torch.randn(50, 2), torch.randn(50, 1)
+    prior, log_det = likelihood_terms(flow, x, context)
+    torch.testing.assert_close(prior + log_det, flow.log_prob(x, context).detach())
 
 
 def test_round_trip_sees_a_wrong_inverse():

@@ -57,9 +57,16 @@ def test_the_gradient_flows_through_the_batch_s_own_part_of_the_average(float64)
     assert not layer.mean.requires_grad
 
 
-def test_a_flow_with_batch_norm_keeps_the_statistics_of_its_best_weights(tmp_path):
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: flowstone.maf(2, layers=2, hidden=(16,), batch_norm=True),
+        lambda: flowstone.realnvp(2, couplings=2, hidden=(16,), batch_norm=True),
+    ],
+)
+def test_a_flow_with_batch_norm_keeps_the_statistics_of_its_best_weights(make, tmp_path):
     torch.manual_seed(0)
-    flow = flowstone.maf(2, layers=2, hidden=(16,), batch_norm=True)
+    flow = make()
     x = torch.randn(3000, 2) * 4 + 1
     history = flowstone.fit(flow, x, validation=x[:1000], steps=60, validate_every=20, progress=False)
     assert -flow.log_prob(x[:1000]).mean().item() == pytest.approx(history.best.val_nll, abs=1e-4)

@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import os
 import shutil
 import tempfile
 import warnings
@@ -444,6 +445,19 @@ def test_a_folder_that_holds_other_files_is_left_alone(tmp_path):
     with pytest.raises(OutputError, match=r"o.csv.parts is for parts of the output, but holds 'thesis.txt'"):
         Parts(tmp_path / "o.csv", {})
     assert (folder / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize("content", ["[1]", "[" * 100_000, "{", "a pipe"])
+def test_a_damaged_record_of_parts_starts_anew(tmp_path, content):
+    Parts(tmp_path / "o.csv", {"a": 1}).add(pa.table({"x": [1.0]}))
+    record = tmp_path / "o.csv.parts" / "parts.json"
+    if content == "a pipe":
+        record.unlink()
+        os.mkfifo(record)
+    else:
+        record.write_text(content)
+    assert Parts(tmp_path / "o.csv", {"a": 1}).count == 0
+    assert json.loads(record.read_text()) == {"a": 1}
 
 
 def test_a_damaged_part_is_named(tmp_path):

@@ -234,8 +234,9 @@ def test_kinds_that_are_asked_for_are_recorded(tmp_path):
         "a": "bounded(-9,9)",
         "b": "identifier",
     }
-    with pytest.raises(SettingError, match="kinds="):
-        open_source(path, kinds={"a": 3})
+    for kinds in ({"a": 3}, "a=positive", 1, [1]):
+        with pytest.raises(SettingError, match="kinds="):
+            open_source(path, kinds=kinds)
     with pytest.raises(DataError, match="no column 'd'"):
         open_source(path, kinds={"d": "positive"})
 
@@ -326,3 +327,10 @@ def test_text_is_read_in_its_encoding(tmp_path, encoding, header):
         table = read_table(path)
     assert table.columns == (["größe", "gewicht"] if header else ["x1", "x2"])
     assert table.numbers(table.columns).shape == (60, 2)
+
+
+@pytest.mark.parametrize("option", ["na", "columns", "exclude", "context", "size", "encoding"])
+def test_options_of_other_types_are_refused(option):
+    with pytest.raises(SettingError, match=f"^{option}=") as refused:
+        DataRequest("t.csv", **{option: 0.5 if option != "na" else None})  # pyright: ignore[reportArgumentType]
+    assert "\n" not in str(refused.value)

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from flowstone.estimators import FlowDensity, FlowOutlierDetector
     from flowstone.evaluation.check import check
     from flowstone.evaluation.metrics import bits_per_dim, evaluate, grid_integral
+    from flowstone.export import export_onnx
     from flowstone.flow import Flow
     from flowstone.recipes import glow, iaf, maf, maf_spline, nice, nice_image, realnvp, realnvp_image, recipe, spline
     from flowstone.runs.checkpoint import load, save
+    from flowstone.runs.hub import pull, push
     from flowstone.table_model import TableModel, learn
     from flowstone.train import fit, fit_to_density, importance_sample
     from flowstone.train.history import History
@@ -42,6 +44,7 @@ __all__ = [
     "data",
     "errors",
     "evaluate",
+    "export_onnx",
     "fit",
     "fit_to_density",
     "glow",
@@ -58,6 +61,8 @@ __all__ = [
     "nice_image",
     "plot",
     "priors",
+    "pull",
+    "push",
     "realnvp",
     "realnvp_image",
     "recipe",
@@ -76,11 +81,13 @@ __getattr__, __dir__ = lazy_names(
         "estimators": ["FlowDensity", "FlowOutlierDetector"],
         "evaluation.check": ["check"],
         "evaluation.metrics": ["bits_per_dim", "evaluate", "grid_integral"],
+        "export": ["export_onnx"],
         "flow": ["Flow"],
         "recipes": [
             "glow", "iaf", "maf", "maf_spline", "nice", "nice_image", "realnvp", "realnvp_image", "recipe", "spline",
         ],
         "runs.checkpoint": ["load", "save"],
+        "runs.hub": ["pull", "push"],
         "table_model": ["TableModel", "learn"],
         "train": ["fit", "fit_to_density", "importance_sample"],
         "train.history": ["History"],

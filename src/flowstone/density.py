@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -11,23 +11,30 @@ from torch import Tensor, nn
 
 from flowstone.errors import SettingError, ShapeError
 from flowstone.kernels import chunks, keep_freed_memory, one_thread_after_fork, rows_at_once
+from flowstone.notebook import html_table
 
 __all__ = ["Density"]
 
 T = TypeVar("T")
+SHOWN_APART = ("features", "event_shape", "context_features")  # arguments of recipes that a description has once
+LONGEST = 60  # characters of an argument in a description
 
 
 class Density(nn.Module, ABC):
     r"""A probability distribution of x, or of x given a context c, with an exact likelihood.
 
     A subclass implements the abstract methods; shapes, chunks and seeds are handled here. ``density(x, context)`` is
-    ``log_prob(x, context)``, so that DistributedDataParallel, ``torch.compile`` and export work.
+    ``log_prob(x, context)``, so that DistributedDataParallel, ``torch.compile`` and export work. It shows itself in one
+    line, in a notebook as a table; its parts, such as ``flow.bijection``, show their modules.
 
     Attributes:
         event_shape: shape of one x.
         context_features: width of the context, 0 for none.
+        trained: whether it was trained; None where that is not known, as of older run folders.
         spec: recipe name and arguments, set by recipes: with the weights, enough to build the density again; else None.
     """
+
+    trained: bool | None = False
 
     def __init__(self, event_shape: torch.Size, context_features: int = 0) -> None:
         super().__init__()
@@ -36,6 +43,33 @@ class Density(nn.Module, ABC):
         self.spec: Mapping[str, Any] | None = None
         keep_freed_memory()
         one_thread_after_fork()
+
+    def __repr__(self) -> str:
+        recipe = [] if self.spec is None else [self.spec["recipe"]]
+        of_rows = len(self.event_shape) == 1
+        size = " x ".join(map(str, self.event_shape)) + of_rows * f" feature{'s' * (self.event_shape != (1,))}"
+        context = [f"{self.context_features} of context"] if self.context_features else []
+        figures = [f"{self._parameter_count():,} parameters", *self._state()]
+        return f"{type(self).__name__}({', '.join([*recipe, size, *context, *figures])})"
+
+    def _repr_html_(self) -> str:
+        recipe, arguments = (None, {}) if self.spec is None else (self.spec["recipe"], self.spec["arguments"])
+        rows: list[tuple[str, object]] = [] if recipe is None else [("recipe", recipe)]
+        rows += [(name, _in_short(value)) for name, value in arguments.items() if name not in SHOWN_APART]
+        rows += [("event shape", tuple(self.event_shape)), ("context features", self.context_features)]
+        rows += [("parameters", f"{self._parameter_count():,}"), ("layers", " → ".join(_counted(self._layers())))]
+        rows += [("precision", f"{self.dtype} on {self.device}".removeprefix("torch."))]
+        return html_table([*rows, *(("state", state) for state in self._state())], caption=type(self).__name__)
+
+    def _parameter_count(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def _state(self) -> list[str]:
+        return [] if self.trained is None else ["trained" if self.trained else "not trained"]
+
+    def _layers(self) -> list[nn.Module]:
+        """The parts that its description names, in order."""
+        return list(self.children())
 
     @property
     @abstractmethod
@@ -278,3 +312,37 @@ class Density(nn.Module, ABC):
 
 def _batch(context: Tensor | None) -> int:
     return 1 if context is None else len(context)
+
+
+def _counted(layers: Sequence[nn.Module]) -> list[str]:
+    """The kinds of layers, those that are repeated with their number; a pattern that is repeated is written once.
+
+    >>> _counted([nn.Tanh(), nn.ReLU(), nn.ReLU(), nn.Tanh(), nn.ReLU(), nn.Tanh(), nn.ReLU(), nn.Tanh()])
+    ['Tanh', '2 ReLU', '2 (Tanh → ReLU)', 'Tanh']
+    """
+    names, found = [type(layer).__name__ for layer in layers], []
+    while names:
+        repeats = {size: _repeats(names, size) for size in (1, 2, 3)}
+        size = max(repeats, key=lambda size: (repeats[size] > 1, size * repeats[size]))
+        if repeats[size] == 1:
+            size = 1
+        pattern = " → ".join(names[:size])
+        pattern = f"({pattern})" if size > 1 else pattern
+        found.append(pattern if repeats[size] == 1 else f"{repeats[size]} {pattern}")
+        names = names[size * repeats[size] :]
+    return found
+
+
+def _repeats(names: Sequence[str], size: int) -> int:
+    """How often the first ``size`` names follow each other."""
+    count = 1
+    while names[count * size : (count + 1) * size] == names[:size]:
+        count += 1
+    return count
+
+
+def _in_short(value: object) -> str:
+    if isinstance(value, list | tuple) and value and all(isinstance(each, Mapping) for each in value):
+        return f"{len(value)} descriptions"
+    written = str(value)
+    return written if len(written) <= LONGEST else f"{written[: LONGEST - 1]}…"

@@ -20,18 +20,20 @@ __all__ = [
     "UNFINISHED",
     "atomic_path",
     "make_folder",
+    "read_bytes",
     "read_header",
     "read_json",
     "read_tensors",
     "remove_unfinished",
     "rename",
+    "require_inside",
     "require_regular",
     "tensors_to_bytes",
     "to_json",
     "write_atomically",
 ]
 
-MOST_JSON = 1 << 26  # bytes
+MOST_RECORD = 1 << 26  # bytes
 UNFINISHED = ".writing-"  # how the temporary names begin
 
 
@@ -55,6 +57,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
         rename(temporary, path)
+    except OutputError:
+        raise
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
@@ -112,7 +116,7 @@ def require_regular(path: Path) -> None:
     """Refuse what is no regular file inside its own folder: a pipe or a device, which may never end, or a link out.
 
     Raises:
-        CheckpointError: it is such, or missing.
+        CheckpointError: it is such, or missing, or may not be read.
     """
     try:
         real = path.resolve(strict=True)
@@ -120,22 +124,54 @@ def require_regular(path: Path) -> None:
             raise CheckpointError(f"{path}: cannot be read (it is no regular file)")
         if not real.is_relative_to(path.parent.resolve()):
             raise CheckpointError(f"{path}: cannot be read (it is a link out of its folder)")
+        real.open("rb").close()  # without rights this fails, with the system's reason
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file, which is at most ``MOST_JSON`` bytes.
+def require_inside(path: Path) -> None:
+    """Refuse to write where a link leads out of the folder that holds ``path``; one that leads nowhere is refused, too.
 
     Raises:
-        CheckpointError: the file is missing, damaged, too large or nested too deep.
+        OutputError: it is such a link.
+    """
+    try:
+        if not path.is_symlink() or path.resolve(strict=True).is_relative_to(path.parent.resolve()):
+            return
+        reason = "it is a link out of its folder"
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+    raise OutputError(f"cannot write {path}: {reason}")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a record, which are at most ``MOST_RECORD``.
+
+    Raises:
+        CheckpointError: the file is missing, too large, cannot be read, or is no regular file in its own folder.
     """
     require_regular(path)
     try:
-        if path.stat().st_size > MOST_JSON:
-            raise CheckpointError(f"{path}: {path.stat().st_size} bytes are more than a record can have ({MOST_JSON})")
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        with path.open("rb") as file:
+            content = file.read(MOST_RECORD + 1)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    if len(content) > MOST_RECORD:
+        size = path.stat().st_size
+        raise CheckpointError(f"{path}: {size} bytes are more than a record can have ({MOST_RECORD})")
+    return content
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        CheckpointError: ``read_bytes`` refuses it, or it is damaged or nested too deep.
+    """
+    content = read_bytes(path)
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not JSON that Flowstone wrote ({error})") from error
 
 

@@ -1,7 +1,7 @@
 """Flow: a bijection and a prior, which together are a probability distribution."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from flowstone.bijections import Bijection, Standardize, State
@@ -51,6 +51,9 @@ class Flow(Density):
         self.bijection = bijection
         self.prior = prior
         self.standardize_context = Standardize(context_features, keep_constant=True) if context_features else None
+
+    def _layers(self) -> list[nn.Module]:
+        return [*(self.bijection.sublayers() or [self.bijection]), self.prior]
 
     @property
     def device(self) -> torch.device:
@@ -142,6 +145,10 @@ class Flow(Density):
         self.bijection.initialize(x, standardized)
         if type(self.prior).initialize is not Prior.initialize:
             self.prior.initialize(self.bijection(x, standardized)[0], context)
+
+    def __str__(self) -> str:
+        """All layers, a line each; ``repr`` is one line."""
+        return nn.Module.__repr__(self)
 
     def _log_prob(self, x: Tensor, context: Tensor | None) -> Tensor:
         z, log_det = self.bijection(self._to_own_dtype(x), self._standardized(context))

@@ -6,7 +6,8 @@
 ``__main__`` tries them all. ``properties`` and ``formulas`` hold what docstrings promise beyond the laws; the tests run
 them, too.
 
-A mutant is one change to a function of ``flowstone.bijections`` or ``flowstone.nets.made``. It is run by the laws over
+A mutant is one change to a function of ``flowstone.bijections``, ``flowstone.nets.made`` or ``flowstone.execution``'s
+``direct`` and ``direct_layers``. It is run by the laws over
 those cases that execute the changed line, by the properties and the docstring examples that do, until one of them
 fails. A mutant that none of them notices must be in ``equivalent.EQUIVALENT``, with the reason why it is no bug; any
 other fails the check, and so does an entry of that table which no longer occurs or is noticed after all. Before that,

@@ -81,7 +81,7 @@ def moved(transform: b.Univariate, x: Tensor, parameters: Tensor) -> Tensor:
     if isinstance(transform, b.Affine):
         raw, shift = parameters[..., 0], parameters[..., 1]
         bounded = soft_clamp(raw, transform.limit) if transform.factor is None else transform.factor * raw.tanh()
-        return x * bounded.exp() + shift
+        return (x + shift) * bounded.exp() if transform.shift_first else x * bounded.exp() + shift
     if isinstance(transform, b.RQSpline):
         return spline(transform, x, parameters)
     assert isinstance(transform, b.LogisticMixtureCDF)

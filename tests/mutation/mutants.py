@@ -1,4 +1,4 @@
-"""Every place in the bijections where a small change can be made, and the changed function in the place of its own."""
+"""Every place in the mutated modules where a small change can be made, and the changed function in its place."""
 
 import ast
 import importlib
@@ -18,17 +18,27 @@ from torch.distributions import biject_to, transform_to
 
 import flowstone.bijections
 from flowstone.bijections import Bijection, base
+from flowstone.execution import direct as direct_gradients
+from flowstone.execution import direct_layers
 from flowstone.nets import made
 from mutation.changes import AT_THE_BORDER, RULES, Changes, condition, results
 
 __all__ = ["MODULES", "Mutant", "alive", "mutants", "unchanged"]
 
 NAMES = [module.name for module in pkgutil.iter_modules(flowstone.bijections.__path__)]
-MODULES = [*(importlib.import_module(f"flowstone.bijections.{name}") for name in NAMES), made]
+MODULES = [
+    *(importlib.import_module(f"flowstone.bijections.{name}") for name in NAMES),
+    made,
+    direct_gradients,
+    direct_layers,
+]
 SOURCES = {module.__name__: inspect.getsource(module) for module in MODULES}  # as imported, whoever edits meanwhile
 DIRECTIONS = {"forward", "inverse"}
 # What only reports, prints or refuses has tests of its own.
-LEFT_OUT = ("saturation", "extra_repr", "__repr__", "__init_subclass__", "_check_features", "is_coarse")
+LEFT_OUT = {
+    *("saturation", "extra_repr", "__repr__", "__init_subclass__", "_check_features", "is_coarse"),
+    *("applies", "_are_plain"),
+}
 
 
 @dataclass
@@ -86,6 +96,7 @@ def alternatives(place: Place, owner: str, function: str) -> Changes:
         isinstance(place.parent, ast.Return)
         and function in ("forward", "inverse")
         and owner not in ("MADE", "MaskedLinear")
+        and not owner.startswith("_")
     ):
         yield from results(node, owner, function)
 

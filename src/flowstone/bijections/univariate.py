@@ -69,6 +69,8 @@ class Additive(Univariate):
 class Affine(Univariate):
     r"""$z = x\,e^{s} + t$ with a smoothly bounded log-scale s: RealNVP's transform (Dinh et al. 2016, section 3).
 
+    With ``shift_first`` it is $z = (x + t)\,e^{s}$: the same maps, other gradients. The log-slope is s either way.
+
     ``scale`` says how the net's number r becomes s; neither way clips a gradient:
 
     - ``"tanh"``: $s = a \tanh r$ with a learned factor a per feature, 1 at the start (section 4.1 of the paper);
@@ -84,18 +86,22 @@ class Affine(Univariate):
 
     parameters_per_feature = 2
 
-    def __init__(self, features: int | Sequence[int], *, scale: str = "tanh", limit: float = 3.0) -> None:
+    def __init__(
+        self, features: int | Sequence[int], *, scale: str = "tanh", limit: float = 3.0, shift_first: bool = False
+    ) -> None:
         super().__init__()
         require_choice("scale", scale, ("tanh", "soft"))
         require_number("limit", limit, above=0)
         self.scale = scale
         self.limit = limit
+        self.shift_first = shift_first
         shape = (features,) if isinstance(features, int) else tuple(features)
         self.features = shape[0]
         self.factor = nn.Parameter(torch.ones(shape)) if scale == "tanh" else None
 
     def extra_repr(self) -> str:
-        return f"scale={self.scale}" if self.scale == "tanh" else f"scale=soft, limit={self.limit:g}"
+        scale = f"scale={self.scale}" if self.scale == "tanh" else f"scale=soft, limit={self.limit:g}"
+        return scale + (", shift_first=True" if self.shift_first else "")
 
     def _scale_and_shift(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         raw, shift = parameters.unbind(-1)
@@ -105,10 +111,14 @@ class Affine(Univariate):
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         log_scale, shift = self._scale_and_shift(parameters)
+        if self.shift_first:
+            return (x + shift) * log_scale.exp(), log_scale
         return torch.addcmul(shift, x, log_scale.exp()), log_scale
 
     def inverse(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         log_scale, shift = self._scale_and_shift(parameters)
+        if self.shift_first:
+            return z * (-log_scale).exp() - shift, -log_scale
         return (z - shift) * (-log_scale).exp(), -log_scale
 
     def saturation(self, x: Tensor, parameters: Tensor) -> float | None:

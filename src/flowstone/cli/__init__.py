@@ -1,12 +1,16 @@
 """The command line. Each command is a file of its own, imported only when it is run."""
 
 import os
+import re
+import signal
 import sys
+import threading
 import warnings
-from contextlib import suppress
-from typing import Any, NoReturn
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn, get_args
 
-from cyclopts import App
+from cyclopts import App, Parameter, Token, convert
 
 from flowstone import __version__
 from flowstone.cli.flags import message_of
@@ -16,6 +20,7 @@ from flowstone.errors import DataWarning, FlowstoneError
 
 __all__ = ["app", "main"]
 
+WHOLE = re.compile(r"[+-]?\d+")
 STDIN = "/dev/stdin"  # what - means where a table is named: the parser takes a lone - for a flag
 
 
@@ -27,7 +32,15 @@ class _App(App):
         return super().__call__(tables, *others, **options)
 
 
+def _exactly(kind: Any, tokens: Sequence[Token]) -> Any:
+    """A value from words; whole numbers as they are, where the parser would round 1.5 to 2."""
+    if (get_args(kind) or (kind,))[0] is int and not all(WHOLE.fullmatch(token.value) for token in tokens):
+        raise ValueError(f"{' '.join(token.value for token in tokens)} is not a whole number")
+    return convert(kind, tokens)
+
+
 app = _App(
+    default_parameter=Parameter(converter=_exactly),
     name="flowstone",
     help="Learn a probability distribution from data, with an exact likelihood, and sample from it.",
     version=__version__,
@@ -44,6 +57,10 @@ COMMANDS = {
     "check": "Check whether the flow inverts and its log-dets are correct, layer by layer.",
     "plot": "Draw the pictures of a run again.",
     "report": "Write the report of a run: one HTML page that opens from disk.",
+    "export": "Write the density of a run as an ONNX file.",
+    "push": "Send a run to the Hugging Face hub, without its data.",
+    "pull": "Fetch a run from the Hugging Face hub.",
+    "playground": "Write a folder in which a trained flow runs in the browser.",
     "list": "List the recipes with their arguments, the toys and the image sets.",
 }
 for _name, _help in COMMANDS.items():
@@ -57,7 +74,7 @@ def main() -> None:
     from a user's mistake. It is raised instead where the environment variable FLOWSTONE_TRACEBACK is set.
     """
     prepare_streams()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _sigterm_as_error():
         warnings.showwarning = _show_warning
         try:
             _run()
@@ -69,6 +86,9 @@ def main() -> None:
             sys.exit(1)
         except KeyboardInterrupt:
             _fail("interrupted", status=130)
+        except _Terminated:
+            drop_output()
+            _fail("terminated", status=143)
         except SystemExit:
             raise
         except BaseException as error:  # libraries in Rust raise errors that are no Exception
@@ -76,6 +96,30 @@ def main() -> None:
                 raise
             drop_output()
             _fail(*line_and_status(error))
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+@contextmanager
+def _sigterm_as_error() -> Iterator[None]:
+    """A context in which SIGTERM is an error, so that temporary files are removed; Python itself would end at once.
+
+    One of several processes ends at once and silently: its launcher says why.
+    """
+    if os.environ.get("WORLD_SIZE", "1") != "1" or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(_number: int, _frame: object) -> NoReturn:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run() -> None:

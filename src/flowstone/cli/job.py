@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -27,27 +27,40 @@ from flowstone.errors import (
 from flowstone.evaluation.beside import beside_metrics
 from flowstone.evaluation.metrics import evaluate
 from flowstone.execution import thread_count
-from flowstone.files import remove_unfinished
+from flowstone.files import remove_unfinished, write_atomically
 from flowstone.recipes import DEFAULT, IMAGE_DEFAULT, MIXED_DEFAULT, all_recipes, build, shape_arguments
 from flowstone.runs import Run
 from flowstone.runs.checkpoint import build_recorded, describe, read_record, save, write_record
 from flowstone.runs.folder import METRICS
+from flowstone.runs.frames import has_frames
 from flowstone.runs.machine import machine
+from flowstone.runs.model_card import CARD, model_card
 from flowstone.train import Settings, fit
 from flowstone.train.history import History
 from flowstone.train.processes import Processes
 from flowstone.train.state import load_state
 from flowstone.validation import require_integer
 
-__all__ = ["Job", "continued", "started"]
+__all__ = ["Job", "Output", "continued", "started"]
 
 Say = Callable[[str], None]
 # The parts of flow.json besides the density.
 EXTRA = ("columns", "context_columns", "data", "training", "request")
+LIVE = "live.html"
 EXIT_STATUS = {"interrupted": 130, "terminated": 143}  # as of a process that the signal ends
-# Options that a training may be given anew when it goes on: its limits, and patience.
+# Options that a training may be given anew when it goes on: its limits, patience, and how often it writes a line.
 LIMITS = {"steps", "epochs", "minutes"}
-EXTENDING = LIMITS | {"patience"}
+EXTENDING = LIMITS | {"patience", "log_every"}
+
+
+class Output(NamedTuple):
+    """What a training shows and writes beside its weights and figures: see the flags of ``flowstone train``."""
+
+    quiet: bool
+    plots: bool
+    report: bool
+    tensorboard: bool
+    live: bool
 
 
 @dataclass(frozen=True)
@@ -66,22 +79,24 @@ class Job:
     record: Mapping[str, Any]
     new: bool = False
 
-    def work(self, device: str, *, quiet: bool, plots: bool, report: bool, tensorboard: bool) -> None:
+    def work(self, device: str, output: Output) -> None:
         """Train, keep the weights, and write figures and pictures."""
         try:
-            self._work(device, quiet=quiet, plots=plots, report=report, tensorboard=tensorboard)
+            self._work(device, output)
         finally:
             self.run.lock.release()
 
-    def _work(self, device: str, *, quiet: bool, plots: bool, report: bool, tensorboard: bool) -> None:
+    def _work(self, device: str, output: Output) -> None:
         dataset, density = self.dataset, self.density.to(device)
-        say: Say = (lambda _: None) if quiet else (lambda words: print(words, file=sys.stderr))
-        self._introduce(say, quiet=quiet)
+        say: Say = (lambda _: None) if output.quiet else (lambda words: print(words, file=sys.stderr))
+        self._introduce(say, quiet=output.quiet)
         fixed = None if callable(dataset.train) else dataset.train
         recording = watching(
             self.run.folder,
-            sheets=plots and dataset.images,
-            tensorboard=tensorboard,
+            sheets=output.plots and dataset.images,
+            frames=output.plots and has_frames(density),
+            tensorboard=output.tensorboard,
+            live=self._live(say) if output.live else None,
             context=None if dataset.validation.context is None else dataset.validation.context.to(device),
         )
         try:
@@ -94,7 +109,7 @@ class Job:
                     validation_context=dataset.validation.context,
                     settings=self.settings,
                     resume=self.run.folder / "resume",
-                    progress=not quiet,
+                    progress=not output.quiet,
                     watch=watch,
                 )
         except NonFiniteError as error:
@@ -113,7 +128,7 @@ class Job:
             print(f"flowstone: {said}", file=sys.stderr)
             sys.exit(EXIT_STATUS[history.stopped])
         density.eval()
-        self._finish(history, say, quiet=quiet, plots=plots, report=report)
+        self._finish(history, say, output)
 
     def _keep(self, history: History) -> None:
         if Processes().rank:
@@ -139,7 +154,19 @@ class Job:
         for name, value in data.get("atoms", {}).items():
             say(f"column {name!r} is continuous but for {value:g}, in over 1% of the rows: its density has a spike")
 
-    def _finish(self, history: History, say: Say, *, quiet: bool, plots: bool, report: bool) -> None:
+    def _live(self, say: Say) -> Any:
+        from flowstone.plot import Live
+
+        dataset, page = self.dataset, self.run.folder / LIVE
+        say(f"live page: {page}")
+        shown = dataset.rows_to_show
+        title = f"{Path(self.record['data']['source']).name}, {self.record['recipe']}"
+        return Live(
+            shown.x, context=shown.context, columns=dataset.columns, levels=dataset.levels, entropy=dataset.entropy,
+            page=page, title=title,
+        )  # fmt: skip
+
+    def _finish(self, history: History, say: Say, output: Output) -> None:
         dataset, best = self.dataset, history.best
         metrics = evaluate(self.density, dataset.test.x, dataset.test.context) | {
             "seconds": history.records[-1].seconds,
@@ -148,6 +175,7 @@ class Job:
             "best_val_nll": best.val_nll,
             "stopped": history.stopped,
             "recoveries": len(history.recoveries),
+            "direct": history.direct,
             "parameters": _count(self.density),
         }
         if dataset.entropy is not None:
@@ -155,14 +183,15 @@ class Job:
         if isinstance(dataset.train, Rows):
             metrics |= beside_metrics(self.density, dataset.test.x, dataset.rows_to_show.x)
         metrics["machine"] = machine(self.density.device)
-        drawn = self._draw(history) if plots else {}
-        if report:
-            self._report(history, metrics, drawn, quiet=quiet)
+        drawn = self._draw(history) if output.plots else {}
+        if output.report:
+            self._report(history, metrics, drawn, quiet=output.quiet)
+        write_atomically(self.run.folder / CARD, model_card(self.run.record, metrics).encode())
         self.run.write_json(METRICS, metrics)  # the last file: a run that has it has all
         print_metrics(metrics, say)
-        if plots:
+        if output.plots:
             say(f"pictures: {self.run.folder / 'plots'}")
-        if report and (page := self.run.folder / "report.html").exists():
+        if output.report and (page := self.run.folder / "report.html").exists():
             say(f"report: {page}")
 
     def _draw(self, history: History) -> dict[str, bytes]:
@@ -304,8 +333,8 @@ def _extended(settings: Settings, given: Mapping[str, Any], dataset: Dataset, de
     """The settings with what a continuing training is given anew; new limits replace both limits of before."""
     _check_epochs(given)
     limits = {name: given.get(name) for name in ("steps", "minutes")} if given.keys() & LIMITS else {}
-    patience = {name: given[name] for name in given.keys() - LIMITS}
-    return _with_epochs(settings.override(limits | patience), given.get("epochs"), dataset, density)
+    others = {name: given[name] for name in given.keys() - LIMITS}
+    return _with_epochs(settings.override(limits | others), given.get("epochs"), dataset, density)
 
 
 def _require_more(run: Run, settings: Settings, dataset: Dataset, density: Density) -> None:

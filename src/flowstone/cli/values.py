@@ -184,6 +184,8 @@ def judged(density: "Density", rows: "Rows", metrics: Mapping[str, Any], names: 
 def print_metrics(metrics: Mapping[str, Any], say: Callable[[str], None]) -> None:
     """Print the figures in lines of text."""
     say(f"test NLL {metrics['nll_nats']:.4f} ± {metrics['nll_stderr']:.4f} nats on {metrics['n_test']} rows")
+    if "log_det" in metrics:
+        say(f"the two terms of log p(x): log p(z) {metrics['log_prior']:.4f} and log-det {metrics['log_det']:.4f} nats")
     for name, nll in metrics.get("baselines_nll_nats", {}).items():
         say(f"{nll:13.4f} nats: {name}")
     if "entropy" in metrics:
@@ -219,9 +221,10 @@ def _print_columns(metrics: Mapping[str, Any], say: Callable[[str], None]) -> No
 
 def _print_training(metrics: Mapping[str, Any], say: Callable[[str], None]) -> None:
     if "seconds" in metrics:
+        way = ", gradients computed directly" if metrics.get("direct") else ""
         say(
             f"{metrics['steps']} steps in {metrics['seconds']:.1f} s ({metrics['stopped']}), "
-            f"best at step {metrics['best_step']}"
+            f"best at step {metrics['best_step']}{way}"
         )
 
 

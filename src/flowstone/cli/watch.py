@@ -1,10 +1,13 @@
-"""Files that are written while a training runs: its history, sheets of samples, TensorBoard's event files."""
+"""Files that are written while a training runs: history, sheets of samples, frames, a live page, TensorBoard's event
+files.
+"""
 
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from flowstone.errors import SettingError
+from flowstone.runs.frames import FrameWriter
 
 __all__ = ["summary_writer", "watching"]
 
@@ -12,23 +15,34 @@ SHEET = 64  # images drawn at each validation
 
 
 @contextmanager
-def watching(folder: Path, *, sheets: bool, tensorboard: bool, context: Any = None):
+def watching(
+    folder: Path, *, sheets: bool, tensorboard: bool, frames: bool = False, live: Any = None, context: Any = None
+):
     """Yields the function ``watch`` that ``fit`` calls after each validation.
 
     Args:
         sheets: whether to draw 64 images into ``folder/plots/training``, from the same latents each time.
         tensorboard: whether to write event files into ``folder/tensorboard``.
+        frames: whether to keep samples for pictures of the training from start to end (``runs.frames``).
+        live: a page of pictures (``flowstone.plot.Live``), or None.
         context: context of the images drawn.
     """
     with ExitStack() as stack:
+        if live is not None:
+            stack.enter_context(live)
         writer = stack.enter_context(_event_files(folder / "tensorboard")) if tensorboard else None
+        write_frame = FrameWriter(folder) if frames else None
 
         def watch(density: Any, history: Any) -> None:
             history.save(folder / "history.csv")
             record = history.records[-1]
             sheet = _sheet(density, folder / "plots" / "training", record.step, context) if sheets else None
+            if write_frame is not None:
+                write_frame(density, history)
             if writer is not None:
                 writer(record, sheet)
+            if live is not None:
+                live(density, history)
 
         yield watch
 

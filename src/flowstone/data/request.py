@@ -100,7 +100,10 @@ class DataRequest:
             require_bool(name, getattr(self, name))
         plain = {"source": str(self.source), "size": _height_and_width(self.size)}
         plain |= {name: _names(name, getattr(self, name)) for name in ("context", "columns", "exclude")}
-        plain["na"] = (str(self.na),) if isinstance(self.na, str | int | float) else tuple(map(str, self.na))
+        na = (self.na,) if isinstance(self.na, str | int | float) else _all("na", self.na)
+        plain["na"] = tuple(map(str, na))
+        if not isinstance(self.encoding, str | None):
+            raise SettingError(f"encoding={self.encoding!r} must be a name, such as cp1252")
         plain["kinds"] = _pairs("kinds", self.kinds)
         plain["data_dir"] = None if self.data_dir is None else str(self.data_dir)
         for name, value in plain.items():
@@ -146,9 +149,16 @@ class DataRequest:
                 raise SettingError(f"{each.name}={value} is for {others}; {self.source!r} is {WORDS[kind][0]}")
 
 
+def _all(option: str, values: Iterable) -> tuple:
+    try:
+        return tuple(values)
+    except TypeError as error:
+        raise SettingError(f"{option}={values!r} must be a sequence") from error
+
+
 def _names(option: str, names: str | Iterable[str]) -> tuple[str, ...]:
     """Names of columns; one alone need not be in a sequence."""
-    names = (names,) if isinstance(names, str) else tuple(names)
+    names = (names,) if isinstance(names, str) else _all(option, names)
     for name in names:
         if not isinstance(name, str):
             raise SettingError(f"{option}={names!r} must be names of columns")
@@ -159,7 +169,10 @@ def _names(option: str, names: str | Iterable[str]) -> tuple[str, ...]:
 
 def _pairs(option: str, pairs: Mapping[str, str] | Iterable) -> Mapping[str, str] | tuple[()]:
     """Texts by name; an empty tuple, the default, where there are none."""
-    pairs = dict(pairs)
+    try:
+        pairs = dict(pairs)
+    except (TypeError, ValueError) as error:
+        raise SettingError(f"{option}={pairs!r} must be texts by the names of columns") from error
     for name, text in pairs.items():
         if not isinstance(name, str) or not isinstance(text, str):
             raise SettingError(f"{option}={pairs!r} must be texts by the names of columns")
@@ -170,7 +183,7 @@ def _height_and_width(size: int | str | Sequence[int] | None) -> tuple[int, int]
     """Height and width of ``32``, ``"32"``, ``"32x48"`` or ``(32, 48)``."""
     if size is None:
         return None
-    text = str(size) if isinstance(size, int | str) else "x".join(map(str, size))
+    text = str(size) if isinstance(size, int | str) else "x".join(map(str, _all("size", size)))
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
     if match is None or not int(match[1]) or not int(match[2] or 1):
         raise SettingError(f"size={text}: expected a side or height x width in pixels, such as 32 or 48x64")

@@ -9,7 +9,14 @@ from flowstone.evaluation.columns import column_bits, independent_columns, requi
 from flowstone.evaluation.diagnosis import Diagnosis, LayerReport, WholeReport
 from flowstone.evaluation.jacobian import jacobian
 from flowstone.evaluation.latent_classes import LatentClasses
-from flowstone.evaluation.metrics import bits_per_dim, evaluate, grid_integral, log_prob, round_trip
+from flowstone.evaluation.metrics import (
+    bits_per_dim,
+    evaluate,
+    grid_integral,
+    likelihood_terms,
+    log_prob,
+    round_trip,
+)
 from flowstone.evaluation.nearest_rows import NearestRows, nearest_rows
 from flowstone.evaluation.overlap import shared_rows
 from flowstone.evaluation.two_sample import TwoSample, classifier_two_sample_test
@@ -42,6 +49,7 @@ __all__ = [
     "grid_integral",
     "independent_columns",
     "jacobian",
+    "likelihood_terms",
     "log_prob",
     "nearest_rows",
     "require_comparable",

@@ -13,7 +13,7 @@ from flowstone.flow import Flow
 from flowstone.kernels import CHUNK, chunks
 from flowstone.validation import require_integer
 
-__all__ = ["bits_per_dim", "evaluate", "grid_integral", "log_prob", "round_trip"]
+__all__ = ["bits_per_dim", "evaluate", "grid_integral", "likelihood_terms", "log_prob", "round_trip"]
 
 
 def bits_per_dim(nll_nats: float, dimensions: int) -> float:
@@ -44,13 +44,43 @@ def log_prob(density: Density, x: Tensor, context: Tensor | None = None, *, boun
 
 
 @torch.no_grad()
+def likelihood_terms(flow: Flow, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    r"""The two terms of each row's log-density, in nats, ``(n, *event_shape)`` → ``(n,)`` and ``(n,)``.
+
+    $$ \log p(x) = \log p_\text{prior}(f(x)) + \log \left| \det \tfrac{\partial f}{\partial x} \right| $$
+
+    Noise is drawn as in ``log_prob``. For the log-det of each layer see ``Flow.states``.
+
+    >>> import torch, flowstone
+    >>> flow, x = flowstone.nice(2), torch.randn(10, 2)
+    >>> prior, log_det = likelihood_terms(flow, x)
+    >>> bool(torch.allclose(prior + log_det, flow.log_prob(x), atol=1e-5))
+    True
+    """
+    device, prior, log_det = flow.device, [], []
+    with noise_from(torch.Generator(device).manual_seed(0)):
+        for rows in chunks(len(x), flow.event_shape, device):
+            given = None if context is None else context[rows].to(device)
+            z, change = flow.to_latent(x[rows].to(device), given)
+            prior.append(flow.prior.log_prob(z, given))
+            log_det.append(change)
+    return torch.cat(prior).cpu(), torch.cat(log_det).cpu()
+
+
 def round_trip(flow: Flow, x: Tensor, context: Tensor | None = None) -> float:
-    """Largest |x - f⁻¹(f(x))| over all rows and features, in the units of the data.
+    """Largest $|x - f^{-1}(f(x))|$ over all rows and features, in the units of the data.
 
     For a flow that dequantizes, x with its noise is compared: rounding to integers would hide most errors, and turn
     tiny ones next to an integer into 1.
     """
-    device, worst = flow.device, []
+    worst, _, _ = _there_and_back(flow, x, context)
+    return worst
+
+
+@torch.no_grad()
+def _there_and_back(flow: Flow, x: Tensor, context: Tensor | None) -> tuple[float, float, float]:
+    """The largest error of a round trip, and the means of the two ``likelihood_terms``."""
+    device, worst, prior, log_det = flow.device, [], [], []
     with noise_from(torch.Generator(device).manual_seed(0)):
         for rows in chunks(len(x), flow.event_shape, device):
             given = None if context is None else context[rows].to(device)
@@ -59,22 +89,27 @@ def round_trip(flow: Flow, x: Tensor, context: Tensor | None = None) -> float:
             first = there[1].layer
             start, end = (there[1], back[-2]) if first is not None and first.stochastic else (there[0], back[-1])
             worst.append((end.value - start.value).abs().max())
-    return torch.stack(worst).max().item()  # torch's max, which does not lose a NaN
+            prior.append(flow.prior.log_prob(there[-1].value, given).double())
+            log_det.append(torch.stack([state.log_det.double() for state in there]).sum(0))
+    # torch's max, which does not lose a NaN
+    return torch.stack(worst).max().item(), torch.cat(prior).mean().item(), torch.cat(log_det).mean().item()
 
 
 def evaluate(
     density: Density, x: Tensor, context: Tensor | None = None, *, bound_samples: int = 1
 ) -> dict[str, float | int]:
     """Figures on held-out rows: ``nll_nats`` (mean), ``nll_stderr`` (of that mean), ``nll_median``, ``bits_per_dim``,
-    ``n_test``, ``n_not_finite``, and of a flow ``round_trip_max``. A row whose likelihood is NaN or infinite is counted
+    ``n_test``, ``n_not_finite``, and of a flow ``round_trip_max`` and the means of the two ``likelihood_terms``,
+    ``log_prior`` and ``log_det``. A row whose likelihood is NaN or infinite is counted
     and never dropped: the mean is then not finite either.
 
     A density that dequantizes also has ``bits_per_dim_stderr``, and ``bound_samples``: how many draws of the noise the
     bound is made of (``log_prob``).
 
     >>> import torch, flowstone
-    >>> sorted(flowstone.evaluate(flowstone.nice(2), torch.randn(10, 2)))
-    ['bits_per_dim', 'n_not_finite', 'n_test', 'nll_median', 'nll_nats', 'nll_stderr', 'round_trip_max']
+    >>> figures = flowstone.evaluate(flowstone.nice(2), torch.randn(10, 2))
+    >>> sorted(figures)[:6]
+    ['bits_per_dim', 'log_det', 'log_prior', 'n_not_finite', 'n_test', 'nll_median']
     """
     if len(x) < 2:
         raise DataError(f"{len(x)} row(s): at least 2 are needed for a mean and its error")
@@ -90,7 +125,8 @@ def evaluate(
         "n_not_finite": int((~nll.isfinite()).sum()),
     }
     if isinstance(density, Flow):
-        figures["round_trip_max"] = round_trip(density, x, context)
+        worst, prior, log_det = _there_and_back(density, x, context)
+        figures |= {"round_trip_max": worst, "log_prior": prior, "log_det": log_det}
     if density.stochastic:
         figures |= {"bits_per_dim_stderr": bits_per_dim(error, dimensions), "bound_samples": bound_samples}
     return figures

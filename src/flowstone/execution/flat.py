@@ -71,7 +71,7 @@ class FlatParameters(AbstractContextManager):
         self.array = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in parameters]))
         self.array.grad = self.gradient = torch.empty_like(self.array)
         self._values, self._gradients = self.views(self.array.data), self.views(self.gradient)
-        self._addresses = [gradient.data_ptr() for gradient in self._gradients]
+        self._value_places, self._gradient_places = _places(self._values), _places(self._gradients)
         self.zero_grad()
 
     def __exit__(self, *_: object) -> None:
@@ -87,12 +87,14 @@ class FlatParameters(AbstractContextManager):
         """Set all gradients to 0, and make values and gradients of the parameters views of the arrays again where
         something has replaced them (``Module.to`` does).
         """
-        if [gradient.data_ptr() for gradient in self._gradients] != self._addresses:
+        if _places(self._gradients) != self._gradient_places:
             self._gradients = self.views(self.gradient)
-        for parameter, value, gradient in zip(self.parameters, self._values, self._gradients, strict=True):
-            if parameter.data_ptr() != value.data_ptr():
+        if _places(self.parameters) != self._value_places:
+            for parameter, value in zip(self.parameters, self._values, strict=True):
                 parameter.data = value
-            parameter.grad = gradient
+        for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
+            if parameter.grad is not gradient:
+                parameter.grad = gradient
         self.gradient.zero_()
 
     def sync_gradients(self) -> None:
@@ -106,3 +108,8 @@ class FlatParameters(AbstractContextManager):
             if parameter.grad is not gradient and parameter.grad is not None:
                 gradient.copy_(parameter.grad)
                 parameter.grad = gradient
+
+
+def _places(tensors: Sequence[Tensor]) -> list[int]:
+    """Where each tensor begins in memory."""
+    return list(map(Tensor.data_ptr, tensors))

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 from torch.nn.modules import module as torch_module
 
-__all__ = ["ForwardOverride", "has_hooks"]
+__all__ = ["ForwardOverride", "has_hooks", "hooks_of", "hooks_of_all_modules"]
 
 # Dictionaries of torch: the hooks on all modules.
 GLOBAL_HOOKS = [f"_global_{kind}_hooks" for kind in ("forward_pre", "forward", "backward_pre", "backward")]
@@ -52,5 +52,14 @@ class ForwardOverride(AbstractContextManager):
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether hooks see what goes into and out of a module: it must then be called as a module."""
-    own = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    return bool(own or any(getattr(torch_module, name) for name in GLOBAL_HOOKS))
+    return any(hooks_of(module)) or any(hooks_of_all_modules())
+
+
+def hooks_of(module: nn.Module) -> list[Mapping]:
+    """The dictionaries in which torch keeps the hooks on a module; they stay the same while hooks come and go."""
+    return [module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks]
+
+
+def hooks_of_all_modules() -> list[Mapping]:
+    """The dictionaries in which torch keeps the hooks on all modules."""
+    return [getattr(torch_module, name) for name in GLOBAL_HOOKS]

@@ -1,5 +1,6 @@
 """Pictures: functions ``(data, ax) -> ax`` that draw one thing, and figures put together from them."""
 
+from flowstone.plot.animation import ANIMATIONS, animate_layers
 from flowstone.plot.calibration import calibration_figure, coverage_curve, rank_histogram
 from flowstone.plot.columns import ColumnScale, column_figure, compare_column
 from flowstone.plot.conditional import conditional_figure
@@ -19,8 +20,10 @@ from flowstone.plot.images import (
     temperature_figure,
 )
 from flowstone.plot.latents import latent_figure
+from flowstone.plot.live import Live
 from flowstone.plot.pairs import most_dependent, pair_plot
 from flowstone.plot.save import save_plots
+from flowstone.plot.training_figure import live_figure
 from flowstone.plot.vectors import (
     data_latent_samples,
     density,
@@ -32,9 +35,12 @@ from flowstone.plot.vectors import (
 )
 
 __all__ = [
+    "ANIMATIONS",
     "DATA",
     "SAMPLES",
     "ColumnScale",
+    "Live",
+    "animate_layers",
     "arguments_of",
     "calibration_figure",
     "column_figure",
@@ -53,6 +59,7 @@ __all__ = [
     "layers",
     "likelihood_figure",
     "limits_of",
+    "live_figure",
     "loss_curve",
     "mosaic",
     "most_dependent",

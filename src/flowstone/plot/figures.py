@@ -24,9 +24,16 @@ DATA, SAMPLES = "#0072B2", "#D55E00"
 DPI, MARGIN = 150, 0.06  # points an inch, inches around a picture
 
 
+class _Figure(Figure):
+    """A figure that a notebook shows where it is the value of a cell, whether pyplot was imported or not."""
+
+    def _repr_png_(self) -> bytes:
+        return png_of(self)
+
+
 def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
-    """A figure that no window and no global state holds, and its axes ``(rows, columns)``."""
-    figure = Figure(figsize=size, layout="compressed")
+    """A figure that no window and no global state holds, and its axes ``(rows, columns)``. A notebook shows it."""
+    figure = _Figure(figsize=size, layout="compressed")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from flowstone.bijections import DataLayer, LogTails, Permutation, State
+from flowstone.bijections import DataLayer, Half, LogTails, Permutation, State
 from flowstone.density import Density
 from flowstone.evaluation.metrics import log_prob
 from flowstone.flow import Flow
@@ -186,7 +186,8 @@ def _visible(states: Sequence[State]) -> list[tuple[str, int]]:
     steps = [("data", 0)]
     for index, state in enumerate(states[1:], 1):
         if not isinstance(state.layer, DataLayer | LogTails | Permutation) or index + 1 == len(states):
-            steps.append((f"{len(steps)} {type(state.layer).__name__}", index))
+            layer = state.layer.bijection if isinstance(state.layer, Half) else state.layer
+            steps.append((f"{len(steps)} {type(layer).__name__}", index))
     return steps
 
 

@@ -6,9 +6,11 @@ import torch
 from torch import nn
 
 from flowstone.bijections import (
+    BatchNorm,
     Bijection,
     Chain,
     Coupling,
+    Half,
     LeakyReLU,
     LULinear,
     Permutation,
@@ -69,6 +71,7 @@ def coupling_chain(
     first: Sequence[Bijection] | None = None,
     mixing: str = "none",
     leaky_relu: bool = False,
+    batch_norm: bool = False,
     last: Sequence[Bijection] = (),
 ) -> Chain:
     """``first`` (Standardize), then ``couplings`` layers from ``coupling(swap)``, ``swap`` alternating, then ``last``.
@@ -76,7 +79,8 @@ def coupling_chain(
     ``mixing`` of the features, where there are more than two, comes after every second coupling: ``"permutation"`` is a
     random one, and all are undone at the end, so that the flow begins near the identity; ``"lu"`` adds a learned
     ``LULinear`` to each. Two consecutive couplings change both halves, and with four of them every feature depends on
-    every other, whatever the permutation. ``leaky_relu`` puts a learned kink between couplings.
+    every other, whatever the permutation. ``leaky_relu`` puts a learned kink between couplings, ``batch_norm`` a
+    ``BatchNorm`` of the changed half after each.
     """
     if features < 1 or couplings < 1:
         raise SettingError(f"features={features} and couplings={couplings} must be at least 1")
@@ -93,7 +97,10 @@ def coupling_chain(
             if mixing == "lu":
                 links.append(LULinear(features))
         # With one feature there is no other half: each coupling changes it, with parameters from the context alone.
-        links.append(coupling(features > 1 and index % 2 == 1))
+        links.append(layer := coupling(features > 1 and index % 2 == 1))
+        if batch_norm:
+            changed = Coupling.sizes(features, swap=layer.swap)[1]
+            links.append(Half(features, BatchNorm(changed), swap=layer.swap))
     if mixing != "none" and features > 2 and couplings > 2:
         links.append(Permutation(order.argsort()))
     return Chain(*links, *last)

@@ -35,7 +35,7 @@ def glow(
     hidden: Sequence[int] | None = None,
     scales: int | None = None,
     channels: int | None = None,
-    alpha: float | None = None,
+    alpha: float | str | None = None,
     activation: str = "relu",
     prior: str = "normal",
 ) -> Flow:
@@ -46,8 +46,9 @@ def glow(
     sides can be halved) of a squeeze and ``couplings`` steps each with 1x1 convolutions, and half of the channels
     leaves after every scale, transformed by a last coupling whose net sees what stays (the learned split prior); the
     nets are three convolutions of ``channels`` (64) channels. Images are dequantized and mapped to the real line by a
-    logit (``alpha``, 0.05), where the paper only scales them; the log-scale is softly bounded, where the paper takes a
-    sigmoid. The paper reports 3.35 bits/dim on CIFAR-10 with 3 scales of 32 steps and 512 channels.
+    logit (``alpha``, 0.05), or only scaled with ``alpha="none"``, as in the paper; the log-scale is softly bounded,
+    where the paper takes a sigmoid. The paper reports 3.35 bits/dim on CIFAR-10 with 3 scales of 32 steps and 512
+    channels.
 
     >>> import flowstone
     >>> flowstone.glow(3, couplings=2).sample(4, seed=0).shape

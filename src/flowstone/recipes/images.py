@@ -12,13 +12,17 @@ from flowstone.priors import make_prior
 __all__ = ["image_flow", "prepared"]
 
 
-def prepared(event_shape: Sequence[int], alpha: float | None, noise: Bijection | None = None) -> list[Bijection]:
-    """The first links: integers 0 … 255 are dequantized and mapped to the real line by a logit; without ``alpha``
-    to [0, 1].
+def prepared(event_shape: Sequence[int], alpha: float | str | None, noise: Bijection | None = None) -> list[Bijection]:
+    """The first links: integers 0 … 255 are dequantized and mapped to the real line by a logit; where ``alpha`` is None
+    or ``"none"``, to [0, 1].
     """
     if len(event_shape) != 3 or min(event_shape) < 1:
         raise SettingError(f"event_shape={tuple(event_shape)}: wanted (channels, height, width)")
-    return [Dequantize(noise, levels=256), Rescale(0.0, 256.0) if alpha is None else Interval(0.0, 256.0, alpha=alpha)]
+    if alpha is None or alpha == "none":
+        return [Dequantize(noise, levels=256), Rescale(0.0, 256.0)]
+    if isinstance(alpha, str):
+        raise SettingError(f"alpha={alpha!r}: wanted a number from 0 to below 0.5, or none")
+    return [Dequantize(noise, levels=256), Interval(0.0, 256.0, alpha=alpha)]
 
 
 def image_flow(
@@ -27,7 +31,7 @@ def image_flow(
     scale: Callable[[int, int], Bijection],
     *,
     context_features: int,
-    alpha: float | None,
+    alpha: float | str | None,
     prior: str,
     halvings: int | None = None,
     noise: Bijection | None = None,

@@ -22,6 +22,8 @@ def realnvp(
     activation: str = "relu",
     scale: str = "tanh",
     separate_nets: bool = False,
+    shift_first: bool = False,
+    batch_norm: bool = False,
     leaky_relu: bool = False,
     shuffle: bool = True,
     prior: str = "normal",
@@ -31,6 +33,8 @@ def realnvp(
     Args:
         scale: how the log-scale is bounded: ``"tanh"`` times a learned factor (the paper), or ``"soft"``.
         separate_nets: one net for s and one for t, as in the paper; one net for both is faster and as good.
+        shift_first: couplings compute (x + t)·exp(s) in place of x·exp(s) + t: the same maps, trained differently.
+        batch_norm: after each coupling, batch normalization of what it changed, as in the paper (section 3.7).
         leaky_relu: a learned kink between couplings.
         shuffle: a random permutation after every second coupling where there are more than two features.
 
@@ -44,7 +48,7 @@ def realnvp(
     def coupling(swap: bool):
         return vector_coupling(
             features,
-            lambda changed: Affine(changed, scale=scale),
+            lambda changed: Affine(changed, scale=scale, shift_first=shift_first),
             swap=swap,
             context_features=context_features,
             hidden=hidden,
@@ -54,5 +58,5 @@ def realnvp(
         )
 
     mixing = "permutation" if shuffle else "none"
-    chain = coupling_chain(features, couplings, coupling, mixing=mixing, leaky_relu=leaky_relu)
+    chain = coupling_chain(features, couplings, coupling, mixing=mixing, leaky_relu=leaky_relu, batch_norm=batch_norm)
     return Flow(chain, make_prior(prior, features), context_features=context_features)

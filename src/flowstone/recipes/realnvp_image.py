@@ -64,7 +64,7 @@ def realnvp_image(
     couplings: int = 3,
     channels: int = 32,
     blocks: int = 2,
-    alpha: float | None = 0.05,
+    alpha: float | str | None = 0.05,
     noise: str = "uniform",
     net: str | None = None,
     masked: bool | None = None,
@@ -91,7 +91,7 @@ def realnvp_image(
             where the paper's code starts the factor of checkerboard couplings at 0), batch normalization of the
             flow by running averages, wider nets at coarser scales. ``"modern"``: gated nets on half of the pixels
             alone, rational-quadratic splines, ActNorm, a learned split prior.
-        alpha: α of the logit; None: pixels in [0, 1] and no logit.
+        alpha: α of the logit; ``"none"`` or None: pixels in [0, 1] and no logit.
         noise: the noise of the dequantization: ``"uniform"``, or ``"variational"``, learned by a flow of four couplings
             that sees the image (Ho et al. 2019): a tighter bound, for more time; for even sizes alone.
         net: ``"residual"`` or ``"gated"``.

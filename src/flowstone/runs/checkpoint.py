@@ -90,6 +90,7 @@ def describe(density: Density, extra: Mapping[str, Any] | None = None) -> dict[s
         **density.spec,
         "event_shape": list(density.event_shape),
         "dtype": str(density.dtype).removeprefix("torch."),
+        **({} if density.trained is None else {"trained": density.trained}),
         **(extra or {}),
     }
     return json.loads(to_json(record))
@@ -107,6 +108,7 @@ def load(folder: Path | str, *, device: torch.device | str = "cpu") -> Density:
     with reading(folder / WEIGHTS):
         density = build_recorded(record)
         density.load_state_dict(weights)
+    density.trained = record.get("trained")
     return density.to(device).eval()
 
 
@@ -153,7 +155,8 @@ def read_record(folder: Path | str) -> dict[str, Any]:
         newer = f"format {record['format_version']} is newer than this Flowstone reads ({FORMAT_VERSION})"
         raise CheckpointError(f"{path}: {newer}: upgrade it")
     require_schema(record, path)
-    if record["format_version"] > 1 and record.get("digest") != _own_digest(record):
+    has_digest = record["format_version"] > 1 or "digest" in record
+    if has_digest and record.get("digest") != _own_digest(record):
         raise CheckpointError(f"{path}: damaged or edited: its digest is not that of its content")
     renamed = RENAMED.get(record["recipe"], {}) if record["format_version"] == 1 else {}
     record["arguments"] = {renamed.get(name, name): value for name, value in record["arguments"].items()}

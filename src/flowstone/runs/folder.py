@@ -14,7 +14,15 @@ from flowstone.data import Dataset, NamedRows, Rows, Table, add_noise, noise_wid
 from flowstone.data.tables import ChunkedTable, Columns, open_chunked
 from flowstone.density import Density
 from flowstone.errors import CheckpointError, OutputError, SettingError
-from flowstone.files import UNFINISHED, make_folder, read_json, remove_unfinished, to_json, write_atomically
+from flowstone.files import (
+    UNFINISHED,
+    make_folder,
+    read_json,
+    remove_unfinished,
+    require_inside,
+    to_json,
+    write_atomically,
+)
 from flowstone.runs.checkpoint import RECORD, WEIGHTS, load, read_record, reading
 from flowstone.runs.lock import HOLDER, LOCK, RunLock
 from flowstone.train.history import History
@@ -29,7 +37,8 @@ class Run:
     """A folder written by ``flowstone train``.
 
     It holds ``flow.json`` (the description of the density and its data), ``flow.safetensors`` (its weights),
-    ``history.csv``, ``metrics.json``, ``plots/`` and ``resume/`` (the state of the training).
+    ``history.csv``, ``metrics.json``, ``README.md`` (a model card), ``report.html``, ``plots/``, ``resume/`` (the state
+    of the training) and, of flows of two columns, ``frames.safetensors`` (samples from its start to its end).
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -94,6 +103,7 @@ class Run:
     @property
     def plots(self) -> Path:
         """The folder of pictures, made if it is missing."""
+        require_inside(self.folder / "plots")
         make_folder(self.folder / "plots")
         return self.folder / "plots"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from flowstone.errors import OutputError
-from flowstone.files import make_folder, write_atomically
+from flowstone.errors import CheckpointError, OutputError
+from flowstone.files import make_folder, read_bytes, require_inside, write_atomically
 
 __all__ = ["HOLDER", "LOCK", "RunLock"]
 
@@ -29,9 +29,12 @@ class RunLock:
         """Take the lock.
 
         Raises:
-            OutputError: another process has it, or the folder cannot be written.
+            OutputError: another process has it, or the folder cannot be written, or a link leads out of it.
         """
         make_folder(self._inner)
+        for path in self.folder.rglob("*"):
+            if path.is_dir() or path.name == LOCK:
+                require_inside(path)
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -48,6 +51,6 @@ class RunLock:
 
     def _holder(self) -> str:
         try:
-            return f": {(self._inner / HOLDER).read_text()}"
-        except OSError:
+            return f": {read_bytes(self._inner / HOLDER)[:100].decode(errors='backslashreplace')}"
+        except CheckpointError:
             return ""

@@ -51,6 +51,7 @@ class _Record(msgspec.Struct):
     event_shape: Annotated[list[Size], msgspec.Meta(min_length=1)]
     dtype: Literal["float32", "float64"]
     digest: str | None = None
+    trained: bool | None = None
     columns: Names | None = None
     context_columns: Names = []
     data: _Data | None = None

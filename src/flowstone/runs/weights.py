@@ -79,7 +79,8 @@ def read_weights(record: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     """
     tensors, metadata = read_tensors(path)
     digest = metadata.get("digest")
-    if record["format_version"] > 1 and digest != content_digest(record, tensors):
+    has_digest = record["format_version"] > 1 or digest is not None
+    if has_digest and digest != content_digest(record, tensors):
         raise CheckpointError(f"{path}: damaged, or of another flow.json: its digest is not that of the two")
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():

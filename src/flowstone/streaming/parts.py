@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.feather
 
-from flowstone.errors import OutputError
-from flowstone.files import UNFINISHED, atomic_path, make_folder, to_json, write_atomically
+from flowstone.errors import CheckpointError, OutputError
+from flowstone.files import UNFINISHED, atomic_path, make_folder, read_json, to_json, write_atomically
 
 __all__ = ["Parts"]
 
@@ -103,6 +103,7 @@ class Parts:
             odd = min(strange).name
             raise OutputError(f"{self.folder} is for parts of the output, but holds {odd!r}: move it away")
         try:
-            return json.loads((self.folder / RECORD).read_text())
-        except (OSError, ValueError):  # it was broken off before anything was finished
+            record = read_json(self.folder / RECORD)
+        except CheckpointError:  # it was broken off before anything was finished
             return {}
+        return record if isinstance(record, dict) else {}

@@ -148,6 +148,7 @@ def fit_to_density(
             optimizer.step(settings.learning_rate(step / steps))
             losses.append(loss.item())
             update(step + 1, time.monotonic() - started, losses[-1], history)
+    density.trained = True
     return DensityFit(tuple(losses), importance_sample(density, log_density, n_samples, context=context, seed=seed + 1))
 
 

@@ -1,6 +1,7 @@
 """Validation: the likelihood of held-out rows, and whether it has improved."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from flowstone.train.processes import Processes
 
 __all__ = ["HeldOut"]
 
+LogProb = Callable[[Tensor, Tensor | None], Tensor]
+
 SIGNIFICANT = 2.0  # standard errors
 
 
@@ -21,13 +24,19 @@ class HeldOut:
     Several processes share the chunks in which the density computes, so that each row has the log-density that one
     process gives it, bit for bit.
 
+    Args:
+        log_prob: how log-densities are computed; None: by the density itself.
+
     Attributes:
         rows: the rows.
         start, best: log-density of each row, in nats, at the first validation and at the best one; None before.
     """
 
-    def __init__(self, density: Density, rows: Rows, seed: int, processes: Processes) -> None:
+    def __init__(
+        self, density: Density, rows: Rows, seed: int, processes: Processes, log_prob: LogProb | None = None
+    ) -> None:
         self.density, self.rows, self.seed, self.processes = density, rows, seed, processes
+        self.log_prob = log_prob or density.log_prob
         self.start: Tensor | None = None
         self.best: Tensor | None = None
         self.latest = torch.empty(0)
@@ -45,7 +54,7 @@ class HeldOut:
                     torch.manual_seed(generator(self.seed, HELD_OUT_NOISE, chunk).initial_seed())
                 at = slice(chunk * once, (chunk + 1) * once)
                 rows = self.rows.take(at)
-                latest[at] = self.density.log_prob(rows.x, rows.context).double()
+                latest[at] = self.log_prob(rows.x, rows.context).double()
         self.processes.add([latest])
         self.latest = latest
         return -latest.mean().item()

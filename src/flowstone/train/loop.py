@@ -73,7 +73,7 @@ def fit(
         resume: a folder in which the training state is kept; if it holds one, training continues from there.
         progress: whether to show a progress bar on stderr.
         watch: called as ``watch(density, history)`` after each validation, while the density holds the averaged weights
-            in evaluation mode.
+            in evaluation mode; such as ``flowstone.plot.Live``, which shows them.
         overrides: options of ``Settings`` by name, such as ``steps=500, lr=1e-3``; they go before ``settings``.
 
     Warns:
@@ -129,7 +129,7 @@ def fit(
         weights = Weights(density, list(flats))
         optimizer = make_optimizer(plan.optimizer, weights, list(flats.values()))
         stepper = Stepper(density, plan, weights, optimizer, batches, processes)
-        held_out = HeldOut(density, validation_rows.to(device), plan.seed, processes)
+        held_out = HeldOut(density, validation_rows.to(device), plan.seed, processes, stepper.log_prob)
         subject = {} if resume is None else _subject(density, validation_rows)
         store = Store(resume, weights, optimizer, held_out, processes, subject)
         return _Training(density, plan, weights, stepper, held_out, store, processes, watch).run(update)
@@ -158,6 +158,7 @@ class _Training:
         self.watch = watch if processes.rank == 0 else None
         self.optimizer = stepper.optimizer
         self.state = store.load()
+        self.state.direct = self.state.history.direct = stepper.keep_to(self.state.direct)
         self.seconds = self.state.seconds
         self.started = time.monotonic() - self.seconds
 
@@ -178,6 +179,7 @@ class _Training:
             if not history.records:  # without a validation the best weights are those of the start
                 self.weights.keep_as_best()
             self.weights.restore_best()
+            self.density.trained = self.density.trained or self.state.step > 0
         if history.stopped not in STOPPED_BY.values() and self.processes.rank == 0:
             self._warn_if_unmoved()
         return history

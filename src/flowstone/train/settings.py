@@ -92,6 +92,11 @@ class Settings:
         "Steps between two validations. If not set: 100, 500 for images, and 20 for a fixed set of fewer than 10,000 "
         "rows that are not images.",
     )
+    log_every: int | None = option(
+        None,
+        "Steps between two lines that tell the losses. If not set: no lines beside a progress bar; where there is no "
+        "terminal, a line every half minute.",
+    )
     seed: int = option(
         0,
         "Seed of the batches, of the noise and of the choice of held-out rows. On the CPU the same seed gives the same "
@@ -135,6 +140,12 @@ class Settings:
         "kernels are launched as a CUDA graph. Without a C++ compiler the training warns and runs uncompiled. Noise "
         "and rounding differ from those of an uncompiled training.",
     )
+    direct: bool = option(
+        True,
+        "Compute gradients without autograd on the CPU, where every layer of the flow is a coupling or another layer "
+        "for which that is known; they are the same up to rounding. A training that goes on keeps to what it began "
+        "with.",
+    )
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -142,7 +153,7 @@ class Settings:
         self._check_together()
 
     def _check_numbers(self) -> None:
-        for name in ("steps", "batch_size", "patience", "validate_every"):
+        for name in ("steps", "batch_size", "patience", "validate_every", "log_every"):
             if (value := getattr(self, name)) is not None:
                 require_integer(name, value)
         for name in ("minutes", "lr", "clip"):
@@ -157,7 +168,7 @@ class Settings:
         require_seed("seed", self.seed)
 
     def _check_choices(self) -> None:
-        for name in ("flip", "compile"):
+        for name in ("flip", "compile", "direct"):
             require_bool(name, getattr(self, name))
         require_choice("precision", self.precision, PRECISIONS)
         require_choice("memory", self.memory, MEMORIES)

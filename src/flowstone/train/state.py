@@ -32,6 +32,7 @@ class TrainingState:
     history: History = field(default_factory=History)
     optimizer: dict[str, Any] = field(default_factory=dict)  # of a factory's optimizer, the part that is no tensor
     subject: dict[str, Any] = field(default_factory=dict)  # what is trained, and a digest of the held-out rows
+    direct: bool | None = None  # whether gradients are computed directly; None before the first step
 
     def add(self, loss: float, norm: float) -> None:
         """Count one step into the means."""
@@ -57,6 +58,7 @@ def save_state(folder: Path, state: TrainingState) -> None:
         "history": state.history.as_dicts(),
         "recoveries": state.history.recoveries,
         "optimizer": state.optimizer,
+        "direct": state.direct,
     }
     metadata = {"record": json.dumps(record), "digest": digest_of(record, tensors)}
     with atomic_path(folder / STATE) as temporary:
@@ -100,10 +102,20 @@ def _read(path: Path) -> TrainingState:
         raise CheckpointError(f"{path}: not a training state that Flowstone wrote ({error})") from error
     if record.format_version > FORMAT_VERSION:
         raise CheckpointError(f"{path}: format {record.format_version} is newer than this Flowstone reads: upgrade it")
-    if record.format_version > 1 and metadata.get("digest") != digest_of(content, tensors):
+    digest = metadata.get("digest")
+    if (record.format_version > 1 or digest is not None) and digest != digest_of(content, tensors):
         raise CheckpointError(f"{path}: damaged: its digest is not that of its content")
     history = History(record.history, recoveries=record.recoveries)
-    return TrainingState(record.step, record.seconds, record.sums, groups, history, record.optimizer, record.subject)
+    return TrainingState(
+        record.step,
+        record.seconds,
+        record.sums,
+        groups,
+        history,
+        record.optimizer,
+        record.subject,
+        record.direct,
+    )
 
 
 class _Record(msgspec.Struct):
@@ -117,3 +129,4 @@ class _Record(msgspec.Struct):
     recoveries: list[str] = []
     optimizer: dict[str, Any] = {}
     subject: dict[str, Any] = {}
+    direct: bool | None = False  # states that were written before there was a choice do not say it

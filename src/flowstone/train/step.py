@@ -1,6 +1,7 @@
 """The steps of a training: loss, gradient, clipping, optimizer."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 
@@ -11,7 +12,15 @@ from flowstone.bijections import NoiseSource, noise_from
 from flowstone.data import Rows
 from flowstone.density import Density
 from flowstone.errors import NonFiniteError, SettingError
-from flowstone.execution import bf16_conditioners, checkpointed, compiled, fast_few_inputs, shared_dropout
+from flowstone.execution import (
+    DirectGradient,
+    UnknownLayerError,
+    bf16_conditioners,
+    checkpointed,
+    compiled,
+    fast_few_inputs,
+    shared_dropout,
+)
 from flowstone.train.batches import FLIP, NOISE, Batches, generator, mirrored
 from flowstone.train.forensics import (
     OVERFLOW,
@@ -59,9 +68,26 @@ class Stepper:
         graphs = self.device.type == "cuda"  # no step needs the loss or the gradients of an earlier one
         self._loss = compiled(self._mean_nll, graphs=graphs) if settings.compile else self._mean_nll
         self._contexts = _execution_contexts(density, settings, alone=processes.size == 1)
+        self._direct = _direct_gradient(density, settings)
         self.pending_losses: list[tuple[int, Tensor]] = []  # step; loss and norm of the gradient
         self.last_loss = math.nan
         self.read_every = READ_EVERY.get(self.device.type, 1) if optimizer.skips_nonfinite else 1
+
+    def keep_to(self, direct: bool | None) -> bool:
+        """Compute gradients as the steps before a resumption did: directly, or by autograd; None: as the settings say.
+
+        Returns whether they are computed directly.
+
+        Warns:
+            UserWarning: they were computed directly, which is not possible here.
+        """
+        if direct and self._direct is None:
+            warnings.warn("the training began with direct gradients, and goes on with those of autograd", stacklevel=5)
+        elif direct is None:
+            direct = self.settings.direct
+        if not direct:
+            self._direct = None
+        return self._direct is not None
 
     def take(self, step: int, rate: float) -> list[tuple[float, float]]:
         """Take the step with this learning rate. Returns the figures of ``read`` if this step reads, else none."""
@@ -100,6 +126,12 @@ class Stepper:
         """Forget the losses that were not read."""
         self.pending_losses.clear()
 
+    def log_prob(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """The log-density of rows, computed as gradients are."""
+        if self._direct is not None and self._direct.applies():
+            return self._direct.log_prob(x, context)
+        return self.density.log_prob(x, context)
+
     @torch.no_grad()
     def loss_of(self, step: int) -> float:
         """The loss of a step's batch with the present weights, without a gradient."""
@@ -119,19 +151,25 @@ class Stepper:
         self._seed_noise(step)
         for flat in self.weights.flats:
             flat.zero_grad()
+        with self._noise_of_whole_batch(step, total):
+            if self._direct is not None and self._direct.applies():
+                loss = self._direct(rows.x, rows.context, total=total)
+            else:
+                loss = self._gradient_by_autograd(rows, total)
+        self.processes.add([loss, *(flat.gradient for flat in self.weights.flats)])
+        return loss
+
+    def _gradient_by_autograd(self, rows: Rows, total: int) -> Tensor:
         with ExitStack() as stack:
             for context in self._contexts:
                 stack.enter_context(context)
-            stack.enter_context(self._noise_of_whole_batch(step, total))
             loss = self._loss(rows.x, rows.context)
             if len(rows) != total:
                 loss = loss * (len(rows) / total)
             loss.backward()
         for flat in self.weights.flats:
             flat.sync_gradients()
-        loss = loss.detach()
-        self.processes.add([loss, *(flat.gradient for flat in self.weights.flats)])
-        return loss
+        return loss.detach()
 
     def _rows(self, step: int) -> tuple[Rows, int]:
         """The part of a step's batch that this process takes, and the number of rows of the whole batch."""
@@ -184,6 +222,16 @@ class Stepper:
         """The numbers of this process's rows of a step among all rows, from 0; None where they are drawn."""
         numbers = self.batches.numbers(step)
         return None if numbers is None else numbers[self.processes.part(len(numbers))]
+
+
+def _direct_gradient(density: Density, settings: ResolvedSettings) -> DirectGradient | None:
+    """The direct gradient, where it is that of the settings and every layer is known to it."""
+    if settings.compile or settings.precision != "fp32" or settings.memory != "keep":
+        return None
+    try:
+        return DirectGradient(density)
+    except UnknownLayerError:
+        return None
 
 
 def _execution_contexts(

@@ -27,7 +27,7 @@ from flowstone.data.tables.read import read_table
 from flowstone.data.tables.table import Table
 from flowstone.data.tables.types import is_number, is_text, python_value
 from flowstone.data.tables.values import number_mask, parse_dates, parse_numbers, without_gaps
-from flowstone.errors import DataError, DataWarning, FlowstoneError, SettingError
+from flowstone.errors import CheckpointError, DataError, DataWarning, FlowstoneError, SettingError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -153,8 +153,22 @@ class Columns:
 
     @classmethod
     def from_record(cls, record: Sequence[Mapping[str, Any]]) -> "Columns":
-        """The columns that ``as_record`` wrote."""
-        return cls(tuple(map(kind_from_record, record)))
+        """The columns that ``as_record`` wrote.
+
+        Raises:
+            CheckpointError: one of them has parts of other types, or parts that contradict each other.
+        """
+        kinds = []
+        for place, one in enumerate(record, start=1):
+            try:
+                kind = kind_from_record(one)
+                alone = cls((kind,))
+                alone.decode(np.full((1, len(alone.names)), np.nan))
+            except Exception as error:  # whatever its parts lead to, they are not what was written
+                reason = " ".join(str(error).split())
+                raise CheckpointError(f"column {place}: not a description that Flowstone wrote ({reason})") from error
+            kinds.append(kind)
+        return cls(tuple(kinds))
 
 
 def kinds_of(

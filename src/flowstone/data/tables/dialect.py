@@ -26,6 +26,8 @@ __all__ = ["SAMPLE", "Dialect", "Row", "columns_named", "find_header", "sniff"]
 
 SAMPLE = 1 << 18
 SNIFFED_LINES, SNIFFED = 100, 1 << 14
+# CleverCSV looks for addresses in time that grows with the cube of a word's length; longer words are cut for it.
+LONG_WORD = re.compile(r"([\w.-]{100})[\w.-]+")
 SEPARATORS = (",", ";", "\t", "|", " ")
 RARE_SEPARATORS = ("~", "^", ":", "\x1f", "\x01")  # tried where none of the usual ones is there
 SAID = re.compile(r'"?sep=(.)"?[,;\t]*')  # as Excel writes it
@@ -169,7 +171,7 @@ def columns_named(
     else:
         found += [""] * max(extra, 0)
     if len(found) > COLUMNS:
-        raise DataError(f"{len(found)} columns; at most {COLUMNS} are read")
+        raise DataError(f"{len(found)} columns or more; at most {COLUMNS} are read")
     made = _each_once(found, notes)
     unused = []
     for i in range(len(found) - 1, 0, -1):
@@ -204,7 +206,7 @@ def _punctuation(lines: Sequence[str]) -> Dialect:
     """Separator, quote and escape by CleverCSV's measure of consistency."""
     import clevercsv
 
-    text = _first_lines(lines)  # many, so that lines of a preamble at the top weigh little
+    text = LONG_WORD.sub(r"\1", _first_lines(lines))  # many lines, so that a preamble at the top weighs little
     found = clevercsv.Detector().detect(text, delimiters=SEPARATORS)
     if found is None or not found.delimiter:
         rare = clevercsv.Detector().detect(text, delimiters=RARE_SEPARATORS)

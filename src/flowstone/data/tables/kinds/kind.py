@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -82,10 +83,12 @@ class Kind(ABC):
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """The kind that ``as_record`` wrote."""
-        known = {each.name for each in fields(cls)}
-        values = {name: _frozen(value) for name, value in record.items() if name in known}
-        return cls(**values | {"type": type_from_record(record["type"])})
+        """The kind that ``as_record`` wrote.
+
+        Raises:
+            msgspec.ValidationError, ValueError: a field has another type than the class says.
+        """
+        return msgspec.convert(dict(record), cls, strict=True, dec_hook=lambda _, text: type_from_record(text))
 
     @staticmethod
     def common(facts: Facts) -> dict[str, Any]:
@@ -136,7 +139,3 @@ class ModelledKind(Kind):
 
 def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, tuple) else value
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(each) for each in value) if isinstance(value, list) else value
