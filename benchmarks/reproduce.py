@@ -239,7 +239,7 @@ def pictures(outcomes: dict[str, Outcome], images: Path) -> None:
         plot.save_figure(with_cost(figure, outcome), images / f"moons-{name}.png")
     fixed = one("fixed-moons", "moons")
     flows = {
-        "RealNVP, best": best(fixed),
+        f"RealNVP, step {fixed.history.best.step:,}": best(fixed),
         "RealNVP, at the end": (fixed, fixed.last),
         "default": best(one("fixed-moons", "moons", DEFAULT)),
     }
