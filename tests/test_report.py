@@ -253,6 +253,9 @@ def test_a_training_writes_its_report_and_metrics_last(tmp_path, monkeypatch, ca
     for name, switches in {"S": ["--no-report"], "T": ["--no-plots"], "U": ["--no-plots", "--report"]}.items():
         command(*words, *switches, "--out", name)
         assert (tmp_path / name / "report.html").exists() == (name == "U")
+    assert "has not ended" not in (tmp_path / "U" / "report.html").read_text()
+    (tmp_path / "U" / "metrics.json").unlink()
+    assert "has not ended" in report_page(Subject.of(Run("U")))
 
 
 @pytest.mark.parametrize("error", [OSError("No space left on device"), KeyError("a"), KeyboardInterrupt()])
@@ -420,9 +423,16 @@ def opened(browser, path, **options):
     context.close()
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("kind", ["plane", "mixed", "images"])
+@pytest.mark.parametrize(
+    ("kind", "scheme", "width"),
+    [
+        ("plane", "dark", 390),
+        ("mixed", "light", 390),
+        ("mixed", "dark", 1280),
+        ("context", "light", 1280),
+        ("images", "dark", 390),
+    ],
+)
 def test_a_page_can_be_read_in_light_and_dark_and_on_a_phone(browser, on_disk, kind, scheme, width):
     size = {"width": width, "height": 800}
     with opened(browser, on_disk / f"{kind}.html", color_scheme=scheme, viewport=size) as page:

@@ -76,8 +76,9 @@ class AnomalyJudge:
         noise: how wide the noise is that was added to each column of x, ``(columns,)``; rows to judge get it, too.
 
     >>> import torch, flowstone
-    >>> judge = AnomalyJudge(flowstone.nice(2), torch.zeros(9, 2))
-    >>> p_values, blamed = judge(torch.tensor([[0.0, 0.0], [0.0, 50.0]]))
+    >>> _ = torch.manual_seed(0)
+    >>> judge = AnomalyJudge(flowstone.nice(2), torch.ones(9, 2))
+    >>> p_values, blamed = judge(torch.tensor([[0.5, 0.0], [0.0, 50.0]]))
     >>> p_values.tolist(), blamed.tolist()
     ([1.0, 0.1], [0, 1])
     """

@@ -19,7 +19,7 @@ def layers(subject: Subject) -> Markup | None:
     still = picture(
         image,
         alt,
-        "Above, test points go from the data to the latent; below, draws of the prior come back. A point has "
+        "Above, points of the data go from the data to the latent; below, draws of the prior come back. A point has "
         "the colour of the direction of its latent, in all panels.",
     )
     return join((still, _walk(subject)))

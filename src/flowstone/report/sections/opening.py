@@ -17,7 +17,7 @@ def opening(subject: Subject) -> Markup:
     if subject.dataset is None:
         gone = "what needs data is left out: rows beside samples, latents, calibration, the check"
         parts.append(paragraph(f"The data cannot be read again ({subject.missing}); {gone}.", "note"))
-    if not subject.run.finished and subject.drawn == {}:
+    if "steps" not in subject.metrics:  # what a training counts at its end
         parts.append(paragraph("The training has not ended; these are the best weights so far.", "note"))
     return join(parts)
 
