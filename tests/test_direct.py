@@ -94,14 +94,6 @@ def test_images_as_vectors(float64):
     require_close(found, by_autograd(flow, x), 1e-12)
 
 
-def test_processes_that_share_a_batch_share_its_gradient(float64):
-    flow = made("realnvp", {}, 4, 0)
-    x = rows(flow, 7)[0]
-    parts = [directly(flow, part, total=7) for part in (x[:3], x[3:])]
-    whole = (parts[0][0] + parts[1][0], parts[0][1] + parts[1][1])
-    require_close(whole, by_autograd(flow, x), 1e-12)
-
-
 # --- what is not known ------------------------------------------------------------------------------------------------
 
 

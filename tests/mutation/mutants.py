@@ -1,4 +1,4 @@
-"""Every place in the mutated modules where a small change can be made, and the changed function in the place of its own."""
+"""Every place in the modules where a small change can be made, and the changed function in the place of its own."""
 
 import ast
 import importlib
