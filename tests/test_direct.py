@@ -94,14 +94,6 @@ def test_images_as_vectors(float64):
     require_close(found, by_autograd(flow, x), 1e-12)
 
 
-def test_processes_that_share_a_batch_share_its_gradient(float64):
-    flow = made("realnvp", {}, 4, 0)
-    x = rows(flow, 7)[0]
-    parts = [directly(flow, part, total=7) for part in (x[:3], x[3:])]
-    whole = (parts[0][0] + parts[1][0], parts[0][1] + parts[1][1])
-    require_close(whole, by_autograd(flow, x), 1e-12)
-
-
 # --- what is not known ------------------------------------------------------------------------------------------------
 
 
@@ -239,7 +231,8 @@ def test_a_training_is_the_same_either_way(float64, choice, steps):
     name, options = choice
     for direct in (True, False):
         flow = made(name, options, 3, 0, spread=0.0)
-        history = flowstone.fit(flow, x, steps=steps, direct=direct, dropout=0.0, **QUICK)
+        # At a high rate splines amplify any rounding: 1e-15 in one weight becomes 1e-3 in 200 steps of 5e-3.
+        history = flowstone.fit(flow, x, steps=steps, lr=1e-3, direct=direct, dropout=0.0, **QUICK)
         curves.append([history.column(name) for name in ("train_nll", "val_nll", "grad_norm")])
     torch.testing.assert_close(torch.tensor(curves[0]), torch.tensor(curves[1]), rtol=1e-9, atol=1e-9)
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 import flowstone
-from flowstone.bijections import Affine, Chain, Coupling, Permutation
-from flowstone.execution import DirectGradient, UnknownLayerError, direct
+from flowstone.bijections import Affine, Chain, Coupling, Permutation, RQSpline
+from flowstone.execution import DirectGradient, UnknownLayerError, direct, direct_layers
+from flowstone.kernels.spline_call import backend
 from flowstone.nets import MLP, ResNet
 from flowstone.priors import StandardNormal
 
@@ -17,6 +18,9 @@ __all__ = [
     "direct_gradients_in_float32",
     "direct_gradients_know_their_nets",
     "large_batches_are_taken_in_pieces",
+    "rows_are_read_as_the_flow_reads_them",
+    "several_processes_share_a_mean",
+    "splines_run_by_their_kernels_where_these_apply",
 ]
 
 FLOWS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -80,13 +84,44 @@ def direct_gradients_are_those_of_autograd() -> None:
 
 
 def direct_gradients_in_float32() -> None:
-    """Splines by their kernels; the gradient is compared with that of float64."""
-    flow = made("spline", {}, 5, 2, spread=0.05).float()
-    x, context = rows(flow, 40)
-    assert context is not None
-    found = directly(flow, x.float(), context.float())
-    loss, gradient = by_autograd(flow.double(), x.float().double(), context.float().double())
-    require_close(found, (loss.float(), gradient.float()), 1e-5)
+    """Of rows in float64, which the first layer reads as they are or rounds; compared with the gradient in float64."""
+    for name in ("realnvp", "spline"):
+        flow = made(name, {}, 5, 2, spread=0.05).float()
+        x, context = rows(flow, 40)
+        assert context is not None
+        found = directly(flow, x, context.float())
+        assert DirectGradient(flow).log_prob(x, context.float()).dtype == torch.float32
+        loss, gradient = by_autograd(flow.double(), x, context.float().double())
+        require_close(found, (loss.float(), gradient.float()), 1e-5)
+
+
+def rows_are_read_as_the_flow_reads_them() -> None:
+    """Times in seconds keep their digits where the flow standardises them; without that, rows are rounded."""
+    flow = made("realnvp", {}, 2, 0)
+    times = 1e9 + 4 * torch.randn(50, 2, dtype=torch.float64)
+    standardized = flowstone.realnvp(2, couplings=2, hidden=(8,)).float()
+    standardized.initialize(times)
+    plain = flowstone.Flow(Chain(*flow.bijection.sublayers()[1:]), StandardNormal(2)).float()
+    for density, x in ((standardized, times), (plain, times - 1e9)):
+        require_close((DirectGradient(density).log_prob(x),), (density.log_prob(x).detach(),), 1e-5)
+
+
+def splines_run_by_their_kernels_where_these_apply() -> None:
+    for circular, kind in ((False, direct_layers._Spline), (True, direct_layers._ByAutograd)):
+        torch.manual_seed(0)
+        spline = RQSpline(bins=4, circular=circular)
+        coupling = Coupling(2, spline, MLP(1, spline.parameters_per_feature, hidden=(8,), output_scale=1.0))
+        flow = flowstone.Flow(Chain(coupling), StandardNormal(2)).float()
+        assert backend("cpu") is None or type(DirectGradient(flow).layers[0].transform) is kind
+        x = torch.randn(6, 2, dtype=torch.float32)
+        require_close(directly(flow, x), by_autograd(flow, x), 1e-5)
+
+
+def several_processes_share_a_mean() -> None:
+    flow = made("realnvp", {}, 4, 0)
+    x = rows(flow, 7)[0]
+    (loss, gradient), (other, rest) = (directly(flow, part, total=7) for part in (x[:3], x[3:]))
+    require_close((loss + other, gradient + rest), by_autograd(flow, x), 1e-12)
 
 
 def large_batches_are_taken_in_pieces() -> None:
@@ -97,10 +132,11 @@ def large_batches_are_taken_in_pieces() -> None:
 
 def direct_gradients_know_their_nets() -> None:
     """Nets that were changed, or do not fit, are left to autograd; what is computed is never that of another net."""
-    blocks, plain = ResNet(1, 2, hidden=(8,)), MLP(1, 2, hidden=(8,))
+    blocks, plain, dropping = ResNet(1, 2, hidden=(8,)), MLP(1, 2, hidden=(8,)), ResNet(1, 2, hidden=(8,))
+    dropping.blocks[0][3].p = 0.1  # pyright: ignore
     blocks.blocks[0] = nn.Sequential(nn.ReLU(), nn.Linear(8, 8))
     plain.layers[1] = nn.Softplus()
-    unknown: list[nn.Module] = [blocks, plain, MLP(1, 2, hidden=()), MLP(1, 4, hidden=(8,))]
+    unknown: list[nn.Module] = [blocks, plain, dropping, MLP(1, 2, hidden=()), MLP(1, 4, hidden=(8,))]
     images = Coupling(2, Affine((1, 1, 1)), MLP(1, 2, hidden=(8,)))
     flows = [images, *(Coupling(2, Affine(1), net) for net in unknown)]
     for link in flows:

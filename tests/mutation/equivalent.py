@@ -5,6 +5,10 @@ __all__ = ["EQUIVALENT"]
 # (class or module, function, original, mutated) → the reason. An expression that occurs several times in a function is
 # numbered.
 NEWTON = "the slope of a Newton step cancels that of its start: the gradient is the same, and only dearer"
+SHAPES = "the shapes were checked before: a flow with a standardisation of contexts has a context"
+RECORDED = "what follows records no graph"
+BOTH = "context is not None and flow.standardize_context is not None"
+ALL = "torch.cat((*log_dets, self.flow.prior.log_prob(z.t())))"
 EQUIVALENT: dict[tuple[str, str, str, str], str] = {
     ("LogisticMixtureCDF", "inverse", "z.detach()", "z"): NEWTON,
     ("LogisticMixtureCDF", "inverse", "part.detach()", "part"): NEWTON,
@@ -18,4 +22,12 @@ EQUIVALENT: dict[tuple[str, str, str, str], str] = {
     ("MADE", "__init__", "torch.zeros(context_features, dtype=torch.long)", "torch.zeros(context_features)"): (
         "degrees compare alike as whole and as real numbers"
     ),
+    ("DirectGradient", "_prepared", BOTH, "context is not None"): SHAPES,
+    ("DirectGradient", "_prepared", BOTH, "flow.standardize_context is not None"): SHAPES,
+    ("DirectGradient", "_loss_of_piece", ALL, "torch.cat((self.flow.prior.log_prob(z.t()), *log_dets))"): (
+        "the same sum in another order"
+    ),
+    ("_ByAutograd", "forward", "results[0].detach()", "results[0]"): RECORDED,
+    ("_ByAutograd", "forward", "results[1].detach()", "results[1]"): RECORDED,
+    ("_ByAutograd", "backward", "results[1]", "results[0]"): "both are of the same shape",
 }

@@ -313,7 +313,7 @@ class _Coupling:
     def backward(self, by_halves: Halves, share: float, tape: Tape, *, is_first: bool) -> Halves:
         by_a, by_b = reversed(by_halves) if self.swap else by_halves
         by_b, by_parameters = self.transform.backward(by_b, share, tape)
-        self.net.backward(by_parameters, tape, None if is_first or not len(by_a) else by_a)
+        self.net.backward(by_parameters, tape, None if is_first else by_a)
         return (by_b, by_a) if self.swap else (by_a, by_b)
 
 
