@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from flowstone.bijections import Chain, Dequantize, Standardize
 from flowstone.density import Density
 from flowstone.errors import NonFiniteError, SettingError
+from flowstone.evaluation.samples import sample_rows
 from flowstone.files import atomic_path
 from flowstone.flow import Flow
 from flowstone.validation import require_choice
@@ -148,7 +149,7 @@ def _inputs(density: Density, part: str, rows: int) -> dict[str, Tensor]:
         assert isinstance(density, Flow)
         found["z"] = density.prior.sample(rows, context, generator)
     else:
-        x = density.sample(rows, seed=0) if context is None else density.sample(1, context, seed=0)[0]
+        x = sample_rows(density, rows, context)
         found["x"] = x.to(density.data_dtype)
         if density.stochastic:  # noise so far below 1 that rounding never leads to the next integer
             noise = torch.rand(x.shape, generator=generator, dtype=density.dtype) * (1 - 2**-10)

@@ -48,10 +48,11 @@ def watching(
 
 
 def _sheet(density: Any, folder: Path, step: int, context: Any) -> Any:
+    from flowstone.evaluation import sample_rows
     from flowstone.plot import mosaic, save_mosaic
 
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = density.sample(SHEET, seed=0) if context is None else density.sample(1, context[:SHEET], seed=0)[0]
+    drawn = sample_rows(density, SHEET, context)
     save_mosaic(drawn, folder / f"step-{step:06d}.png")
     return mosaic(drawn)
 

@@ -19,6 +19,7 @@ from flowstone.evaluation.metrics import (
 )
 from flowstone.evaluation.nearest_rows import NearestRows, nearest_rows
 from flowstone.evaluation.overlap import shared_rows
+from flowstone.evaluation.samples import sample_rows
 from flowstone.evaluation.two_sample import TwoSample, classifier_two_sample_test
 from flowstone.evaluation.usefulness import Usefulness, train_on_synthetic
 from flowstone.evaluation.verdict import Verdict, verdict
@@ -54,6 +55,7 @@ __all__ = [
     "nearest_rows",
     "require_comparable",
     "round_trip",
+    "sample_rows",
     "shared_rows",
     "train_on_synthetic",
     "uniformity",

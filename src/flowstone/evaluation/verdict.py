@@ -9,8 +9,8 @@ from torch import Tensor
 
 from flowstone.density import Density
 from flowstone.evaluation.calibration import Calibration, calibration
+from flowstone.evaluation.samples import sample_rows
 from flowstone.evaluation.two_sample import classifier_two_sample_test
-from flowstone.mixed import MixedDensity
 
 __all__ = ["DRAWS", "Verdict", "rows_to_judge", "verdict"]
 
@@ -65,7 +65,7 @@ def verdict(
         ranked: the calibration of ``rows_to_judge`` by ``DRAWS`` draws, where it is known already.
     """
     x, context = rows_to_judge(x, context, seed)
-    drawn = _drawn(density, x, context, seed)
+    drawn = sample_rows(density, len(x), context, seed=seed).double()
     given = () if context is None else (context.double(),)
     auc = error = None
     if len(x) >= FEWEST_ROWS:
@@ -88,15 +88,6 @@ def rows_to_judge(x: Tensor, context: Tensor | None = None, seed: int = 0) -> tu
     """``MOST_ROWS`` of the rows at random, for tables may be sorted."""
     chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:MOST_ROWS].sort().values
     return x.cpu()[chosen], None if context is None else context.cpu()[chosen]
-
-
-def _drawn(density: Density, x: Tensor, context: Tensor | None, seed: int) -> Tensor:
-    """A sample for each row: of a density with gaps with gaps, given a context given its own."""
-    if context is not None:
-        return density.sample(1, context.to(density.device), seed=seed)[0].double().cpu()
-    if isinstance(density, MixedDensity):
-        return density.sample(len(x), seed=seed, gaps=True).double().cpu()
-    return density.sample(len(x), seed=seed).double().cpu()
 
 
 def _word(auc: float | None, error: float | None, no_better: str | None) -> str:

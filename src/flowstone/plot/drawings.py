@@ -11,6 +11,7 @@ from torch import Tensor
 from flowstone.data import Dataset
 from flowstone.density import Density
 from flowstone.evaluation.calibration import calibration
+from flowstone.evaluation.samples import sample_rows
 from flowstone.flow import Flow
 from flowstone.mixed import MixedDensity
 from flowstone.plot.calibration import calibration_figure
@@ -129,7 +130,7 @@ def _loss(history: History, entropy: float | None) -> Figure:
 def _of_images(model: Density, x: Tensor, context: Tensor | None, seed: int) -> dict[str, Drawing]:
     few, row = x[:SHEET].to(model.device), slice(0, FEW)
     given = None if context is None else context[:SHEET]
-    drawn = model.sample(len(few), seed=seed) if given is None else model.sample(1, given, seed=seed)[0]
+    drawn = sample_rows(model, len(few), given, seed=seed)
     first = None if given is None else given[row]
     found: dict[str, Drawing] = {
         "samples": partial(image_figure, few, drawn),
@@ -152,7 +153,7 @@ def _of_mixed(
     formats: Mapping[str, Callable[[float], str]] | None,
     seed: int,
 ) -> dict[str, Drawing]:
-    drawn = model.sample(len(x), seed=seed, gaps=True)
+    drawn = sample_rows(model, len(x), seed=seed)
     found: dict[str, Drawing] = {"columns": partial(column_figure, x, drawn, columns, levels, formats)}
     if len(columns) > 1:
         found["pairs"] = partial(_pairs, x, drawn, columns, levels=levels, formats=formats)
@@ -169,7 +170,7 @@ def _given_context(
     seed: int,
 ) -> dict[str, Drawing]:
     rows, given = x[:SHOWN], context[:SHOWN]
-    drawn = model.sample(1, given, seed=seed)[0]
+    drawn = sample_rows(model, len(given), given, seed=seed)
     found: dict[str, Drawing] = {}
     if len(columns) <= 2:
         found["conditional"] = partial(conditional_figure, model, rows, given, columns, context_columns)

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from flowstone.density import Density
+from flowstone.evaluation.samples import sample_rows
 from flowstone.mixed import MixedDensity
 from flowstone.plot.columns import ColumnScale, compare_column
 from flowstone.plot.figures import SAMPLES, loss_curve, new_figure
@@ -74,14 +75,9 @@ def training_figure(
 
 def _samples(density: Density, x: Tensor, context: Tensor | None, seed: int) -> Tensor:
     count = IMAGES if len(density.event_shape) == 3 else len(x)
-    if context is not None:
-        drawn = density.sample(1, context[:count].to(density.device), seed=seed)[0]
-    elif isinstance(density, MixedDensity):
-        drawn = density.sample(count, seed=seed, gaps=True)
-    else:
-        drawn = density.sample(count, seed=seed)
+    drawn = sample_rows(density, count, context, seed=seed)
     infinite = drawn.isinf() if isinstance(density, MixedDensity) else ~drawn.isfinite()
-    return drawn[~infinite.flatten(1).any(1)].cpu()
+    return drawn[~infinite.flatten(1).any(1)]
 
 
 def _sheet(samples: Tensor, ax: Axes) -> None:

@@ -15,9 +15,9 @@ from flowstone.errors import DataError, SettingError
 from flowstone.evaluation.beside import beside_metrics
 from flowstone.evaluation.calibration import Calibration, calibration
 from flowstone.evaluation.metrics import evaluate
+from flowstone.evaluation.samples import sample_rows
 from flowstone.evaluation.trees import require_sklearn
 from flowstone.evaluation.verdict import DRAWS, Verdict, rows_to_judge, verdict
-from flowstone.mixed import MixedDensity
 from flowstone.plot import ColumnScale, arguments_of, drawings, png_of
 from flowstone.runs import Run
 from flowstone.train.history import History
@@ -102,11 +102,8 @@ class Subject:
     @cached_property
     def samples(self) -> Tensor:
         """``ROWS`` samples, with gaps where the density has them; given a context, one for each row of ``shown``."""
-        if self.dataset is not None and self.shown.context is not None:
-            return self.density.sample(1, self.shown.context.to(self.density.device), seed=self.seed)[0].cpu()
-        if isinstance(self.density, MixedDensity):
-            return self.density.sample(ROWS, seed=self.seed, gaps=True).cpu()
-        return self.density.sample(ROWS, seed=self.seed).cpu()
+        context = None if self.dataset is None else self.shown.context
+        return sample_rows(self.density, ROWS, context, seed=self.seed)
 
     @cached_property
     def shown(self) -> Rows:
