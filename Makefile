@@ -100,7 +100,7 @@ against: .venv/.dev  ## compare the speed with another checkout of Flowstone: ma
 runtime:  ## fetch onnxruntime-web into node_modules, for playgrounds and their tests (a minute; npm, network)
 	npm install --prefix . --no-save --no-package-lock onnxruntime-web@1.30.0
 
-docs: .venv/.docs  ## build the site into docs/_build/html, and look at it in a browser (half an hour; then what has changed)
+docs: .venv/.docs  ## build the site into docs/_build/html, and look at it in a browser (ten minutes; then what has changed)
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 	FLOWSTONE_SITE=docs/_build/html $(BIN)/python -m pytest -q tests/test_site.py
 

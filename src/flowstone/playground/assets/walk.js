@@ -134,22 +134,16 @@ function startWalk(root) {
   const pair = ([x, y]) => `(${digits(x, 3)}, ${digits(y, 3)})`;
   const rangeOf = (axis) => [-1, 1].map((end) => data.views[0].middle[axis] + end * data.views[0].half[axis]);
   const equal = (name, value) => `${name}\u00a0=\u00a0${value}`; // on one line
-  const rows = data.layers.map((name) => {
+  const rowIn = (part) => (name) => {
     const row = document.createElement("tr");
     const head = cell("th", name);
     head.scope = "row";
     row.append(head, cell("td", ""), cell("td", ""));
-    find("ledger").querySelector("tbody").append(row);
+    find("ledger").querySelector(part).append(row);
     return row;
-  });
-  const totals = ["sum of log-dets", "log prior of z", "log p"].map((name) => {
-    const row = document.createElement("tr");
-    const head = cell("th", name);
-    head.scope = "row";
-    row.append(head, cell("td", ""), cell("td", ""));
-    find("ledger").querySelector("tfoot").append(row);
-    return row;
-  });
+  };
+  const rows = data.layers.map(rowIn("tbody"));
+  const totals = ["sum of log-dets", "log prior of z", "log p"].map(rowIn("tfoot"));
 
   // The terms of log p of the chosen place, and their sum.
   function showLedger(distance = null) {
