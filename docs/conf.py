@@ -30,6 +30,7 @@ extensions = [
     "commands_page",
     "api",
     "figures",
+    "lesson",
     "llms",
 ]
 exclude_patterns = ["_build", "gallery/*.py", "gallery/*.ipynb", "gallery/*.json", "gallery/*.md5", "extensions"]
