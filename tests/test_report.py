@@ -23,6 +23,7 @@ from commands import refused
 from flowstone.cli.again import commands_again
 from flowstone.cli.values import settings_of
 from flowstone.errors import SettingError
+from flowstone.evaluation import log_prob
 from flowstone.report import Subject, report_page
 from flowstone.report.markup import join, paragraph, table
 from flowstone.report.sections import SECTIONS
@@ -203,6 +204,23 @@ def test_figures_are_those_of_the_run(runs, pages):
     assert f"{metrics['nll_stderr']:.4f}" in page.said()
     for value in metrics["baselines_nll_nats"].values():
         assert f"{value - metrics['nll_nats']:+.4f}" in page.said()
+
+
+def test_the_least_likely_rows_come_first_with_their_values_and_blame(runs):
+    subject = Subject.of(runs["table"])
+    assert subject.test is not None
+    scores = log_prob(subject.density, subject.test.x).sort()
+    section = str(SECTIONS["Least likely"](subject))
+    rows = re.findall("<tr>(.*?)</tr>", section)
+    head, *lines = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in rows]
+    assert [line[0] for line in lines] == [str(rank) for rank in range(1, 11)]
+    assert [float(line[2]) for line in lines] == pytest.approx(scores.values[:10].tolist(), abs=0.006)
+    written = subject.written(subject.test.take(scores.indices[:10]))
+    plain = [[re.sub("</?strong>", "", value) for value in line[4:]] for line in lines]
+    assert [sorted(line) for line in plain] == [sorted(row) for row in written]
+    for line in lines:
+        (bold,) = [name for name, value in zip(head, line, strict=True) if "<strong>" in value]
+        assert line[1] == bold
 
 
 def test_entropy_is_shown_where_it_is_known(runs):
