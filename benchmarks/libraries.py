@@ -10,7 +10,7 @@ Adam (Flowstone's is that of ``fit``, over one array of all parameters), FlowJAX
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -142,11 +142,18 @@ def flowstone_flow(task: Task) -> Any:
 
 def flowstone(task: Task, variant: str = "") -> Contender:
     """``variant``: ``"compiled"``, ``"bf16"`` or ``"checkpointed"``: how ``fit`` runs it if its settings say so."""
-    from flowstone.execution import DirectGradient, bf16_conditioners, checkpointed, compiled, fast_few_inputs
+    from flowstone.execution import (
+        DirectGradient,
+        bf16_conditioners,
+        checkpointed,
+        compiled,
+        fast_few_inputs,
+        threads_for,
+    )
 
     flow = flowstone_flow(task)
     contexts = {"bf16": bf16_conditioners, CHECKPOINTED: checkpointed}
-    return by_torch(
+    contender = by_torch(
         task,
         flow,
         flow.log_prob,
@@ -157,6 +164,12 @@ def flowstone(task: Task, variant: str = "") -> Contender:
         gradient=DirectGradient(flow) if variant == "" and task.kind != "autoregressive" else None,
         optimizer=AsInFit(flow, task.rate),
     )
+
+    def step(x: Tensor) -> None:
+        with threads_for(flow, len(x)):
+            contender.step(x)
+
+    return replace(contender, step=step)
 
 
 class AsInFit:
