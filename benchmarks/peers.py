@@ -258,10 +258,11 @@ The same flow in each library (`benchmarks/libraries.py`): the same couplings, w
 float32; each in a process of its own, blocks of {block} s in turn, {rounds} rounds. Milliseconds: median (least – most)
 of the blocks' medians. A step of Flowstone is that of `fit`, on as many of the threads as `fit` takes. *compiled* and
 *bf16*: how many times as fast Flowstone is with `compile=True`, and with its nets in bfloat16. The peers: how many
-times as long as Flowstone each takes, the median over rounds; above 1 Flowstone is faster. *Fastest*: the ratio of the fastest peer, and the one that was aimed at. GFLOP/s: of the nets' matrix
-products (2 x parameters x rows, three times that for a training step), and as a part of a large product on as many
-threads ({gemm}). GB/s: of what these products read and write if each array is read or written once, and as a part of
-copying memory ({copy}). Parameters in thousands, in the order of the columns. Machine: {machine}; {versions}.
+times as long as Flowstone each takes, the median over rounds; above 1 Flowstone is faster. *Fastest*: the ratio of the
+fastest peer, and the one that was aimed at. GFLOP/s: of the nets' matrix products (2 x parameters x rows, three times
+that for a training step), and as a part of a large product on as many threads ({gemm}). GB/s: of what these products
+read and write if each array is read or written once, and as a part of copying memory ({copy}). Parameters in thousands,
+in the order of the columns. Machine: {machine}; {versions}.
 
 | item | Flowstone, ms | {names} | fastest | aim | GFLOP/s (of peak) | GB/s (of peak) | parameters |
 |{rule}|
