@@ -75,7 +75,7 @@ estimator: .venv/.dev  ## compare the estimator with mixtures of Gaussians: docs
 posteriors: .venv/.dev  ## simulation-based inference beside reference posteriors: docs/results.md (half an hour; FLOWSTONE_DATA=folder)
 	$(BIN)/python benchmarks/posteriors.py
 
-images: .venv/.dev  ## train and evaluate image flows: docs/results.md (four hours; continues if interrupted)
+images: .venv/.dev  ## train and evaluate image flows: docs/results.md (six hours; continues if interrupted)
 	$(BIN)/python benchmarks/images.py
 
 results-gpu: .venv/.dev  ## train on CIFAR-10 on a GPU for nine minutes; repeat until it says that all is done

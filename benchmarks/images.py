@@ -22,6 +22,7 @@ from typing import Any
 from measure import RESULTS, data_folder, machine, write_section
 
 SPLINES = ("--set", "couplings=6", "--precision", "bf16")
+FAITHFUL = ("--set", "preset=faithful", "alpha=none", "channels=16", "blocks=1", "--precision", "bf16", "--lr", "5e-4")
 COLOUR = ("--set", "scales=3", "couplings=4", "channels=48", "--precision", "bf16", "--flip")
 
 
@@ -41,6 +42,8 @@ JOBS = {
     "fashion-mnist": Job("fashion-mnist", "realnvp_image", (*SPLINES, "--set", "alpha=1e-6"), 35),
     "cifar10": Job("cifar10", "realnvp_image", COLOUR, 90, "59,813 of its 60,000 images"),
     "faces32": Job("faces32", "realnvp_image", COLOUR, 15, "split by person"),
+    "faithful-mnist": Job("mnist", "realnvp_image", FAITHFUL, 40),
+    "faithful-fashion-mnist": Job("fashion-mnist", "realnvp_image", FAITHFUL, 40),
     "nice-mnist": Job("mnist", "nice_image", ("--batch-size", "200", "--lr", "1e-3"), 20),
 }
 # For a GPU: run only if it is named.
