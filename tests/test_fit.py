@@ -15,6 +15,7 @@ from flowstone.density import Density
 from flowstone.errors import SettingError
 from flowstone.train.history import History
 from flowstone.train.optimizer import Optimizer
+from flowstone.train.settings import Settings
 from training import QUICK, same, small, weights
 
 
@@ -92,6 +93,23 @@ def test_an_average_of_nothing_is_the_weights_themselves(monkeypatch):
         flowstone.fit(flow, TOYS["moons"], steps=30, ema=decay, batch_size=64, validate_every=30, progress=False)
         numbers = torch.cat([p.detach().flatten() for p in flow.parameters()])  # in another order
         assert torch.equal(numbers.sort()[0], raw["last"].sort()[0]) == same_as_raw
+
+
+def test_weights_with_running_statistics_are_not_averaged():
+    for flow in (
+        flowstone.realnvp(2, couplings=2, hidden=(8,), batch_norm=True),
+        flowstone.realnvp_image((1, 4, 4), preset="faithful", channels=4, blocks=1, couplings=1, scales=1),
+    ):
+        assert Settings().for_data(flow.event_shape, math.inf, flow.training_settings(math.inf)).ema == 0
+        assert Settings(ema=0.9).for_data(flow.event_shape, 500, flow.training_settings(500)).ema == 0.9
+    assert not small().training_settings(math.inf)
+
+
+def test_a_flow_with_running_statistics_is_as_good_on_validation_as_in_training():
+    torch.manual_seed(0)
+    flow = flowstone.realnvp(2, couplings=4, hidden=(32,), batch_norm=True)
+    history = flowstone.fit(flow, TOYS["moons"], steps=300, validate_every=300, progress=False)
+    assert history.column("val_nll")[-1] < history.column("train_nll")[-1] + 0.15
 
 
 def test_even_a_training_of_no_time_is_validated():

@@ -1,10 +1,13 @@
 """Flow: a bijection and a prior, which together are a probability distribution."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from flowstone.bijections import Bijection, Standardize, State
+from flowstone.bijections import BatchNorm, Bijection, Standardize, State
 from flowstone.density import Density
 from flowstone.distribution import FlowDistribution
 from flowstone.errors import ShapeError
@@ -12,6 +15,8 @@ from flowstone.priors import FromTorch, Prior
 from flowstone.transform import BijectionTransform
 
 __all__ = ["Flow"]
+
+RUNNING_STATISTICS = (BatchNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class Flow(Density):
@@ -134,6 +139,12 @@ class Flow(Density):
         if standardized is not None and context is not None:
             standardized = standardized.reshape(context.shape)
         return BijectionTransform(self.bijection, standardized, event_dim=len(self.event_shape))
+
+    def training_settings(self, rows: float) -> Mapping[str, Any]:
+        """No average of the weights where a layer keeps running statistics: these belong to the weights of each step,
+        and with others the likelihood is far worse.
+        """
+        return {"ema": 0.0} if any(isinstance(module, RUNNING_STATISTICS) for module in self.modules()) else {}
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:

@@ -73,7 +73,7 @@ class Settings:
     ema: float | None = option(
         None,
         "Decay per step of the exponential moving average of the weights, which is validated and kept; 0 for no "
-        "averaging. If not set: 0.99, and 0.999 for images.",
+        "averaging. If not set: 0.99, 0.999 for images, and 0 where layers such as BatchNorm keep running statistics.",
     )
     dropout: float | None = option(
         None,
