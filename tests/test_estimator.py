@@ -22,6 +22,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import flowstone
 from flowstone import FlowDensity
 from flowstone.errors import CheckpointError, DataError, FlowstoneError, SettingError, UnknownNameError
+from flowstone.estimators import candidates
 from flowstone.estimators.context import ContextColumns
 from flowstone.mixed import MixedDensity
 
@@ -41,9 +42,22 @@ def few_steps(monkeypatch):
     monkeypatch.setattr(MixedDensity, "training_settings", lambda self, rows: {**suggested(self, rows), "steps": 200})
 
 
+@pytest.fixture
+def few_components(monkeypatch):
+    """Mixtures of one, two and four components are tried: enough for a choice among families and sizes."""
+    monkeypatch.setattr(candidates, "COMPONENTS", (1, 2, 4))
+
+
 @parametrize_with_checks([FlowDensity()])
-def test_it_passes_the_checks_of_scikit_learn(estimator, check):
+def test_it_passes_the_checks_of_scikit_learn(estimator, check, monkeypatch):
+    monkeypatch.setattr(candidates, "COMPONENTS", (1, 2))
     check(estimator)
+
+
+def test_mixtures_are_fitted_once(monkeypatch):
+    """Components that scikit-learn's mixture gives are not sought by the prior's own before."""
+    monkeypatch.setattr("flowstone.priors.mixture.best_mixture", None)
+    FlowDensity(models=SIMPLE, random_state=0).fit(X)
 
 
 def test_scores_are_densities_in_the_units_of_x():
