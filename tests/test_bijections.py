@@ -88,12 +88,13 @@ def test_law_once(float64, law, name):
     LAWS[law](CASES[name], 1, 1.5)
 
 
-# Recipes are traced with their priors, forward and backward, in tests/test_compiled.py.
-whole_recipe = pytest.mark.long
+# Recipes are traced with their priors, forward and backward, in tests/test_compiled.py. The search by which a mixture
+# is inverted takes long: it is traced in the coupling.
+TRACED_ELSEWHERE = ("recipe ", "Coupling LogisticMixtureCDF one feature", "Autoregressive LogisticMixtureCDF")
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=whole_recipe if name.startswith("recipe ") else ()) for name in CASES]
+    "name", [pytest.param(name, marks=pytest.mark.long if name.startswith(TRACED_ELSEWHERE) else ()) for name in CASES]
 )
 def test_it_is_traced_whole(float64, name):
     traces_whole(CASES[name], 1, 1.5)

@@ -4,6 +4,7 @@ import errno
 import inspect
 import json
 import os
+import runpy
 import shutil
 import signal
 import socket
@@ -175,14 +176,25 @@ def wait_for(path, seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
+BROKEN_OFF = ["train", "moons", "--set", "couplings=2", "hidden=16", "--batch-size", "128", "--steps", "900"]
+BROKEN_OFF += ["--seed", "2", "--patience", "10000", "--no-plots"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> bytes:
+    """The weights at the end of a training that nothing broke off."""
+    folder = tmp_path_factory.mktemp("uninterrupted") / "W"
+    flowstone(*BROKEN_OFF, "--out", folder, "--no-report", "--quiet")
+    return (folder / "flow.safetensors").read_bytes()
+
+
 @pytest.mark.parametrize("blow", [signal.SIGTERM, signal.SIGKILL])
-def test_a_training_that_was_broken_off_goes_on(tmp_path, capsys, monkeypatch, blow):
+def test_a_training_that_was_broken_off_goes_on(tmp_path, capsys, monkeypatch, blow, uninterrupted):
     """SIGTERM keeps the best weights and says where; kill -9 keeps the last saved state; both go on to the same end.
     While it runs, no other training writes its folder.
     """
     (tmp_path / "sitecustomize.py").write_text("import flowstone.train.loop as loop; loop.SAVE_EVERY = 0.0")
-    settings = ["moons", "--set", "couplings=2", "hidden=16", "--batch-size", "128", "--steps", "900", "--seed", "2"]
-    words = ["train", *settings, "--patience", "10000", "--out", "R", "--no-plots"]
+    words = [*BROKEN_OFF, "--out", "R"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     process = subprocess.Popen(
         [sys.executable, "-m", "flowstone", *words], env=environment, stderr=subprocess.PIPE, text=True
@@ -207,9 +219,7 @@ def test_a_training_that_was_broken_off_goes_on(tmp_path, capsys, monkeypatch, b
     (tmp_path / "R" / ".writing-history-x.csv").write_text("step,sec")  # as a kill leaves it
     flowstone("train", "--out", "R", "--resume", "--quiet", "--no-plots")
     assert not list((tmp_path / "R").rglob(".writing-*"))
-    uninterrupted = [word if word != "R" else "W" for word in words]
-    flowstone(*uninterrupted, "--quiet")
-    assert (tmp_path / "R" / "flow.safetensors").read_bytes() == (tmp_path / "W" / "flow.safetensors").read_bytes()
+    assert (tmp_path / "R" / "flow.safetensors").read_bytes() == uninterrupted
     assert "this training has ended" in refused(capsys, monkeypatch, *words, "--resume")
 
 
@@ -367,11 +377,11 @@ def test_timestamps_are_learned_and_sampled(tmp_path):
     assert len(set(drawn.tolist())) > 19_000
 
 
-def test_the_demo_runs(tmp_path):
+def test_the_demo_runs(tmp_path, capsys, monkeypatch):
     demo = Path(__file__).parents[1] / "examples" / "demo.py"
-    words = [sys.executable, demo, "--steps", "20", "--out", tmp_path / "demo"]
-    said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
-    assert "entropy" in said
+    monkeypatch.setattr(sys, "argv", [str(demo), "--steps", "20", "--out", str(tmp_path / "demo")])
+    runpy.run_path(str(demo), run_name="__main__")
+    assert "entropy" in capsys.readouterr().out
     assert (tmp_path / "demo" / "moons.png").stat().st_size > 10_000
     flowstone("sample", tmp_path / "demo" / "nice", "-n", 5, "--out", "s.csv")
     assert torch.is_tensor(Run(tmp_path / "demo" / "nice").density().sample(1))

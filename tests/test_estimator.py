@@ -22,10 +22,12 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import flowstone
 from flowstone import FlowDensity
 from flowstone.errors import CheckpointError, DataError, FlowstoneError, SettingError, UnknownNameError
+from flowstone.estimators import candidates
 from flowstone.estimators.context import ContextColumns
 from flowstone.mixed import MixedDensity
 
 SIMPLE = ("independent", "gaussian", "mixture")
+COMPONENTS, SHAPES = candidates.COMPONENTS, candidates.SHAPES
 rng = np.random.default_rng(0)
 X = rng.normal(size=(150, 3)) @ np.array([[2.0, 0, 0], [1, 1, 0], [0, 0.5, 0.2]]) + 10
 FRAME = pd.DataFrame({"age": rng.integers(20, 60, 300), "sex": rng.choice(["f", "m"], 300)})
@@ -35,15 +37,29 @@ GAPS = FRAME.mask(rng.random(FRAME.shape) < 0.1)
 
 @pytest.fixture
 def few_steps(monkeypatch):
-    """Trainings of 200 steps, whatever the machine."""
+    """Trainings of 100 steps, whatever the machine."""
     suggested = MixedDensity.training_settings
-    monkeypatch.setattr("flowstone.train.settings.STEPS", 200)
-    monkeypatch.setattr(MixedDensity, "training_settings", lambda self, rows: {**suggested(self, rows), "steps": 200})
+    monkeypatch.setattr("flowstone.train.settings.STEPS", 100)
+    monkeypatch.setattr(MixedDensity, "training_settings", lambda self, rows: {**suggested(self, rows), "steps": 100})
+
+
+@pytest.fixture(autouse=True)
+def few_mixtures(monkeypatch):
+    """Two families of one, two and four components are tried: enough for a choice among families and sizes."""
+    monkeypatch.setattr(candidates, "COMPONENTS", (1, 2, 4))
+    monkeypatch.setattr(candidates, "SHAPES", {name: SHAPES[name] for name in ("full", "tied")})
 
 
 @parametrize_with_checks([FlowDensity()])
-def test_it_passes_the_checks_of_scikit_learn(estimator, check):
+def test_it_passes_the_checks_of_scikit_learn(estimator, check, monkeypatch):
+    monkeypatch.setattr(candidates, "COMPONENTS", (1, 2))
     check(estimator)
+
+
+def test_mixtures_are_fitted_once(monkeypatch):
+    """Components that scikit-learn's mixture gives are not sought by the prior's own before."""
+    monkeypatch.setattr("flowstone.priors.mixture.best_mixture", None)
+    FlowDensity(models=SIMPLE, random_state=0).fit(X)
 
 
 def test_scores_are_densities_in_the_units_of_x():
@@ -111,7 +127,9 @@ def test_weights_that_cannot_be_are_refused(weights, message):
 
 
 @pytest.mark.parametrize("load", [load_iris, load_wine])
-def test_it_is_not_worse_than_the_best_mixture_on_held_out_rows(load):
+def test_it_is_not_worse_than_the_best_mixture_on_held_out_rows(load, monkeypatch):
+    monkeypatch.setattr(candidates, "COMPONENTS", COMPONENTS)
+    monkeypatch.setattr(candidates, "SHAPES", SHAPES)
     data = load().data
     order = np.random.default_rng(0).permutation(len(data))
     train, test = data[order[len(data) // 4 :]], data[order[: len(data) // 4]]

@@ -132,11 +132,16 @@ def check_equal(function: Callable[..., Tensor], module: nn.Module, values: tupl
 
 
 @pytest.mark.parametrize(
-    ("method", "grad"),
-    [("log_prob", True), ("log_prob", False), ("sampler", False)],
-    ids=["grad", "no_grad", "sampler"],
+    ("context_features", "method", "grad"),
+    [
+        pytest.param(0, "log_prob", True, id="grad"),
+        pytest.param(2, "log_prob", False, id="no_grad given"),
+        pytest.param(2, "sampler", False, id="sampler given"),
+        pytest.param(2, "log_prob", True, id="grad given", marks=pytest.mark.long),
+        pytest.param(0, "log_prob", False, id="no_grad", marks=pytest.mark.long),
+        pytest.param(0, "sampler", False, id="sampler", marks=pytest.mark.long),
+    ],
 )
-@pytest.mark.parametrize("context_features", [0, 2])
 @pytest.mark.parametrize("name", VECTORS)
 def test_torch_export_of_every_vector_recipe(name, method, context_features, grad):
     flow = a_vector_flow(name, context_features)
@@ -166,7 +171,9 @@ def test_torch_jit_trace(name, method, tmp_path):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", VECTORS)
+@pytest.mark.parametrize(  # maf_spline is the order of maf and the transform of spline
+    "name", [pytest.param(name, marks=pytest.mark.long if name == "maf_spline" else ()) for name in VECTORS]
+)
 def test_onnx_of_every_vector_recipe(name, method, tmp_path):
     """By ``export_onnx``, whose files take data and contexts in float64."""
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -25,19 +25,59 @@ def assert_identical(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor
         assert torch.equal(tensor, other[name]), name
 
 
-def test_two_processes_have_the_loss_curves_of_one(tmp_path):
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory):
+    """What three trainings leave in each of two processes, which are started once; and their folder."""
+    folder = tmp_path_factory.mktemp("two")
+    resumed(40, folder / "of one")
     first, second = run_two(
-        tmp_path,
+        folder,
         """
+        results = {}
+
         watched = []
         flowstone.fit(flowstone.nice(2), x, steps=1, progress=False, watch=lambda *_: watched.append(1))
         assert len(watched) == (2 if rank == 0 else 0)
         torch.manual_seed(rank)  # each process builds a flow with other weights, and all train that of the first
         flow = flowstone.spline(2, couplings=2, hidden=(8,))
         flowstone.fit(flow, x, steps=2, progress=False)
-        result = together.curves() | {f"other start/{name}": value for name, value in flow.state_dict().items()}
+        other_start = {f"other start/{name}": value for name, value in flow.state_dict().items()}
+        results["curves"] = together.curves() | other_start
+
+        images = torch.randint(256, (40, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+        flow = flowstone.realnvp_image((1, 4, 4), channels=4, blocks=1, couplings=1)
+        history = flowstone.fit(flow, images, steps=6, batch_size=10, flip=True, validate_every=3, progress=False)
+        results["noise"] = flow.state_dict()
+        table = flowstone.maf(2, layers=2, hidden=(8,), batch_norm=True)
+        flowstone.fit(table, x, minutes=0.02, dropout=0.2, resume=f"{folder}/resume", steps=80, progress=False)
+        results["noise"] |= {f"table.{name}": tensor for name, tensor in table.state_dict().items()}
+
+        together.resumed(40, f"{folder}/of two")
+        two = together.resumed(80, f"{folder}/of two, continued")
+        half = together.resumed(40, f"{folder}/of two, continued again")
+        results["resumed"] = {
+            f"{name}.{i}": tensor
+            for i, state in enumerate((
+                two, together.resumed(80, f"{folder}/of two, continued again"), together.resumed(80, f"{folder}/of one")
+            ))
+            for name, tensor in state.items()
+        }
+        result = {f"{of}: {name}": tensor for of, each in results.items() for name, tensor in each.items()}
         """,
     )
+
+    def part(of: str) -> list[dict[str, torch.Tensor]]:
+        begin = f"{of}: "
+        return [
+            {name.removeprefix(begin): tensor for name, tensor in each.items() if name.startswith(begin)}
+            for each in (first, second)
+        ]
+
+    return part, folder
+
+
+def test_two_processes_have_the_loss_curves_of_one(of_two):
+    first, second = of_two[0]("curves")
     assert_identical(first, second)
     one = curves()
     assert one.keys() == {name for name in first if not name.startswith("other start/")}
@@ -50,42 +90,18 @@ def test_two_processes_have_the_loss_curves_of_one(tmp_path):
             torch.testing.assert_close(first[name], values, rtol=1e-6, atol=1e-5 if exact > 1e-9 else 1e-9)
 
 
-def test_noise_and_running_statistics_leave_the_processes_equal(tmp_path):
-    first, second = run_two(
-        tmp_path,
-        """
-        images = torch.randint(256, (40, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-        flow = flowstone.realnvp_image((1, 4, 4), channels=4, blocks=1, couplings=1)
-        history = flowstone.fit(flow, images, steps=6, batch_size=10, flip=True, validate_every=3, progress=False)
-        result = flow.state_dict()
-        table = flowstone.maf(2, layers=2, hidden=(8,), batch_norm=True)
-        flowstone.fit(table, x, minutes=0.02, dropout=0.2, resume=f"{folder}/resume", steps=80, progress=False)
-        result |= {f"table.{name}": tensor for name, tensor in table.state_dict().items()}
-        """,
-    )
+def test_noise_and_running_statistics_leave_the_processes_equal(of_two):
+    first, second = of_two[0]("noise")
+    assert first
     assert_identical(first, second)
 
 
-def test_a_state_is_continued_by_another_number_of_processes(tmp_path):
-    resumed(40, tmp_path / "of one")
-    first, second = run_two(
-        tmp_path,
-        """
-        together.resumed(40, f"{folder}/of two")
-        two = together.resumed(80, f"{folder}/of two, continued")
-        half = together.resumed(40, f"{folder}/of two, continued again")
-        result = {
-            f"{name}.{i}": tensor
-            for i, state in enumerate((
-                two, together.resumed(80, f"{folder}/of two, continued again"), together.resumed(80, f"{folder}/of one")
-            ))
-            for name, tensor in state.items()
-        }
-        """,
-    )
+def test_a_state_is_continued_by_another_number_of_processes(of_two, tmp_path):
+    part, folder = of_two
+    first, second = part("resumed")
     assert_identical(first, second)
     whole = resumed(80, tmp_path / "whole")
-    continued = resumed(80, tmp_path / "of two")
+    continued = resumed(80, folder / "of two")
     for name, tensor in whole.items():
         assert torch.equal(first[f"{name}.0"], first[f"{name}.1"])
         for other in (first[f"{name}.0"], first[f"{name}.2"], continued[name]):

@@ -181,6 +181,14 @@ def test_bins_of_whole_numbers_hold_as_many_of_them_each():
     assert len(set(held[1:-1])) == 1
 
 
+def test_a_scatter_is_given_arrays(monkeypatch):
+    """Of a tensor matplotlib looks at each number by itself."""
+    seen = []
+    monkeypatch.setattr(plt.Axes, "scatter", lambda ax, x, y, **_: seen.extend((x, y)))
+    plot.points(torch.randn(5, 2), plot.new_figure(1, 1, (2, 2))[1][0, 0])
+    assert [type(each) for each in seen] == [np.ndarray, np.ndarray]
+
+
 def test_pairs_put_levels_in_bands_of_points():
     x = table()
     figure = plot.pair_plot(x, x, ["size", "count", "mass"], levels={"size": ["small", "middle", "large"]})

@@ -165,6 +165,7 @@ def _standardized(rows: Rows, components: int) -> tuple[Any, Tensor]:
     """A mixture's flow, and the rows as its prior sees them: standardised, and without what a context explains."""
     features, width = rows.x.shape[1], 0 if rows.context is None else rows.context.shape[1]
     flow = build("gaussian_mixture", {"features": features, "context_features": width, "components": components})
+    flow.prior.initialized.fill_(True)  # its components are set by ``_with_components``
     flow.double().initialize(rows.x, rows.context)
     return flow, flow.to_latent(rows.x, rows.context)[0]
 

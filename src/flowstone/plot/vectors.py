@@ -43,9 +43,9 @@ def points(
     equal: bool = True,
 ) -> Axes:
     """A scatter of the first points of ``x (n, 2)``; ``color`` is one colour, or one for each point."""
-    x = x[:SHOWN].cpu()
+    rows = x[:SHOWN].cpu().numpy()  # of a tensor matplotlib looks at each number
     shade = color if isinstance(color, str) else color[:SHOWN]
-    ax.scatter(x[:, 0], x[:, 1], s=3, c=shade, alpha=0.6, linewidths=0, rasterized=True)
+    ax.scatter(rows[:, 0], rows[:, 1], s=3, c=shade, alpha=0.6, linewidths=0, rasterized=True)
     ax.set_title(title)
     if limits is not None:
         ax.set(xlim=limits[0], ylim=limits[1])
