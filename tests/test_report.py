@@ -233,14 +233,18 @@ def test_entropy_is_shown_where_it_is_known(runs):
 
 def test_rows_to_choose_from_are_those_of_data_and_samples(runs, pages):
     (held,) = re.findall(r'<script type="application/json" id="rows-held">(.*?)</script>', pages["mixed"])
-    columns = json.loads(held)["columns"]
+    columns, first = json.loads(held).values()
+    assert len({*first}) == 2
+    assert {*first} < {*range(4)}  # the pair that the page begins with
     assert [column["name"] for column in columns] == [EVIL, "income", "day", "is_new"]
     assert columns[3]["levels"] == ["false", "true", "(others)"]
     train = runs["mixed"].dataset().train.x
     for index, column in enumerate(columns):
-        known = [None if value != value else float(f"{value:.4g}") for value in train[:, index].tolist()]
+        known = [None if value != value else float(f"{value:.6g}") for value in train[:, index].tolist()]
         assert column["data"] == known[: len(column["data"])]
     assert None in columns[0]["data"]  # gaps are nulls
+    write = runs["mixed"].dataset().formats["day"]
+    assert columns[2]["texts"]["data"] == [write(value) for value in train[: len(columns[2]["data"]), 2].tolist()]
 
 
 def test_a_run_whose_data_are_gone_still_has_a_page(tmp_path, runs):
@@ -494,6 +498,10 @@ def test_columns_are_chosen_and_found(browser, on_disk, runs):
         assert 0 < len(tips) <= int((~train[:, :2].isnan().any(1)).sum())
         assert all(tip.startswith("income ") and EVIL in tip for tip in tips)
         assert page.locator("#pair-samples circle").count() > 0
+        page.select_option("#pair-x", label="day")
+        assert re.search(r"day runs to the right \(2024-\d\d-\d\d … 2024-\d\d-\d\d\)", page.inner_text("#pair-said"))
+        tip = page.eval_on_selector("#pair-samples title", "(first) => first.textContent")
+        assert re.match(r"day \d{4}-\d\d-\d\d, ", tip)
 
 
 def test_a_page_is_complete_without_javascript(browser, on_disk):

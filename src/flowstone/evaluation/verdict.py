@@ -121,5 +121,5 @@ def _reasons(
         parts.append(" and ".join(held) + " of the rows")
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        parts.append(f"values of {', '.join(wrong[:3])}{more} lie not where its samples do")
+        parts.append(f"the ranks of {', '.join(wrong[:3])}{more} among samples are not even (p < 0.01)")
     return "; ".join(parts)
