@@ -117,9 +117,7 @@ def test_a_wrong_flag_exits_with_2(capsys, monkeypatch, words):
 
 
 @pytest.mark.parametrize("words", [["train"], ["columns"], ["score", "R", "--out", "s.csv"]])
-def test_a_pattern_that_the_shell_has_resolved_is_a_line_that_says_how_to_quote(
-    tmp_path, capsys, monkeypatch, words
-):
+def test_a_pattern_that_the_shell_has_resolved_is_a_line_that_says_how_to_quote(tmp_path, capsys, monkeypatch, words):
     monkeypatch.chdir(tmp_path)
     for name in ("a.csv", "b.csv", "c.csv"):
         Path(name).write_text("x\n1\n")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import flowstone
+from browser import barriers, browsing, opened
 from commands import flowstone as command
 from flowstone import plot
 from flowstone.plot import figures, live, training_figure
@@ -245,3 +246,11 @@ def test_train_live_leaves_a_page_and_the_same_weights(tmp_path, monkeypatch, ca
     command("train", "--resume", "--live", "--steps", 40, "--out", "B", "--no-plots", "--quiet", "--log-every", 7)
     assert "step 40, " in (tmp_path / "B" / "live.html").read_text()
     assert json.loads((tmp_path / "B" / "flow.json").read_text())["training"]["log_every"] == 7
+
+
+def test_the_page_can_be_read_and_used_by_all(tmp_path, always):
+    page = tmp_path / "live.html"
+    with plot.Live(torch.randn(200, 2), page=page, title="moons, nice", columns=["p", "q"]) as shown:
+        shown(flowstone.nice(2, **SMALL).eval(), a_history(3.0, 2.0))
+    with browsing() as browser, opened(browser, page, width=390, dark=True) as seen:
+        assert barriers(seen) == []

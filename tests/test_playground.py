@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import flowstone as package
-from browser import browsing, opened, require_browser, require_runtime
+from browser import barriers, browsing, opened, require_browser, require_runtime
 from cases import disturb
 from commands import refused
 from flowstone.errors import OutputError, SettingError
@@ -243,6 +243,18 @@ def test_latents_follow_every_prior(page):
         found = [2 * value for value in page.evaluate(moments, prior)]  # drawn at half the temperature
         assert found[0] == pytest.approx(mean, abs=0.03)
         assert found[1] == pytest.approx(deviation, rel=0.03)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_every_tab_can_be_read_and_used_by_all(page, scheme, width):
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 900})
+    for index in (0, 2, 1):
+        page.click(f"#tab-{index}")
+        assert barriers(page) == []
+    page.set_viewport_size({"width": 1000, "height": 900})
+    page.emulate_media(color_scheme="light")
 
 
 def test_the_last_tab_is_the_walk_and_keys_go_from_tab_to_tab(page):
