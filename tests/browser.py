@@ -48,14 +48,15 @@ BARRIERS = """() => {
   const name = (element) => element.getAttribute("alt") || element.getAttribute("aria-label") || element.title ||
     element.getAttribute("aria-labelledby") || [...(element.labels || [])].map((each) => each.textContent).join("") ||
     element.textContent || element.querySelector("[aria-label], [alt]");
-  const nameless = (element) => element.matches("select") ? !element.labels.length && !element.ariaLabel : !name(element);
+  const nameless = (element) =>
+    element.matches("select") ? !element.labels.length && !element.ariaLabel : !name(element);
   for (const element of document.querySelectorAll("img, canvas, svg[role], a[href], button, select, input, textarea")) {
     if (visible(element) && nameless(element)) found.add(`no name: ${what(element)}`);
   }
   for (const element of document.querySelectorAll("a[href], button, select, input, summary, [tabindex='0']")) {
     if (!visible(element) || element.disabled) continue;
-    document.activeElement.blur(); // a focus that a click has set is not drawn
-    element.focus({ focusVisible: true, preventScroll: true });
+    document.activeElement.blur();
+    element.focus({ preventScroll: true });
     const style = getComputedStyle(element);
     const shown = style.outlineStyle !== "none" || style.boxShadow !== "none";
     if (document.activeElement === element && !shown) found.add(`focus unseen: ${what(element)}`);
@@ -73,6 +74,7 @@ BARRIERS = """() => {
 
 def barriers(page: Any) -> list[str]:
     """What bars a reader from what the page shows; empty where nothing does."""
+    page.keyboard.press("Tab")  # after a click browsers draw no focus until a key is pressed
     return page.evaluate(BARRIERS)
 
 
