@@ -119,8 +119,8 @@ def _module(density: Density, part: str) -> nn.Module:
     """What maps the inputs to the output."""
     if any(isinstance(module, MixedDensity) for module in density.modules()):
         raise SettingError(
-            f"{_name(density)} has no form in ONNX: it looks values up in sorted lists, an operator (searchsorted) that "
-            "the exporter lacks"
+            f"{_name(density)} has no form in ONNX: it looks values up in sorted lists, by an operator (searchsorted) "
+            "that the exporter lacks"
         )
     if part == "sample":
         if not isinstance(density, Flow):

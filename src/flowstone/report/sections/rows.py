@@ -112,9 +112,8 @@ def _explorer(subject: Subject, data: Tensor, drawn: Tensor) -> Markup:
             column["texts"] = {part: _texts(values, subject.formats[name]) for part, values in parts.items()}
         columns.append(column)
     first = most_dependent(data[:, : len(names)], 2)
-    held = json.dumps({"columns": columns, "first": first}, ensure_ascii=False, separators=(",", ":")).replace(
-        "<", "\\u003c"
-    )
+    record = {"columns": columns, "first": first}
+    held = json.dumps(record, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     return Markup(
         '<form id="pair-form" hidden><label>To the right <select id="pair-x"></select></label>'
         '<label>Upwards <select id="pair-y"></select></label></form>'
