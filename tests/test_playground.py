@@ -88,15 +88,18 @@ def test_the_record_of_a_mixture_draws_what_the_prior_draws():
 @pytest.mark.parametrize(
     ("density", "what"),
     [
-        (lambda: package.nice(2, context_features=2), "is conditioned on 2 other columns"),
-        (lambda: package.nice_image((1, 2, 2), couplings=1, hidden=(4,)), r"is of images \(1, 2, 2\)"),
-        (lambda: package.recipes.mixed(2, width=8, blocks=1), "is a MixedDensity"),
-        (lambda: with_prior(FromTorch(torch.distributions.Laplace(torch.zeros(2), 1.0))), "has the prior FromTorch"),
+        (lambda: package.nice(2, context_features=2), "conditioned on 2 other columns"),
+        (lambda: package.nice_image((1, 2, 2), couplings=1, hidden=(4,)), r"of images \(1, 2, 2\)"),
+        (lambda: package.recipes.mixed(2, width=8, blocks=1), "a MixedDensity"),
+        (
+            lambda: with_prior(FromTorch(torch.distributions.Laplace(torch.zeros(2), 1.0))),
+            "one with the prior FromTorch",
+        ),
     ],
 )
 def test_what_has_no_playground_is_refused_in_one_line(density, what, tmp_path, runtime):
     made = density()
-    with pytest.raises(SettingError, match=f"columns without a context; this density {what}.*") as error:
+    with pytest.raises(SettingError, match=f"columns without a context; this density is {what}.*") as error:
         write_playground(made, torch.zeros(3, 2), tmp_path / "out", runtime=runtime)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
