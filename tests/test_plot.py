@@ -282,3 +282,11 @@ def test_the_nearest_image_to_a_copy_is_the_original():
     sheet = plot.nearest_figure(x[:2].float(), x, count=2).axes[0].images[0].get_array()
     assert sheet is not None
     assert (sheet[:4, :4] == sheet[:4, 5:9]).all()
+
+
+def test_every_level_has_its_name_where_there_is_room():
+    """A reader cannot know what the highest bar is, if every second name is left out."""
+    levels = [f"level {index}" for index in range(16)]
+    x = torch.arange(16.0).repeat(10)[:, None]
+    figure = plot.column_figure(x, x, ["a"], levels={"a": levels})
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == levels

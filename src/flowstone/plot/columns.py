@@ -81,8 +81,11 @@ class ColumnScale:
             ax.tick_params(which, labelsize=size, **({"rotation": 30} if self.written and which == "x" else {}))
             return
         names = [self._name(value) for value in self.few]
-        step = max(1, math.ceil(len(names) / most))
         plain = self.levels is None and max(map(len, names), default=0) <= 3
+        crowded = not plain and len(names) > most  # words are upright then, for the highest bar must have its name
+        if crowded:
+            most, size, slanted = 5 * most // 2, size - 1, {"rotation": 90} if which == "x" else {}
+        step = max(1, math.ceil(len(names) / most))
         axis.set_ticks(range(0, len(names), step), names[::step], fontsize=size, **({} if plain else slanted))
 
     def draw(self, ax: Axes, data: Tensor | None, drawn: Tensor) -> Axes:
