@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -73,7 +73,7 @@ class ColumnScale:
     def label(self, ax: Axes, which: Literal["x", "y"], *, size: float = 7, most: int = NAMED) -> None:
         """Ticks and their labels on the ``"x"`` or the ``"y"`` axis."""
         axis = ax.xaxis if which == "x" else ax.yaxis
-        slanted = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if which == "x" else {}
+        slanted: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if which == "x" else {}
         if self.few is None:
             axis.set_major_locator(MaxNLocator(4 if most == NAMED and not self.written else 3))
             if self.written:
