@@ -85,13 +85,22 @@ def most_dependent(x: Tensor, count: int = PAIRED) -> list[int]:
         return list(range(width))
     values = x[:RANKED].double().cpu()
     filled = values.where(~values.isnan(), values.nanmedian(0).values)
-    strength = torch.corrcoef(filled.argsort(0).argsort(0).double().T).abs().nan_to_num().fill_diagonal_(0)
+    ranks = torch.stack([_ranks(column) for column in filled.nan_to_num().T])
+    strength = torch.corrcoef(ranks).abs().nan_to_num().fill_diagonal_(0)
     chosen = list(divmod(int(strength.argmax()), width))
     while len(chosen) < count:
         beside = strength[chosen].amax(0)
         beside[chosen] = -1
         chosen.append(int(beside.argmax()))
     return sorted(chosen)
+
+
+def _ranks(column: Tensor) -> Tensor:
+    """Ranks in which equal values have the mean of theirs; an order among them would be that of the rows, and so be
+    shared by columns that have nothing in common.
+    """
+    _, place, counts = column.unique(return_inverse=True, return_counts=True)
+    return (counts.cumsum(0) - counts / 2)[place]
 
 
 def _cut(name: str) -> str:
