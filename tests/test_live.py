@@ -204,6 +204,15 @@ def test_samples_that_are_not_finite_are_left_out():
     assert [ax.get_title() for ax in figure.axes] == ["x1", "x2", "x3", "negative log-likelihood"]
 
 
+def test_dates_are_written_as_dates():
+    x = torch.arange(17000.0, 17300.0).repeat(3, 1).T
+    figure = training_figure.training_figure(x, x, ["a", "b", "day"], None, formats={"day": lambda v: f"day {v:g}"})[0]
+    figure.canvas.draw()
+    labels = [[tick.get_text() for tick in ax.get_xticklabels()] for ax in figure.axes[:3]]
+    assert all(text.startswith("day ") for text in labels[2])
+    assert not any(text.startswith("day") for text in labels[0])
+
+
 @pytest.mark.parametrize(
     ("kind", "titles"),
     [
