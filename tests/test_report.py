@@ -205,6 +205,13 @@ def test_figures_are_those_of_the_run(runs, pages):
         assert f"{value - metrics['nll_nats']:+.4f}" in page.said()
 
 
+def test_figures_speak_of_what_there_is(pages):
+    assert "minus this density" in pages["table"]
+    assert "minus this density" not in pages["context"]  # nothing to compare with
+    assert "bits a dimension, a bound" in pages["images"]
+    assert "test rows" not in pages["images"].partition("How to do it again")[0]
+
+
 def test_the_least_likely_rows_come_first_with_their_values_and_blame(runs):
     subject = Subject.of(runs["table"])
     assert subject.test is not None

@@ -45,6 +45,8 @@ def _likelihoods(subject: Subject) -> Markup:
             ("uniform over 0 … 255", number(uniform), "", number(None if own is None else uniform - own, "+.4f"))
         )
     head = ("model", f"NLL (nats {'an image' if subject.images else 'a row'})", "standard error", "minus this density")
+    if len(lines) == 1:  # nothing to compare with
+        head, lines = head[:-1], [lines[0][:-1]]
     said = (
         "NLL is the mean of −log p(x), in the units of the data: lower is better, and only differences between models "
         f"of the same {_rows(subject)} have a meaning."
