@@ -122,6 +122,15 @@ def test_what_cannot_be_exported_is_said_in_a_line(recipe, arguments, part, said
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("part", ["log_prob", "sample"])
+def test_a_density_of_mixed_columns_is_refused_before_the_exporter_is_asked(part, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: pytest.fail("the exporter was asked"))
+    density = build("mixed", {"features": 2, "columns": None, "width": 4, "blocks": 1})
+    with pytest.raises(SettingError, match=r"mixed has no form in ONNX: .*searchsorted"):
+        flowstone.export_onnx(density, tmp_path / "x.onnx", part=part)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_the_exporter_cannot_do_is_said_in_a_line(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("outer\nwith advice") from ValueError("no operator for searchsorted\nand more")

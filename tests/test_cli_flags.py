@@ -116,6 +116,21 @@ def test_a_wrong_flag_exits_with_2(capsys, monkeypatch, words):
     assert stop.value.code == 2
 
 
+@pytest.mark.parametrize("words", [["train"], ["columns"], ["score", "R", "--out", "s.csv"]])
+def test_a_pattern_that_the_shell_has_resolved_is_a_line_that_says_how_to_quote(tmp_path, capsys, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.csv", "b.csv", "c.csv"):
+        Path(name).write_text("x\n1\n")
+    monkeypatch.setattr(sys, "argv", ["flowstone", *words, "a.csv", "b.csv", "c.csv"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "b.csv, c.csv" in line
+    assert "'data/*.csv'" in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "b.csv", "c.csv"]
+
+
 def test_version(capsys):
     flowstone("--version")
     assert capsys.readouterr().out.strip() == package.__version__

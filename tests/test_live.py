@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import flowstone
+from browser import barriers, browsing, opened
 from commands import flowstone as command
 from flowstone import plot
 from flowstone.plot import figures, live, training_figure
@@ -203,6 +204,15 @@ def test_samples_that_are_not_finite_are_left_out():
     assert [ax.get_title() for ax in figure.axes] == ["x1", "x2", "x3", "negative log-likelihood"]
 
 
+def test_dates_are_written_as_dates():
+    x = torch.arange(17000.0, 17300.0).repeat(3, 1).T
+    figure = training_figure.training_figure(x, x, ["a", "b", "day"], None, formats={"day": lambda v: f"day {v:g}"})[0]
+    figure.canvas.draw()
+    labels = [[tick.get_text() for tick in ax.get_xticklabels()] for ax in figure.axes[:3]]
+    assert all(text.startswith("day ") for text in labels[2])
+    assert not any(text.startswith("day") for text in labels[0])
+
+
 @pytest.mark.parametrize(
     ("kind", "titles"),
     [
@@ -245,3 +255,11 @@ def test_train_live_leaves_a_page_and_the_same_weights(tmp_path, monkeypatch, ca
     command("train", "--resume", "--live", "--steps", 40, "--out", "B", "--no-plots", "--quiet", "--log-every", 7)
     assert "step 40, " in (tmp_path / "B" / "live.html").read_text()
     assert json.loads((tmp_path / "B" / "flow.json").read_text())["training"]["log_every"] == 7
+
+
+def test_the_page_can_be_read_and_used_by_all(tmp_path, always):
+    page = tmp_path / "live.html"
+    with plot.Live(torch.randn(200, 2), page=page, title="moons, nice", columns=["p", "q"]) as shown:
+        shown(flowstone.nice(2, **SMALL).eval(), a_history(3.0, 2.0))
+    with browsing() as browser, opened(browser, page, width=390, dark=True) as seen:
+        assert barriers(seen) == []

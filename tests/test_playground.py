@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import flowstone as package
-from browser import browsing, opened, require_browser, require_runtime
+from browser import barriers, browsing, opened, require_browser, require_runtime
 from cases import disturb
 from commands import refused
 from flowstone.errors import OutputError, SettingError
@@ -88,15 +88,18 @@ def test_the_record_of_a_mixture_draws_what_the_prior_draws():
 @pytest.mark.parametrize(
     ("density", "what"),
     [
-        (lambda: package.nice(2, context_features=2), "is conditioned on 2 other columns"),
-        (lambda: package.nice_image((1, 2, 2), couplings=1, hidden=(4,)), r"is of images \(1, 2, 2\)"),
-        (lambda: package.recipes.mixed(2, width=8, blocks=1), "is a MixedDensity"),
-        (lambda: with_prior(FromTorch(torch.distributions.Laplace(torch.zeros(2), 1.0))), "has the prior FromTorch"),
+        (lambda: package.nice(2, context_features=2), "conditioned on 2 other columns"),
+        (lambda: package.nice_image((1, 2, 2), couplings=1, hidden=(4,)), r"of images \(1, 2, 2\)"),
+        (lambda: package.recipes.mixed(2, width=8, blocks=1), "a MixedDensity"),
+        (
+            lambda: with_prior(FromTorch(torch.distributions.Laplace(torch.zeros(2), 1.0))),
+            "one with the prior FromTorch",
+        ),
     ],
 )
 def test_what_has_no_playground_is_refused_in_one_line(density, what, tmp_path, runtime):
     made = density()
-    with pytest.raises(SettingError, match=f"columns without a context; this density {what}.*") as error:
+    with pytest.raises(SettingError, match=f"columns without a context; this density is {what}.*") as error:
         write_playground(made, torch.zeros(3, 2), tmp_path / "out", runtime=runtime)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
@@ -243,6 +246,18 @@ def test_latents_follow_every_prior(page):
         found = [2 * value for value in page.evaluate(moments, prior)]  # drawn at half the temperature
         assert found[0] == pytest.approx(mean, abs=0.03)
         assert found[1] == pytest.approx(deviation, rel=0.03)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_every_tab_can_be_read_and_used_by_all(page, scheme, width):
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 900})
+    for index in (0, 2, 1):
+        page.click(f"#tab-{index}")
+        assert barriers(page) == []
+    page.set_viewport_size({"width": 1000, "height": 900})
+    page.emulate_media(color_scheme="light")
 
 
 def test_the_last_tab_is_the_walk_and_keys_go_from_tab_to_tab(page):

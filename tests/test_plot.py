@@ -290,3 +290,19 @@ def test_the_nearest_image_to_a_copy_is_the_original():
     sheet = plot.nearest_figure(x[:2].float(), x, count=2).axes[0].images[0].get_array()
     assert sheet is not None
     assert (sheet[:4, :4] == sheet[:4, 5:9]).all()
+
+
+def test_every_level_has_its_name_where_there_is_room():
+    """A reader cannot know what the highest bar is, if every second name is left out."""
+    levels = [f"level {index}" for index in range(16)]
+    x = torch.arange(16.0).repeat(10)[:, None]
+    figure = plot.column_figure(x, x, ["a"], levels={"a": levels})
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == levels
+
+
+def test_columns_of_many_equal_values_are_not_taken_for_dependent():
+    draw = torch.Generator().manual_seed(0)
+    mostly_zero = (torch.rand(2000, 3, generator=draw) < 0.05).double()
+    x = torch.randn(2000, 2, generator=draw, dtype=torch.float64)
+    x[:, 1] += 0.3 * x[:, 0]
+    assert plot.most_dependent(torch.cat([mostly_zero, x], 1), 2) == [3, 4]

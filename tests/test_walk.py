@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import flowstone
-from browser import browsing, opened
+from browser import barriers, browsing, opened
 from cases import disturb
 from flowstone.errors import SettingError
 from flowstone.evaluation.metrics import log_prob
@@ -212,12 +212,29 @@ def test_the_slider_of_the_training_names_its_moments(page):
     assert "weights that were kept" in page.inner_text(".flowstone-when")
 
 
-def test_a_narrow_dark_page_needs_no_scrolling_sideways(page):
-    page.emulate_media(color_scheme="dark")
-    page.set_viewport_size({"width": 390, "height": 900})
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_walk_and_lesson_can_be_read_and_used_by_all(page, scheme, width):
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 900})
+    assert barriers(page) == []
     page.set_viewport_size({"width": 1000, "height": 900})
     page.emulate_media(color_scheme="light")
+
+
+@pytest.mark.parametrize("width", [340, 600, 736, 960])
+def test_the_axes_of_the_lesson_meet_in_a_column_of_any_width(page, width):
+    """A site shows the lesson in a column that is narrower than the window."""
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.evaluate("width => { document.querySelector('.flowstone-lesson').style.width = `${width}px`; }", width)
+    boxes = {name: page.locator(f".flowstone-{name}").bounding_box() for name in ("map", "x-density", "z-density")}
+    ends = {name: (box["x"] + box["width"], box["y"] + box["height"]) for name, box in boxes.items()}
+    assert boxes["map"]["width"] > width / 4
+    assert abs(boxes["x-density"]["y"] - ends["map"][1]) < 2
+    assert abs(boxes["map"]["x"] - ends["z-density"][0]) < 2
+    assert abs(ends["z-density"][1] - ends["map"][1]) < 2
+    page.evaluate("document.querySelector('.flowstone-lesson').style.width = ''")
+    page.set_viewport_size({"width": 1000, "height": 900})
 
 
 def test_the_area_of_the_lesson_stays_one_while_it_is_dragged(page):

@@ -20,6 +20,7 @@ from flowstone.errors import NonFiniteError, SettingError
 from flowstone.evaluation.samples import sample_rows
 from flowstone.files import atomic_path
 from flowstone.flow import Flow
+from flowstone.mixed import MixedDensity
 from flowstone.validation import require_choice
 
 __all__ = ["Exported", "export_onnx", "onnx_program", "require_exporter"]
@@ -116,6 +117,11 @@ def export_onnx(density: Density, path: Path | str, *, part: str = "log_prob") -
 
 def _module(density: Density, part: str) -> nn.Module:
     """What maps the inputs to the output."""
+    if any(isinstance(module, MixedDensity) for module in density.modules()):
+        raise SettingError(
+            f"{_name(density)} has no form in ONNX: it looks values up in sorted lists, by an operator (searchsorted) "
+            "that the exporter lacks"
+        )
     if part == "sample":
         if not isinstance(density, Flow):
             raise SettingError(f"{_name(density)} draws samples in several steps: only its log_prob can be exported")

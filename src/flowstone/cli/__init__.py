@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, get_args
 
-from cyclopts import App, Parameter, Token, convert
+from cyclopts import App, CycloptsError, CycloptsPanel, Parameter, Token, UnusedCliTokensError, convert
 
 from flowstone import __version__
 from flowstone.cli.flags import message_of
@@ -124,11 +124,28 @@ def _sigterm_as_error() -> Iterator[None]:
 
 def _run() -> None:
     try:
-        app(sys.argv[1:])
+        app(sys.argv[1:], print_error=False, exit_on_error=False)
     except SystemExit:  # a command that ends well exits, too
         flush_output()
         raise
+    except CycloptsError as error:
+        _refuse_words(error)
     flush_output()
+
+
+def _refuse_words(error: CycloptsError) -> NoReturn:
+    """Say what is wrong with the words of the command line, and exit with 2."""
+    spare = error.unused_tokens or [] if isinstance(error, UnusedCliTokensError) else []
+    if spare and all(os.path.exists(word) for word in spare):
+        named = ", ".join(spare[:3]) + (", …" if len(spare) > 3 else "")
+        _fail(
+            f"one word names the data, and {named} would be further ones: several files are one table as a folder, or "
+            "as a pattern in quotes, such as 'data/*.csv'",
+            status=2,
+        )
+    if error.console is not None:
+        error.console.print(CycloptsPanel(error))
+    sys.exit(2)
 
 
 def _fail(line: str, status: int = 1) -> NoReturn:

@@ -162,8 +162,8 @@ class Job:
         shown = dataset.rows_to_show
         title = f"{Path(self.record['data']['source']).name}, {self.record['recipe']}"
         return Live(
-            shown.x, context=shown.context, columns=dataset.columns, levels=dataset.levels, entropy=dataset.entropy,
-            page=page, title=title,
+            shown.x, context=shown.context, columns=dataset.columns, levels=dataset.levels,
+            formats=dataset.formats, entropy=dataset.entropy, page=page, title=title,
         )  # fmt: skip
 
     def _finish(self, history: History, say: Say, output: Output) -> None:

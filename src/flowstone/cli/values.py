@@ -203,7 +203,8 @@ def print_metrics(metrics: Mapping[str, Any], say: Callable[[str], None]) -> Non
     bits = f"bits/dim {metrics['bits_per_dim']:.4f}"
     if "bound_samples" in metrics:
         draws = metrics["bound_samples"]
-        bits += f" ± {metrics['bits_per_dim_stderr']:.4f}, of integers 0 … 255: a bound by {draws} draw(s) of the noise"
+        bits += f" ± {metrics['bits_per_dim_stderr']:.4f}, of integers 0 … 255: a bound by {draws} "
+        bits += "draw of the noise" if draws == 1 else "draws of the noise"
     say(bits)
     if "round_trip_max" in metrics:
         say(f"round trip at most {metrics['round_trip_max']:.1e}")

@@ -31,7 +31,7 @@ class Verdict:
         auc, auc_stderr: how well a classifier tells its samples from held-out rows, 0.5 is not at all; None: too few.
         coverage: by probability, the share of held-out rows inside the region of highest density that has it; none
             where all rows have gaps.
-        miscalibrated: columns whose values lie not where samples of theirs do (p < 0.01 over all columns).
+        miscalibrated: columns whose ranks among samples are not even (p < 0.01 over all columns).
     """
 
     word: str
@@ -121,5 +121,5 @@ def _reasons(
         parts.append(" and ".join(held) + " of the rows")
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        parts.append(f"values of {', '.join(wrong[:3])}{more} lie not where its samples do")
+        parts.append(f"the ranks of {', '.join(wrong[:3])}{more} among samples are not even (p < 0.01)")
     return "; ".join(parts)

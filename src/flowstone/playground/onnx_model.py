@@ -11,6 +11,7 @@ from flowstone.density import Density
 from flowstone.errors import SettingError
 from flowstone.export import onnx_program, require_exporter
 from flowstone.flow import Flow
+from flowstone.plot.stages import unlike_a_plain_flow
 from flowstone.priors import GaussianMixture, Logistic, Prior, StandardNormal, StudentT, Uniform
 
 __all__ = ["model_record", "require_exportable"]
@@ -22,20 +23,12 @@ def require_exportable(density: Density) -> Flow:
     Raises:
         SettingError: it is none; the message says what is possible instead.
     """
-    what = None
-    if len(density.event_shape) != 1:
-        what = f"is of images {tuple(density.event_shape)}"
-    elif not isinstance(density, Flow):
-        what = f"is a {type(density).__name__}, which has no map from latent to data"
-    elif density.context_features:
-        what = f"is conditioned on {density.context_features} other column{'s' * (density.context_features > 1)}"
-    elif density.stochastic:
-        what = "has layers that draw noise"
-    elif type(density.prior) not in PRIORS:
-        what = f"has the prior {type(density.prior).__name__}, which the page cannot draw from"
+    what = unlike_a_plain_flow(density)
+    if what is None and isinstance(density, Flow) and type(density.prior) not in PRIORS:
+        what = f"one with the prior {type(density.prior).__name__}, which the page cannot draw from"
     if what is not None or not isinstance(density, Flow):
         raise SettingError(
-            f"a playground shows flows of columns without a context; this density {what}: "
+            f"a playground shows flows of columns without a context; this density is {what}: "
             "`flowstone plot RUN` draws its pictures, `flowstone sample RUN` its samples"
         )
     return density

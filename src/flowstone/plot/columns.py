@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -73,7 +73,7 @@ class ColumnScale:
     def label(self, ax: Axes, which: Literal["x", "y"], *, size: float = 7, most: int = NAMED) -> None:
         """Ticks and their labels on the ``"x"`` or the ``"y"`` axis."""
         axis = ax.xaxis if which == "x" else ax.yaxis
-        slanted = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if which == "x" else {}
+        slanted: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if which == "x" else {}
         if self.few is None:
             axis.set_major_locator(MaxNLocator(4 if most == NAMED and not self.written else 3))
             if self.written:
@@ -81,8 +81,11 @@ class ColumnScale:
             ax.tick_params(which, labelsize=size, **({"rotation": 30} if self.written and which == "x" else {}))
             return
         names = [self._name(value) for value in self.few]
-        step = max(1, math.ceil(len(names) / most))
         plain = self.levels is None and max(map(len, names), default=0) <= 3
+        crowded = not plain and len(names) > most  # words are upright then, for the highest bar must have its name
+        if crowded:
+            most, size, slanted = 5 * most // 2, size - 1, {"rotation": 90} if which == "x" else {}
+        step = max(1, math.ceil(len(names) / most))
         axis.set_ticks(range(0, len(names), step), names[::step], fontsize=size, **({} if plain else slanted))
 
     def draw(self, ax: Axes, data: Tensor | None, drawn: Tensor) -> Axes:

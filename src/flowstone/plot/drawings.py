@@ -210,4 +210,5 @@ def _plane(model: Density, x: Tensor, columns: Sequence[str], seed: int) -> Figu
 def _pairs(x: Tensor, drawn: Tensor, columns: Sequence[str], **options: Any) -> Figure:
     """Pairs of the columns that depend most on each other."""
     chosen = most_dependent(x)
-    return pair_plot(x[:, chosen], drawn[:, chosen], [columns[index] for index in chosen], **options)
+    note = f" (of {len(columns)} columns those that depend most)" if len(chosen) < len(columns) else ""
+    return pair_plot(x[:, chosen], drawn[:, chosen], [columns[index] for index in chosen], note=note, **options)

@@ -68,7 +68,7 @@ def sheets(panels: Sequence[tuple[str, Tensor]], *, columns: int = ROW, width: f
     figure, (axes,) = new_figure(1, len(panels), (width * len(panels), height))
     for ax, (title, images) in zip(axes, panels, strict=True):
         ax.imshow(mosaic(images, columns=columns), interpolation="nearest")
-        ax.set_title(title)
+        ax.set_title(title, fontsize=10)
         ax.set_axis_off()
     return figure
 

@@ -3,12 +3,13 @@
 import base64
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from flowstone.density import Density
@@ -44,6 +45,7 @@ class Live:
         context: of a conditional density, a row for each row of x; samples are drawn given these.
         columns: names of the columns; x1, x2, … if there are none.
         levels: of categorical columns, the names of their values 0, 1, …
+        formats: of columns such as dates, how their numbers are written.
         entropy: of the data, in nats, where it is known.
         page: the file to write; None shows pictures in a notebook alone.
         title: of the page.
@@ -62,6 +64,7 @@ class Live:
         context: Tensor | None = None,
         columns: Sequence[str] = (),
         levels: Mapping[str, Sequence[str]] | None = None,
+        formats: Mapping[str, Callable[[float], str]] | None = None,
         entropy: float | None = None,
         page: Path | str | None = None,
         title: str = "training",
@@ -70,7 +73,7 @@ class Live:
         require_number("share", share, above=0, below=1)
         self.x, self.context = x[:ROWS].cpu(), None if context is None else context[:ROWS]
         self.columns = list(columns) or [f"x{index + 1}" for index in range(x.shape[1])]
-        self.levels, self.entropy, self.title = levels, entropy, title
+        self.levels, self.formats, self.entropy, self.title = levels, formats, entropy, title
         self.page = None if page is None else Path(page)
         self.output = Output() if page is None and in_notebook() else None
         self.budget = _Budget(share)
@@ -99,7 +102,7 @@ class Live:
         if self.page is not None or self.output is not None:
             for _ in range(2):  # the first one also loads fonts
                 started = time.perf_counter()
-                png_of(training_figure(self.x, self.x, self.columns, self.levels, context=self.context)[0])
+                png_of(self._alone())
                 self.budget.costs["picture"] = ALONE * (time.perf_counter() - started)
         return self
 
@@ -115,12 +118,17 @@ class Live:
             module.training = training
         self._show(history, running=False, ended=history.stopped if kind is None else f"ended by {kind.__name__}")
 
+    def _alone(self) -> Figure:
+        """The data in place of samples too, before there is a density."""
+        x, formats, context = self.x, self.formats, self.context
+        return training_figure(x, x, self.columns, self.levels, formats=formats, context=context)[0]
+
     def _draw(self, density: Density, history: History) -> None:
         devices = [density.device] if density.device.type == "cuda" else []
         with torch.no_grad(), torch.random.fork_rng(devices):
             figure = live_figure(
                 density, history, self.x, context=self.context, columns=self.columns, levels=self.levels,
-                entropy=self.entropy,
+                formats=self.formats, entropy=self.entropy,
             )  # fmt: skip
         self.picture = base64.b64encode(png_of(figure)).decode()
 

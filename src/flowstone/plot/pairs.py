@@ -24,6 +24,7 @@ def pair_plot(
     *,
     levels: Mapping[str, Sequence[str]] | None = None,
     formats: Mapping[str, Callable[[float], str]] | None = None,
+    note: str = "",
 ) -> Figure:
     """Pairs of columns: marginals on the diagonal, data above it, samples below it; without x samples alone.
 
@@ -33,6 +34,7 @@ def pair_plot(
         x, samples: rows, ``(rows, columns)``; NaN is a gap, and a row is missing from the pairs where it has one.
         levels: of categorical columns, the names of their values 0, 1, …
         formats: of columns such as dates, how their numbers are written.
+        note: what the title says besides, such as which columns these are.
     """
     count = min(len(columns), PAIRED)
     size = 1.5 * count + 0.5
@@ -70,7 +72,7 @@ def pair_plot(
     handles = axes[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper right", ncols=2, frameon=False, fontsize=9)
     title = "samples" if x is None else "data above, samples below"
-    figure.suptitle(title + more, x=0.02, ha="left", fontsize=10)
+    figure.suptitle(title + more + note, x=0.02, ha="left", fontsize=10)
     return figure
 
 
@@ -83,13 +85,22 @@ def most_dependent(x: Tensor, count: int = PAIRED) -> list[int]:
         return list(range(width))
     values = x[:RANKED].double().cpu()
     filled = values.where(~values.isnan(), values.nanmedian(0).values)
-    strength = torch.corrcoef(filled.argsort(0).argsort(0).double().T).abs().nan_to_num().fill_diagonal_(0)
+    ranks = torch.stack([_ranks(column) for column in filled.nan_to_num().T])
+    strength = torch.corrcoef(ranks).abs().nan_to_num().fill_diagonal_(0)
     chosen = list(divmod(int(strength.argmax()), width))
     while len(chosen) < count:
         beside = strength[chosen].amax(0)
         beside[chosen] = -1
         chosen.append(int(beside.argmax()))
     return sorted(chosen)
+
+
+def _ranks(column: Tensor) -> Tensor:
+    """Ranks in which equal values have the mean of theirs; an order among them would be that of the rows, and so be
+    shared by columns that have nothing in common.
+    """
+    _, place, counts = column.unique(return_inverse=True, return_counts=True)
+    return (counts.cumsum(0) - counts / 2)[place]
 
 
 def _cut(name: str) -> str:

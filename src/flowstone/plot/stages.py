@@ -12,7 +12,14 @@ from flowstone.errors import SettingError
 from flowstone.flow import Flow
 from flowstone.plot.vectors import Limits, limits_of
 
-__all__ = ["layer_name", "require_two_columns", "stage_limits", "stage_names", "stages_of"]
+__all__ = [
+    "layer_name",
+    "require_two_columns",
+    "stage_limits",
+    "stage_names",
+    "stages_of",
+    "unlike_a_plain_flow",
+]
 
 
 def require_two_columns(density: Density) -> Flow:
@@ -21,23 +28,28 @@ def require_two_columns(density: Density) -> Flow:
     Raises:
         SettingError: it is none; the message says what is possible instead.
     """
-    what = None
-    if len(density.event_shape) != 1:
-        what = f"of images {tuple(density.event_shape)}"
-    elif not isinstance(density, Flow):
-        what = f"a {type(density).__name__}, which has no layers between data and latent"
-    elif density.context_features:
-        what = f"conditioned on {density.context_features} other column{'s' * (density.context_features > 1)}"
-    elif tuple(density.event_shape) != (2,):
+    what = unlike_a_plain_flow(density)
+    if what is None and tuple(density.event_shape) != (2,):
         what = f"of {density.event_shape[0]} column{'s' * (density.event_shape[0] > 1)}"
-    elif density.stochastic:
-        what = "one whose layers draw noise"
     if what is not None or not isinstance(density, Flow):
         raise SettingError(
             f"layers are shown of flows of two columns without a context; this density is {what}: "
             "its pictures are those of `flowstone plot RUN`"
         )
     return density
+
+
+def unlike_a_plain_flow(density: Density) -> str | None:
+    """What keeps a density from being one map between columns and a latent, as in "this density is of images"; None
+    where nothing does.
+    """
+    if len(density.event_shape) != 1:
+        return f"of images {tuple(density.event_shape)}"
+    if not isinstance(density, Flow):
+        return f"a {type(density).__name__}, which has no map between data and latent"
+    if density.context_features:
+        return f"conditioned on {density.context_features} other column{'s' * (density.context_features > 1)}"
+    return "one whose layers draw noise" if density.stochastic else None
 
 
 def layer_name(layer: Bijection | None) -> str:

@@ -1,7 +1,7 @@
 """One picture of a training: data, samples, density and losses."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -32,6 +32,7 @@ def live_figure(
     context: Tensor | None = None,
     columns: Sequence[str] = (),
     levels: Mapping[str, Sequence[str]] | None = None,
+    formats: Mapping[str, Callable[[float], str]] | None = None,
     entropy: float | None = None,
     seed: int = 0,
 ) -> Figure:
@@ -42,7 +43,7 @@ def live_figure(
     """
     columns = list(columns) or [f"x{index + 1}" for index in range(x.shape[1])]
     samples = _samples(density, x, context, seed)
-    figure, axes = training_figure(x, samples, columns, levels, context=context, density=density)
+    figure, axes = training_figure(x, samples, columns, levels, formats=formats, context=context, density=density)
     loss_curve(history, axes.flat[-1], entropy=entropy)
     return figure
 
@@ -53,6 +54,7 @@ def training_figure(
     columns: Sequence[str],
     levels: Mapping[str, Sequence[str]] | None,
     *,
+    formats: Mapping[str, Callable[[float], str]] | None = None,
     context: Tensor | None = None,
     density: Density | None = None,
 ) -> tuple[Figure, np.ndarray]:
@@ -61,7 +63,7 @@ def training_figure(
         figure, axes = new_figure(1, 2, (10.4, 4.8))
         _sheet(samples[:IMAGES], axes[0, 0])
     elif len(columns) > 2 or isinstance(density, MixedDensity):
-        figure, axes = _marginals(x, samples, columns[:COLUMNS], levels or {})
+        figure, axes = _marginals(x, samples, columns[:COLUMNS], levels or {}, formats or {})
     elif len(columns) == 2:
         figure, axes = _plane(density, x, samples, columns, context)
     else:
@@ -103,14 +105,18 @@ def _plane(
 
 
 def _marginals(
-    x: Tensor, samples: Tensor, columns: Sequence[str], levels: Mapping[str, Sequence[str]]
+    x: Tensor,
+    samples: Tensor,
+    columns: Sequence[str],
+    levels: Mapping[str, Sequence[str]],
+    formats: Mapping[str, Callable[[float], str]],
 ) -> tuple[Figure, np.ndarray]:
     panels = len(columns) + 1
     across = 2 if panels == 4 else min(3, panels)
     down = math.ceil(panels / across)
     figure, axes = new_figure(down, across, (3.7 * across, 2.7 * down))
     for index, name in enumerate(columns):
-        scale = ColumnScale(x[:, index], levels.get(name))
+        scale = ColumnScale(x[:, index], levels.get(name), formats.get(name))
         compare_column(axes.flat[index], x[:, index], samples[:, index], name, scale)
     for ax in axes.flat[len(columns) : -1]:
         ax.set_visible(False)

@@ -29,7 +29,7 @@
       const option = document.createElement("option");
       option.value = index;
       option.textContent = column.name;
-      option.selected = index === side;
+      option.selected = index === rows.first[side];
       select.append(option);
     });
     select.addEventListener("change", draw);
@@ -56,8 +56,10 @@
     return wave - Math.floor(wave);
   }
 
-  function written(column, value) {
+  function written(column, part, row) {
+    const value = column[part][row];
     if (value === null) return "missing";
+    if (column.texts) return column.texts[part][row];
     return column.levels ? column.levels[value] : String(value);
   }
 
@@ -74,7 +76,7 @@
         if (place.some((each) => each === null || each < 0 || each > 1)) return;
         points.push('<circle class="' + part + '" r="2.6" fill-opacity="0.6" cx="' + (300 * place[0]).toFixed(1) +
           '" cy="' + (300 - 300 * place[1]).toFixed(1) + '"><title></title></circle>');
-        tips.push(across.name + " " + written(across, value) + ", " + up.name + " " + written(up, up[part][row]));
+        tips.push(across.name + " " + written(across, part, row) + ", " + up.name + " " + written(up, part, row));
       });
       box.innerHTML = '<svg viewBox="0 0 300 300" role="img">' + points.join("") + "</svg>";
       box.firstChild.setAttribute("aria-label", part + ": " + points.length + " rows, " + across.name + " across, " + up.name + " up");
@@ -86,8 +88,10 @@
 
   function ends(column) {
     if (column.levels) return column.levels.slice(0, 12).join(", ") + (column.levels.length > 12 ? ", …" : "");
-    const present = column.data.filter((value) => value !== null).sort((a, b) => a - b);
-    return present[Math.floor(0.005 * (present.length - 1))] + " … " + present[Math.ceil(0.995 * (present.length - 1))];
+    const present = [...column.data.keys()].filter((row) => column.data[row] !== null)
+      .sort((a, b) => column.data[a] - column.data[b]);
+    const [low, high] = [Math.floor(0.005 * (present.length - 1)), Math.ceil(0.995 * (present.length - 1))];
+    return written(column, "data", present[low]) + " … " + written(column, "data", present[high]);
   }
 
   draw();

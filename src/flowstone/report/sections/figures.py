@@ -44,13 +44,18 @@ def _likelihoods(subject: Subject) -> Markup:
         lines.append(
             ("uniform over 0 … 255", number(uniform), "", number(None if own is None else uniform - own, "+.4f"))
         )
-    head = ("model", "NLL (nats a row)", "standard error", "minus this density")
+    head = ("model", f"NLL (nats {'an image' if subject.images else 'a row'})", "standard error", "minus this density")
+    if len(lines) == 1:  # nothing to compare with
+        head, lines = head[:-1], [lines[0][:-1]]
     said = (
         "NLL is the mean of −log p(x), in the units of the data: lower is better, and only differences between models "
-        "of the same rows have a meaning."
+        f"of the same {_rows(subject)} have a meaning."
     )
     return join(
-        (table(f"Mean negative log-likelihood of {metrics['n_test']:,} test rows", head, lines), paragraph(said))
+        (
+            table(f"Mean negative log-likelihood of {metrics['n_test']:,} test {_rows(subject)}", head, lines),
+            paragraph(said),
+        )
     )
 
 
@@ -59,14 +64,14 @@ def _further(subject: Subject) -> Markup:
     lines = [("median NLL", f"{number(metrics['nll_median'])} nats")] if "nll_median" in metrics else []
     bits = number(metrics["bits_per_dim"])
     if "bound_samples" in metrics:
-        bits += (
-            f" ± {number(metrics['bits_per_dim_stderr'])}, a bound by {metrics['bound_samples']} draw(s) of the noise"
-        )
-    lines.append(("bits a dimension", bits))
-    lines.append(("rows whose likelihood is not finite", str(metrics["n_not_finite"])))
+        lines.append(("bits a dimension, a bound", f"{bits} ± {number(metrics['bits_per_dim_stderr'])}"))
+        lines.append(("draws of the noise for each image", str(metrics["bound_samples"])))
+    else:
+        lines.append(("bits a dimension", bits))
+    lines.append((f"{_rows(subject)} whose likelihood is not finite", str(metrics["n_not_finite"])))
     if "round_trip_max" in metrics:
         lines.append(("round trip, largest error", number(metrics["round_trip_max"], ".1e")))
-    return table("Further figures of the test rows", ("figure", "value"), lines)
+    return table(f"Further figures of the test {_rows(subject)}", ("figure", "value"), lines)
 
 
 def _training(subject: Subject) -> Markup:
@@ -80,3 +85,7 @@ def _training(subject: Subject) -> Markup:
         ("times that something was not finite", str(metrics["recoveries"])),
     ]
     return table("The training", ("figure", "value"), lines)
+
+
+def _rows(subject: Subject) -> str:
+    return "images" if subject.images else "rows"

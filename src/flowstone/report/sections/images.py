@@ -27,7 +27,10 @@ CAPTIONS = {
         "Latents of fine scales are drawn anew from panel to panel; what stays is held by the coarse ones.",
     ),
     "reconstructions": ("Images, and the same after both directions", "There and back: the difference should be zero."),
-    "likely": ("The most and the least likely test images", "Of 1,000 test images, those most and those least likely."),
+    "likely": (
+        "The most and the least likely test images",
+        "Of the test images, at most 1,000, those most and those least likely.",
+    ),
 }
 
 

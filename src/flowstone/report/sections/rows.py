@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -105,9 +105,15 @@ def _explorer(subject: Subject, data: Tensor, drawn: Tensor) -> Markup:
     columns = []
     for index, name in enumerate(names):
         levels = subject.levels.get(name)
-        parts = {part: _plain(values[:HELD, index], levels) for part, values in (("data", data), ("samples", drawn))}
-        columns.append({"name": name, "levels": levels and [*levels, "(others)"], **parts})
-    held = json.dumps({"columns": columns}, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+        parts = {"data": data[:HELD, index], "samples": drawn[:HELD, index]}
+        column = {"name": name, "levels": levels and [*levels, "(others)"]}
+        column |= {part: _plain(values, levels) for part, values in parts.items()}
+        if name in subject.formats:
+            column["texts"] = {part: _texts(values, subject.formats[name]) for part, values in parts.items()}
+        columns.append(column)
+    first = most_dependent(data[:, : len(names)], 2)
+    record = {"columns": columns, "first": first}
+    held = json.dumps(record, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     return Markup(
         '<form id="pair-form" hidden><label>To the right <select id="pair-x"></select></label>'
         '<label>Upwards <select id="pair-y"></select></label></form>'
@@ -118,8 +124,12 @@ def _explorer(subject: Subject, data: Tensor, drawn: Tensor) -> Markup:
     ).format(Markup(held))
 
 
+def _texts(values: Tensor, write: Callable[[float], str]) -> list[str | None]:
+    return [write(value) if math.isfinite(value) else None for value in values.double().tolist()]
+
+
 def _plain(values: Tensor, levels: Sequence[str] | None) -> list[float | int | None]:
     numbers = values.double().tolist()
     if levels is not None:
         return [None if math.isnan(value) else min(int(value), len(levels)) for value in numbers]
-    return [float(f"{value:.4g}") if math.isfinite(value) else None for value in numbers]
+    return [float(f"{value:.6g}") if math.isfinite(value) else None for value in numbers]
