@@ -13,6 +13,7 @@ import flowstone
 from flowstone.data import TOYS
 from flowstone.density import Density
 from flowstone.errors import SettingError
+from flowstone.execution import thread_count
 from flowstone.train.history import History
 from flowstone.train.optimizer import Optimizer
 from flowstone.train.settings import Settings
@@ -167,6 +168,15 @@ def test_threads_are_given_back():
     try:
         flowstone.fit(small(), TOYS["moons"], steps=5, **QUICK)
         assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_threads_grow_with_the_work():
+    torch.set_num_threads(3)
+    try:
+        counts = [thread_count(nn.Linear(1000, 1000), batch) for batch in (1, 4, 8, 1000)]
+        assert counts == [1, 1, 2, 3]
     finally:
         torch.set_num_threads(1)
 

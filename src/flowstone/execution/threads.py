@@ -9,15 +9,15 @@ from torch import nn
 
 __all__ = ["thread_count", "threads_for"]
 
-SMALL_LAYER = 2e7  # multiply-adds of a layer below which a second thread costs more time than it saves
+SHARE = 4e6  # multiply-adds of a layer below which another thread costs more time than it saves
 
 
 def thread_count(model: nn.Module, batch: int) -> int:
-    """One thread while the largest layer of ``model`` is small for this batch; otherwise torch's own number."""
+    """One thread for each 4 million multiply-adds of the largest layer of ``model``; at most torch's own number."""
     largest = max((parameter.numel() for parameter in model.parameters()), default=0)
     # A convolution multiplies at every pixel; the first squeeze leaves a quarter of the pixels.
     places = max(1, math.prod(getattr(model, "event_shape", ())[1:]) // 4)
-    return 1 if batch * largest * places < SMALL_LAYER else torch.get_num_threads()
+    return max(1, min(torch.get_num_threads(), int(batch * largest * places / SHARE)))
 
 
 @contextmanager
