@@ -57,4 +57,6 @@ def test_list_shows_recipes_and_toys(capsys):
     assert {"nice", "realnvp", "glow", "spline", "maf", "iaf", "maf_spline"} <= set(listed["recipes"])
     assert listed["toys"]["moons"]["entropy"] == pytest.approx(1.1312)
     flowstone("list")
-    assert "spline (default)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    for name in ("spline (default of toys", "mixed (default of mixed", "realnvp_image (default of images"):
+        assert name in out

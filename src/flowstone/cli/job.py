@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from flowstone.cli.again import commands_again
+from flowstone.cli.choice import AUTO, choose, comparable, said
 from flowstone.cli.flags import flag_of
 from flowstone.cli.values import print_metrics, say_noise
 from flowstone.cli.watch import watching
@@ -37,6 +38,7 @@ from flowstone.runs.machine import machine
 from flowstone.runs.model_card import CARD, model_card
 from flowstone.train import Settings, fit
 from flowstone.train.history import History
+from flowstone.train.interrupt import EXIT_STATUS
 from flowstone.train.processes import Processes
 from flowstone.train.state import load_state
 from flowstone.validation import require_integer
@@ -45,9 +47,8 @@ __all__ = ["Job", "Output", "continued", "started"]
 
 Say = Callable[[str], None]
 # The parts of flow.json besides the density.
-EXTRA = ("columns", "context_columns", "data", "training", "request")
+EXTRA = ("columns", "context_columns", "data", "training", "request", "choice")
 LIVE = "live.html"
-EXIT_STATUS = {"interrupted": 130, "terminated": 143}  # as of a process that the signal ends
 # Options that a training may be given anew when it goes on: its limits, patience, and how often it writes a line.
 LIMITS = {"steps", "epochs", "minutes"}
 EXTENDING = LIMITS | {"patience", "log_every"}
@@ -133,12 +134,12 @@ class Job:
     def _keep(self, history: History) -> None:
         if Processes().rank:
             return
-        save(self.density, self.run.folder, extra={key: self.record[key] for key in EXTRA})
+        save(self.density, self.run.folder, extra={key: self.record[key] for key in EXTRA if key in self.record})
         history.save(self.run.folder / "history.csv")
 
     def _introduce(self, say: Say, *, quiet: bool) -> None:
         density, recipe, data = self.density, self.record["recipe"], self.record["data"]
-        by_choice = " (the default)" if recipe == _default(self.dataset) else ""
+        by_choice = self._why(recipe)
         say(f"{data['source']}: {_extent(self.dataset)} → {self.run.folder}")
         rows = math.inf if callable(self.dataset.train) else len(self.dataset.train)
         resolved = self.settings.for_data(self.dataset.event_shape, rows, density.training_settings(rows))
@@ -153,6 +154,15 @@ class Job:
                 say(note)
         for name, value in data.get("atoms", {}).items():
             say(f"column {name!r} is continuous but for {value:g}, in over 1% of the rows: its density has a spike")
+
+    def _why(self, recipe: str) -> str:
+        """Why it is this recipe, in parentheses; nothing where the user named it."""
+        if choice := self.record.get("choice"):
+            return f" ({said(choice)})"
+        if recipe != _default(self.dataset):
+            return ""
+        several = len(comparable(self.dataset)) > 1
+        return f" (the default; --flow {AUTO} chooses by held-out likelihood)" if several else " (the default)"
 
     def _live(self, say: Say) -> Any:
         from flowstone.plot import Live
@@ -221,18 +231,23 @@ class Job:
             )
 
 
-def started(out: Path | None, request: Mapping[str, Any], *, progress: bool) -> Job:
+def started(out: Path | None, request: Mapping[str, Any], *, device: str, progress: bool) -> Job:
     """A new training: read the data, build the density, make the run folder; errors are raised before there is one.
 
     Args:
         out: the run folder; None chooses a name that is free.
         request: what the user gave: source, flow, set, training, data.
+        device: where recipes are tried, if one is to be chosen.
         progress: whether to show how far the reading is.
     """
     processes = Processes()
+    if request["flow"] == AUTO and _is_standard_input(request["source"]):
+        raise SettingError(f"standard input is read once, and --flow {AUTO} may read it twice: name a file")
     if processes.size > 1 and _is_standard_input(request["source"]):
         raise SettingError("standard input is read once, so several processes cannot train on it: name a file")
-    dataset, density, settings, record = processes.together(lambda: _prepared(request, progress=progress))
+    dataset, density, settings, record = processes.together(
+        lambda: _prepared(request, device=device, progress=progress)
+    )
     numbered = Path("runs") / f"{_stem(request['source'])}-{record['recipe']}"
 
     run: Run | None = None
@@ -251,13 +266,24 @@ def started(out: Path | None, request: Mapping[str, Any], *, progress: bool) -> 
     return Job(run or Run(folder), dataset, density, settings, record, new=True)
 
 
-def _prepared(request: Mapping[str, Any], *, progress: bool) -> tuple[Dataset, Density, Settings, Mapping[str, Any]]:
+def _prepared(
+    request: Mapping[str, Any], *, device: str, progress: bool
+) -> tuple[Dataset, Density, Settings, Mapping[str, Any]]:
     """What a training is made of: its data, the density, the settings, and the content of ``flow.json``."""
     recipe, settings = request["flow"], _settings(request["training"])
-    if recipe is not None and recipe not in all_recipes():
-        raise UnknownNameError("recipe", recipe, all_recipes())
-    data = DataRequest.of(request["source"], request["data"])
-    dataset = open_source(data, progress=progress, mixed=None if recipe is None else recipe == MIXED_DEFAULT)
+    if recipe not in (None, AUTO, *all_recipes()):
+        raise UnknownNameError("recipe", recipe, (AUTO, *all_recipes()))
+    data, choice = DataRequest.of(request["source"], request["data"]), []
+    mixed = None if recipe in (None, AUTO) else recipe == MIXED_DEFAULT
+    dataset = open_source(data, progress=progress, mixed=mixed)
+    if recipe == AUTO:
+
+        def settings_for(density: Density) -> Settings:
+            return _with_epochs(settings, request["training"].get("epochs"), dataset, density)
+
+        recipe, choice = choose(dataset, request, settings_for, device=device, progress=progress)
+        if recipe == MIXED_DEFAULT and not dataset.mixed:
+            dataset = open_source(data, progress=progress, mixed=True)
     recipe = recipe or _default(dataset)
     arguments = {**shape_arguments(recipe, dataset.event_shape), **request["set"]}
     if dataset.mixed and dataset.kinds is not None:
@@ -273,6 +299,7 @@ def _prepared(request: Mapping[str, Any], *, progress: bool) -> tuple[Dataset, D
         "data": dict(dataset.description),
         "training": settings.as_record(),
         "request": dict(request),
+        **({"choice": choice} if choice else {}),
     }
     return dataset, density, settings, describe(density, extra)
 
@@ -362,7 +389,8 @@ def _compared(record: Mapping[str, Any], settings: Settings, request: Mapping[st
     if (source := request["source"]) is not None and not {source, str(Path(source).resolve())} & {*sources}:
         compared.append(("source", sources[0] or sources[1], source))
     if request["flow"] is not None:
-        compared.append(("flow", record["recipe"], request["flow"]))
+        asked = before.get("flow") if request["flow"] == AUTO else record["recipe"]
+        compared.append(("flow", asked, request["flow"]))
     arguments = record["arguments"] | before["set"]
     compared += [(name, arguments.get(name), value) for name, value in request["set"].items()]
     then, now = (DataRequest.of("any", part) for part in (before["data"], request["data"]))

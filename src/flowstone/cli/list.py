@@ -18,12 +18,13 @@ def list_(*, as_json: Annotated[bool, Parameter(name="--json", negative=())] = F
         Print as JSON.
     """
     from flowstone.data import IMAGE_SETS, TOYS
-    from flowstone.recipes import DEFAULT, IMAGE_DEFAULT, all_recipes
+    from flowstone.recipes import DEFAULT, IMAGE_DEFAULT, MIXED_DEFAULT, all_recipes
 
+    defaults = {DEFAULT: "of toys and numbers", MIXED_DEFAULT: "of mixed columns", IMAGE_DEFAULT: "of images"}
     recipes = {
         name: {
             "about": next(iter((inspect.getdoc(function) or "").splitlines()), ""),
-            "default": name in (DEFAULT, IMAGE_DEFAULT),
+            "default": name in defaults,
             "arguments": {
                 parameter.name: parameter.default
                 for parameter in inspect.signature(function).parameters.values()
@@ -39,7 +40,8 @@ def list_(*, as_json: Annotated[bool, Parameter(name="--json", negative=())] = F
         return
     print("recipes (--flow NAME, --set key=value …)")
     for name, recipe in recipes.items():
-        print(f"  {name}{' (default)' if recipe['default'] else ''}: {recipe['about']}")
+        default = f" (default {defaults[name]})" if name in defaults else ""
+        print(f"  {name}{default}: {recipe['about']}")
         print("      " + "  ".join(f"{key}={_plain(value)}" for key, value in recipe["arguments"].items()))
     print("\ntoys")
     for name, toy in toys.items():

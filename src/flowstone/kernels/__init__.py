@@ -10,12 +10,14 @@ from flowstone.kernels.choice import applicable, kernels
 from flowstone.kernels.chunks import CHUNK, chunks, rows_at_once
 from flowstone.kernels.fork import one_thread_after_fork
 from flowstone.kernels.memory import keep_freed_memory
+from flowstone.kernels.parts import computed_parts
 from flowstone.kernels.spline import fused_spline
 
 __all__ = [
     "CHUNK",
     "applicable",
     "chunks",
+    "computed_parts",
     "fused_spline",
     "keep_freed_memory",
     "kernels",

@@ -11,6 +11,7 @@ from torch import Tensor
 from flowstone.bijections import Standardize
 from flowstone.density import Density
 from flowstone.errors import DataError, SettingError, ShapeError, UnknownNameError
+from flowstone.kernels import computed_parts
 from flowstone.mixed.column import Column
 from flowstone.mixed.embedding import ColumnEmbedding
 from flowstone.mixed.encoding import Encoder
@@ -479,17 +480,17 @@ class MixedDensity(Density):
         """``_terms``, where no gradient is recorded a part of the rows at a time."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self._terms(x, context, event=event, known=known, place=place)
-        found = [
-            self._terms(
+
+        def terms(rows: slice) -> Tensor:
+            return self._terms(
                 x[rows],
                 None if context is None else context[rows],
                 event=event[rows],
                 known=None if known is None else known[rows],
                 place=place,
             )
-            for rows in _parts(x)
-        ]
-        return torch.cat(found)
+
+        return torch.cat(computed_parts(terms, list(_parts(x)), self.device))
 
     def _mask(self, name: str, mask: Tensor, x: Tensor) -> Tensor:
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:

@@ -42,6 +42,14 @@ class _Request(msgspec.Struct):
     data: dict[str, Any]
 
 
+class _Tried(msgspec.Struct):
+    """What a recipe was worth on held-out rows before one of them was chosen."""
+
+    recipe: str
+    nats: float | None  # none where the training of this recipe diverged
+    stderr: float | None
+
+
 class _Record(msgspec.Struct):
     """``flow.json``; what other programs add to it is not looked at."""
 
@@ -58,6 +66,7 @@ class _Record(msgspec.Struct):
     training: dict[str, Any] = {}
     request: _Request | None = None
     estimator: dict[str, Any] | None = None
+    choice: list[_Tried] = []
 
 
 def require_schema(record: Any, where: object) -> None:

@@ -5,10 +5,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["STOPPED_BY", "stop_signal"]
+__all__ = ["EXIT_STATUS", "STOPPED_BY", "stop_signal"]
 
 # How a training ends that one of these signals stops.
 STOPPED_BY = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+EXIT_STATUS = {stopped: 128 + number for number, stopped in STOPPED_BY.items()}  # as of a process that the signal ends
 
 
 @contextmanager
