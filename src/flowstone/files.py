@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +18,14 @@ from flowstone.errors import CheckpointError, OutputError
 if TYPE_CHECKING:
     from torch import Tensor
 
+try:
+    import fcntl
+except ImportError:  # Windows has none, and temporary files of killed programs stay there
+    fcntl = None
+
 __all__ = [
     "UNFINISHED",
+    "atomic_folder",
     "atomic_path",
     "make_folder",
     "read_bytes",
@@ -41,33 +49,125 @@ UNFINISHED = ".writing-"  # how the temporary names begin
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path`` to write to; renamed to ``path`` if the block ends well, removed if not.
 
+    Before that, temporary files for the same ``path`` whose programs were killed are deleted.
+
     Raises:
         OutputError: the folder is missing or cannot be written.
     """
     path = Path(path)
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{UNFINISHED}{path.stem[:50]}-", suffix=path.suffix)
-        os.close(handle)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
-    temporary = Path(name)
-    try:
+    with _temporary(path, tempfile.mkstemp, path.stem, path.suffix) as temporary:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
         rename(temporary, path)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """As ``atomic_path``, of a folder; the folders above it are made where they are missing.
+
+    Raises:
+        OutputError: it cannot be written, or something of this name holds anything.
+    """
+    folder = Path(folder)
+    make_folder(folder.parent)
+    with _temporary(folder, _make_folder, folder.name, "") as temporary:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        rename(temporary, folder)
+
+
+@contextmanager
+def _temporary(path: Path, make: Callable[..., tuple[int, str]], stem: str, suffix: str) -> Iterator[Path]:
+    """A file or folder beside ``path`` that is locked while the block runs, and then removed if it is still there."""
+    prefix = f"{UNFINISHED}{stem[:50]}-"
+    try:
+        _remove_abandoned(path.parent, re.compile(f"{re.escape(prefix)}[a-z0-9_]{{8}}{re.escape(suffix)}"))
+        while True:
+            handle, name = make(dir=path.parent, prefix=prefix, suffix=suffix)
+            _lock(handle, wait=True)
+            if _is_still(handle, name):
+                break
+            os.close(handle)  # another program took it for one that was left, in the moment before it was locked
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+    temporary = Path(name)
+    if fcntl is None:
+        os.close(handle)  # Windows renames no file that is open
+    try:
+        yield temporary
     except OutputError:
         raise
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
+        if fcntl is not None:
+            os.close(handle)
 
 
 def remove_unfinished(folder: Path) -> None:
     """Delete what programs that were killed had begun to write in a folder and those below it."""
-    for path in folder.rglob(f"{UNFINISHED}*"):
+    for path in sorted(folder.rglob(f"{UNFINISHED}*")):
+        _remove_if_abandoned(path)
+
+
+def _remove_abandoned(folder: Path, name: re.Pattern[str]) -> None:
+    """Delete what programs that were killed had begun to write in a folder by names of this form."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [Path(entry.path) for entry in entries if name.fullmatch(entry.name)]
+    except OSError:  # what the folder holds is not for this user to see
+        return
+    for path in found:
+        _remove_if_abandoned(path)
+
+
+def _remove_if_abandoned(path: Path) -> None:
+    """Delete a temporary file or folder, unless a program that is alive has locked it or nobody can tell."""
+    for way in (os.O_RDWR, os.O_RDONLY):  # a folder can only be read
+        try:
+            handle = os.open(path, way | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        except OSError:
+            continue
+        try:
+            if _lock(handle, wait=False) and _is_still(handle, path):
+                _remove(path)
+        finally:
+            os.close(handle)
+        return
+
+
+def _lock(handle: int, *, wait: bool) -> bool:
+    """Take the system's lock on an open file, which ends with its process; whether it was taken."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:  # another process has it, or this disk has no locks
+        return False
+    return True
+
+
+def _is_still(handle: int, path: Path | str) -> bool:
+    """Whether an open file is the one at ``path``."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.lstat(path))
+    except OSError:
+        return False
+
+
+def _make_folder(**names: Any) -> tuple[int, str]:
+    """As ``tempfile.mkstemp``, of a folder."""
+    name = tempfile.mkdtemp(**names)
+    return os.open(name, os.O_RDONLY), name
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
         path.unlink(missing_ok=True)
 
 

@@ -187,6 +187,18 @@ ODD = (
     "", ".", "/dev/null", "/dev/full", "*.csv", "[", "x" * 5000, "no.csv", "no/such.csv", "https://example.org/t.csv",
     "a\0b.csv", "moon", "mnist", "\udcff.csv", "-x", "/proc/self/mem",
 )  # fmt: skip
+HUB_NAMES = (
+    "a/b",
+    "a",
+    "",
+    "a/b/c",
+    "../x/y",
+    "ü/b",
+    "a/" + "x" * 300,
+    "/etc/passwd",
+    "https://example.org/a",
+    "a b/c",
+)
 SEEDS = ("0", "1", str(2**63 - 1), str(2**63), str(2**64), "-1")
 JUNK = (
     "",
@@ -236,7 +248,7 @@ READING = {
 DEVICE = {"device": ("cpu", "cpu", "cuda", "meta", "mps", "cpu:7"), "precision": ("fp32", "bf16", "fp8")}
 
 TRAINING = {
-    "flow": ("realnvp", "mixed", "nice", "spline", "glow", "maf", "realnvp_image", "nope"),
+    "flow": ("auto", "realnvp", "mixed", "nice", "spline", "glow", "maf", "realnvp_image", "nope"),
     "set": (
         "couplings=1", "layers=1", "hidden=2,2", "prior=logistic", "hidden=", "hidden=0", "couplings=-1", "x=1",
         "dropout=2", "features=3", "hidden=[[1]]", "couplings=True", "prior=nope",
@@ -247,7 +259,8 @@ TRAINING = {
     "dropout": ("0", "0.5"), "epochs": ("1", "0"), "minutes": ("0.001", "0"), "patience": ("1",),
     "optimizer": ("adam", "adamw", "adamax", "sgd"), "schedule": ("constant", "cosine"),
     "memory": ("recompute", "keep"), "drop-missing": (), "no-dequantize": (), "batch-size": ("1", "7", "512"),
-    "validate-every": ("1", "2"), "weight-decay": ("0.1",), "scale-penalty": ("0.1",),
+    "validate-every": ("1", "2"), "weight-decay": ("0.1",), "scale-penalty": ("0.1",), "no-report": (), "live": (),
+    "log-every": ("1", "0"), "no-direct": (),
 }  # fmt: skip
 
 
@@ -314,7 +327,33 @@ def _sample(draw: Draw) -> Case:
 
 
 def _plot(draw: Draw) -> Case:
-    return Case(["plot", draw.run("numbers", "mixed", "toy"), *draw.flags(seed=SEEDS, device=DEVICE["device"])])
+    run = draw.run("numbers", "mixed", "toy")
+    return Case(["plot", run, *draw.flags(animate=("gif", "mp4", "png"), seed=SEEDS, device=DEVICE["device"])])
+
+
+def _report(draw: Draw) -> Case:
+    run = draw.run("numbers", "conditional", "mixed", "images", "toy")
+    return Case(["report", run, *draw.flags(**{"data-dir": ("no", ".", "")}, seed=SEEDS, device=DEVICE["device"])])
+
+
+def _playground(draw: Draw) -> Case:
+    run, (out, path) = draw.run(), draw.out("")
+    return Case(["playground", run, "--out", out, *draw.flags(runtime=("no", ".", "/dev/null"), seed=SEEDS)], out=path)
+
+
+def _export(draw: Draw) -> Case:
+    run, (out, path) = draw.run("numbers", "toy", "mixed"), draw.out(".onnx", ".onnx", ".csv")
+    return Case(["export", run, "--out", out, *draw.flags(part=("log_prob", "sample", "x"))], out=path)
+
+
+def _push(draw: Draw) -> Case:
+    return Case(["push", draw.run(), draw.random.choice(HUB_NAMES), *draw.flags(plots=(), public=())])
+
+
+def _pull(draw: Draw) -> Case:
+    out, path = draw.out("")
+    words = ["pull", draw.random.choice(HUB_NAMES), "--out", out, *draw.flags(revision=("main", "", "x y"), plots=())]
+    return Case(words, out=path)
 
 
 def _list(draw: Draw) -> Case:
@@ -334,7 +373,12 @@ COMMANDS: dict[str, tuple[int, Callable[[Draw], Case]]] = {
     "impute": (8, _impute),
     "score": (12, _score),
     "check": (4, _check),
-    "plot": (1, _plot),
+    "plot": (2, _plot),
+    "report": (2, _report),
+    "playground": (2, _playground),
+    "export": (2, _export),
+    "push": (2, _push),
+    "pull": (2, _pull),
     "list": (1, _list),
     "words": (2, _words),
 }

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pyarrow.csv
 import pyarrow.parquet
 from PIL import Image
@@ -24,7 +25,8 @@ from fuzz.cases import Case
 __all__ = ["Verdict", "judge"]
 
 KNOWN = re.compile(
-    r"flowstone: warning: |left out \d+ rows|repeated values, so|for a verdict on|.*these are the figures of"
+    r"flowstone: warning: |exporting, which takes|left out \d+ rows|repeated values, so|for a verdict on|"
+    r".*these are the figures of"
 )
 WRITTEN_ALL_THE_SAME = ("is written, but", "not finite", "is NaN", "interrupted")  # errors after which files are whole
 
@@ -89,10 +91,12 @@ def _words_wrong(status: int, lines: list[str], temporary: Path) -> Iterator[str
 def _left_behind(folder: Path, before: Mapping[str, str], temporary: Path) -> Iterator[str]:
     after = _digests(folder)
     for name, digest in before.items():
-        if not name.startswith("out") and not name.startswith("run/plots") and after.get(name) != digest:
+        drawn = name.startswith("run/plots") or name == "run/report.html"
+        if not name.startswith("out") and not drawn and after.get(name) != digest:
             yield f"half-written: {name} has changed"
     for name in after:
-        if (name not in before and Path(name).name.startswith(".")) or ".parts/" in name:
+        hidden = Path(name).name.startswith(".") and not name.endswith("resume/.lock")  # the lock's file stays
+        if (name not in before and hidden) or ".parts/" in name:
             yield f"half-written: {name} is left behind"
     for path in temporary.iterdir():
         if not path.name.startswith("flowstone-error-") and path.name.startswith("flowstone"):
@@ -124,6 +128,10 @@ def _read(path: Path) -> None:
         pyarrow.parquet.read_table(path)
     elif path.suffix == ".csv":
         pyarrow.csv.read_csv(path, parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True))
+    elif path.suffix == ".onnx":
+        onnx.checker.check_model(onnx.load(path))
+    elif path.is_dir():  # a playground
+        assert "</html>" in (path / "index.html").read_text(encoding="utf-8")
     elif path.suffix == ".npz":
         with np.load(path) as arrays:
             dict(arrays)

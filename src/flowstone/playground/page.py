@@ -12,7 +12,7 @@ from torch import Tensor
 from flowstone.bars import counting_bar
 from flowstone.density import Density
 from flowstone.errors import OutputError
-from flowstone.files import make_folder, write_atomically
+from flowstone.files import atomic_folder
 from flowstone.playground.fragments import asset, section
 from flowstone.playground.lesson import lesson_section
 from flowstone.playground.onnx_model import model_record, require_exportable
@@ -83,9 +83,9 @@ def write_playground(
             "index.html": _page(title, tabs),
         }
         advance(1)
-    make_folder(out)
-    for name, content in files.items():
-        write_atomically(out / name, content.encode())
+    with atomic_folder(out) as staging:
+        for name, content in files.items():
+            (staging / name).write_bytes(content.encode())
     return out / "index.html"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flowstone.errors import CheckpointError, DataError, FlowstoneError, OutputError, SettingError
-from flowstone.files import UNFINISHED, read_json, write_atomically
+from flowstone.files import atomic_folder, read_json, write_atomically
 from flowstone.runs.checkpoint import RECORD, WEIGHTS, load, read_record, save
 from flowstone.runs.folder import METRICS, Run
 from flowstone.runs.model_card import CARD, model_card
@@ -124,7 +124,7 @@ def pull(name: str, folder: Path | str, *, revision: str | None = None, plots: b
     library = _library()
     if os.path.lexists(folder):
         raise OutputError(f"{folder} exists: choose another folder")
-    with _plain_errors(library, name, revision), _new_folder(folder) as staging:
+    with atomic_folder(folder) as staging, _plain_errors(library, name, revision):
         info = library.HfApi().model_info(name, revision=revision)
         there = {each.rfilename for each in info.siblings or ()}
         for needed in (RECORD, WEIGHTS):
@@ -152,33 +152,6 @@ def _require_sound(folder: Path, name: str) -> None:
             raise CheckpointError(f"{folder / METRICS}: not metrics that Flowstone wrote")
     except CheckpointError as error:
         raise CheckpointError(str(error).replace(f"{folder}{os.sep}", f"{name}: ")) from error
-
-
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside ``folder``, which takes its name if the block ends well, and is removed if not."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder.parent))
-    except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror}") from error
-    try:
-        yield staging
-        _rename(staging, folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _rename(staging: Path, folder: Path) -> None:
-    """Give a temporary folder its name, and the usual rights, which it did not have."""
-    try:
-        usual = staging / UNFINISHED
-        usual.mkdir()
-        staging.chmod(usual.stat().st_mode)
-        usual.rmdir()
-        staging.rename(folder)
-    except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
 def _files(folder: Path) -> list[Path]:

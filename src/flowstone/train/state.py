@@ -1,5 +1,6 @@
 """The state of a training on disk."""
 
+import errno
 import json
 import os
 import warnings
@@ -19,6 +20,8 @@ __all__ = ["TrainingState", "load_state", "save_state"]
 
 FORMAT_VERSION = 2  # 1 had no digests
 STATE, PREVIOUS = "state.safetensors", "previous.safetensors"
+# Refusals of the system, which say nothing of the state: there are no rights, or too many files are open.
+REFUSED = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 @dataclass
@@ -71,14 +74,17 @@ def load_state(folder: Path) -> TrainingState | None:
     """The last state that ``save_state`` wrote, or None if there is none; where it is damaged, the one before.
 
     Raises:
-        CheckpointError: both are damaged; the message is of the last.
+        CheckpointError: both are damaged; the message is of the last. Or the last may be whole, but the system does not
+            let it be read, or its format is newer than this Flowstone reads.
     """
     problem: CheckpointError | None = None
     for path in (Path(folder) / STATE, Path(folder) / PREVIOUS):
-        if not os.path.lexists(path):
-            continue
         try:
+            if not _is_there(path):
+                continue
             state = _read(path)
+        except _MayBeWholeError:
+            raise
         except CheckpointError as error:
             problem = problem or error
             continue
@@ -88,6 +94,22 @@ def load_state(folder: Path) -> TrainingState | None:
     if problem is not None:
         raise problem
     return None
+
+
+class _MayBeWholeError(CheckpointError):
+    """A state that is not known to be damaged cannot be read."""
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is something of this name; what the system refuses to open may be whole."""
+    try:
+        os.lstat(path)
+        os.close(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)))
+    except OSError as error:
+        if error.errno in REFUSED:
+            raise _MayBeWholeError(f"{path}: cannot be read ({error.strerror})") from error
+        return os.path.lexists(path)
+    return True
 
 
 def _read(path: Path) -> TrainingState:
@@ -101,7 +123,8 @@ def _read(path: Path) -> TrainingState:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a training state that Flowstone wrote ({error})") from error
     if record.format_version > FORMAT_VERSION:
-        raise CheckpointError(f"{path}: format {record.format_version} is newer than this Flowstone reads: upgrade it")
+        newer = f"format {record.format_version} is newer than this Flowstone reads: upgrade it"
+        raise _MayBeWholeError(f"{path}: {newer}")
     digest = metadata.get("digest")
     if (record.format_version > 1 or digest is not None) and digest != digest_of(content, tensors):
         raise CheckpointError(f"{path}: damaged: its digest is not that of its content")
