@@ -56,7 +56,7 @@ format: .venv/.dev  ## let ruff format the code and mend what it can
 reproduce: .venv/.dev  ## run the experiments of five tutorials and write docs/reproductions.md (half an hour; continues if interrupted)
 	$(BIN)/python benchmarks/reproduce.py
 
-ablations: .venv/.dev  ## leave out one part of RealNVP at a time: docs/tutorials/image-flows.md (half an hour; continues if interrupted)
+ablations: .venv/.dev  ## leave out one part of RealNVP at a time: docs/tutorials/image-flows.md (an hour; continues if interrupted)
 	$(BIN)/python benchmarks/ablations.py
 
 tables: .venv/.dev  ## compare with nflows, zuko and mixtures on real tables: docs/results.md (an hour; FLOWSTONE_DATA=folder)

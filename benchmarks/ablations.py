@@ -31,7 +31,7 @@ from flowstone.nets import ResConvNet
 from measure import machine, write_section
 
 PAGE = Path(__file__).parents[1] / "docs" / "tutorials" / "image-flows.md"
-SIDE, SEEDS, STEPS, BATCH, RATE = 8, (0, 1, 2), 200, 32, 1e-3
+SIDE, SEEDS, STEPS, BATCH, RATE = 8, (0, 1, 2), 1000, 32, 1e-3
 TRAINING = {
     "lr": RATE, "batch_size": BATCH, "schedule": "constant", "warmup": 0.0, "ema": 0.0, "clip": 1e9, "recoveries": 0,
     "patience": None, "validate_every": 100, "progress": False,
