@@ -8,8 +8,9 @@ import sys
 import pytest
 import torch
 
+from flowstone import files
 from flowstone.errors import CheckpointError, OutputError
-from flowstone.files import UNFINISHED, atomic_folder, atomic_path, write_atomically
+from flowstone.files import UNFINISHED, atomic_folder, atomic_path, remove_unfinished, write_atomically
 from flowstone.train.state import TrainingState, load_state, save_state
 
 fcntl = pytest.importorskip("fcntl", reason="this system has no locks on files")
@@ -90,3 +91,49 @@ def test_only_damage_lets_a_training_go_on_from_the_state_before(tmp_path, monke
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(CheckpointError, match=r"state\.safetensors: .*Permission denied"):
         load_state(tmp_path)
+
+
+def test_a_state_of_a_newer_format_is_not_passed_over(tmp_path, monkeypatch):
+    for step in (1, 2):
+        monkeypatch.setattr("flowstone.train.state.FORMAT_VERSION", 1 + step)
+        save_state(tmp_path, TrainingState(step, tensors={"raw": [torch.ones(2)]}))
+    monkeypatch.setattr("flowstone.train.state.FORMAT_VERSION", 2)
+    with pytest.raises(CheckpointError, match="format 3 is newer than this Flowstone reads"):
+        load_state(tmp_path)
+
+
+def test_clearing_a_run_folder_leaves_what_is_being_written(tmp_path):
+    (tmp_path / "plots").mkdir()
+    dead = tmp_path / "plots" / f"{UNFINISHED}loss-abcdefgh.png"
+    dead.touch()
+    with atomic_path(tmp_path / "report.html") as temporary, atomic_folder(tmp_path / "plots" / "page") as inner:
+        remove_unfinished(tmp_path)
+        assert temporary.exists()
+        assert inner.exists()
+    assert not dead.exists()
+
+
+def test_names_that_mean_something_in_patterns_are_cleared_too(tmp_path):
+    dead = [tmp_path / f"{UNFINISHED}{name}-abcdefgh.csv" for name in ("a [1]*", "a")]
+    for path in dead:
+        path.touch()
+    write_atomically(tmp_path / "a [1]*.csv", b"")
+    assert left(tmp_path) == [dead[1].name]
+
+
+@pytest.mark.parametrize("writing", [atomic_path, atomic_folder])
+def test_a_temporary_that_is_taken_before_it_is_locked_is_made_anew(tmp_path, monkeypatch, writing):
+    lock, taken = files._lock, []
+
+    def late(handle, *, wait):
+        if wait and not taken:
+            taken.extend(left(tmp_path))
+            remove_unfinished(tmp_path)
+        return lock(handle, wait=wait)
+
+    monkeypatch.setattr(files, "_lock", late)
+    with writing(tmp_path / "t") as temporary:
+        assert temporary.exists()
+        assert temporary.name not in taken
+    assert len(taken) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["t"]
