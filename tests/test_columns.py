@@ -214,16 +214,23 @@ def test_a_text_among_few_different_numbers_is_in_doubt(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["%Y-%m-%d", "%d.%m.%Y %H:%M", "%m/%d/%Y"])
-def test_a_text_among_dates_is_named(form):
+def test_a_text_among_dates_is_named(tmp_path, form):
+    def kind_of(cells, **options):
+        (tmp_path / "t.csv").write_text(
+            "\n".join(["x,y", *(f"{cell},{number % 3}" for number, cell in enumerate(cells))])
+        )
+        return kinds_of(tmp_path / "t.csv", **options).kinds[0].name
+
     start = datetime(2020, 1, 1)
-    dates = [(start + timedelta(days=number**2 % 3001)).strftime(form) for number in range(200)]
-    assert kind(dates).name == "datetime"
+    dates = [(start + timedelta(days=number * 7919 % 151 * 9)).strftime(form) for number in range(200)]
+    assert kind_of(dates) == "datetime"
     for broken in ("2020-13-45", "99999-01-01", "soon"):
         with pytest.raises(DataError, match=f"column 'x' holds dates, but row 201 holds '{broken}'") as caught:
-            kind([*dates, broken])
+            kind_of([*dates, broken])
         assert caught.value.remedy == {"na": [broken]}
-        assert kind([*dates, broken], na=[broken]).name == "datetime"
-    assert kind([f"word {number % 90}" for number in range(200)] + dates[:2]).name == "categorical"
+        assert kind_of([*dates, broken], na=[broken]) == "datetime"
+        assert kind_of([*dates, broken], kinds={"x": "categorical"}) == "categorical"
+    assert kind_of([*(f"word {number % 90}" for number in range(200)), *dates[:2]]) == "categorical"
 
 
 def test_numbers_beyond_2_to_the_53_are_exact():
