@@ -194,7 +194,7 @@ def test_all_problems_are_said_at_once():
         kinds_of({**table, "c": np.where(np.arange(N) == 3, wide[0], wide)})
     message = str(caught.value)
     assert "3 columns cannot be taken as they are" in message
-    assert f"column 'a' holds numbers, but row {N} holds 'broken' (rows with text: 1)" in message
+    assert f"column 'a' holds numbers, but row {N} holds 'broken' (such rows: 1)" in message
     assert f"column 'b', row {N} is infinite" in message
     assert "column 'c' holds whole numbers further apart than 2^53" in message
     assert caught.value.remedy == {"na": ["broken", "inf", "-inf"], "exclude": ["c"]}
@@ -204,13 +204,33 @@ def test_all_problems_are_said_at_once():
 
 def test_a_text_among_few_different_numbers_is_in_doubt(tmp_path):
     values = [str(number % 7) for number in range(300)]
-    with pytest.warns(DataWarning, match="column 'x': it holds numbers, but row 301 holds 'Total' .rows with text: 1."):
+    with pytest.warns(DataWarning, match="column 'x': it holds numbers, but row 301 holds 'Total' .such rows: 1."):
         assert kind([*values, "Total"]).name == "categorical"
     (tmp_path / "t.csv").write_text("\n".join(["x", *values, "Total"]))
     assert kinds_of(tmp_path / "t.csv", na=["Total"]).kinds[0].name == "integer"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert kind([*values, *["7 or more"] * 20]).name == "categorical"
+
+
+@pytest.mark.parametrize("form", ["%Y-%m-%d", "%d.%m.%Y %H:%M", "%m/%d/%Y"])
+def test_a_text_among_dates_is_named(tmp_path, form):
+    def kind_of(cells, **options):
+        (tmp_path / "t.csv").write_text(
+            "\n".join(["x,y", *(f"{cell},{number % 3}" for number, cell in enumerate(cells))])
+        )
+        return kinds_of(tmp_path / "t.csv", **options).kinds[0].name
+
+    start = datetime(2020, 1, 1)
+    dates = [(start + timedelta(days=number * 7919 % 151 * 9)).strftime(form) for number in range(200)]
+    assert kind_of(dates) == "datetime"
+    for broken in ("2020-13-45", "99999-01-01", "soon"):
+        with pytest.raises(DataError, match=f"column 'x' holds dates, but row 201 holds '{broken}'") as caught:
+            kind_of([*dates, broken])
+        assert caught.value.remedy == {"na": [broken]}
+        assert kind_of([*dates, broken], na=[broken]) == "datetime"
+        assert kind_of([*dates, broken], kinds={"x": "categorical"}) == "categorical"
+    assert kind_of([*(f"word {number % 90}" for number in range(200)), *dates[:2]]) == "categorical"
 
 
 def test_numbers_beyond_2_to_the_53_are_exact():

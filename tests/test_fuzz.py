@@ -21,7 +21,7 @@ def folder(tmp_path):
 def judged(monkeypatch, folder: Path, work) -> tuple[str, ...]:
     """What is said of a command that does ``work``."""
 
-    def command(_: object) -> None:
+    def command(_: object, **_options: object) -> None:
         work()
 
     monkeypatch.setattr("flowstone.cli.app", command)

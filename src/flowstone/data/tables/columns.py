@@ -26,7 +26,7 @@ from flowstone.data.tables.kinds import (
 from flowstone.data.tables.read import read_table
 from flowstone.data.tables.table import Table
 from flowstone.data.tables.types import is_number, is_text, python_value
-from flowstone.data.tables.values import number_mask, parse_dates, parse_numbers, without_gaps
+from flowstone.data.tables.values import date_mask, number_mask, parse_dates, parse_numbers, without_gaps
 from flowstone.errors import CheckpointError, DataError, DataWarning, FlowstoneError, SettingError
 
 if TYPE_CHECKING:
@@ -297,22 +297,23 @@ def _check_values(facts: Facts, asked: str | None) -> None:
 
 
 def _refuse_mixed(facts: Facts) -> None:
-    """Refuse a column of many different numbers with a few texts among them; of few numbers it is in doubt."""
+    """Refuse a column of many different numbers, or dates, with a few other texts among them; of few it is in doubt."""
     levels, counts = facts.level_counts
-    numeric = np.asarray(number_mask(levels), dtype=bool)
-    rest, total = int(counts[~numeric].sum()), int(counts.sum())
-    if not 0 < rest <= (1 - MOSTLY) * total or (~numeric).sum() > max(1, (1 - MOSTLY) * len(levels)):
+    total = int(counts.sum())
+    for what, mask in (("numbers", number_mask), ("dates", date_mask)):
+        fits = np.asarray(mask(levels), dtype=bool)
+        rest = int(counts[~fits].sum())
+        if not 0 < rest <= (1 - MOSTLY) * total or (~fits).sum() > max(1, (1 - MOSTLY) * len(levels)):
+            continue
+        texts = levels.filter(pa.array(~fits)).to_pylist()
+        cells = compute.fill_null(compute.is_in(facts.column, value_set=pa.array(texts, facts.type)), False)
+        row = compute.index(cells, True).as_py()
+        said = f"holds {what}, but row {row + 1} holds {python_value(facts.column[row])!r} (such rows: {rest})"
+        if facts.distinct > SHORT // 4:
+            raise DataError(f"column {facts.name!r} {said}; to read it as a gap", remedy={"na": texts[:5]})
+        if rest <= RARELY * total:
+            facts.doubt(f"it {said}", "to read it as a gap", na=texts[:5])
         return
-    texts = levels.filter(pa.array(~numeric)).to_pylist()
-    cells = compute.fill_null(compute.is_in(facts.column, value_set=pa.array(texts, facts.type)), False)
-    row = compute.index(cells, True).as_py()
-    said = f"row {row + 1} holds {python_value(facts.column[row])!r} (rows with text: {rest})"
-    if facts.distinct > SHORT // 4:
-        raise DataError(
-            f"column {facts.name!r} holds numbers, but {said}; to read it as a gap", remedy={"na": texts[:5]}
-        )
-    if rest <= RARELY * total:
-        facts.doubt(f"it holds numbers, but {said}", "to read it as a gap", na=texts[:5])
 
 
 def _all_problems(where: str, problems: Sequence[FlowstoneError]) -> FlowstoneError:

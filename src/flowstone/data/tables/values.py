@@ -20,6 +20,7 @@ __all__ = [
     "MISSING",
     "DateReading",
     "NumberReading",
+    "date_mask",
     "date_readings",
     "decimal_mark",
     "differs_by_order",
@@ -85,6 +86,7 @@ ORDERS = {
 }  # tried first, and the other way round
 DATE_LIKE = re.compile("|".join(look[:-1] for look, _ in DATES) + r"|^\d{1,2}:\d{2}(?::\d{2})?$")
 BOOLEAN = {"true", "false"}
+SOME = 100  # cells that tell whether a column may hold dates
 
 
 def is_gap(cell: str, na: Sequence[str] = ()) -> bool:
@@ -235,6 +237,22 @@ def number_mask(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Which cells are numbers, by either decimal mark; null where there is none."""
     text = _bare(column)
     return compute.or_(_are_numbers(text, "."), _are_numbers(text, ","))
+
+
+def date_mask(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+    """Which cells are dates, by the reading that takes most of them for dates; none unless half of the first are."""
+    text = compute.utf8_trim_whitespace(column)
+    best, most = pa.array([False] * len(text)), 0
+    first = [cell for cell in text[:SOME].to_pylist() if cell is not None]
+    if 2 * sum(DATE_LIKE.match(cell) is not None for cell in first) < len(first):
+        return best
+    for reading in DATE_READINGS:
+        looks = compute.match_substring_regex(text, reading.look)
+        dates = compute.and_(looks, compute.is_valid(reading.stamps(text)))
+        count = compute.sum(dates).as_py() or 0
+        if count > most:
+            best, most = dates, count
+    return best
 
 
 def parse_dates(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, str | None] | None:
