@@ -153,6 +153,10 @@ MiB by which a step raises the peak of the process (Linux):
 | item | direct | autograd |
 |---|---|---|
 {memory}
+
+The same layers without a gradient (`DirectGradient.log_prob`, by which `fit` validates; D=6, 10 layers, width 128,
+100,000 rows) score 1.48 (affine) and 1.39 (spline) times as fast as `log_prob` on one thread, and 1.02 and 0.80 times
+on two, where larger chunks suit the plain layers: `log_prob` and `sample` are therefore computed by those.
 """
 
 

@@ -83,10 +83,10 @@ could be if nothing else took time. Machine: {machine}.
 |---|---|---|---|---|
 {lines}
 
-Scoring, and steps with wide nets, are therefore close to the speed of their products. Steps with narrow nets spend up
-to half of their time on launching small operations: with 32 rows, where the products take hardly any time, FlowJAX,
-which runs a step as one compiled program, needs about half of our time (*Growth of a training step*). `compile=True`
-saves a part of that time (*compiled*); nets in bfloat16 shorten the products, the more the wider they are (*bf16*).
+Scoring, and steps with wide nets, are therefore close to the speed of their products. Steps with narrow nets spend the
+rest on launching small operations, of which direct gradients need fewer than autograd. With 32 rows, where the products
+take hardly any time, FlowJAX, which runs a step as one compiled program, is still faster (*Growth of a training step*).
+Nets in bfloat16 shorten the products, the more the wider they are (*bf16*).
 """
 
 
