@@ -13,7 +13,7 @@ __all__ = ["RUNTIME", "barriers", "browsing", "opened", "require_browser", "requ
 RUNTIME = Path(__file__).parents[1] / "node_modules" / "onnxruntime-web"  # `make runtime` puts it there
 # What bars a reader from a page: texts of too little contrast by the formula of WCAG 2, pictures and controls without
 # a name, a focus that cannot be seen, a page that is wider than the window, and names in the page that come twice.
-BARRIERS = """() => {
+BARRIERS = """([large, spare]) => {
   const parse = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
   const over = (top, under) => [0, 1, 2].map((i) => {
     const a = top.length > 3 ? top[3] : 1;
@@ -40,7 +40,7 @@ BARRIERS = """() => {
     const style = getComputedStyle(element), under = ground(element), size = parseFloat(style.fontSize);
     const [a, b] = [light(over(parse(style.color), under)), light(under)];
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (ratio < (size >= 24 || (size >= 18.66 && style.fontWeight >= 700) ? 3 : 4.5)) {
+    if (ratio < (size >= 24 || (size >= 18.66 && style.fontWeight >= 700) ? large : 4.5)) {
       found.add(`contrast ${ratio.toFixed(2)} of ${what(element)}: ${text.slice(0, 40)}`);
     }
   }
@@ -67,15 +67,20 @@ BARRIERS = """() => {
   if (!document.documentElement.lang) found.add("no language");
   if (!document.title) found.add("no title");
   const width = document.scrollingElement.scrollWidth;
-  if (width > innerWidth + 1) found.add(`${width} pixels wide in ${innerWidth}`);
+  if (width > innerWidth + spare) found.add(`${width} pixels wide in ${innerWidth}`);
   return [...found];
 }"""
 
 
-def barriers(page: Any) -> list[str]:
-    """What bars a reader from what the page shows; empty where nothing does."""
+def barriers(page: Any, *, large: float = 4.5, spare: int = 0) -> list[str]:
+    """What bars a reader from what the page shows; empty where nothing does.
+
+    Args:
+        large: the least contrast of large texts; WCAG 2 asks for 3 (level AA) or 4.5 (AAA), and for 4.5 of others.
+        spare: pixels by which the page may be wider than the window.
+    """
     page.keyboard.press("Tab")  # after a click browsers draw no focus until a key is pressed
-    return page.evaluate(BARRIERS)
+    return page.evaluate(BARRIERS, [large, spare])
 
 
 def require_browser() -> str:
@@ -107,16 +112,25 @@ def browsing() -> Iterator[Any]:
 
 
 @contextmanager
-def opened(browser: Any, path: Path, *, width: int = 1000, dark: bool = False, **options: Any) -> Iterator[Any]:
-    """A page from disk; no error on its console and no request but for files."""
+def opened(
+    browser: Any, path: Path, *, width: int = 1000, dark: bool = False, alone: bool = True, **options: Any
+) -> Iterator[Any]:
+    """A page from disk; at its end there may be no error, nothing on its console, and no request but for itself.
+
+    Args:
+        alone: False lets it ask for other files, and say on its console what is neither an error nor a warning.
+        options: of the browser's context.
+    """
     scheme = "dark" if dark else "light"
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, **options)
     page, errors, requests = context.new_page(), [], []
-    page.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
+    said = lambda message: alone or message.type in ("error", "warning")  # noqa: E731
+    page.on("console", lambda message: errors.append(message.text) if said(message) else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("request", lambda request: requests.append(request.url))
     page.goto(path.as_uri())
     yield page
     context.close()
     assert errors == []
-    assert [url for url in requests if not url.startswith(("file:", "blob:", "data:"))] == []
+    own = (path.as_uri(), "data:") if alone else ("file:", "blob:", "data:")
+    assert [url for url in requests if not url.startswith(own)] == []

@@ -131,6 +131,13 @@ def test_a_density_of_mixed_columns_is_refused_before_the_exporter_is_asked(part
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_command_refuses_a_density_of_mixed_columns_in_one_line(written, tmp_path, capsys, monkeypatch):
+    flowstone.save(build("mixed", {"features": 2, "columns": None, "width": 4, "blocks": 1}), tmp_path / "M")
+    said = refused(capsys, monkeypatch, "export", "M", "--out", "m.onnx")
+    assert re.fullmatch(r"flowstone: mixed has no form in ONNX: .*", said)
+    assert not (tmp_path / "m.onnx").exists()
+
+
 def test_what_the_exporter_cannot_do_is_said_in_a_line(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("outer\nwith advice") from ValueError("no operator for searchsorted\nand more")

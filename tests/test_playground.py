@@ -166,7 +166,7 @@ def page(exported, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:  # the export is that of the other tests
         patch.setattr("flowstone.playground.page.model_record", lambda *_, **__: record)
         index = write_playground(flow, x, folder, columns=COLUMNS, runtime=require_runtime(), title="A <flow>")
-    with browsing() as browser, opened(browser, index) as shown:
+    with browsing() as browser, opened(browser, index, alone=False) as shown:
         assert shown.inner_text("h1") == "A <flow>"
         assert shown.locator(".flowstone-lesson").is_visible()
         shown.click("text=The model")

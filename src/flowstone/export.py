@@ -23,7 +23,7 @@ from flowstone.flow import Flow
 from flowstone.mixed import MixedDensity
 from flowstone.validation import require_choice
 
-__all__ = ["Exported", "export_onnx", "onnx_program", "require_exporter"]
+__all__ = ["Exported", "export_onnx", "onnx_program", "require_exporter", "require_onnx_form"]
 
 OUTPUTS = {"log_prob": "log_prob", "sample": "x"}  # of each part, its name
 ROWS, CHECKED = 4, 64  # rows that the exporter sees, and by which the file is compared with the density
@@ -98,8 +98,7 @@ def export_onnx(density: Density, path: Path | str, *, part: str = "log_prob") -
     >>> exported.inputs, exported.output, exported.difference < 1e-4
     ({'z': (('batch', 2), 'float32')}, 'x', True)
     """
-    require_choice("part", part, OUTPUTS)
-    require_exporter("export")
+    require_onnx_form(density, part)
     path, density = Path(path), deepcopy(density).cpu().eval()
     module, inputs = _module(density, part), _inputs(density, part, CHECKED)
     with atomic_path(path) as temporary:
@@ -115,28 +114,35 @@ def export_onnx(density: Density, path: Path | str, *, part: str = "log_prob") -
     return Exported(path, shapes, OUTPUTS[part], difference)
 
 
-def _module(density: Density, part: str) -> nn.Module:
-    """What maps the inputs to the output."""
+def require_onnx_form(density: Density, part: str) -> None:
+    """Raise SettingError where a part is known to have no form in ONNX, or nothing is installed that writes one."""
+    require_choice("part", part, OUTPUTS)
+    require_exporter("export")
     if any(isinstance(module, MixedDensity) for module in density.modules()):
         raise SettingError(
             f"{_name(density)} has no form in ONNX: it looks values up in sorted lists, by an operator (searchsorted) "
             "that the exporter lacks"
         )
-    if part == "sample":
-        if not isinstance(density, Flow):
-            raise SettingError(f"{_name(density)} draws samples in several steps: only its log_prob can be exported")
-        return _Sampler(density).eval()
-    if not density.stochastic:
+    if part == "sample" and not isinstance(density, Flow):
+        raise SettingError(f"{_name(density)} draws samples in several steps: only its log_prob can be exported")
+    if part == "log_prob" and density.stochastic and not _adds_uniform_noise_alone(density):
+        raise SettingError(
+            f"{_name(density)} draws noise inside, so that its log_prob differs by draw: only sample can be exported"
+        )
+
+
+def _module(density: Density, part: str) -> nn.Module:
+    """What maps the inputs to the output."""
+    if part == "log_prob" and not density.stochastic:
         return density
-    if isinstance(density, Flow) and _adds_uniform_noise_alone(density):
-        return _AfterNoise(density).eval()
-    raise SettingError(
-        f"{_name(density)} draws noise inside, so that its log_prob differs by draw: only sample can be exported"
-    )
+    assert isinstance(density, Flow)
+    return (_Sampler(density) if part == "sample" else _AfterNoise(density)).eval()
 
 
-def _adds_uniform_noise_alone(flow: Flow) -> bool:
-    """Whether the first layer makes integers continuous by uniform noise, and no other layer draws noise."""
+def _adds_uniform_noise_alone(flow: Density) -> bool:
+    """Whether a flow's first layer makes integers continuous by uniform noise, and no other layer draws noise."""
+    if not isinstance(flow, Flow):
+        return False
     noisy = [module for module in flow.bijection.modules() if getattr(module, "stochastic", False)]
     first = next(iter(flow.bijection.sublayers()), None)
     return noisy == [first] and isinstance(first, Dequantize) and first.noise is None

@@ -68,11 +68,11 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     """As ``atomic_path``, of a folder; the folders above it are made where they are missing.
 
     Raises:
-        OutputError: it cannot be written, or something of this name holds anything.
+        OutputError: it cannot be written, or a file or a folder that is not empty has this name.
     """
     folder = Path(folder)
     make_folder(folder.parent)
-    with _temporary(folder, _make_folder, folder.name, "") as temporary:
+    with _temporary(folder, _make_temporary_folder, folder.name, "") as temporary:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
         rename(temporary, folder)
@@ -125,7 +125,7 @@ def _remove_abandoned(folder: Path, name: re.Pattern[str]) -> None:
 
 
 def _remove_if_abandoned(path: Path) -> None:
-    """Delete a temporary file or folder, unless a program that is alive has locked it or nobody can tell."""
+    """Delete a temporary file or folder whose lock is free; where there are no locks, it stays."""
     for way in (os.O_RDWR, os.O_RDONLY):  # a folder can only be read
         try:
             handle = os.open(path, way | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
@@ -158,7 +158,7 @@ def _is_still(handle: int, path: Path | str) -> bool:
         return False
 
 
-def _make_folder(**names: Any) -> tuple[int, str]:
+def _make_temporary_folder(**names: Any) -> tuple[int, str]:
     """As ``tempfile.mkstemp``, of a folder."""
     name = tempfile.mkdtemp(**names)
     return os.open(name, os.O_RDONLY), name

@@ -25,8 +25,7 @@ from fuzz.cases import Case
 __all__ = ["Verdict", "judge"]
 
 KNOWN = re.compile(
-    r"flowstone: warning: |exporting, which takes|left out \d+ rows|repeated values, so|for a verdict on|"
-    r".*these are the figures of"
+    r"flowstone: warning: |left out \d+ rows|repeated values, so|for a verdict on|.*these are the figures of"
 )
 WRITTEN_ALL_THE_SAME = ("is written, but", "not finite", "is NaN", "interrupted")  # errors after which files are whole
 

@@ -22,13 +22,14 @@ __all__ = ["AUTO", "choose", "comparable", "said"]
 AUTO = "auto"
 FLOWS = ("gaussian_mixture", "spline")
 SHARE = 4  # each candidate has a quarter of the training's steps and minutes
-LINES = ("real", "positive", "interval")  # numbers of which the density of mixed columns has a density, as flows have
+LINES = ("real", "positive", "interval")  # of these columns mixed learns densities, as flows do, not probabilities
 
 
 def comparable(dataset: Dataset) -> tuple[str, ...]:
-    """The recipes whose likelihoods of these rows compare: flows and, where all columns are continuous and no value is
-    given noise, the density of mixed columns, which of mixed columns is the only one. None of what is no table, or has
-    a context.
+    """The recipes whose likelihoods of these rows compare.
+
+    For columns of several kinds that is ``mixed`` alone. For numbers it is flows, and ``mixed`` too where it learns
+    densities of all columns and no noise is added. There is none for a context, and for what is no table.
     """
     if not isinstance(dataset.train, Rows) or dataset.kinds is None or dataset.context_columns:
         return ()
@@ -54,8 +55,8 @@ def choose(
         settings_for: those of the whole training of a density.
 
     Raises:
-        SettingError: the data is no table or has a context, cannot be read again, or several processes train; or the
-            request holds arguments, of which it is open whose they are.
+        SettingError: the data is no table or has a context; arguments of a recipe are given, though none is named;
+            several processes train; or no recipe can be trained.
     """
     names = comparable(dataset)
     if not names:

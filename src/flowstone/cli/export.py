@@ -22,10 +22,11 @@ def export(run: Path, *, out: Path, part: str = "log_prob") -> None:
     """
     if out.suffix != ".onnx":
         raise SettingError(f"--out {out}: the name of an ONNX file ends in .onnx")
-    from flowstone.export import export_onnx
+    from flowstone.export import export_onnx, require_onnx_form
     from flowstone.runs import Run
 
     density = Run(run).density()
+    require_onnx_form(density, part)
     print("exporting, which takes seconds to minutes", file=sys.stderr)
     written = export_onnx(density, out, part=part)
     for name, (shape, kind) in written.inputs.items():

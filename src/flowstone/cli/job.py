@@ -389,8 +389,9 @@ def _compared(record: Mapping[str, Any], settings: Settings, request: Mapping[st
     if (source := request["source"]) is not None and not {source, str(Path(source).resolve())} & {*sources}:
         compared.append(("source", sources[0] or sources[1], source))
     if request["flow"] is not None:
-        asked = before.get("flow") if request["flow"] == AUTO else record["recipe"]
-        compared.append(("flow", asked, request["flow"]))
+        # A recipe is compared with the one that was trained, auto with what was asked for.
+        flow_before = before.get("flow") if request["flow"] == AUTO else record["recipe"]
+        compared.append(("flow", flow_before, request["flow"]))
     arguments = record["arguments"] | before["set"]
     compared += [(name, arguments.get(name), value) for name, value in request["set"].items()]
     then, now = (DataRequest.of("any", part) for part in (before["data"], request["data"]))
