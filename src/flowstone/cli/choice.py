@@ -2,6 +2,7 @@
 
 import math
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -113,7 +114,9 @@ def _tried(
     if progress:
         print(f"--flow {AUTO} tries {recipe}", file=sys.stderr)
     try:
-        history = fit(density, train, validation=held_out, settings=shorter, progress=progress)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "validation has not moved")  # the likelihoods that are said show it
+            history = fit(density, train, validation=held_out, settings=shorter, progress=progress)
     except NonFiniteError:
         return {"recipe": recipe, "nats": -math.inf, "stderr": math.nan}
     if history.stopped in EXIT_STATUS:
