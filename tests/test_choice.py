@@ -10,6 +10,7 @@ from commands import flowstone, make_table, refused
 from flowstone import train
 from flowstone.cli import choice
 from flowstone.data import open_source
+from flowstone.errors import NonFiniteError
 
 FEW = ("--steps", "8", "--no-plots")
 
@@ -46,6 +47,20 @@ def test_a_table_that_mixed_describes_best_is_opened_for_it(tmp_path, monkeypatc
     assert record["recipe"] == "mixed"
     assert record["data"]["mixed"]
     flowstone("sample", "R", "-n", "3", "--given", "a=0.25", "--out", "drawn.csv")
+
+
+@pytest.mark.parametrize(("words", "quarter"), [(("--steps", "8"), (2, None)), (("--minutes", "2"), (None, 0.5))])
+def test_each_recipe_is_tried_for_a_quarter_of_the_training(capsys, monkeypatch, words, quarter):
+    asked = []
+
+    def fit(*_args, settings, **_kwargs):
+        asked.append((settings.steps, settings.minutes))
+        raise NonFiniteError("the loss is nan")
+
+    monkeypatch.setattr(choice, "fit", fit)
+    said = refused(capsys, monkeypatch, "train", "t.csv", "--flow", "auto", "--out", "R", "--quiet", *words)
+    assert "none of gaussian_mixture, spline, mixed can be trained" in said
+    assert asked == [quarter] * 3
 
 
 def test_a_recipe_that_learns_nothing_is_no_warning(monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """Parts that are computed on several threads are what they are alone, and leave no trace in the thread that asked."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 
 import pytest
@@ -39,6 +40,12 @@ def test_threads_see_what_their_caller_has_set_and_record_no_gradient():
     assert torch.is_grad_enabled()
     with torch.inference_mode():
         assert computed_parts(lambda _: torch.zeros(1).is_inference(), [0, 1], CPU) == [True, True]
+
+
+def test_threads_that_begin_later_have_the_number_of_before():
+    computed_parts(lambda _: None, [0, 1], CPU)
+    with ThreadPoolExecutor(1) as later:
+        assert later.submit(torch.get_num_threads).result() == 2
 
 
 def test_an_error_of_a_part_is_raised_and_ends_the_others():

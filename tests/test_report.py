@@ -7,6 +7,7 @@ import re
 import shlex
 from dataclasses import replace
 from html.parser import HTMLParser
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -235,6 +236,14 @@ def test_entropy_is_shown_where_it_is_known(runs):
     said = Page(str(SECTIONS["Figures"](known))).said()
     assert "entropy of the data" in said
     assert "-0.2500" in said
+
+
+def test_the_pair_that_is_shown_first_depends_most(runs, monkeypatch):
+    room = import_module("flowstone.report.sections.rows")
+    monkeypatch.setattr(room, "most_dependent", lambda x, count=4: [1, 3][:count])
+    said = str(SECTIONS["Data and samples"](Subject.of(runs["mixed"])))
+    (held,) = re.findall(r'<script type="application/json" id="rows-held">(.*?)</script>', said)
+    assert json.loads(held)["first"] == [1, 3]
 
 
 def test_rows_to_choose_from_are_those_of_data_and_samples(runs, pages):

@@ -38,7 +38,7 @@ def computed_parts(function: Callable[[P], T], parts: Sequence[P], device: torch
         return [each.result() for each in found]
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # libraries of linear algebra have one number for the whole process
+        torch.set_num_threads(threads)  # threads that begin later take the number that was set last
 
 
 def _bound_to_thread() -> bool:
