@@ -9,6 +9,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import sklearn
+import torch
 from joblib import Parallel, delayed
 from scipy.stats import multivariate_normal
 from sklearn.base import clone
@@ -22,7 +23,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import flowstone
 from flowstone import FlowDensity
 from flowstone.errors import CheckpointError, DataError, FlowstoneError, SettingError, UnknownNameError
-from flowstone.estimators import candidates
+from flowstone.estimators import candidates, ladder
 from flowstone.estimators.context import ContextColumns
 from flowstone.mixed import MixedDensity
 
@@ -512,3 +513,10 @@ def test_the_weights_of_candidates_are_those_of_the_blend():
     weights = sorted(each.weight for each in density.candidates_ if each.weight)
     np.testing.assert_allclose(weights, sorted(density.flow_.weights.tolist()), atol=1e-12)
     assert sum(weights) == pytest.approx(1)
+
+
+def test_where_nothing_is_blended_the_likeliest_has_all():
+    values = {"worse": torch.full((5,), -2.0), "best": torch.full((5,), -1.0), "worst": torch.full((5,), -3.0)}
+    assert ladder._weights(values, blended=False) == {"best": 1.0}
+    shares = ladder._weights(values, blended=True)
+    assert max(shares, key=shares.__getitem__) == "best"

@@ -12,7 +12,7 @@ from torch.func import jacrev, vmap
 
 import flowstone
 from cases import disturb
-from flowstone.bijections import Affine, BatchNorm, Coupling, Half, Rescale, walk
+from flowstone.bijections import Affine, BatchNorm, Chain, Coupling, Half, Rescale, walk
 from flowstone.errors import SettingError, UnknownNameError
 from flowstone.evaluation import check
 from flowstone.recipes import DEFAULT, RECIPES, build, recipe
@@ -179,15 +179,24 @@ def test_either_form_of_the_coupling_is_trained_to_the_same_density(float64):
     torch.testing.assert_close(same_slope, log_slope)
 
 
-def test_batch_norm_follows_every_coupling_on_what_it_changed():
-    flow = flowstone.realnvp(5, couplings=4, hidden=(8,), batch_norm=True)
-    links = list(flow.bijection.sublayers())
-    for coupling, after in itertools.pairwise(links):
-        if isinstance(coupling, Coupling):
-            assert isinstance(after, Half)
-            assert after.swap == coupling.swap
-            assert isinstance(after.bijection, BatchNorm)
-    assert sum(isinstance(link, Half) for link in links) == 4
+@pytest.mark.parametrize(
+    ("flow", "couplings"),
+    [
+        (flowstone.realnvp(5, couplings=4, hidden=(8,), batch_norm=True), 4),
+        (flowstone.realnvp_image((1, 4, 4), preset="faithful", scales=2, couplings=3, channels=4, blocks=1), 10),
+    ],
+    ids=["realnvp", "realnvp_image"],
+)
+def test_batch_norm_follows_every_coupling_on_what_it_changed(flow, couplings):
+    chains = [module for module in flow.modules() if isinstance(module, Chain)]
+    pairs = [
+        pair for chain in chains for pair in itertools.pairwise(chain.sublayers()) if isinstance(pair[0], Coupling)
+    ]
+    for coupling, after in pairs:
+        assert isinstance(after, Half)
+        assert after.swap == coupling.swap
+        assert isinstance(after.bijection, BatchNorm)
+    assert len(pairs) == couplings
 
 
 @pytest.mark.parametrize("name", ["glow", "realnvp_image"])
