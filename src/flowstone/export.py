@@ -115,7 +115,19 @@ def export_onnx(density: Density, path: Path | str, *, part: str = "log_prob") -
 
 
 def require_onnx_form(density: Density, part: str) -> None:
-    """Raise SettingError where a part is known to have no form in ONNX, or nothing is installed that writes one."""
+    """Say before an export begins what is known to be impossible: a part of a density that has no form in ONNX.
+
+    Args:
+        density: what is to be exported.
+        part: "log_prob" or "sample", as in ``export_onnx``, which asks this first.
+
+    Raises:
+        SettingError: this part of this density has no form in ONNX, or nothing is installed that writes one.
+
+    >>> import flowstone
+    >>> from flowstone.export import require_onnx_form
+    >>> require_onnx_form(flowstone.nice(2, couplings=1, hidden=(4,)), "log_prob")
+    """
     require_choice("part", part, OUTPUTS)
     require_exporter("export")
     if any(isinstance(module, MixedDensity) for module in density.modules()):
