@@ -4,7 +4,9 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import sharded  # pyright: ignore[reportMissingImports]  # examples/sharded.py
@@ -12,7 +14,10 @@ import torch
 from torch import nn
 
 import flowstone
-from flowstone.bijections import Standardize, Whiten
+from flowstone.bijections import LogisticMixtureCDF, Standardize, Whiten
+from flowstone.mixed import MixedDensity
+
+Module = TypeVar("Module", bound=nn.Module)
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 
@@ -170,15 +175,44 @@ def test_layers_built_without_memory_get_their_numbers_later(make):
     assert torch.equal(empty.inverse(torch.ones(2, 3))[0], layer.inverse(torch.ones(2, 3))[0])
 
 
-def test_a_flow_built_without_memory_gets_its_numbers_later():
-    flow = a_flow("spline").float()
-    with torch.device("meta"):
-        empty = a_flow_like(flow)
-    empty.to_empty(device="cpu").load_state_dict(flow.state_dict())
+@pytest.mark.parametrize("name", ["spline", "maf"])
+def test_a_flow_built_without_memory_gets_its_numbers_later(name):
+    flow = a_flow(name).float()
+    spec = flow.spec
+    assert spec is not None
+    empty = without_memory(lambda: flowstone.recipes.build(spec["recipe"], spec["arguments"]), flow)
     x, context = rows()
-    assert torch.equal(empty(x, context), flow(x, context))
+    assert torch.equal(empty.eval()(x, context), flow.eval()(x, context))
 
 
-def a_flow_like(flow: flowstone.Flow) -> flowstone.Flow:
-    assert flow.spec is not None
-    return flowstone.recipes.build(flow.spec["recipe"], flow.spec["arguments"])
+@pytest.mark.parametrize("order", ["any", "given"])
+def test_a_mixed_density_built_without_memory_gets_its_numbers_later(order):
+    columns = [{"name": "number", "rest": "real", "gaps": True}, {"name": "level", "atoms": [0, 1], "rest": None}]
+
+    def make() -> MixedDensity:
+        return flowstone.recipes.mixed(2, columns=columns, order=order, width=8, blocks=1, bins=4)
+
+    x = torch.stack((torch.randn(50), torch.randint(2, (50,))), 1).double()
+    density = make()
+    density.initialize(x)
+    empty = without_memory(make, density)
+    assert torch.equal(empty.eval()(x), density.eval()(x))
+    assert empty.with_gaps.tolist() == [True, False]
+
+
+def test_gains_of_a_mixture_built_without_memory_are_set_later():
+    transform = LogisticMixtureCDF(components=3)
+    assert torch.equal(without_memory(lambda: LogisticMixtureCDF(components=3), transform).gains, transform.gains)
+
+
+def without_memory(make: Callable[[], Module], original: Module) -> Module:
+    """A module that is built on the device ``meta``, and then gets memory full of NaN or True, and a state."""
+    with torch.device("meta"):
+        module = make()
+
+    def memory(value: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(value, torch.nan if value.is_floating_point() else 1, device="cpu")
+
+    module._apply(memory)
+    module.load_state_dict(original.state_dict())
+    return module

@@ -23,6 +23,7 @@ VECTORS: dict[str, dict] = {
     "maf": {"layers": 1, "hidden": (4,), "batch_norm": True},
     "iaf": {"layers": 1, "hidden": (4,)},
     "maf_spline": {"layers": 1, "hidden": (4,)},
+    "gaussian_mixture": {"components": 2},
 }
 IMAGES: dict[str, dict] = {
     "nice_image": {"couplings": 1, "hidden": (4,)},

@@ -12,7 +12,8 @@ from flowstone.bijections import (
     checkerboard,
 )
 from flowstone.bijections.univariate import soft_clamp
-from flowstone.nets import MADE, MLP, FullResolution, ResConvNet
+from flowstone.errors import ShapeError
+from flowstone.nets import MADE, MLP, ConvNet, FullResolution, GatedConvNet, ResConvNet, ResNet
 from flowstone.train.regularization import dropout_rate
 
 
@@ -70,3 +71,27 @@ def test_residual_masked_nets_leave_out_units_where_dropout_is_set():
     with dropout_rate(net, 0.5):
         assert not torch.equal(net(x), net(x))
         assert torch.equal(net.eval()(x), net(x))
+
+
+NETS = {
+    "MLP": lambda given: MLP(2, 3, hidden=(4,), context_features=given),
+    "ResNet": lambda given: ResNet(2, 3, hidden=(4, 4), context_features=given),
+    "MADE": lambda given: MADE(2, 3, hidden=(4,), context_features=given),
+    "ConvNet": lambda given: ConvNet(2, 3, hidden=4, context_features=given),
+    "GatedConvNet": lambda given: GatedConvNet(2, 3, hidden=4, blocks=1, context_features=given),
+    "ResConvNet": lambda given: ResConvNet(2, 3, hidden=4, blocks=1, context_features=given),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_inputs_that_a_net_was_not_built_for_are_named(name):
+    x = torch.zeros(5, 2, *((4, 4) if "Conv" in name else ()))
+    with_three, alone = NETS[name](3), NETS[name](0)
+    assert with_three(x, torch.zeros(5, 3)).shape[0] == alone(x).shape[0] == 5
+    contexts = (None, torch.zeros(5, 2), torch.zeros(4, 3), torch.zeros(1, 5, 3))
+    for net, given in [*((with_three, context) for context in contexts), (alone, torch.zeros(5, 3))]:
+        with pytest.raises(ShapeError, match=r"the net takes \d (columns|channels) of input and context together, got"):
+            net(x, given)
+    if name != "ResConvNet":  # whose norm sees the channels first
+        with pytest.raises(ShapeError, match="got input of shape"):
+            alone(x[:, :1])

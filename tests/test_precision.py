@@ -160,6 +160,33 @@ def test_autocast_leaves_priors_as_they_are(name):
     assert torch.equal(*in_autocast(lambda: prior.sample(50, label, generator=torch.Generator().manual_seed(0))))
 
 
+def test_autocast_leaves_what_a_mixed_density_computes_with_its_net_s_parameters():
+    columns = [{"name": "number", "rest": "real"}, {"name": "level", "atoms": [0, 1], "rest": None}]
+    density = flowstone.recipes.mixed(2, columns=columns, width=16, blocks=1, bins=4)
+    x = torch.stack((torch.randn(200), torch.randint(2, (200,))), 1).double()
+    density.initialize(x)
+    disturb(density, 0.1)
+    for call in (density.eval().log_prob, density.train()):
+        exact, lowered = in_autocast(lambda call=call: call(x))
+        assert lowered.dtype == exact.dtype == torch.float32
+        assert 0 < (exact - lowered).abs().max() < 0.05
+    exact, lowered = in_autocast(lambda: density.eval().sample(50, seed=0)[:, 0])
+    assert (exact - lowered).abs().max() < 0.1
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        density.train()(x).mean().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["spline", "glow", "gaussian_mixture"])
+def test_flows_in_half_precision_draw_samples(name, dtype):
+    """Torch solves no triangular system in half precision."""
+    torch.manual_seed(0)
+    flow = flowstone.recipes.build(name, {"features": 3}).to(dtype)
+    x = flow.sample(20, seed=0)
+    assert x.dtype == dtype
+    assert flow.log_prob(x).isfinite().all()
+
+
 def test_autocast_leaves_the_gradients_of_the_flow_s_own_layers_as_they_are():
     gradients = []
     for enabled in (False, True):

@@ -39,6 +39,26 @@ def test_it_has_the_shapes_and_the_densities_that_sbi_asks_for(recipe):
     torch.testing.assert_close(log_prob[:, 1], each.float(), rtol=1e-4, atol=1e-4)
 
 
+def test_conditions_may_be_arrays():
+    theta, x = torch.randn(50, 2), torch.randn(50, 3, 4)
+    estimator = density_estimator("nice")(theta, x)
+    assert estimator.loss(theta[:5], x[:5]).shape == (5,)
+    drawn, log_prob = estimator.sample_and_log_prob(torch.Size((6,)), x[:5])
+    assert (drawn.shape, log_prob.shape) == ((6, 5, 2), (6, 5))
+    torch.testing.assert_close(estimator.log_prob(theta[None, :5], x[:5])[0], -estimator.loss(theta[:5], x[:5]))
+
+
+def test_the_likelihood_is_the_same_each_time_while_the_loss_draws_an_order():
+    torch.manual_seed(0)
+    theta, x = simulate(100)
+    estimator = density_estimator("mixed", width=16, blocks=1)(theta @ torch.ones(2, 3), x).train()
+    for parameter in estimator.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    theta = theta @ torch.ones(2, 3)
+    assert torch.equal(estimator.log_prob(theta[None], x), estimator.log_prob(theta[None], x))
+    assert not torch.equal(estimator.loss(theta, x), estimator.loss(theta, x))
+
+
 @pytest.mark.filterwarnings("ignore:Maximum number of epochs")
 def test_sbi_trains_it_and_samples_its_posterior():
     torch.manual_seed(0)

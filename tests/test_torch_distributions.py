@@ -8,6 +8,7 @@ import torch
 from torch import distributions as td
 from torch.distributions import constraints
 
+import flowstone
 from cases import disturb, same, vector
 from flowstone import Flow, priors
 from flowstone import bijections as b
@@ -390,6 +391,20 @@ def test_any_density_is_a_distribution():
         density.rsample()
     with pytest.raises(NotImplementedError, match="cdf is of flows: Gaussian has no prior"):
         density.cdf(x)
+
+
+@pytest.mark.parametrize("recipe", ["blend", "embedded", "mixed", "gaussian_mixture", "spline"])
+def test_the_density_of_every_recipe_of_vectors_makes_a_distribution(recipe):
+    torch.manual_seed(0)
+    model = flowstone.recipes.build(recipe, {"features": 2, "context_features": 1}).eval()
+    context = torch.randn(4, 1)
+    density = model.distribution(context)
+    x, log_prob = density.sample_and_log_prob((3,))
+    assert x.shape == (3, 4, 2)
+    same(density.log_prob(x), log_prob, 1e-4)
+    same(density.log_prob(x)[1], model.log_prob(x[1], context), 1e-4)
+    with pytest.raises(ValueError, match="outside of the support"):
+        model.distribution(context, validate_args=True).log_prob(torch.full((4, 2), torch.nan))
 
 
 # --- one feature ------------------------------------------------------------------------------------------------------

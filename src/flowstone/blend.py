@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from flowstone.density import Density
+from flowstone.distribution import FlowDistribution
 from flowstone.errors import SettingError, ShapeError
 
 __all__ = ["Blend"]
@@ -79,6 +80,10 @@ class Blend(Density):
     def accepts_any_dtype(self) -> bool:
         """Whether all parts do."""
         return all(part.accepts_any_dtype for part in self.densities)
+
+    def distribution(self, context: Tensor | None = None, *, validate_args: bool | None = None) -> FlowDistribution:
+        """It as a ``torch.distributions.Distribution``, as ``Flow.distribution`` makes one."""
+        return FlowDistribution(self, context, validate_args=validate_args)
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Set what depends on data in each part."""

@@ -221,7 +221,10 @@ class Density(nn.Module, ABC):
             SettingError: samples do not carry every gradient: the prior has parameters of its own, or x is rounded.
         """
         if not self.reparameterized or self.stochastic:
-            raise SettingError("no samples with gradients: the prior has parameters of its own, or the density rounds")
+            raise SettingError(
+                "no samples with gradients: they do not carry that of every parameter (the prior has some, the density "
+                "rounds, or it chooses among parts)"
+            )
         self._check_sampling(n, context)
         rows = self._rows(n, context, slice(0, n * _batch(context)))
         x, log_prob = self._sample_and_log_prob(*rows, self._generator(seed))

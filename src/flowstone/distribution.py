@@ -33,7 +33,7 @@ class _Invertible(Protocol):
 
 
 class FlowDistribution(Distribution):
-    """A density as a ``torch.distributions.Distribution``; ``Flow.distribution`` makes it.
+    """A density as a ``torch.distributions.Distribution``; ``density.distribution()`` makes it.
 
     Shapes are as in torch: ``sample(s)`` is ``(*s, *batch_shape, *event_shape)``, ``log_prob`` broadcasts. The batch
     shape is that of the context's rows, and ``()`` without context. ``rsample`` carries gradients to the parameters
@@ -127,8 +127,8 @@ class FlowDistribution(Distribution):
         """``sample_and_log_prob`` with gradients."""
         if not self.has_rsample:
             raise NotImplementedError(
-                f"no samples with gradients: the prior of this {type(self.density).__name__} has parameters of its "
-                "own, or the density rounds; use sample"
+                f"no samples with gradients: those of this {type(self.density).__name__} do not carry that of every "
+                "parameter (its prior has some, it rounds, or it chooses among parts); use sample"
             )
         shape, n, context = self._draws(sample_shape)
         x, log_prob = self.density.rsample_and_log_prob(n, context)

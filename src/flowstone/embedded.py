@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from flowstone.bijections import Standardize
 from flowstone.density import Density
+from flowstone.distribution import FlowDistribution
 from flowstone.errors import SettingError
 
 __all__ = ["Embedded"]
@@ -83,6 +84,10 @@ class Embedded(Density):
     def training_settings(self, rows: float) -> Mapping[str, Any]:
         """Those of q."""
         return self.density.training_settings(rows)
+
+    def distribution(self, context: Tensor | None = None, *, validate_args: bool | None = None) -> FlowDistribution:
+        """It as a ``torch.distributions.Distribution``, as ``Flow.distribution`` makes one."""
+        return FlowDistribution(self, context, validate_args=validate_args)
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:

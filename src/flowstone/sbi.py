@@ -21,10 +21,12 @@ class SbiEstimator(ConditionalDensityEstimator):
 
     Args:
         density: of vectors, given a context.
+        condition_shape: of one condition, whose numbers in order are the context; None: ``(context_features,)``.
     """
 
-    def __init__(self, density: Density) -> None:
-        super().__init__(density, density.event_shape, torch.Size((density.context_features,)))
+    def __init__(self, density: Density, condition_shape: torch.Size | None = None) -> None:
+        wide = torch.Size((density.context_features,))
+        super().__init__(density, density.event_shape, wide if condition_shape is None else condition_shape)
         self.density = density
 
     def log_prob(self, input: Tensor, condition: Tensor, **_: Any) -> Tensor:
@@ -32,17 +34,20 @@ class SbiEstimator(ConditionalDensityEstimator):
         self._check_condition_shape(condition)
         self._check_input_shape(input)
         input, condition, batch = self._broadcast_and_align(input, condition)
-        found = self.density(input.flatten(0, 1).to(self.density.data_dtype), condition.flatten(0, 1))
+        rows, context = input.flatten(0, 1), condition.flatten(0, 1).flatten(1)
+        found = self.density.log_prob(rows.to(self.density.data_dtype), context)
         return found.reshape(-1, batch).to(input.dtype)
 
     def loss(self, input: Tensor, condition: Tensor, **_: Any) -> Tensor:
-        """The negative log-likelihood of each row, ``(batch_dim,)``."""
-        return -self.log_prob(input[None], condition)[0]
+        """The negative log-likelihood of each row, or what the density is trained by, ``(batch_dim,)``."""
+        self._check_condition_shape(condition)
+        self._check_input_shape(input)
+        return -self.density(input.to(self.density.data_dtype), condition.flatten(1)).to(input.dtype)
 
     def sample(self, sample_shape: torch.Size, condition: Tensor, **_: Any) -> Tensor:
         """``(*sample_shape, batch_dim, *event_shape)``."""
         self._check_condition_shape(condition)
-        drawn = self.density.sample(torch.Size(sample_shape).numel(), condition)
+        drawn = self.density.sample(torch.Size(sample_shape).numel(), condition.flatten(1))
         return drawn.reshape(*sample_shape, len(condition), *self.input_shape).to(condition.dtype)
 
 
@@ -63,6 +68,6 @@ def density_estimator(recipe: str = "spline", **arguments: Any) -> ConditionalEs
         shared = {"features": theta[0].numel(), "context_features": x[0].numel()}
         density = build(recipe, {**arguments, **shared})
         density.initialize(theta.flatten(1).to(density.data_dtype), x.flatten(1))
-        return SbiEstimator(density)
+        return SbiEstimator(density, x[0].shape)
 
     return builder

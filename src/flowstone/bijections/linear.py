@@ -165,8 +165,10 @@ def solve_lu(below: Tensor, above: Tensor, rows: Tensor) -> Tensor:
     if torch.compiler.is_exporting():  # ONNX has no triangular solve
         inverse = _triangular_inverse(above) @ _triangular_inverse(below)
         return (rows.double() @ inverse.T).to(rows.dtype)
-    half = torch.linalg.solve_triangular(below.T, rows, upper=True, left=False, unitriangular=True)
-    return torch.linalg.solve_triangular(above.T, half, upper=False, left=False)
+    wide = torch.promote_types(rows.dtype, torch.float32)  # torch solves nothing in half precision
+    below, above, given = below.to(wide), above.to(wide), rows.to(wide)
+    half = torch.linalg.solve_triangular(below.T, given, upper=True, left=False, unitriangular=True)
+    return torch.linalg.solve_triangular(above.T, half, upper=False, left=False).to(rows.dtype)
 
 
 def _triangular_inverse(triangle: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """The mixture-of-logistics transform of Flow++."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -41,6 +43,14 @@ class LogisticMixtureCDF(Univariate):
         self.limit = limit
         self.parameters_per_feature = 3 * components
         self.register_buffer("gains", torch.linspace(0.5, 1.5, components), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LogisticMixtureCDF":
+        """Gains that were built on the device ``meta`` are computed when there is memory for them."""
+        had_memory = not self.gains.is_meta
+        super()._apply(fn, recurse)
+        if not had_memory and not self.gains.is_meta:
+            torch.linspace(0.5, 1.5, self.components, out=self.gains)
+        return self
 
     def extra_repr(self) -> str:
         return f"components={self.components}, limit={self.limit:g}"

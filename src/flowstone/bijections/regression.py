@@ -50,12 +50,14 @@ class Regression(Bijection):
         self.mean.bias.copy_(middle - weight @ centre)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return x - self.mean(self._given(x, context)), x.new_zeros(len(x))
+        return x - self.mean(self._given(x, context)), x.new_zeros(x.shape[0])
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return z + self.mean(self._given(z, context)), z.new_zeros(len(z))
+        return z + self.mean(self._given(z, context)), z.new_zeros(z.shape[0])
 
     def _given(self, x: Tensor, context: Tensor | None) -> Tensor:
-        if context is None:
-            raise ShapeError(f"Regression: it needs a context of shape ({len(x)}, {self.mean.in_features}), got none")
+        wanted = (x.shape[0], self.mean.in_features)
+        if context is None or tuple(context.shape) != wanted:
+            given = "none" if context is None else tuple(context.shape)
+            raise ShapeError(f"Regression: it needs a context of shape {wanted}, got {given}")
         return context

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from flowstone.bijections import Standardize
 from flowstone.density import Density
+from flowstone.distribution import FlowDistribution
 from flowstone.errors import DataError, SettingError, ShapeError, UnknownNameError
 from flowstone.kernels import computed_parts
 from flowstone.mixed.column import Column
@@ -71,10 +72,13 @@ class MixedDensity(Density):
         self.embedding, self.net, self.heads = embedding, net, heads
         self.standardize_context = Standardize(context_features, keep_constant=True) if context_features else None
         self.register_buffer("initialized", torch.tensor(False))
-        self.register_buffer("with_gaps", torch.tensor([column.gaps for column in columns]), persistent=False)
 
     initialized: Tensor
-    with_gaps: Tensor
+
+    @property
+    def with_gaps(self) -> Tensor:
+        """Which columns have gaps, ``(columns,)``."""
+        return torch.tensor([column.gaps for column in self.columns], device=self.device)
 
     @property
     def device(self) -> torch.device:
@@ -138,6 +142,10 @@ class MixedDensity(Density):
         dropout, lr = 0.25 - 0.15 * share, 2e-3 + 1e-3 * share
         return {"steps": steps, "dropout": dropout, "lr": lr, "ema": 0.995, "validate_every": 50}
 
+    def distribution(self, context: Tensor | None = None, *, validate_args: bool | None = None) -> FlowDistribution:
+        """It as a ``torch.distributions.Distribution``, as ``Flow.distribution`` makes one."""
+        return FlowDistribution(self, context, validate_args=validate_args)
+
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Set marginals, and the start of each column's distribution, from rows; the first time alone."""
@@ -194,12 +202,21 @@ class MixedDensity(Density):
             parameters = self.net(tokens, self._before(place, known), given, columns=columns)
         else:
             parameters = self.net(tokens, given)
+        parameters = self._in_own_dtype(parameters)
         if columns is not None:
             encoded = self.encoder.encode(x[:, columns], columns)
             event, known = event[:, columns], None if known is None else known[:, columns]
         values, gaps = self.heads.log_prob(encoded, parameters)
         terms = values + gaps.where(event, 0.0)
         return terms if known is None else terms.where(~known, 0.0)
+
+    def _column_parameters(self, tokens: Tensor, index: int, context: Tensor | None) -> Tensor:
+        """The net's parameters of one column, for the heads."""
+        return self.net.column(tokens, index, context).to(self.dtype)
+
+    def _in_own_dtype(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """What the heads compute with: ``torch.autocast`` lowers the precision of the net alone."""
+        return [each.to(self.dtype) for each in parameters]
 
     def _before(self, place: Tensor | None, known: Tensor | None) -> Tensor:
         """Which columns (last) are before which, ``(columns, columns)`` or ``(rows, columns, columns)``: those that are
@@ -340,7 +357,7 @@ class MixedDensity(Density):
             rows = unknown[:, index].nonzero()[:, 0]
             if not len(rows):
                 continue
-            parameters = self.net.column(tokens[rows], index, None if given is None else given[rows])
+            parameters = self._column_parameters(tokens[rows], index, None if given is None else given[rows])
             value = self.heads.sample(index, parameters, generator, temperature=temperature, gaps=gaps)
             x[rows, index] = value
             tokens[rows, index] = self.embedding(self.encoder.encode(value[:, None], [index]))[:, 0]
@@ -373,7 +390,7 @@ class MixedDensity(Density):
         asked[:, index] = True
         self._require_order(~x.isnan(), asked)
         tokens = self._tokens(x, event=self.with_gaps & ~asked if gaps == "event" else None)
-        return Prediction(self.heads, index, self.net.column(tokens, index, self._standardized(context)))
+        return Prediction(self.heads, index, self._column_parameters(tokens, index, self._standardized(context)))
 
     def fill_likely(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Rows whose gaps hold the most likely value of their column (``Prediction.mode``), one column after the other,
@@ -404,7 +421,7 @@ class MixedDensity(Density):
             encoded, tokens = self.encoder.encode(x[rows]), self._tokens(x[rows])
             given = self._standardized(None if context is None else context[rows])
             before = [self._before(None, None)] if self.any_order else []
-            parameters = self.net(tokens, *before, given)
+            parameters = self._in_own_dtype(self.net(tokens, *before, given))
             each = [self.heads.rest_latent(place, encoded, raw) for place, raw in enumerate(parameters)]
             found.append(torch.stack(each, 1).masked_fill(encoded.missing, torch.nan))
         return torch.cat(found)
@@ -417,7 +434,7 @@ class MixedDensity(Density):
         x = torch.full(z.shape, torch.nan, dtype=torch.float64, device=self.device)
         tokens, given = self._tokens(x), self._standardized(context)
         for index in range(len(self.columns)):
-            parameters = self.net.column(tokens, index, given)
+            parameters = self._column_parameters(tokens, index, given)
             x[:, index] = self.heads.rest_quantile(index, parameters, z[:, index])
             tokens[:, index] = self.embedding(self.encoder.encode(x[:, index, None], [index]))[:, 0]
         return x

@@ -47,7 +47,8 @@ class ColumnEmbedding(nn.Module):
         features = self._features(encoded, [self.circles[columns[at]] for at in rests]).to(weights.dtype)
         features = features * ~encoded.missing[:, rests, None]
         where = torch.tensor(rests, device=tokens.device)
-        return tokens.index_add(1, where, torch.einsum("brf,rfw->brw", features, weights))
+        placed = torch.einsum("brf,rfw->brw", features, weights)  # under autocast in low precision
+        return tokens.index_add(1, where, placed.to(tokens.dtype))
 
     @staticmethod
     def _features(encoded: Encoded, circles: Sequence[bool]) -> Tensor:

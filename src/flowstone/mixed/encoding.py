@@ -60,7 +60,7 @@ class Encoder(nn.Module):
         """What is known of these columns, where the density is."""
         device = self.marginals.knots.device
         if self._tables[name].device != device:
-            self._tables = {key: table.to(device) for key, table in self._tables.items()}
+            self._tables = {key: table.to(device) for key, table in _tables(self.columns).items()}
         return self._tables[name][list(columns)]
 
     @torch.no_grad()

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from flowstone.errors import ShapeError
 from flowstone.nets.initialization import initialize_output
-from flowstone.nets.mlp import activation_of
+from flowstone.nets.mlp import activation_of, wrong_inputs
 
 __all__ = ["ConvNet"]
 
@@ -41,23 +42,31 @@ class ConvNet(nn.Module):
         )
         self.output = nn.Conv2d(hidden, out_channels, 3, padding=1)
         initialize_output(self.output, 0.0)
+        self.inputs = in_channels + context_features
         self.description = f"{in_channels} → {out_channels}, hidden={hidden}, {activation}"
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.output(self.layers(with_context(x, context)))
+        return self.output(self.layers(with_context(x, context, self.inputs)))
 
     def __repr__(self) -> str:
         return f"ConvNet({self.description})"
 
 
-def with_context(x: Tensor, context: Tensor | None) -> Tensor:
-    """Append the context to x as channels: a vector at every pixel, a larger image by squares of pixels."""
-    if context is None:
-        return x
+def with_context(x: Tensor, context: Tensor | None, channels: int) -> Tensor:
+    """Append the context to x as channels, ``channels`` with those of x: a vector at every pixel, a larger image by
+    squares of pixels.
+    """
+    fits = x.ndim == 4 and (context is None or (context.ndim in (2, 4) and context.shape[0] == x.shape[0]))
+    joined = torch.cat((x, _at_pixels(x, context)), 1) if fits and context is not None else x
+    if not fits or joined.shape[1] != channels:
+        raise ShapeError(wrong_inputs(x, context, f"{channels} channels"))
+    return joined
+
+
+def _at_pixels(x: Tensor, context: Tensor) -> Tensor:
+    """The context at every pixel of x."""
     height, width = x.shape[2:]
     if context.ndim == 2:
-        at_pixels = context[:, :, None, None].expand(-1, -1, height, width)
-    else:
-        squares = context.unflatten(3, (width, -1)).unflatten(2, (height, -1))
-        at_pixels = squares.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
-    return torch.cat((x, at_pixels), 1)
+        return context[:, :, None, None].expand(-1, -1, height, width)
+    squares = context.unflatten(3, (width, -1)).unflatten(2, (height, -1))
+    return squares.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)

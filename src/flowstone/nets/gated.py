@@ -25,7 +25,8 @@ class GatedConvNet(nn.Module):
         self, in_channels: int, out_channels: int, *, hidden: int = 32, blocks: int = 2, context_features: int = 0
     ) -> None:
         super().__init__()
-        self.input = nn.Conv2d(in_channels + context_features, hidden, 3, padding=1)
+        self.inputs = in_channels + context_features
+        self.input = nn.Conv2d(self.inputs, hidden, 3, padding=1)
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 nn.SiLU(),
@@ -41,7 +42,7 @@ class GatedConvNet(nn.Module):
         self.description = f"{in_channels} → {out_channels}, hidden={hidden}, blocks={blocks}"
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        h = self.input(with_context(x, context))
+        h = self.input(with_context(x, context, self.inputs))
         for block in self.blocks:
             h = h + block(h)
         return self.output(F.silu(h))

@@ -1,7 +1,9 @@
 """Masked conditioners for autoregressive layers."""
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,7 @@ from flowstone.errors import SettingError
 from flowstone.nets.initialization import OUTPUT_SCALE, initialize_output
 from flowstone.nets.mlp import activation_of, concat_inputs
 
-__all__ = ["MADE", "MaskedLinear"]
+__all__ = ["MADE", "MaskedLinear", "MaskedNet"]
 
 
 class MaskedLinear(nn.Linear):
@@ -27,14 +29,42 @@ class MaskedLinear(nn.Linear):
 
     def __init__(self, inputs: Tensor, outputs: Tensor, *, strict: bool = False) -> None:
         super().__init__(len(inputs), len(outputs))
-        mask = outputs[:, None] > inputs if strict else outputs[:, None] >= inputs
-        self.register_buffer("mask", mask, persistent=False)
+        self.strict = strict
+        self.register_buffer("mask", self._mask(inputs, outputs), persistent=False)
+
+    def set_degrees(self, inputs: Tensor, outputs: Tensor) -> None:
+        """Make the mask again, where the weights are."""
+        self.mask = self._mask(inputs, outputs).to(self.weight.device)
+
+    def _mask(self, inputs: Tensor, outputs: Tensor) -> Tensor:
+        return outputs[:, None] > inputs if self.strict else outputs[:, None] >= inputs
 
     def forward(self, input: Tensor) -> Tensor:
         return F.linear(input, self.weight * self.mask, self.bias)
 
 
-class MADE(nn.Module):
+class MaskedNet(nn.Module):
+    """A net of masked layers, the last of them ``output``.
+
+    The masks follow from its arguments and are no part of its state. Those of a net that was built on the device
+    ``meta`` are made when it gets memory (``to_empty``).
+    """
+
+    output: MaskedLinear
+
+    @abstractmethod
+    def set_masks(self) -> None:
+        """Make the mask of every layer."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MaskedNet":
+        had_memory = not self.output.mask.is_meta
+        super()._apply(fn, recurse)
+        if not had_memory and not self.output.mask.is_meta:
+            self.set_masks()
+        return self
+
+
+class MADE(MaskedNet):
     """A masked multilayer perceptron: the outputs of feature i depend on features before i, and on the context.
 
     ``(batch, features)`` → ``(batch, features * outputs)``, the outputs of one feature next to each other (Germain et
@@ -65,19 +95,30 @@ class MADE(nn.Module):
         super().__init__()
         if residual and len(set(hidden)) > 1:
             raise SettingError(f"hidden={tuple(hidden)}: residual layers are all of one width")
-        own = torch.arange(1, features + 1)
-        seen = torch.cat((own, torch.zeros(context_features, dtype=torch.long)))
-        units = [torch.arange(width) * features // width for width in hidden]  # degrees 0 … D - 1, in equal parts
+        self.features, self.context_features = features, context_features
+        self.outputs, self.hidden = outputs, tuple(hidden)
         self.residual = residual
-        self.layers = nn.ModuleList(MaskedLinear(a, b) for a, b in pairwise([seen, *units]))
+        *layers, output = self._degrees()
+        self.layers = nn.ModuleList(MaskedLinear(*degrees) for degrees in layers)
         self.activation = activation_of(activation)()
         self.dropout = nn.Dropout(0.0)  # off until ``fit`` sets it
-        self.output = MaskedLinear(units[-1] if units else seen, own.repeat_interleave(outputs), strict=True)
+        self.output = MaskedLinear(*output, strict=True)
         initialize_output(self.output, output_scale)
         self.description = f"{features} → {features} x {outputs}, hidden={tuple(hidden)}, {activation}"
 
+    def _degrees(self) -> list[tuple[Tensor, Tensor]]:
+        """Of the inputs and the outputs of each layer."""
+        own = torch.arange(1, self.features + 1)
+        seen = torch.cat((own, torch.zeros(self.context_features, dtype=torch.long)))
+        units = [torch.arange(width) * self.features // width for width in self.hidden]  # 0 … D - 1, in equal parts
+        return list(pairwise([seen, *units, own.repeat_interleave(self.outputs)]))
+
+    def set_masks(self) -> None:
+        for layer, degrees in zip([*self.layers, self.output], self._degrees(), strict=True):
+            cast(MaskedLinear, layer).set_degrees(*degrees)
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        x = concat_inputs(x, context)
+        x = concat_inputs(x, context, self.features + self.context_features)
         for index, layer in enumerate(self.layers):
             h = self.dropout(self.activation(layer(x)))
             x = x + h if self.residual and index else h

@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from flowstone.errors import ShapeError
 from flowstone.nets.initialization import OUTPUT_SCALE, initialize_output
 from flowstone.validation import require_choice
 
@@ -29,11 +30,21 @@ def activation_of(name: str, *, inplace: bool = True) -> Callable[[], nn.Module]
     return partial(nn.ReLU, inplace=inplace) if name == "relu" else ACTIVATIONS[name]
 
 
-def concat_inputs(x: Tensor, context: Tensor | None) -> Tensor:
-    """The input of a net for vectors: x and the context; if both are empty, a 1."""
+def concat_inputs(x: Tensor, context: Tensor | None, width: int) -> Tensor:
+    """The input of a net for vectors: x and the context, ``width`` columns together; if both are empty, a 1."""
+    if x.shape[-1] + (0 if context is None else context.shape[-1]) != width or (
+        context is not None and context.shape[:-1] != x.shape[:-1]
+    ):
+        raise ShapeError(wrong_inputs(x, context, f"{width} columns"))
     if context is not None:
         x = torch.cat((x, context), -1)
-    return x if x.shape[-1] else x.new_ones(x.shape[0], 1)
+    return x if width else x.new_ones(x.shape[0], 1)
+
+
+def wrong_inputs(x: Tensor, context: Tensor | None, wanted: str) -> str:
+    """That a net was given other inputs than it was built for."""
+    given = "no context" if context is None else f"a context of shape {tuple(context.shape)}"
+    return f"the net takes {wanted} of input and context together, got input of shape {tuple(x.shape)} and {given}"
 
 
 class MLP(nn.Module):
@@ -67,10 +78,11 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.output = nn.Linear(sizes[-1], out_features)
         initialize_output(self.output, output_scale)
+        self.inputs = in_features + context_features
         self.description = f"{in_features} → {out_features}, hidden={tuple(hidden)}, {activation}"
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.output(self.layers(concat_inputs(x, context)))
+        return self.output(self.layers(concat_inputs(x, context, self.inputs)))
 
     def __repr__(self) -> str:
         return f"MLP({self.description})"

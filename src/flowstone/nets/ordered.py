@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowstone.nets.initialization import initialize_output
-from flowstone.nets.made import MaskedLinear
+from flowstone.nets.made import MaskedLinear, MaskedNet
 
 __all__ = ["OrderedNet"]
 
 
-class OrderedNet(nn.Module):
+class OrderedNet(MaskedNet):
     r"""A masked residual net over vectors of columns: the parameters of all columns in one pass.
 
     The vector of column j has degree j = 1 … D, hidden units have degrees 0 … D - 1 in equal parts, and the context
@@ -35,15 +35,30 @@ class OrderedNet(nn.Module):
         self, outputs: Sequence[int], *, vector: int, width: int, blocks: int, context_features: int = 0
     ) -> None:
         super().__init__()
-        own = torch.arange(1, len(outputs) + 1)
-        seen = torch.cat((own.repeat_interleave(vector), torch.zeros(context_features, dtype=torch.long)))
-        units = torch.arange(width) * len(outputs) // width
+        self.sizes = list(outputs)
+        self.vector, self.width, self.context_features = vector, width, context_features
+        seen, units, parameters = self._degrees()
         self.input = MaskedLinear(seen, units)
         self.blocks = nn.ModuleList(_block(units) for _ in range(blocks))
         self.dropout = nn.Dropout(0.0)
-        self.output = MaskedLinear(units, own.repeat_interleave(torch.tensor(outputs)), strict=True)
+        self.output = MaskedLinear(units, parameters, strict=True)
         initialize_output(self.output, 0.1)
-        self.sizes = list(outputs)
+
+    def _degrees(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the inputs, of the hidden units and of the parameters."""
+        own = torch.arange(1, len(self.sizes) + 1)
+        context = torch.zeros(self.context_features, dtype=torch.long)
+        seen = torch.cat((own.repeat_interleave(self.vector), context))
+        units = torch.arange(self.width) * len(self.sizes) // self.width
+        return seen, units, own.repeat_interleave(torch.tensor(self.sizes), output_size=sum(self.sizes))
+
+    def set_masks(self) -> None:
+        seen, units, parameters = self._degrees()
+        self.input.set_degrees(seen, units)
+        for layer in self.blocks.modules():
+            if isinstance(layer, MaskedLinear):
+                layer.set_degrees(units, units)
+        self.output.set_degrees(units, parameters)
 
     def forward(self, tokens: Tensor, context: Tensor | None = None) -> list[Tensor]:
         """Parameters of each column from those before it; ``tokens`` are zeros where a value is absent."""

@@ -78,7 +78,8 @@ class ResConvNet(nn.Module):
 
         self.norm = nu(in_channels) if normed_input else nn.Identity()
         self.phi = phi()
-        self.input = conv(2 * in_channels + context_features, hidden, 3)
+        self.inputs = 2 * in_channels + context_features
+        self.input = conv(self.inputs, hidden, 3)
         self.blocks = nn.ModuleList(block() for _ in range(blocks))
         self.skips = nn.ModuleList(conv(hidden, hidden, 1) for _ in range(blocks + 1))
         self.last = nn.Sequential(nu(hidden), phi())
@@ -88,7 +89,7 @@ class ResConvNet(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         x = self.norm(x)
-        h = self.input(with_context(self.phi(torch.cat((x, -x), 1)), context))
+        h = self.input(with_context(self.phi(torch.cat((x, -x), 1)), context, self.inputs))
         skip_sum = self.skips[0](h)
         for block, skip in zip(self.blocks, self.skips[1:], strict=True):
             h = h + block(h)

@@ -46,14 +46,15 @@ class ResNet(nn.Module):
                 f"hidden={tuple(hidden)}: residual blocks are all of one width, and there is at least one"
             )
         width = hidden[0]
-        self.input = nn.Linear(max(1, in_features + context_features), width)
+        self.inputs = in_features + context_features
+        self.input = nn.Linear(max(1, self.inputs), width)
         self.blocks = nn.ModuleList(_block(width, activation) for _ in hidden)
         self.output = nn.Linear(width, out_features)
         initialize_output(self.output, output_scale)
         self.description = f"{in_features} → {out_features}, hidden={tuple(hidden)}, {activation}"
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        x = self.input(concat_inputs(x, context))
+        x = self.input(concat_inputs(x, context, self.inputs))
         for block in self.blocks:
             x = x + block(x)
         return self.output(x)

@@ -72,9 +72,10 @@ class GaussianMixture(Prior):
     def sample(self, n: int, context: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
         chosen = torch.multinomial(self.logits.softmax(0), n, replacement=True, generator=generator) if n else None
         z = self._normal(n, generator)
-        for index, (factor, mean) in enumerate(zip(self._factor(), self.means, strict=True)):
+        wide = torch.promote_types(z.dtype, torch.float32)  # torch solves nothing in half precision
+        for index, (factor, mean) in enumerate(zip(self._factor().to(wide), self.means, strict=True)):
             rows = chosen == index
-            z[rows] = mean + torch.linalg.solve_triangular(factor.T, z[rows], upper=True, left=False)
+            z[rows] = mean + torch.linalg.solve_triangular(factor.T, z[rows].to(wide), upper=True, left=False).to(z)
         return z
 
     def _factor(self) -> Tensor:
