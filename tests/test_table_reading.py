@@ -17,11 +17,12 @@ import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 
-from flowstone.data import open_source, read_table
+from flowstone.data import kinds_of, open_source, read_table
+from flowstone.data.tables import open_chunked
 from flowstone.errors import DataError
 from table_files import DIALECTS, FIRST, HEADER, NUMBERS, ROWS, TextFile
 
-LETTERS = {"int64": "i", "double": "f", "string": "s", "bool": "b", "date32[day]": "d"}
+LETTERS = {"int64": "i", "double": "f", "string": "s", "bool": "b", "date32[day]": "d", "time32[s]": "h"}
 
 
 def letter(kind: pa.DataType) -> str:
@@ -71,6 +72,63 @@ def test_doubts_are_warnings(tmp_path):
     path.write_text("a,a\n1,2\n3,4\n")
     with pytest.warns(UserWarning, match="column name 'a' occurs more than once: column 2 is called 'a_2'"):
         assert read_table(path).columns == ["a", "a_2"]
+
+
+@pytest.mark.parametrize("days", ["2021-02-{:02d}", "{:02d}.02.2021", "Feb {}, 2021"])
+def test_a_day_that_no_month_has_is_no_date(tmp_path, days):
+    path = tmp_path / "t.csv"
+    path.write_text(
+        "day;x\n" + "".join(f"{days.format(i % 28 + 1)};{i}.5\n" for i in range(80)) + days.format(30) + ";1\n"
+    )
+    table = read_table(path)
+    assert table.arrow.column("day")[-1].as_py() == days.format(30)  # not 2 March
+    with pytest.raises(DataError, match=r"column 'day' holds dates, but row 81 holds .*; to read it as a gap"):
+        kinds_of(table)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a,b\n1%,2\n0.5,3\n20%,4\n", "column 'a': some of its numbers have the sign %, others none"),
+        ("a,b\n$1,2\n€5,3\n$20,4\n", r"column 'a' holds several currencies \(\$, €\)"),
+        (
+            "a,b\n" + "3,25,7\n3,75,8\n4,5,9\n" * 9,
+            "rows have 3 fields, the header 2 names: the first one is taken for names",
+        ),
+        (
+            "a,b\n" + "3,25,7,5\n3,75,8,2\n4,5,9,1\n" * 9,
+            r"rows have 4 fields, the line of words above them 2 \(a, b\): it is skipped",
+        ),
+    ],
+)
+def test_what_may_be_meant_otherwise_is_a_warning(tmp_path, text, said):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.warns(UserWarning, match=f"in doubt: {said}"):
+        read_table(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"a": 1, "b": 2}\n{"a": 3, "b": 4}\n', "the file holds JSON; its name must end in .jsonl or .json"),
+        ("<!DOCTYPE html>\n<p>Log in, please</p>\n", "the file holds HTML or XML, no table"),
+        ('a,b\n1,"two\n' + "3,four\n" * 30, 'row 1: a quote (") is opened and never closed'),
+    ],
+)
+def test_what_is_no_text_of_a_table_is_said(tmp_path, text, said):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(DataError) as caught:
+        read_table(tmp_path / "t.csv")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("rows", [10, 100_000])
+def test_a_quote_that_never_ends_is_said_of_long_files_too(tmp_path, rows):
+    path = tmp_path / "t.csv"
+    path.write_text("a,b\n" + "1,2\n" * rows + '3,"four\n' + "5,6\n" * 500_000)
+    for read in (read_table, lambda path: open_chunked(path, at_least=0)):
+        with pytest.raises(DataError, match="perhaps a quote is opened and never closed"):
+            read(path)
 
 
 PLAIN = next(case for case in DIALECTS if case.name == "plain.csv").content

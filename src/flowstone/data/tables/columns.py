@@ -297,7 +297,7 @@ def _check_values(facts: Facts, asked: str | None) -> None:
 
 
 def _refuse_mixed(facts: Facts) -> None:
-    """Refuse a column of many different numbers, or dates, with a few other texts among them; of few it is in doubt."""
+    """Refuse a column of dates, or many different numbers, with a few other texts among them; of few it is in doubt."""
     levels, counts = facts.level_counts
     total = int(counts.sum())
     for what, mask in (("numbers", number_mask), ("dates", date_mask)):
@@ -309,7 +309,7 @@ def _refuse_mixed(facts: Facts) -> None:
         cells = compute.fill_null(compute.is_in(facts.column, value_set=pa.array(texts, facts.type)), False)
         row = compute.index(cells, True).as_py()
         said = f"holds {what}, but row {row + 1} holds {python_value(facts.column[row])!r} (such rows: {rest})"
-        if facts.distinct > SHORT // 4:
+        if facts.distinct > SHORT // 4 or what == "dates":
             raise DataError(f"column {facts.name!r} {said}; to read it as a gap", remedy={"na": texts[:5]})
         if rest <= RARELY * total:
             facts.doubt(f"it {said}", "to read it as a gap", na=texts[:5])
