@@ -389,6 +389,12 @@ def _filled(column: pa.ChunkedArray, values: pa.ChunkedArray) -> pa.ChunkedArray
         return values
     if pa.types.is_floating(column.type):
         column = compute.if_else(compute.is_nan(column), pa.scalar(None, column.type), column)
-    if pa.types.is_dictionary(column.type):
-        column, values = column.cast(column.type.value_type), values.cast(column.type.value_type)
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        plain = compute.coalesce(column.cast(kind.value_type), values.cast(kind.value_type))
+        levels = [chunk.dictionary.cast(kind.value_type) for chunk in (*values.chunks, *column.chunks)]
+        known = compute.drop_null(compute.unique(pa.concat_arrays(levels)))
+        places = compute.cast(compute.index_in(plain, value_set=known), kind.index_type)
+        chunks = [pa.DictionaryArray.from_arrays(chunk, known, ordered=kind.ordered) for chunk in places.chunks]
+        return pa.chunked_array(chunks, kind)
     return compute.coalesce(column, values.cast(column.type, safe=False))
