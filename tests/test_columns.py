@@ -266,7 +266,7 @@ def test_values_that_a_kind_does_not_know_are_named():
         ("c", "zzz", "unknown level 'zzz': its levels are blue, green, red"),
         ("n", "1x", "column 'n', row 2 holds '1x'"),
         ("b", 2, "column 'b', row 2 is 2; it is boolean"),
-        ("d", "soon", "column 'd' holds"),
+        ("d", "soon", "column 'd', row 2 holds"),
     ):
         good = {"c": "red", "n": "1", "b": 1, "d": "2020-01-01"}[name]
         rest = {"c": ["red"] * 2, "n": [1.0] * 2, "b": [True] * 2, "d": [date(2020, 1, 1)] * 2}
@@ -387,7 +387,7 @@ def test_dates_out_of_the_usual_range_are_doubted_and_kept():
     times = kinds_of({"x": [datetime(2020, 1, 1, 1 + i % 20) for i in range(N)]})
     assert times.decode([[-1e300]]).num_rows == 1
     noon = kinds_of({"x": [time(1 + i % 20, 30) for i in range(N)]})
-    assert noon.decode([[1e9]]).column("x").to_pylist() == [time(23, 59, 59, 999999)]
+    assert noon.decode([[1e9]]).column("x").to_pylist() == [time(23, 30)]
 
 
 @given(
@@ -464,3 +464,32 @@ def test_records_that_were_not_written_are_refused(column, field, value):
     with pytest.raises(CheckpointError, match=f"^column {place + 1}: not a description that") as refused:
         Columns.from_record(record)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("learned", "asked", "said"),
+    [
+        (
+            [date(2021, 1, 2), date(2021, 1, 5)],
+            ["2021-01-03", "2021-02-30"],
+            "row 2 holds '2021-02-30'; it is datetime",
+        ),
+        ([time(10, 20), time(11, 50)], [None, "25:00"], "row 2 holds '25:00'; it is datetime"),
+        ([True, False], ["true", "maybe"], "row 2 holds 'maybe'; it is boolean: true or false"),
+    ],
+)
+def test_the_value_that_is_none_of_its_kind_is_named(learned, asked, said):
+    with pytest.raises(DataError, match=f"column 'a', {said}"):
+        kinds_of({"a": learned * 20}).encode({"a": asked})
+
+
+def test_text_without_any_value_is_gaps():
+    empty = pa.table({"a": pa.array([None, None], pa.string())})
+    for values in ([1, 2, 4], [date(2021, 1, 1), date(2021, 1, 2)]):
+        assert kinds_of({"a": values * 10}).encode(empty).isnan().all()
+
+
+def test_times_of_day_stay_on_their_grid_at_its_ends():
+    columns = kinds_of({"a": [time(0, 10), time(12, 30), time(23, 50)] * 10})
+    drawn = columns.decode([[86_400.0 * 5], [-500.0]]).column("a").to_pylist()
+    assert [(each.minute % 10, each.second) for each in drawn] == [(0, 0), (0, 0)]
