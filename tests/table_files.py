@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
 __all__ = ["DIALECTS", "ROWS", "TextFile"]
@@ -19,7 +20,7 @@ class TextFile:
     columns: tuple[str, ...]
     first: tuple[object, ...]
     rows: int = ROWS
-    types: str = ""  # of each column: i integer, f float, s string, d date, t timestamp, b boolean
+    types: str = ""  # of each column: i integer, f float, s string, d date, t timestamp, h time of day, b boolean
     options: dict = field(default_factory=dict)
 
 
@@ -71,7 +72,28 @@ MIXED = [(n[0], WORDS[i % 3], DAYS[i]) for i, n in enumerate(NUMBERS)]
 NOTES = [(n[0], f'a, "b"; {i}\nc', n[2]) for i, n in enumerate(NUMBERS)]
 NOTES_TEXT = "height,note,steps\n" + "".join(f'{a},"{b.replace(chr(34), chr(34) * 2)}",{c}\n' for a, b, c in NOTES)
 BIG = [(n[0], 1234567.5 + i) for i, n in enumerate(NUMBERS)]
-GAPS = ["NA", "N/A", "?", "-", ".", "None", "null", "NaN", "nan", "", "NULL", "n/a", "#N/A", "--"]
+GAPS = [
+    "NA",
+    "N/A",
+    "?",
+    "-",
+    ".",
+    "None",
+    "null",
+    "NaN",
+    "nan",
+    "",
+    "NULL",
+    "n/a",
+    "#N/A",
+    "--",
+    "\\N",
+    "n.a.",
+    "(null)",
+    "#NUM!",
+]
+MOMENTS = [datetime(2021, 1, 14, 13, 5, 9) + timedelta(days=i, hours=11 * i, minutes=7 * i) for i in range(ROWS)]
+PAIRS = list(zip(MOMENTS, NUMBERS, strict=True))
 
 
 def _with_gap(mark: str, separator: str = ",", show: Any = str) -> str:
@@ -365,6 +387,99 @@ DIALECTS = [
         types="sf",
     ),
     *(_file(f"gap_{i}.csv", _with_gap(mark)) for i, mark in enumerate(GAPS)),
+    _file(
+        "lakhs.csv",
+        _text(header=("price", "w"), rows=[(f'"1,{c % 90 + 10},{c % 900 + 100}"', b) for _, b, c in NUMBERS]),
+        ("price", "w"),
+        (100000 + 1000 * (FIRST[2] % 90 + 10) + FIRST[2] % 900 + 100, FIRST[1]),
+        types="if",
+    ),
+    _file(
+        "minus_behind.csv",
+        _text(header=("a", "b"), rows=[(f"{a}-" if i % 2 == 0 else a, b) for i, (a, b, _) in enumerate(NUMBERS)]),
+        ("a", "b"),
+        (-FIRST[0], FIRST[1]),
+        types="ff",
+    ),
+    *(
+        _file(
+            f"money_{i}.csv",
+            _text(";", header=("price", "w"), rows=[(form.format(_comma(a)), _comma(b)) for a, b, _ in NUMBERS]),
+            ("price", "w"),
+            FIRST[:2],
+            types="ff",
+        )
+        for i, form in enumerate(["{} kr.", "CA$ {}", "฿{}", "{} Ft", "{} лв.", "{} TL", "ZAR {}", "{} ‰"])
+    ),
+    _file(
+        "whole_francs.csv",
+        _text(";", header=("price", "w"), rows=[(f"CHF 1'{c % 900 + 100}.-", b) for _, b, c in NUMBERS]),
+        ("price", "w"),
+        (1000 + FIRST[2] % 900 + 100, FIRST[1]),
+        types="if",
+    ),
+    _file(
+        "fortran.txt",
+        "".join(f"  {a / 1000:.6f}D+03  {b / 100:.5f}D+02\n" for a, b, _ in NUMBERS),
+        ("x1", "x2"),
+        FIRST[:2],
+        types="ff",
+    ),
+    _file(
+        "exponents_decimal_comma.csv",
+        _text(";", header=("a", "b"), rows=[(_comma(f"{a / 1e8:.3e}"), c) for a, _, c in NUMBERS]),
+        ("a", "b"),
+        (float(f"{FIRST[0] / 1e8:.3e}"), FIRST[2]),
+        types="fi",
+    ),
+    _file(
+        "commas_of_thousands_semicolon.csv",
+        _text(
+            ";",
+            header=("a", "b"),
+            rows=[
+                (f"{c},{c % 900 + 100},000", f"1,{c % 900 + 100}")
+                for _, _, c in [(0, 0, n[2] % 9 + 1) for n in NUMBERS]
+            ],
+        ),
+        ("a", "b"),
+        (1000 * (1000 * (FIRST[2] % 9 + 1) + FIRST[2] % 9 + 101), 1000 + FIRST[2] % 9 + 101),
+        types="ii",
+    ),
+    _file(
+        "fractions_no_header.csv",
+        "".join(f"{c % 7 + 1}/8,{c % 5} of 5\n" for _, _, c in NUMBERS),
+        ("x1", "x2"),
+        (f"{FIRST[2] % 7 + 1}/8", f"{FIRST[2] % 5} of 5"),
+        types="ss",
+    ),
+    _file("names_of_some.csv", "height,,\n" + _text(header=()), ("height", "column_2", "column_3"), FIRST, types="ffi"),
+    _file("utf32.csv", _text(), encoding="utf-32"),
+    *(
+        _file(
+            f"moment_{i}.csv",
+            _text(
+                ";",
+                header=("at", "w"),
+                rows=[(at.strftime(form), _comma(n[1])) for at, n in PAIRS],
+            ),
+            ("at", "w"),
+            (said, FIRST[1]),
+            types=f"{kind}f",
+        )
+        for i, (form, said, kind) in enumerate(
+            [
+                ("%m/%d/%Y %I:%M %p", "2021-01-14 13:05:00", "t"),
+                ("%d.%m.%Y %I:%M:%S%p", "2021-01-14 13:05:09", "t"),
+                ("%Y-%m-%d %H:%M:%S UTC", "2021-01-14 13:05:09+00:00", "t"),
+                ("%Y%m%dT%H%M%S", "2021-01-14 13:05:09", "t"),
+                ("%d %B %Y", "2021-01-14", "d"),
+                ("%B %d, %Y", "2021-01-14", "d"),
+                ("%Y.%m.%d", "2021-01-14", "d"),
+                ("%I:%M %p", "13:05:00", "h"),
+            ]
+        )
+    ),
     _file("gap_decimal_comma.csv", _with_gap("-", ";", _comma)),
     _file("gap_own.csv", _with_gap("gone"), options={"na": ["gone"]}),
 ]

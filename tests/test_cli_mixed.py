@@ -80,9 +80,13 @@ def test_values_given(capsysbinary):
     ("words", "said"),
     [
         (["--given", "sexx=F"], "unknown column 'sexx': did you mean 'sex'?"),
-        (["--given", "sex=Female"], "unknown level 'Female'"),
+        (["--given", "sex=Female"], "given sex=Female: unknown level 'Female'"),
         (["--given", "sex=F", "--given-table", "people.parquet"], "give one of them"),
-        (["--given-table", "people.parquet"], "unknown column 'name'"),
+        (["--given-table", "people.parquet"], "column 'name' is identifier: it is not part of the density"),
+        (["--given", "unit=m"], "column 'unit' is constant: it is not part of the density"),
+        (["--given", "age=old"], "given age=old: holds 'old'; it is integer: a number"),
+        (["--given", "age=21,NA"], "given age=NA: it is a gap; leave the column out instead"),
+        (["--temperature", "-1"], "temperature=-1.0 must be positive and finite"),
     ],
 )
 def test_bad_values_given_leave_no_file(capsys, monkeypatch, words, said):
@@ -137,6 +141,25 @@ def test_evaluation_with_and_without_the_training_table(folder, capsys, monkeypa
         assert "independent columns" in told.out
     finally:
         (folder / "gone.parquet").rename(folder / "people.parquet")
+
+
+def test_names_with_equals_signs_and_rows_without_values(tmp_path, monkeypatch, capsysbinary):
+    monkeypatch.chdir(tmp_path)
+    rows = "".join(f"{'FM'[i % 2]},{i % 7},{i % 5}\n" for i in range(60))
+    Path("t.csv").write_text(f"size=x,size,age\n{rows}")
+    flowstone("train", "t.csv", "--out", "R", *SMALL, "--no-report")
+    flowstone("sample", "R", "-n", 3, "--out", "-", "--given", "size=x=F", "size=4")
+    assert capsysbinary.readouterr().out.count(b'"F",4,') == 3
+    Path("holes.csv").write_text("size=x,size,age\nF,1,2\n,,\nM,3,\n")
+    flowstone("score", "R", "holes.csv", "--out", "scored.csv")
+    assert b"holes.csv: rows without any value left out: 1" in capsysbinary.readouterr().err
+
+
+def test_a_column_of_imputations_is_not_replaced(capsys, monkeypatch):
+    pyarrow.parquet.write_table(people().append_column("imputation", pa.array([1] * 120)), "done.parquet")
+    line = refused(capsys, monkeypatch, "impute", "R", "done.parquet", "--out", "twice.csv", "--draws", 2)
+    assert "it has a column 'imputation' already" in line
+    assert not Path("twice.csv").exists()
 
 
 def test_a_flow_of_numbers_says_what_mixed_densities_can_do(capsys, monkeypatch):

@@ -116,10 +116,12 @@ def test_other_weights_are_right_in_expectation():
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (np.full(150, -1.0), "sample_weight: row 0 has weight -1"),
-        (np.r_[np.ones(149), np.nan], "row 149 has weight nan"),
+        (np.full(150, -1.0), r"sample_weight\[0\] is -1"),
+        (np.r_[np.ones(149), np.nan], r"sample_weight\[149\] is nan"),
         (np.zeros(150), "all weights are zero"),
-        (np.ones(149), "inconsistent numbers of samples"),
+        (np.ones(149), r"sample_weight has shape \(149,\); X has 150 rows"),
+        (np.ones((150, 2)), r"sample_weight has shape \(150, 2\)"),
+        (["heavy"] * 150, "sample_weight: expected numbers"),
     ],
 )
 def test_weights_that_cannot_be_are_refused(weights, message):
@@ -243,7 +245,7 @@ def test_settings_and_rows_that_cannot_be_are_refused():
         FlowDensity(kinds="all").fit(X)
     with pytest.raises(ValueError, match="all 5 rows are equal"):
         FlowDensity().fit(np.ones((5, 2)))
-    with pytest.raises(ValueError, match="contains infinity"):
+    with pytest.raises(ValueError, match=r"X\[1, 0\] is infinite"):
         FlowDensity().fit(np.array([[1.0, 2], [np.inf, 3], [4, 5]]))
     with pytest.raises(SettingError, match="none of them is for"):
         FlowDensity(models="gaussian").fit(FRAME)
@@ -440,9 +442,16 @@ def test_conditionals_of_arrays_keep_constant_columns(few_steps):
 @pytest.mark.parametrize(
     ("settings", "rows", "message"),
     [
-        ({}, np.full((60, 2), 2**60) + np.arange(120).reshape(60, 2), r"column '0' of X, row 0 .* beyond 2\^53"),
-        ({}, pd.date_range("2020", periods=60).to_numpy()[:, None], "column '0' of X holds dates"),
-        ({}, np.array([[1.0, 2.0], [3.0, "tall"]], dtype=object), "column '1' of X, row 1 holds 'tall'"),
+        ({}, np.full((60, 2), 2**60) + np.arange(120).reshape(60, 2), r"X\[0, 0\] is .* beyond 2\^53"),
+        ({}, pd.date_range("2020", periods=60).to_numpy()[:, None], "column 0 of X holds dates"),
+        ({}, np.array([[1.0, 2.0], [3.0, "tall"]], dtype=object), r"X\[1, 1\] holds 'tall'"),
+        ({}, np.where(X[3, 1] == X, np.inf, X), r"X\[3, 1\] is infinite"),
+        ({}, X[:, 0], r"X has shape \(150,\); expected \(rows, columns\)"),
+        ({}, pd.Series(X[:, 0]), "X is a Series, which has no columns"),
+        ({}, {"a": X[:, 0]}, "X is a dict; expected an array"),
+        ({}, pl.DataFrame({"a": X[:, 0]}).lazy(), "X is a LazyFrame"),
+        ({}, pd.DataFrame(X[:, :2], columns=["a", "a"]), "column name 'a' of X occurs more than once"),
+        ({}, X + 1j, "Complex data not supported"),
         ({"kinds": {"weight": "positive"}}, FRAME, "unknown column 'weight'"),
         ({"time_limit": 0}, X, "time_limit=0 must be positive"),
         ({"device": "gpu"}, X, "device='gpu' cannot be used"),
@@ -451,6 +460,36 @@ def test_conditionals_of_arrays_keep_constant_columns(few_steps):
 def test_rows_and_settings_that_would_lose_their_meaning_are_refused(settings, rows, message):
     with pytest.raises(FlowstoneError, match=message):
         FlowDensity(models="independent", **settings).fit(rows)
+
+
+def test_what_is_masked_is_a_gap():
+    masked = np.ma.masked_array(X, mask=X > 12)
+    density = FlowDensity(models="independent", random_state=0).fit(masked)
+    assert np.array_equal(density.score_samples(masked), density.score_samples(masked.filled(np.nan)))
+    assert not np.array_equal(density.score_samples(masked), density.score_samples(X))
+
+
+def test_names_of_two_levels_and_batches_of_arrow_are_names():
+    frame = pd.DataFrame(X[:, :2], columns=pd.MultiIndex.from_tuples([("a", "b"), ("a", "c")]))
+    density = FlowDensity(models="independent", random_state=0).fit(frame)
+    assert list(density.sample(2).columns) == list(density.kinds_) == ["('a', 'b')", "('a', 'c')"]
+    batch = pa.record_batch({"a": X[:, 0], "b": X[:, 1]})
+    assert FlowDensity(models="independent", random_state=0).fit(batch).sample(2).column_names == ["a", "b"]
+
+
+def test_weights_that_make_too_many_rows_are_shares():
+    weights = np.where(X[:, 0] > 10, 3e12, 1e12)
+    density: Any = FlowDensity(models="gaussian", random_state=0).fit(X, sample_weight=weights)
+    assert density.flow_.bijection.mean[0].item() == pytest.approx(np.average(X[:, 0], weights=weights), abs=0.3)
+
+
+def test_levels_keep_their_order_and_type(few_steps):
+    sizes = pd.Categorical(["M", "L"] * 150, categories=["S", "M", "L"], ordered=True)
+    drawn = FlowDensity(models="independent", random_state=0).fit(FRAME.assign(size=sizes)).sample(1, random_state=0)
+    assert drawn["size"].dtype == sizes.dtype
+    frame = pl.DataFrame({"a": X[:, 0], "size": pl.Series(["M", "L", None] * 50, dtype=pl.Enum(["S", "M", "L"]))})
+    density = FlowDensity(models="mixed", random_state=0).fit(frame)
+    assert density.sample(1, random_state=0).schema == density.impute(frame).schema == frame.schema
 
 
 def test_an_infinite_context_is_named():

@@ -225,7 +225,7 @@ def test_a_point_is_not_its_own_neighbour(size):
         ({"trim": -0.1}, X, SettingError, "trim=-0.1: it is a share of the rows, at least 0"),
         ({"models": "gausian"}, X, UnknownNameError, "gausian"),
         ({}, X[:2], ValueError, "minimum of 3"),
-        ({}, np.ones((9, 2)), ValueError, "all 7 rows are equal"),
+        ({}, np.ones((9, 2)), ValueError, "all 9 rows are equal"),
         ({}, FRAME.assign(age="x", height="y", sex="f"), DataError, "no column is left"),
     ],
 )

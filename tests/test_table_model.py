@@ -162,7 +162,7 @@ def test_a_saved_model_is_the_same(model, table, tmp_path):
     ("given", "error", "words"),
     [
         ({"sexx": "F"}, UnknownNameError, "did you mean 'sex'"),
-        ({"id": 3}, UnknownNameError, "unknown column 'id'"),
+        ({"id": 3}, SettingError, "column 'id' is identifier: it is not part of the density"),
         ({"sex": "Female"}, DataError, "unknown level 'Female'"),
         ({"age": "old"}, DataError, "holds 'old'"),
         ({"spent": -5.0}, SettingError, "no such value can be"),

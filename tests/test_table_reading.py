@@ -8,7 +8,8 @@ import lzma
 import sys
 import zipfile
 from collections import namedtuple
-from datetime import date
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -16,12 +17,20 @@ import pyarrow.feather
 import pyarrow.ipc
 import pyarrow.parquet
 import pytest
+from scipy.sparse import csr_array
 
-from flowstone.data import open_source, read_table
+from flowstone.data import kinds_of, open_source, read_table
+from flowstone.data.tables import open_chunked
 from flowstone.errors import DataError
 from table_files import DIALECTS, FIRST, HEADER, NUMBERS, ROWS, TextFile
 
-LETTERS = {"int64": "i", "double": "f", "string": "s", "bool": "b", "date32[day]": "d"}
+
+@dataclass
+class Measured:
+    a: int
+
+
+LETTERS = {"int64": "i", "double": "f", "string": "s", "bool": "b", "date32[day]": "d", "time32[s]": "h"}
 
 
 def letter(kind: pa.DataType) -> str:
@@ -71,6 +80,63 @@ def test_doubts_are_warnings(tmp_path):
     path.write_text("a,a\n1,2\n3,4\n")
     with pytest.warns(UserWarning, match="column name 'a' occurs more than once: column 2 is called 'a_2'"):
         assert read_table(path).columns == ["a", "a_2"]
+
+
+@pytest.mark.parametrize("days", ["2021-02-{:02d}", "{:02d}.02.2021", "Feb {}, 2021"])
+def test_a_day_that_no_month_has_is_no_date(tmp_path, days):
+    path = tmp_path / "t.csv"
+    path.write_text(
+        "day;x\n" + "".join(f"{days.format(i % 28 + 1)};{i}.5\n" for i in range(80)) + days.format(30) + ";1\n"
+    )
+    table = read_table(path)
+    assert table.arrow.column("day")[-1].as_py() == days.format(30)  # not 2 March
+    with pytest.raises(DataError, match=r"column 'day' holds dates, but row 81 holds .*; to read it as a gap"):
+        kinds_of(table)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a,b\n1%,2\n0.5,3\n20%,4\n", "column 'a': some of its numbers have the sign %, others none"),
+        ("a,b\n$1,2\n€5,3\n$20,4\n", r"column 'a' holds several currencies \(\$, €\)"),
+        (
+            "a,b\n" + "3,25,7\n3,75,8\n4,5,9\n" * 9,
+            "rows have 3 fields, the header 2 names: the first one is taken for names",
+        ),
+        (
+            "a,b\n" + "3,25,7,5\n3,75,8,2\n4,5,9,1\n" * 9,
+            r"rows have 4 fields, the line of words above them 2 \(a, b\): it is skipped",
+        ),
+    ],
+)
+def test_what_may_be_meant_otherwise_is_a_warning(tmp_path, text, said):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.warns(UserWarning, match=f"in doubt: {said}"):
+        read_table(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"a": 1, "b": 2}\n{"a": 3, "b": 4}\n', "the file holds JSON; its name must end in .jsonl or .json"),
+        ("<!DOCTYPE html>\n<p>Log in, please</p>\n", "the file holds HTML or XML, no table"),
+        ('a,b\n1,"two\n' + "3,four\n" * 30, 'row 1: a quote (") is opened and never closed'),
+    ],
+)
+def test_what_is_no_text_of_a_table_is_said(tmp_path, text, said):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(DataError) as caught:
+        read_table(tmp_path / "t.csv")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("rows", [10, 100_000])
+def test_a_quote_that_never_ends_is_said_of_long_files_too(tmp_path, rows):
+    path = tmp_path / "t.csv"
+    path.write_text("a,b\n" + "1,2\n" * rows + '3,"four\n' + "5,6\n" * 500_000)
+    for read in (read_table, lambda path: open_chunked(path, at_least=0)):
+        with pytest.raises(DataError, match="perhaps a quote is opened and never closed"):
+            read(path)
 
 
 PLAIN = next(case for case in DIALECTS if case.name == "plain.csv").content
@@ -209,7 +275,7 @@ def test_arrays():
         ({"a": [1], "b": [1, 2]}, "columns have different lengths: 'a' 1, 'b' 2"),
         ({"a": [[1], [2]]}, "the table"),
         (np.zeros((2, 2, 2)), r"shape \(2, 2, 2\) is no table"),
-        (3.5, "a float is no table"),
+        (3.5, "an object of type float is no table"),
     ):
         if message != "the table":
             with pytest.raises(DataError, match=message):
@@ -224,6 +290,53 @@ def test_pandas_and_polars():
     assert "index 'key' is left out" in table.notes[1]
     polars = pytest.importorskip("polars")
     assert read_table(polars.DataFrame({"a": [1, 2]})).arrow.to_pydict() == {"a": [1, 2]}
+
+
+def odd_frames():
+    """Frames as they are kept, each with what its column ``a`` is."""
+    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    frame = pandas.DataFrame
+    sizes = pandas.cut([1.0, 5.0, 9.0], [0, 4, 10])
+    masked = np.ma.masked_array([[1.0], [2.0], [3.0]], mask=[[False], [True], [False]])
+    return [
+        (frame({"a": ["x", 1, 2.5]}), ["x", "1", "2.5"]),
+        (frame({"a": [2**70, 1, None]}, dtype=object), [str(2**70), "1", None]),
+        (frame({"a": sizes}), ["(0, 4]", "(4, 10]", "(4, 10]"]),
+        (frame({"a": pandas.period_range("2021-01", periods=1, freq="M")}), [datetime(2021, 1, 1)]),
+        (frame({"a": pandas.arrays.SparseArray([0.0, 0.0, 1.5])}), [0.0, 0.0, 1.5]),
+        (frame({"a": np.array([1.5, 2.5], np.longdouble)}), [1.5, 2.5]),
+        (polars.DataFrame({"a": [1, 2]}).lazy(), [1, 2]),
+        (polars.Series("a", [1, 2]), [1, 2]),
+        (polars.DataFrame({"a": polars.Series([2**70, None], dtype=polars.Int128)}), [str(2**70), None]),
+        (pa.table({"a": pa.RunEndEncodedArray.from_arrays([2, 3], [1.5, 2.5])}), [1.5, 1.5, 2.5]),
+        (pa.table({"a": pa.ExtensionArray.from_storage(pa.bool8(), pa.array([0, 1], pa.int8()))}), [False, True]),
+        ({"a": masked[:, 0]}, [1.0, None, 3.0]),
+        ({"a": np.array(["2021-01", "2021-02"], "datetime64[M]")}, [date(2021, 1, 1), date(2021, 2, 1)]),
+        ({"a": np.array([1, 2], "timedelta64[m]")}, [timedelta(minutes=1), timedelta(minutes=2)]),
+        ([Measured(1), Measured(2)], [1, 2]),
+    ]  # fmt: skip
+
+
+def test_odd_frames_are_read_as_they_are_meant():
+    for source, expected in odd_frames():
+        assert read_table(source).arrow.column("a").to_pylist() == expected, source
+    assert read_table(np.ma.masked_array([[1.0, 2.0]], mask=[[False, True]])).arrow.to_pylist() == [
+        {"x1": 1.0, "x2": None}
+    ]
+
+
+def test_frames_that_are_no_tables_are_refused_in_one_line():
+    pandas = pytest.importorskip("pandas")
+    for source, message in (
+        (pandas.DataFrame(np.zeros((2, 2)), columns=["a", "a"]), "column name 'a' occurs more than once"),
+        ({1: [1, 2], "1": [3, 4]}, "column name '1' occurs more than once"),
+        (pandas.DataFrame({"a": [1j, 2j]}), "column 'a' holds complex numbers"),
+        ({"a": 1}, r"column 'a' is one value \(1\): expected a value for each row"),
+        ([], "an empty list is no table"),
+        (csr_array(np.eye(2)), r"csr_array is no table.*toarray\(\)"),
+    ):
+        with pytest.raises(DataError, match=message):
+            read_table(source)
 
 
 def test_the_users_own_gaps_are_gaps_everywhere():

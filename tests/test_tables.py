@@ -67,7 +67,7 @@ def test_integers_booleans_and_decimals_are_numbers(tmp_path):
         ("t.parquet", "not parquet", "cannot be read as .parquet"),
         ("t.npy", "not npy", "cannot be read as .npy"),
         ("t.sav", "", "cannot read '.sav'; tables are .csv, .tsv, .txt"),
-        ("t.csv", "a,b\n1,\0\n", "the file holds zero bytes: it is no text"),
+        ("t.csv", "a,b\n1,\0\n", "byte 7 of the file is 0 (NUL), which no text holds"),
         ("t.csv", "a,b", "the table is empty (0 rows, 2 columns)"),
         ("t.csv", "# nothing\n", "the file holds comments alone"),
         ("t.csv.gz", "a,b\n", "the table is empty"),

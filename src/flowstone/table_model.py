@@ -256,6 +256,11 @@ class TableModel:
         return kind
 
     def _require(self, name: str) -> None:
+        if name in self.columns.left_out:
+            kind = self.columns.kind(name)
+            raise SettingError(
+                f"column {name!r} is {kind.name}: it is not part of the density ({', '.join(self.columns.names)})"
+            )
         if name not in self.columns.names:
             raise UnknownNameError("column", name, self.columns.names)
 
@@ -269,7 +274,7 @@ class TableModel:
             values = list(value) if several else [value]
             if not values:
                 raise SettingError(f"given {name!r}: no value")
-            x = self.columns.select([name]).encode({name: values})[:, 0]
+            x = self._given_numbers(name, values)
             index = self.columns.names.index(name)
             if isinstance(self.density, MixedDensity):
                 possible = self.density.encoder.encode(x[:, None].to(self.density.device), [index]).possible[:, 0]
@@ -278,6 +283,25 @@ class TableModel:
                         raise SettingError(f"given {name}={each}: no such value can be ({kind.describe().treatment})")
             found[index] = x.unique()
         return found
+
+    def _given_numbers(self, name: str, values: Sequence[Any]) -> Tensor:
+        """The values of one column as the density takes them.
+
+        Raises:
+            DataError, SettingError: a value that the column cannot hold, or a gap.
+        """
+        found = []
+        for value in values:
+            table = Table(Path("given"), read_table({name: [value]}).arrow)
+            try:
+                x = self.columns.select([name]).encode(table)[0, 0]
+            except DataError as error:
+                reason = error.problem.removeprefix(f"given: column {name!r}").removeprefix(", row 1").removeprefix(":")
+                raise DataError(f"given {name}={value}: {reason.strip()}") from error
+            if x.isnan():
+                raise SettingError(f"given {name}={value}: it is a gap; leave the column out instead")
+            found.append(x)
+        return torch.stack(found)
 
     def _with_given(self, rows: int, values: Mapping[int, Tensor], seed: int) -> Tensor:
         """Rows of NaN but for the values that are given; of several values one each, by their probabilities."""
@@ -389,6 +413,12 @@ def _filled(column: pa.ChunkedArray, values: pa.ChunkedArray) -> pa.ChunkedArray
         return values
     if pa.types.is_floating(column.type):
         column = compute.if_else(compute.is_nan(column), pa.scalar(None, column.type), column)
-    if pa.types.is_dictionary(column.type):
-        column, values = column.cast(column.type.value_type), values.cast(column.type.value_type)
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        plain = compute.coalesce(column.cast(kind.value_type), values.cast(kind.value_type))
+        levels = [chunk.dictionary.cast(kind.value_type) for chunk in (*values.chunks, *column.chunks)]
+        known = compute.drop_null(compute.unique(pa.concat_arrays(levels)))
+        places = compute.cast(compute.index_in(plain, value_set=known), kind.index_type)
+        chunks = [pa.DictionaryArray.from_arrays(chunk, known, ordered=kind.ordered) for chunk in places.chunks]
+        return pa.chunked_array(chunks, kind)
     return compute.coalesce(column, values.cast(column.type, safe=False))

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from flowstone.cli.flags import select, with_flags
-from flowstone.cli.values import Device, Out, model_of, reading_options
+from flowstone.cli.values import Device, Out, model_of, reading_options, say_left_out
 from flowstone.data.request import DataRequest
-from flowstone.errors import OutputError, SettingError
+from flowstone.errors import DataError, OutputError, SettingError
 from flowstone.validation import require_seed
 
 __all__ = ["impute"]
@@ -61,9 +61,12 @@ def impute(
     if not folder.of_mixed_columns:
         raise SettingError(f"{run} is not of mixed columns, so it cannot fill gaps: train with --flow mixed")
     model, table = model_of(folder, device), folder.read(data, **reading_options(select(DataRequest, options)))
+    say_left_out(table)
     if draws == 1:
         write_chunks(out, [model.impute(table, how=how, seed=seed)])
         return
+    if "imputation" in table.columns:
+        raise DataError(f"{table.path}: it has a column 'imputation' already: rename it or leave it out")
     filled = (model.impute(table, how=how, seed=seed + number) for number in range(draws))
     counted = (
         one.add_column(0, "imputation", pa.array([number] * len(one))) for number, one in enumerate(filled, start=1)

@@ -100,7 +100,7 @@ def sample(
             _sample_images(folder, density, out, how, given or [], finite)
         else:
             columns, context_columns = folder.columns()
-            values = given_of(given or [])
+            values = given_of(given or [], context_columns)
             how["context"] = _context(context_columns, values, density)
             write = _write_table if out == STDOUT else _WRITERS[out.suffix.lower()]
             write(out, density, how, columns, values, finite, folder.kinds)

@@ -17,6 +17,7 @@ from flowstone.cli.values import (
     images_options,
     precision_of,
     reading_options,
+    say_left_out,
 )
 from flowstone.data.request import DataRequest
 from flowstone.errors import OutputError, SettingError
@@ -128,6 +129,7 @@ def _score_table(
     table = scorer.run.chunked(data, **reading)
     if table is None or not scorer.scores_chunks_alike(table.head):
         table = scorer.run.read(data, **reading)
+    say_left_out(table.head if isinstance(table, ChunkedTable) else table)
     written = 0
 
     def watch(scores: "pa.Table") -> None:

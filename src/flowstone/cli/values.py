@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flowstone.data import Rows
-    from flowstone.data.tables import Columns
+    from flowstone.data.tables import Columns, Table
     from flowstone.density import Density
     from flowstone.runs import Run
     from flowstone.table_model import TableModel
@@ -37,6 +37,7 @@ __all__ = [
     "precision_of",
     "print_metrics",
     "reading_options",
+    "say_left_out",
     "say_noise",
     "settings_of",
 ]
@@ -55,10 +56,10 @@ def settings_of(words: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-def given_of(words: Sequence[str]) -> dict[str, float]:
+def given_of(words: Sequence[str], known: Sequence[str] = ()) -> dict[str, float]:
     """``["a=1.5", "b=2"]`` → numbers by name."""
     values = {}
-    for name, text in _pairs("--given", words).items():
+    for name, text in _pairs("--given", words, known).items():
         try:
             values[name] = float(text)
         except ValueError as error:
@@ -69,7 +70,7 @@ def given_of(words: Sequence[str]) -> dict[str, float]:
 def given_values(words: Sequence[str], columns: "Columns") -> dict[str, Any]:
     """``["sex=F,M", "age=40"]`` → values by column; a comma parts several, unless the whole text is a level."""
     values: dict[str, Any] = {}
-    for name, text in _pairs("--given", words).items():
+    for name, text in _pairs("--given", words, columns.names).items():
         known = columns.kind(name) if name in columns.names else None
         is_level = text in map(str, getattr(known, "levels", ()))
         values[name] = text if is_level or "," not in text else [part.strip() for part in text.split(",")]
@@ -150,10 +151,18 @@ class FiniteCheck:
         """
         if self.bad:
             rows = "row" if self.bad == 1 else "rows"
+            written = "standard output" if str(out) == "-" else out
             raise NonFiniteError(
-                f"{out} is written, but {what} is NaN or infinite in {self.bad} {rows} of {self.rows}, first in row "
-                f"{self.first}"
+                f"{written} is written, but {what} is NaN or infinite in {self.bad} {rows} of {self.rows}, first in "
+                f"row {self.first}"
             )
+
+
+def say_left_out(table: "Table") -> None:
+    """Print on stderr which rows of a table were not read."""
+    for note in table.notes:
+        if note.startswith("rows ") and "left out: " in note:
+            print(f"{table.path}: {note}", file=sys.stderr)
 
 
 def say_noise(noise: Mapping[str, float], why: str) -> None:
@@ -229,11 +238,13 @@ def _print_training(metrics: Mapping[str, Any], say: Callable[[str], None]) -> N
         )
 
 
-def _pairs(flag: str, words: Sequence[str]) -> dict[str, str]:
-    """``key=value`` words by their keys, each of which may be given once."""
+def _pairs(flag: str, words: Sequence[str], known: Sequence[str] = ()) -> dict[str, str]:
+    """``key=value`` words by their keys, each of which may be given once; a key that is known may hold ``=`` itself."""
     pairs: dict[str, str] = {}
     for word in words:
         key, equals, text = word.partition("=")
+        whole = max((name for name in known if word.startswith(f"{name}=")), key=len, default=key)
+        key, text = (whole, word[len(whole) + 1 :]) if equals else (key, text)
         if not equals or not key:
             raise SettingError(f"{flag} {word!r}: expected key=value")
         if key in pairs:

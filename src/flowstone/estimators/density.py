@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from flowstone.estimators.conditional import Conditional
 from flowstone.estimators.context import ContextColumns
 from flowstone.estimators.ladder import Judgement, choose
 from flowstone.estimators.rows import TableInput
-from flowstone.estimators.tables import backend_of, in_container
+from flowstone.estimators.tables import as_rows, backend_of, in_container
 from flowstone.estimators.weights import repetitions
 from flowstone.evaluation import log_prob
 from flowstone.mixed import MixedDensity
@@ -59,8 +60,9 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
     candidates are a linear regression with a Gaussian, or a mixture of Gaussians, for what it leaves, ``spline``,
     ``maf_spline`` and ``mixed``. Columns of the context may be of any kind.
 
-    A whole ``sample_weight`` is exact: a weight of 2 is the row twice. Other weights are rounded up or down at random,
-    and right in expectation. Up to 100,000 rows the result does not depend on their order.
+    A whole ``sample_weight`` is exact: a weight of 2 is the row twice. Other weights, and whole ones that make more
+    than ten million rows, are divided by their mean and rounded up or down at random: right in expectation. Up to
+    100,000 rows the result does not depend on their order.
 
     Args:
         kinds: ``auto``: a frame of numbers without gaps is continuous, and the kinds of other frames are inferred;
@@ -154,7 +156,8 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         self._constants = {} if self.columns_ is not None else _constants(x, list(self.kinds_))
         self._varying = [index for index in range(x.shape[1]) if index not in self._constants]
         if not self._varying:
-            raise ValueError(f"all {len(x)} rows are equal: they have no density")
+            equal = f"all {len(x)} rows are equal: they have" if len(x) > 1 else "one row alone has"
+            raise ValueError(f"{equal} no density")
         heads, width = self._heads(x), 0 if self.context_ is None else self.context_.features
         found = candidates(self._models(), len(x), len(self._varying), heads, width, self.device)
         if not found:
@@ -331,6 +334,8 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
             if name not in names:
                 raise UnknownNameError("column", name, names)
             index = names.index(name)
+            if not isinstance(value, Real):
+                raise SettingError(f"given {name}={value!r}: expected a number")
             if float(value) != self._constants.get(index, float(value)):
                 raise SettingError(f"given {name}={value}: it was {self._constants[index]:g} in all rows")
             x[:, index] = float(value)
@@ -339,7 +344,7 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
     def impute(self, X: Any, context: Any = None, *, random_state: Any = None) -> Any:
         """X with its gaps drawn given what each row holds, and its context, in its own container."""
         check_is_fitted(self)
-        seed = int(check_random_state(random_state).randint(2**31))
+        X, seed = as_rows(X), int(check_random_state(random_state).randint(2**31))
         if self.columns_ is not None:
             table = read_table(X)
             given = self._given_context(context, len(table))
@@ -454,7 +459,7 @@ def _constants(x: Tensor, names: Sequence[str]) -> dict[int, float]:
     for index, name in enumerate(names):
         values = x[:, index][~x[:, index].isnan()]
         if not len(values):
-            raise ValueError(f"column {name!r} holds no value")
+            raise ValueError(f"column {name!r} holds no value: leave it out")
         if (values == values[0]).all():
             found[index] = values[0].item()
     return found

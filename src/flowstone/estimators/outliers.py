@@ -124,6 +124,8 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
         _require_share("trim", self.trim, least=0.0)
         seed = int(check_random_state(self.random_state).randint(2**31))
         x = self._learned_rows(X)
+        if ((x == x[0]) | (x.isnan() & x[0].isnan())).all():
+            raise ValueError(f"all {len(x)} rows are equal: none of them is stranger than another")
         order = torch.from_numpy(np.random.default_rng(seed).permutation(len(x)))
         count = max(1, len(x) // HELD_OUT)
         held_out, learned = x[order[:count]], x[order[count:]]

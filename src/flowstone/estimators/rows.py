@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flowstone.data.tables import Columns, kinds_of, read_table
 from flowstone.errors import DataError
-from flowstone.estimators.tables import backend_of, is_frame, is_plain, plain_values, require_numbers
+from flowstone.estimators.tables import as_rows, backend_of, is_frame, is_plain, plain_values, require_numbers
 from flowstone.validation import require_choice
 
 __all__ = ["TableInput"]
@@ -32,6 +32,7 @@ class TableInput:
         """The rows of X as a tensor; what they are is kept."""
         if isinstance(self.kinds, str):
             require_choice("kinds", self.kinds, KINDS)
+        X = as_rows(X)
         self._backend, self.columns_ = backend_of(X), None
         if is_frame(X):
             table = read_table(X)
@@ -74,6 +75,7 @@ class TableInput:
     def _rows(self, X: Any) -> Tensor:
         """The rows of X as the density takes them, with the constant columns."""
         check_is_fitted(self)
+        X = as_rows(X)
         if self.columns_ is not None:
             return self.columns_.encode(X)
         return self._numbers(X, reset=False)

@@ -1,5 +1,7 @@
 """What estimators are given, as tensors, and results in the container that rows came in."""
 
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from flowstone.data.tables.table import is_number_text
 from flowstone.data.tables.types import is_number
 from flowstone.errors import DataError
 
-__all__ = ["backend_of", "in_container", "is_frame", "is_plain", "plain_values", "require_numbers"]
+__all__ = ["as_rows", "backend_of", "in_container", "is_frame", "is_plain", "plain_values", "require_numbers"]
 
 LARGEST = 2**53  # up to which float64 tells whole numbers apart
 
@@ -40,36 +42,86 @@ def plain_values(table: Table) -> np.ndarray:
     return np.stack(columns, 1) if columns else np.empty((len(table), 0))
 
 
-def require_numbers(x: Any) -> None:
-    """Refuse what would lose its meaning as float64: dates, text, and whole numbers that it cannot tell apart.
+def as_rows(x: Any) -> Any:
+    """X as estimators read it: a frame with plain names, or an array in which what is masked is NaN.
 
     Raises:
-        DataError: the message names row and column.
+        DataError: X has no rows and columns; the message says how to make some.
+    """
+    what, dimensions = type(x).__name__, getattr(x, "ndim", None)
+    if isinstance(x, pa.RecordBatch):
+        return pa.Table.from_batches([x])
+    if isinstance(x, np.ma.MaskedArray) and x.dtype.kind in "biuf":
+        return np.where(np.ma.getmaskarray(x), np.nan, np.asarray(x, dtype=np.float64))
+    if what == "LazyFrame":
+        raise DataError("X is a LazyFrame: X.collect() makes a frame of it")
+    if isinstance(x, Mapping) and not hasattr(x, "toarray"):  # sparse ones may be dictionaries
+        raise DataError(f"X is a {what}; expected an array of rows and columns, or a frame")
+    if what == "Series":
+        raise DataError("X is a Series, which has no columns; Reshape your data: X.to_frame() is a frame of one column")
+    if dimensions == 1 and hasattr(x, "dtype"):
+        raise DataError(
+            f"X has shape {tuple(x.shape)}; expected (rows, columns). Reshape your data: X.reshape(-1, 1) is one column"
+        )
+    return _plainly_named(x) if hasattr(x, "columns") and hasattr(x, "iloc") else x
+
+
+def _plainly_named(frame: Any) -> Any:
+    """A frame of pandas whose names of several levels are text."""
+    names = list(frame.columns)
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise DataError(f"column name {repeated[0]!r} of X occurs more than once")
+    several = any(isinstance(name, tuple) for name in names)
+    return frame.set_axis([str(name) for name in names], axis=1) if several else frame
+
+
+def require_numbers(x: Any) -> None:
+    """Refuse what would lose its meaning as float64: dates, text, and whole numbers that it cannot tell apart; and
+    what is infinite.
+
+    Raises:
+        DataError: the message names row and column; rows of a frame count from 1, an array is indexed.
     """
     if is_frame(x):
-        columns = {name: column.to_numpy() for name, column in _columns(x)}
-    else:
-        values = np.asarray(x)
-        if values.ndim != 2 or values.dtype.kind not in "MmUSOiu":
-            return
-        columns = {str(index): column for index, column in enumerate(values.T)}
-    for name, values in columns.items():
-        if values.dtype.kind in "Mm":
-            raise DataError(f"column {name!r} of X holds dates; a frame with kinds='infer' learns them as such")
-        if values.dtype.kind in "USO":
-            row = next(
-                (row for row, value in enumerate(values) if isinstance(value, str) and not is_number_text(value)), None
+        for name, column in _columns(x):
+            _require_numbers(
+                column.to_numpy(),
+                f"column {name!r} of X",
+                lambda row, name=name: f"column {name!r} of X, row {row + 1}",
             )
-            if row is not None:
-                raise DataError(f"column {name!r} of X, row {row} holds {str(values[row])!r}, which is no number")
-        if values.dtype.kind in "iu":
-            wide = (values > LARGEST) | (values < -LARGEST)
-            if wide.any():
-                row = int(wide.argmax())
-                raise DataError(
-                    f"column {name!r} of X, row {row} is {values[row]}: whole numbers beyond 2^53 cannot be told apart "
-                    "in float64; subtract an offset first"
-                )
+        return
+    values = np.asarray(x)
+    if values.dtype.kind == "c":
+        raise DataError(f"Complex data not supported: X is an array of {values.dtype}")
+    if values.ndim != 2 or values.dtype.kind not in "MmUSOiuf":
+        return
+    if values.dtype.kind == "f" and np.isfinite(values.sum()):
+        return
+    for index, column in enumerate(values.T):
+        _require_numbers(column, f"column {index} of X", lambda row, index=index: f"X[{row}, {index}]")
+
+
+def _require_numbers(values: np.ndarray, column: str, place: Callable[[int], str]) -> None:
+    """``require_numbers`` for one column, in words and by row."""
+    kind = values.dtype.kind
+    if kind in "Mm":
+        raise DataError(f"{column} holds dates; a frame with kinds='infer' learns them as such")
+    if kind in "USO":
+        texts = (row for row, value in enumerate(values) if isinstance(value, str) and not is_number_text(value))
+        row = next(texts, None)
+        if row is not None:
+            raise DataError(f"{place(row)} holds {str(values[row])!r}, which is no number")
+    if kind == "f" and np.isinf(values).any():
+        raise DataError(f"{place(int(np.isinf(values).argmax()))} is infinite")
+    if kind in "iu":
+        wide = (values > LARGEST) | (values < -LARGEST)
+        if wide.any():
+            row = int(wide.argmax())
+            raise DataError(
+                f"{place(row)} is {values[row]}: whole numbers beyond 2^53 cannot be told apart in float64; subtract "
+                "an offset first"
+            )
 
 
 def _columns(x: Any) -> list[tuple[str, Any]]:
@@ -94,4 +146,12 @@ def in_container(table: pa.Table, backend: Any) -> Any:
         return plain_values(read_table(table))
     if backend == "pyarrow":
         return table
-    return table.to_pandas() if backend == "pandas" else nw.from_arrow(table, backend=backend).to_native()
+    if backend == "pandas":
+        return table.to_pandas()
+    made = nw.from_arrow(table, backend=backend)
+    ordered = {  # Arrow's ordered levels are an Enum, which from_arrow does not know
+        field.name: nw.Enum(table.column(field.name).combine_chunks().dictionary.to_pylist())
+        for field in table.schema
+        if pa.types.is_dictionary(field.type) and field.type.ordered and backend == "polars"
+    }
+    return made.with_columns(*(nw.col(name).cast(kind) for name, kind in ordered.items())).to_native()

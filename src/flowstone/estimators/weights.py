@@ -3,32 +3,38 @@
 from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import check_consistent_length, column_or_1d
 
 __all__ = ["repetitions"]
+
+
+MOST = 10_000_000  # rows that whole weights may make
 
 
 def repetitions(weights: Any, rows: int, seed: int) -> np.ndarray | None:
     """How often each row counts, ``(rows,)``; None where all count once.
 
-    Whole weights are taken as they are. Others are divided by their mean, and each is then the next whole number below
-    it or above it, at random, so that it is right in expectation.
+    Whole weights are taken as they are, if they make at most ten million rows. Others are divided by their mean, and
+    each is then the next whole number below it or above it, at random, so that it is right in expectation.
 
     Raises:
-        ValueError: a weight is negative, NaN or infinite, or all are 0; the message names the row.
+        ValueError: a weight is negative, NaN, infinite or no number, or all are 0, or there is not one for each row.
     """
     if weights is None:
         return None
-    weights = np.asarray(weights, dtype=np.float64)
-    values = np.full(rows, weights) if weights.ndim == 0 else column_or_1d(weights)
-    check_consistent_length(values, np.empty(rows))
+    try:
+        weights = np.asarray(weights, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"sample_weight: expected numbers, a weight for each row ({error})") from error
+    values = np.full(rows, weights) if weights.ndim == 0 else weights
+    if values.shape != (rows,):
+        raise ValueError(f"sample_weight has shape {values.shape}; X has {rows} rows, so {(rows,)} is expected")
     bad = ~np.isfinite(values) | (values < 0)
     if bad.any():
         row = int(bad.argmax())
-        raise ValueError(f"sample_weight: row {row} has weight {values[row]:g}; weights are finite and not negative")
+        raise ValueError(f"sample_weight[{row}] is {values[row]:g}; weights are finite and not negative")
     if not values.any():
         raise ValueError("sample_weight: all weights are zero, so there is no row to learn from")
-    if (values == np.round(values)).all():
+    if (values == np.round(values)).all() and values.sum() <= MOST:
         return None if (values == 1).all() else values.astype(np.int64)
     shares = values / values.mean()
     below = np.floor(shares)

@@ -321,6 +321,8 @@ class MixedDensity(Density):
             SettingError: the density has a fixed order, and a known column comes after an unknown one.
         """
         self._check(x, context, self.event_shape)
+        if not 0 < temperature < math.inf:
+            raise SettingError(f"temperature={temperature} must be positive and finite")
         unknown = self._mask("unknown", unknown, x)
         self._require_order(~unknown & ~x.isnan(), unknown)
         return self._fill(x, unknown, context, self._generator(seed), temperature=temperature, gaps=gaps)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from flowstone.data.tables.arrow import compute
-from flowstone.data.tables.facts import SHORT, Facts
+from flowstone.data.tables.facts import FEW, SHORT, Facts
 from flowstone.data.tables.kinds import (
     INFERRED,
     KINDS,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Columns", "decide", "kinds_of"]
 
+CODE = r"^\s*(?:0\d+|\d{19,})\s*$"  # a number that begins with 0, or has more digits than an int64
 PIECE = 1 << 18  # rows encoded at a time
 SPECIFIED = re.compile(r"\s*([\w-]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
 MOSTLY, RARELY = 0.9, 0.01  # of rows: the numbers of a column that holds some texts, too; those texts, if in doubt
@@ -242,8 +243,8 @@ def _decide(facts: Facts, asked: str | None, keep: bool) -> Kind:
     kind = next((made for each in tried if (made := each.infer(facts)) is not None), None)
     if kind is None:  # wanted text
         return KINDS["categorical"].asked(facts, ())
-    if isinstance(kind, ModelledKind) and is_number(facts.type) and facts.sentinel is not None:
-        value, count = f"{facts.sentinel:g}", int(facts.counts[facts.unique == facts.sentinel][0])
+    for sentinel in facts.sentinels if isinstance(kind, ModelledKind) and is_number(facts.type) else ():
+        value, count = f"{sentinel:.10g}", int(facts.counts[facts.unique == sentinel][0])
         facts.doubt(f"{value}, in {count} rows, may stand for a gap", "to read it as one", na=[value])
     return kind
 
@@ -294,10 +295,24 @@ def _check_values(facts: Facts, asked: str | None) -> None:
         )
     if is_text(facts.type):
         _refuse_mixed(facts)
+        if asked is None:
+            _doubt_text(facts)
+
+
+def _doubt_text(facts: Facts) -> None:
+    """Text of a frame that is numbers or dates throughout is in doubt, unless it is of few values, or of codes."""
+    levels = facts.level_counts[0]
+    if facts.distinct <= FEW or compute.any(compute.match_substring_regex(levels, CODE)).as_py():
+        return
+    text = pa.chunked_array([levels])
+    kind = "continuous" if compute.all(number_mask(text)).as_py() else "datetime" if parse_dates(text) else None
+    if kind:
+        what = "numbers" if kind == "continuous" else "dates"
+        facts.doubt(f"its texts are all {what}, and are taken for words", f"to read {what}", kinds={facts.name: kind})
 
 
 def _refuse_mixed(facts: Facts) -> None:
-    """Refuse a column of many different numbers, or dates, with a few other texts among them; of few it is in doubt."""
+    """Refuse a column of dates, or many different numbers, with a few other texts among them; of few it is in doubt."""
     levels, counts = facts.level_counts
     total = int(counts.sum())
     for what, mask in (("numbers", number_mask), ("dates", date_mask)):
@@ -309,7 +324,7 @@ def _refuse_mixed(facts: Facts) -> None:
         cells = compute.fill_null(compute.is_in(facts.column, value_set=pa.array(texts, facts.type)), False)
         row = compute.index(cells, True).as_py()
         said = f"holds {what}, but row {row + 1} holds {python_value(facts.column[row])!r} (such rows: {rest})"
-        if facts.distinct > SHORT // 4:
+        if facts.distinct > SHORT // 4 or what == "dates":
             raise DataError(f"column {facts.name!r} {said}; to read it as a gap", remedy={"na": texts[:5]})
         if rest <= RARELY * total:
             facts.doubt(f"it {said}", "to read it as a gap", na=texts[:5])

@@ -22,7 +22,7 @@ from flowstone.data.limits import COLUMNS
 from flowstone.data.tables.values import decimal_mark, is_gap, looks_typed
 from flowstone.errors import DataError
 
-__all__ = ["SAMPLE", "Dialect", "Row", "columns_named", "find_header", "sniff"]
+__all__ = ["LONG_CELL", "SAMPLE", "Dialect", "Row", "columns_named", "find_header", "sniff"]
 
 SAMPLE = 1 << 18
 SNIFFED_LINES, SNIFFED = 100, 1 << 14
@@ -34,6 +34,7 @@ SAID = re.compile(r'"?sep=(.)"?[,;\t]*')  # as Excel writes it
 COMMENTS = ("#", "%", "//")
 SPOKEN = {",": "','", ";": "';'", "\t": "tabs", "|": "'|'", " ": "spaces"}
 MOST_NOTES = 5  # of columns whose names come again
+LONG_CELL = "a cell is longer than 131072 characters; perhaps a quote is opened and never closed"
 EXACT_DIGITS = 18  # longer whole numbers are kept as text
 
 
@@ -94,7 +95,12 @@ class Dialect:
     def rows(self, lines: Iterable[str]) -> list[Row]:
         """The rows in lines."""
         reader = self.reader(lines)
-        return [Row(fields, reader.line_num) for fields in reader if fields]
+        try:
+            return [Row(fields, reader.line_num) for fields in reader if fields]
+        except csv.Error as error:
+            if "field limit" not in str(error):
+                raise
+            raise DataError(f"{LONG_CELL}, near line {reader.line_num}") from error
 
     def said(self) -> str:
         """In a few words, for the line that tells what was understood."""
@@ -124,7 +130,7 @@ def sniff(sample: str, *, na: Sequence[str] = ()) -> Dialect:
     names = cells[0] if header else _names_in_remark(dialect, remarks, len(cells[0]))
     values, notes = cells[header + units :], []
     if start:
-        notes.append(f"{start} lines before the table are skipped")
+        notes.append(_skipped(rows[start - 1].fields, start, len(cells[0]), named=header or names is not None))
     if units:
         notes.append(f"the row below the names is skipped as units: {', '.join(cells[1])}")
     names, unused = columns_named(names, values, notes)
@@ -150,7 +156,8 @@ def find_header(rows: Sequence[Sequence[str]], na: Sequence[str] = ()) -> tuple[
     if not typed:
         return _words_are_names(first, columns), 0
     named = [i for i in typed if not looks_typed(first[i]) and not is_gap(first[i], na)]
-    header = len(named) * 2 > len(typed) or _counts_up(rows) or _is_names_beside(first, typed, columns)
+    unlike = bool(named) and not any(looks_typed(first[i]) for i in typed)  # some columns have no name
+    header = len(named) * 2 > len(typed) or unlike or _counts_up(rows) or _is_names_beside(first, typed, columns)
     units = header and len(below) > 1 and _are_units(below[0], typed, na)
     return header, int(units)
 
@@ -166,10 +173,16 @@ def columns_named(
     while len(found) > width and not found[-1]:
         found.pop()
     extra = width - len(found)
-    if extra == 1 and any(row[-1].strip() for row in values if len(row) == width):
+    whole = [row for row in values if len(row) == width]
+    if extra == 1 and any(row[-1].strip() for row in whole):
         found = ["", *found]  # as R writes row names
+        taken = "the first one is taken for names of rows" * (len({row[0] for row in whole}) < len(whole))
     else:
         found += [""] * max(extra, 0)
+        taken = "the last ones have no name" * any(cell.strip() for row in whole for cell in row[width - extra :])
+    if extra > 0 and taken:
+        counts = f"rows have {width} fields, the header {width - extra} names"
+        notes.append(f"in doubt: {counts}: {taken}; numbers with decimal commas must be quoted where commas separate")
     if len(found) > COLUMNS:
         raise DataError(f"{len(found)} columns or more; at most {COLUMNS} are read")
     made = _each_once(found, notes)
@@ -211,11 +224,26 @@ def _punctuation(lines: Sequence[str]) -> Dialect:
     if found is None or not found.delimiter:
         rare = clevercsv.Detector().detect(text, delimiters=RARE_SEPARATORS)
         found = rare if rare and rare.delimiter and all(rare.delimiter in line for line in lines) else found
-    separator = (found.delimiter if found else "") or ","
+    separator = _agreed(lines, (found.delimiter if found else "") or ",")
     quote = (found.quotechar if found else "") or '"'
     escape = (found.escapechar if found else "") or ""
     padded = separator != " " and sum(f"{separator} " in line for line in lines) > 0.9 * len(lines)
     return Dialect(separator, quote, escape if escape == "\\" else "", padded=padded)
+
+
+def _agreed(lines: Sequence[str], found: str) -> str:
+    """The separator by which all lines have as many fields as the first one; the one that was found, if none or all
+    do: in ``a;b`` above ``1,5;2,5`` most lines agree on the comma, but the first does not.
+    """
+    some = _first_lines(lines).split("\n")
+
+    def agree(separator: str) -> bool:
+        widths = {len(fields) for fields in csv.reader(some, delimiter=separator) if fields}
+        return len(widths) == 1 and widths != {1}
+
+    if found == " " or agree(found):
+        return found
+    return next((separator for separator in (";", "\t", "|") if agree(separator)), found)
 
 
 def _first_lines(lines: Sequence[str]) -> str:
@@ -266,6 +294,16 @@ def _preamble(rows: Sequence[Row]) -> int:
     return start
 
 
+def _skipped(last: Sequence[str], count: int, width: int, *, named: bool) -> str:
+    """What is said of lines before the table; they are in doubt where the last one may hold its names."""
+    if named or len(last) < 2 or any(map(looks_typed, last)):
+        return f"{count} lines before the table are skipped" if count > 1 else "a line before the table is skipped"
+    return (
+        f"in doubt: rows have {width} fields, the line of words above them {len(last)} ({', '.join(last[:3])}): it is "
+        "skipped; numbers with decimal commas must be quoted where commas separate"
+    )
+
+
 def _names_in_remark(dialect: Dialect, remarks: Sequence[str], width: int) -> list[str] | None:
     """Names in the last comment, where it has as many words as the rows have fields."""
     rows = dialect.rows([remarks[-1].lstrip().removeprefix(dialect.comment).strip()]) if remarks else []
@@ -280,8 +318,16 @@ def _mostly(flags) -> bool:
 
 
 def _words_are_names(first: Sequence[str], columns: Sequence[Sequence[str]]) -> bool:
+    """Whether a row of words holds names: none comes again, and not all begin with digits where their columns do."""
     distinct = len(set(first)) == len(first) and all(cell.strip() for cell in first)
+    measured = [i for i, cells in enumerate(columns) if cells and _mostly(map(_begins_with_digit, cells))]
+    if measured and all(_begins_with_digit(first[i]) and not looks_typed(first[i]) for i in measured):
+        return False
     return distinct and not any(cell in set(cells) for cell, cells in zip(first, columns, strict=True))
+
+
+def _begins_with_digit(cell: str) -> bool:
+    return cell.strip().lstrip("+-.<>~")[:1].isdigit()
 
 
 def _counts_up(rows: Sequence[Sequence[str]]) -> bool:

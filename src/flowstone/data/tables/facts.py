@@ -14,7 +14,8 @@ Bounds
     A column is positive if no value is below 0 and the least is less than a quarter of the median. It is bounded by 0
     and 1, or 0 and 100, if it comes within 5% of both; and by its own ends where both are atoms.
 Sentinels
-    -999, 9999 and the like at an end, further from the other values than those are from each other, are suspected.
+    -999, 9999.9, -32768, 1e20 and the like at an end, further from the other values than those are from each other, are
+    suspected; so is any value but 0 that at least 1% of the rows (and five) have, twice as far away.
 Identifiers
     Whole numbers, all different, that count up by one, from 0 or 1 if they are not in order; that grow from row to row,
     unless the column is named like a time (in doubt); text, all different; and columns named like an index or id whose
@@ -33,7 +34,7 @@ import pyarrow as pa
 from flowstone.data.tables.arrow import compute
 from flowstone.data.tables.types import is_number, is_temporal, is_text
 
-__all__ = ["GROWING", "SHORT", "Facts", "difference", "digits_of", "ticks_per_unit"]
+__all__ = ["FEW", "GROWING", "SHORT", "Facts", "difference", "digits_of", "ticks_per_unit"]
 
 SHORT = 128
 FEW, REPEATS, FEW_REPEATS = 12, 10, 2
@@ -42,7 +43,15 @@ DECIMALS, MOST_STEPS, FINEST = 6, 10_000, 1_000_000
 EXACT = 2**53
 FUZZ = 1e-14  # rounding errors of sums, relative to the value
 ENOUGH = 20  # rows from which "all different" means something
-SENTINELS = {sign * int(digit * count) for digit in "98" for count in range(2, 8) for sign in (-1, 1)}
+SENTINELS = {
+    sign * float(digit * count + tail)
+    for digit in "98"
+    for count in range(2, 8)
+    for tail in ("", f".{digit}", f".{digit * 2}")
+    for sign in (-1, 1)
+}
+SENTINELS |= {-200.0, -32768.0, 32767.0, 65535.0, -(2.0**31), 2.0**31 - 1, 2.0**32 - 1, 1e20, -1e20, 1e30, -1e30}
+REPEATED, LEAST_REPEATED = 0.01, 5  # of the rows, from which a value that stands apart is suspected
 ID_NAME = re.compile(
     r"^(|(?i:unnamed.*)|column_1|index|idx|id|(?i:.*[_\- .]id|id[_\- .].*|row[_\- ]?(id|names?|number|num|no|nr)?)|#"
     r"|__index_level_\d+__|level_\d+|(?i:nr|no\.?)|.*(?i:uuid|guid)|.*[a-z]I[dD])$"
@@ -239,18 +248,25 @@ class Facts:
         return self.distinct <= most and times * self.distinct <= len(self.values)
 
     @cached_property
-    def sentinel(self) -> float | None:
-        """A value that seems to stand for a gap."""
-        unique, counts = self.unique, self.counts
-        if len(unique) < 4 or not is_number(self.type):
-            return None
-        for end, near, others in ((0, 1, unique[1:]), (-1, -2, unique[:-1])):
-            value = float(unique[end])
-            apart, width = abs(value - unique[near]), float(np.ptp(others))
-            known = value in SENTINELS and abs(value) > 9
-            if known and apart > width and (counts[end] > 1 or value < 0):
-                return value
-        return None
+    def sentinels(self) -> tuple[float, ...]:
+        """Values that seem to stand for a gap: at most one at each end."""
+        if len(self.unique) < 4 or not is_number(self.type):
+            return ()
+        between = float(np.ptp(self.unique[1:-1]))
+        apart = [end for end in (0, -1) if self._stands_apart(end, between)]
+        if len(apart) == 1:  # the other end is one of the values
+            others = self.unique[1:] if apart[0] == 0 else self.unique[:-1]
+            apart = [end for end in apart if self._stands_apart(end, float(np.ptp(others)))]
+        return tuple(float(self.unique[end]) for end in apart)
+
+    def _stands_apart(self, end: int, width: float) -> bool:
+        """Whether the first or last value is a sentinel beside others that lie so far apart."""
+        value, count = float(self.unique[end]), int(self.counts[end])
+        distance = abs(value - float(self.unique[1 if end == 0 else -2]))
+        if value in SENTINELS and distance > width and (count > 1 or value < 0):
+            return True
+        often = count >= max(LEAST_REPEATED, REPEATED * len(self.values)) and self.distinct > FEW
+        return often and value != 0 and distance > 2 * width
 
     @cached_property
     def atoms(self) -> tuple[float, ...]:
@@ -262,16 +278,14 @@ class Facts:
         found = [i for i in np.flatnonzero(counts >= least) if counts[i] >= PROMINENCE * self._around(int(i))]
         found = sorted(found, key=lambda i: -counts[i])[:MOST_ATOMS]
         chosen = {float(unique[i]) for i in found}
-        if self.sentinel is not None:
-            chosen.add(self.sentinel)
-        return tuple(sorted(chosen))
+        return tuple(sorted({*chosen, *self.sentinels}))
 
     @cached_property
     def bounds(self) -> tuple[float | None, float | None]:
         """Where the values end, by the rules above; None for an end that is open."""
         if not is_number(self.type) or self.origin or not len(self.values):
             return None, None
-        unique = self.unique[self.unique != self.sentinel] if self.sentinel is not None else self.unique
+        unique = self.unique[~np.isin(self.unique, self.sentinels)]
         low, high = float(unique[0]), float(unique[-1])
         for end in (1.0, 100.0):
             if low >= 0 and high <= end and low <= 0.05 * end and high >= 0.95 * end and not self.is_whole:

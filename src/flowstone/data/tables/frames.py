@@ -1,5 +1,7 @@
 """Tables that are objects in Python: frames, arrays, dictionaries and lists of rows."""
 
+import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from flowstone.data.tables.arrow import compute
 from flowstone.data.tables.table import Table
 from flowstone.errors import DataError
 
@@ -22,7 +25,7 @@ def from_object(source: Any) -> Table:
         DataError: the object is no table.
     """
     arrow, notes = _arrow_of(source)
-    arrow = pa.table([_without_views(column) for column in arrow.columns], names=arrow.column_names)
+    arrow = pa.table([_plain_layout(column) for column in arrow.columns], names=arrow.column_names)
     what = type(source).__module__.partition(".")[0]
     what = f"{what} {type(source).__name__}" if what not in ("builtins", "__main__") else type(source).__name__
     return Table(
@@ -31,31 +34,53 @@ def from_object(source: Any) -> Table:
 
 
 def _arrow_of(source: Any) -> tuple[pa.Table, list[str]]:
-    if isinstance(source, pa.Table):
-        return source.replace_schema_metadata(None), []
-    if isinstance(source, pa.RecordBatch):
-        return pa.Table.from_batches([source]), []
     if hasattr(source, "iloc") and hasattr(source, "index"):
         return _from_pandas(source)
     if hasattr(source, "detach") and hasattr(source, "numpy"):
-        source = source.detach().cpu().numpy()
+        source = source.detach().cpu()
+        source = (source.float() if "bfloat16" in str(source.dtype) else source).numpy()
     if isinstance(source, np.ndarray):
         return _from_array(source), []
-    if hasattr(source, "__arrow_c_stream__"):
-        return pa.table(source), []
-    if hasattr(source, "to_arrow"):
-        return source.to_arrow(), []
     if isinstance(source, Mapping):
+        _require_different(list(map(str, source)))
         return _from_columns({str(name): values for name, values in source.items()}), []
     if isinstance(source, Sequence) and not isinstance(source, str | bytes) and len(source):
         return _from_rows(source), []
-    raise DataError(f"a {type(source).__name__} is no table: expected a path, a frame, an array, or a list of rows")
+    return _from_arrow(source), []
 
 
-def _without_views(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Strings in a layout that Arrow's functions know: polars has one of its own."""
+def _from_arrow(source: Any) -> pa.Table:
+    """The table of an object that is one in Arrow, or gives one."""
+    if isinstance(source, pa.Table):
+        return source.replace_schema_metadata(None)
+    if isinstance(source, pa.RecordBatch):
+        return pa.Table.from_batches([source])
+    if type(source).__module__.startswith("polars"):
+        return _from_polars(source)
+    if hasattr(source, "__arrow_c_stream__"):
+        return pa.table(source)
+    if hasattr(source, "to_arrow"):
+        return source.to_arrow()
+    hint = "; toarray() makes an array of it" if hasattr(source, "toarray") else ""
+    what = "an empty list" if isinstance(source, list) else f"an object of type {type(source).__name__}"
+    raise DataError(f"{what} is no table: expected a path, a frame, an array, or a list of rows{hint}")
+
+
+def _require_different(names: Sequence[str]) -> None:
+    """DataError where a name comes twice: a dictionary would lose one of the columns."""
+    name, count = Counter(names).most_common(1)[0] if names else ("", 0)
+    if count > 1:
+        raise DataError(f"column name {name!r} occurs more than once")
+
+
+def _plain_layout(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Values in a layout that Arrow's functions know: no views (of polars), no runs, no bytes of truth."""
     if pa.types.is_string_view(column.type):
         return column.cast(pa.large_string())
+    if pa.types.is_run_end_encoded(column.type):
+        return pa.chunked_array([compute.run_end_decode(chunk) for chunk in column.chunks], column.type.value_type)
+    if isinstance(column.type, pa.Bool8Type):
+        return column.cast(pa.bool_())
     if pa.types.is_dictionary(column.type) and pa.types.is_string_view(column.type.value_type):
         chunks = [
             pa.DictionaryArray.from_arrays(
@@ -71,8 +96,53 @@ def _from_pandas(frame: Any) -> tuple[pa.Table, list[str]]:
     if not hasattr(frame, "columns"):
         frame = frame.to_frame()
     notes = [f"the frame's index {name!r} is left out" for name in frame.index.names if name is not None]
-    frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
-    return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None), notes
+    names = [str(name) for name in frame.columns]
+    _require_different(names)
+    frame = frame.set_axis(names, axis=1)
+    frame = frame.assign(**{name: _plain_series(frame[name]) for name in names if _is_special(frame[name].dtype)})
+    try:
+        return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None), notes
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):  # of columns of objects
+        return _from_columns({name: _of_series(frame[name]) for name in names}), notes
+
+
+def _is_special(dtype: Any) -> bool:
+    """Whether a column of pandas is sparse, of periods, or of categories that are intervals or periods."""
+    if hasattr(dtype, "categories"):
+        return _is_special(dtype.categories.dtype) or hasattr(dtype.categories.dtype, "subtype")
+    return type(dtype).__name__ in ("SparseDtype", "PeriodDtype")
+
+
+def _plain_series(series: Any) -> Any:
+    """A special column as Arrow takes it: dense, moments at which periods begin, categories by their names."""
+    if hasattr(series.dtype, "categories"):
+        return series.cat.rename_categories(list(map(str, series.dtype.categories)))
+    return series.dt.to_timestamp() if hasattr(series.dtype, "freq") else series.sparse.to_dense()
+
+
+def _of_series(series: Any) -> Any:
+    """A column of pandas as Arrow's array, or where it holds objects of several types as a list."""
+    try:
+        return pa.array(series, from_pandas=True)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        if series.dtype != object:
+            return series.to_numpy()
+        return series.where(series.notna(), None).tolist()
+
+
+def _from_polars(source: Any) -> pa.Table:
+    """A frame, lazy or not, or a column of polars; integers wider than 64 bits become text where they must."""
+    if hasattr(source, "collect"):
+        source = source.collect()
+    frame = source.to_frame() if not hasattr(source, "columns") else source
+    wide = [name for name, kind in frame.schema.items() if str(kind) in ("Int128", "UInt128")]
+    arrow = pa.table(frame.drop(wide))
+    if not wide:
+        return arrow
+    made = {
+        name: arrow.column(name) if name not in wide else _array(name, frame[name].to_list()) for name in frame.columns
+    }
+    return pa.table(made)
 
 
 def _from_array(array: np.ndarray) -> pa.Table:
@@ -82,11 +152,15 @@ def _from_array(array: np.ndarray) -> pa.Table:
         array = array[:, None]
     if array.ndim != 2:
         raise DataError(f"an array of shape {array.shape} is no table: expected (rows, columns)")
+    array = array if isinstance(array, np.ma.MaskedArray) else np.asarray(array)
     return _from_columns({f"x{i + 1}": array[:, i] for i in range(array.shape[1])})
 
 
 def _from_rows(rows: Sequence[Any]) -> pa.Table:
     first = rows[0]
+    if dataclasses.is_dataclass(first):
+        rows = [vars(row) if dataclasses.is_dataclass(row) else row for row in rows]
+        first = rows[0]
     if isinstance(first, Mapping):
         names = dict.fromkeys(str(name) for row in rows for name in row)
         return _from_columns({name: [row.get(name) for row in rows] for name in names})
@@ -110,10 +184,15 @@ def _from_columns(columns: Mapping[str, Any]) -> pa.Table:
 
 def _array(name: str, values: Any) -> pa.Array:
     """A column; what is a number in one row and text in another becomes text, and is judged with the kinds."""
-    if hasattr(values, "dtype") and getattr(values, "dtype", None) is not None and hasattr(values, "tolist"):
-        values = np.asarray(values) if np.asarray(values).dtype != object else np.asarray(values).tolist()
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return values
+    if isinstance(values, str | bytes) or not hasattr(values, "__iter__"):
+        raise DataError(f"column {name!r} is one value ({values!r}): expected a value for each row")
+    mask = np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else None
+    if getattr(values, "dtype", None) is not None and hasattr(values, "tolist"):
+        values = _numpy(name, np.asarray(values))
     try:
-        return pa.array(values, from_pandas=False) if isinstance(values, np.ndarray) else pa.array(list(values))
+        return pa.array(values, mask=mask) if isinstance(values, np.ndarray) else pa.array(list(values))
     except (pa.ArrowException, OverflowError):
         pass
     cells = list(values)
@@ -124,6 +203,20 @@ def _array(name: str, values: Any) -> pa.Array:
         return pa.array([None if cell is None else float(cell) if _plain_number(cell) else cell for cell in cells])
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         return pa.array([None if cell is None or cell != cell else str(cell) for cell in cells])
+
+
+def _numpy(name: str, values: np.ndarray) -> Any:
+    """Values of a type that Arrow has: dates in its units, floats of at most 64 bits, objects as a list."""
+    kind, unit = values.dtype.kind, np.datetime_data(values.dtype)[0] if values.dtype.kind in "Mm" else ""
+    if kind == "c":
+        raise DataError(f"column {name!r} holds complex numbers; its real and imaginary parts are two columns")
+    if kind == "f" and values.dtype.itemsize > 8:
+        return values.astype(np.float64)
+    if kind == "M" and unit in ("Y", "M", "W"):
+        return values.astype("datetime64[D]")
+    if (kind == "M" and unit in ("h", "m")) or (kind == "m" and unit in ("W", "D", "h", "m")):
+        return values.astype(f"{values.dtype.str[1]}8[s]")
+    return values.tolist() if kind == "O" else values
 
 
 def _plain_number(cell: Any) -> bool:

@@ -175,8 +175,9 @@ def _read_stdin(*, na: Sequence[str], encoding: str | None, skip_bad: bool) -> T
 
 
 def _read_spool(spool: IO[bytes], **options: Any) -> Table:
-    start = spool.read(4)
-    suffix = {b"PAR1": ".parquet", b"ARRO": ".arrow"}.get(start, ".jsonl" if start.lstrip()[:1] == b"{" else ".csv")
+    start = spool.read(64)
+    other = ".jsonl" if re.match(rb"\s*(?:\[\s*)?\{", start) else ".csv"
+    suffix = {b"PAR1": ".parquet", b"ARRO": ".arrow"}.get(start[:4], other)
 
     def opened() -> IO[bytes]:
         spool.seek(0)

@@ -72,13 +72,16 @@ def spooled_stdin() -> IO[bytes]:
 
 
 def encoding_of(stream: IO[bytes]) -> str:
-    """UTF-16 by its byte-order mark or its zero bytes; UTF-8 where all is valid; else cp1252, or what chardet says.
+    """UTF-16 and UTF-32 by their byte-order mark, UTF-16 also by its zero bytes; UTF-8 where all is valid; else cp1252,
+    or what chardet says.
 
     Text in Latin letters with single others among them is cp1252: on few bytes a statistical guess errs. chardet is
     asked where many letters outside ASCII stand side by side, as in Cyrillic or Chinese.
     The stream is read to its end.
     """
     head = stream.read(LOOKED_AT)
+    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     if b"\0" in head:
@@ -112,7 +115,7 @@ def _utf16_without_mark(head: bytes) -> str:
         return "utf-16-le"
     if even > 0.4 * half and odd < 0.1 * half:
         return "utf-16-be"
-    raise DataError("the file holds zero bytes: it is no text")
+    raise DataError(f"byte {head.index(0) + 1} of the file is 0 (NUL), which no text holds: it is no text, or damaged")
 
 
 def _open_zipped(path: Path) -> IO[bytes]:

@@ -2,18 +2,19 @@
 
 import csv
 import io
+import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.csv
 
 from flowstone.data.tables.arrow import compute
-from flowstone.data.tables.dialect import SAMPLE, Dialect, sniff
+from flowstone.data.tables.dialect import LONG_CELL, SAMPLE, Dialect, sniff
 from flowstone.data.tables.streams import encoding_of
-from flowstone.data.tables.values import MISSING, first_cell, parse_dates, parse_numbers, without_gaps
-from flowstone.errors import DataError
+from flowstone.data.tables.values import MISSING, SHARES, parse_dates, parse_numbers, signs_of, without_gaps
+from flowstone.errors import DataError, DataWarning
 
 __all__ = [
     "BadRows",
@@ -21,13 +22,18 @@ __all__ = [
     "csv_source",
     "dialect_of",
     "is_empty",
-    "percent_note",
     "read_text",
     "said",
+    "sign_notes",
     "without_blank_rows",
 ]
 
 PIECE = 1 << 16
+OTHER_FORMS = (
+    (re.compile(r"\s*\[?\s*\{\s*\"[^\"\n]*\"\s*:"), "JSON; its name must end in .jsonl or .json"),
+    (re.compile(r"\s*<(?:!doctype|html|\?xml)", re.IGNORECASE), "HTML or XML, no table"),
+    (re.compile(r"%PDF-"), "a PDF, no table"),
+)
 BATCH = 2000  # lines that are rewritten at a time
 
 
@@ -53,12 +59,29 @@ def read_text(
     except pa.ArrowInvalid as error:
         if "skip initial" in str(error) or "Empty CSV" in str(error):  # a line of names, and no end of line
             raise DataError(f"{where}: the table is empty (0 rows, {len(dialect.names)} columns)") from error
+        if "straddl" in str(error):
+            raise DataError(f"{where}: {LONG_CELL}") from error
         raise
+    _require_closed(opened, table, encoding, dialect)
     notes = [*dialect.notes, *bad.notes(where, skip_bad=skip_bad)]
     table = _without_unused(table, dialect)
     columns = [_understood(name, table.column(name), dialect, na, notes) for name in table.column_names]
     table = without_blank_rows(pa.table(columns, names=table.column_names), notes)
     return table, [said(encoding, dialect, len(table), table.num_columns), *notes]
+
+
+def _require_closed(opened: Callable[[], IO[bytes]], table: pa.Table, encoding: str, dialect: Dialect) -> None:
+    """Refuse a quote that is opened and never closed: it takes all lines to the end of the file into one cell."""
+    cells = [column[-1].as_py() for column in table.columns if len(column) and pa.types.is_string(column.type)]
+    if not dialect.quote or not any(cell and "\n" in cell for cell in cells):
+        return
+    with opened() as stream:
+        text = io.TextIOWrapper(stream, encoding=encoding)
+        if sum(piece.count(dialect.quote) for piece in iter(lambda: text.read(PIECE), "")) % 2:
+            raise DataError(
+                f"row {len(table)}: a quote ({dialect.quote}) is opened and never closed, so that all lines below "
+                "are one cell"
+            )
 
 
 def said(encoding: str, dialect: Dialect, rows: int, columns: int) -> str:
@@ -74,10 +97,18 @@ def dialect_of(
     if encoding is None:
         with opened() as stream:
             encoding = encoding_of(stream)
-        if encoding not in ("utf-8", "utf-16"):
-            warnings.warn(f"{where}: the text is not UTF-8; it is read as {encoding}", stacklevel=6)
+        if not encoding.startswith("utf"):
+            doubt = (
+                f"{where}: the text is not UTF-8; it is read as {encoding}; if letters are wrong, name another, as in"
+            )
+            other = "cp1250" if encoding == "cp1252" else "cp1252"
+            warnings.warn(DataWarning(doubt, remedy={"encoding": other}), stacklevel=6)
     with opened() as stream:
-        return encoding, sniff(_sample(stream, encoding), na=na)
+        sample = _sample(stream, encoding)
+    form = next((form for start, form in OTHER_FORMS if start.match(sample)), None)
+    if form:
+        raise DataError(f"the file holds {form}")
+    return encoding, sniff(sample, na=na)
 
 
 class BadRows:
@@ -213,7 +244,7 @@ def _understood(
         return column
     numbers = parse_numbers(column, dialect.point)
     if numbers is not None:
-        notes.extend(percent_note(name, first_cell(column)))
+        notes.extend(sign_notes(name, signs_of(column)))
         return numbers
     dates = parse_dates(column)
     if dates is None:
@@ -224,9 +255,17 @@ def _understood(
     return parsed
 
 
-def percent_note(name: str, first: str | None) -> list[str]:
-    """What is said of a column of numbers whose first cell has a percent sign."""
-    return [f"column {name!r}: percent signs are left out ({first!r})"] if first and "%" in first else []
+def sign_notes(name: str, signs: Collection[str]) -> list[str]:
+    """What is said of a column of numbers with percent signs or currencies, of which ``""`` is a cell without one."""
+    shares, others = sorted(set(signs) & set(SHARES)), sorted(set(signs) - set(SHARES))
+    currencies = [sign for sign in others if sign]
+    if (shares and others) or len(shares) > 1:
+        beside = ", others ".join([*shares, *currencies, *["none"] * ("" in signs)])
+        return [f"in doubt: column {name!r}: some of its numbers have the sign {beside}; all signs are left out"]
+    if len(currencies) > 1:
+        said = ", ".join(currencies)
+        return [f"in doubt: column {name!r} holds several currencies ({said}); their signs are left out"]
+    return [f"column {name!r}: the signs {shares[0]} are left out"] if shares else []
 
 
 def _without_unused(table: pa.Table, dialect: Dialect) -> pa.Table:

@@ -14,15 +14,15 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.csv
 
-from flowstone.data.tables.dialect import Dialect
+from flowstone.data.tables.dialect import LONG_CELL, Dialect
 from flowstone.data.tables.text import (
     BadRows,
     csv_options,
     csv_source,
     dialect_of,
     is_empty,
-    percent_note,
     said,
+    sign_notes,
     without_blank_rows,
 )
 from flowstone.data.tables.values import (
@@ -34,6 +34,7 @@ from flowstone.data.tables.values import (
     first_cell,
     number_readings,
     possible_numbers,
+    signs_of,
     without_gaps,
 )
 from flowstone.errors import DataError
@@ -98,6 +99,8 @@ def scan_text(
                 found.add(table)
             break
         except pa.ArrowInvalid as error:
+            if "straddl" in str(error):
+                raise DataError(f"{where}: {LONG_CELL}") from error
             types = _loosened(types, dialect, error)
     notes = [*dialect.notes, *bad.notes(where, skip_bad=skip_bad)]
     names = [name for name in dialect.names if name not in dialect.unused or name in found.used]
@@ -107,15 +110,9 @@ def scan_text(
         notes.append(f"rows without any value left out: {blank}")
     if rows == blank:
         raise DataError(f"{where}: the table is empty (0 rows, {len(names)} columns)")
-    schema = pa.schema([(name, _type_read(readings[name]) if name in readings else types[name]) for name in names])
+    schema = pa.schema([(name, readings[name].type if name in readings else types[name]) for name in names])
     notes = (said(encoding, dialect, rows - blank, len(names)), *notes)
     return TextChunks(opened, encoding, dialect, tuple(na), types, readings, schema, rows - blank, notes)
-
-
-def _type_read(reading: NumberReading | DateReading) -> pa.DataType:
-    if isinstance(reading, NumberReading):
-        return reading.type
-    return pa.timestamp("s") if reading.with_time else pa.date32()
 
 
 def _batches(
@@ -152,6 +149,7 @@ class _Found:
         used: columns that hold a value.
         possible: of columns of text, the readings that all chunks allow.
         first: of these columns, the first cell that is no gap.
+        signs: of columns that may be numbers, their percent and currency signs.
         other_day: columns in which another order of day and month means other days.
     """
 
@@ -162,6 +160,7 @@ class _Found:
     used: set[str] = field(default_factory=set)
     possible: dict[str, tuple[list[NumberReading], list[DateReading]]] = field(default_factory=dict)
     first: dict[str, str] = field(default_factory=dict)
+    signs: dict[str, set[str]] = field(default_factory=dict)
     other_day: set[str] = field(default_factory=set)
 
     def add(self, table: pa.Table) -> None:
@@ -184,6 +183,8 @@ class _Found:
         numbers, dates = self.possible.get(name, (possible_numbers(self.dialect.point), DATE_READINGS))
         numbers, dates = list(number_readings(column, numbers)), list(date_readings(column, dates))
         self.possible[name] = numbers, dates
+        if numbers:
+            self.signs.setdefault(name, set()).update(signs_of(column))
         if dates and name not in self.other_day and any(differs_by_order(column, each) for each in dates):
             self.other_day.add(name)
 
@@ -191,7 +192,7 @@ class _Found:
         """How a column of text is to be read; what is to be said of it goes to ``notes``."""
         numbers, dates = self.possible.get(name, ([], []))
         if numbers:
-            notes.extend(percent_note(name, self.first[name]))
+            notes.extend(sign_notes(name, self.signs[name]))
             return numbers[0]
         if not dates:
             return None

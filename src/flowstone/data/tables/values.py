@@ -1,14 +1,15 @@
 """Text cells and what they mean: numbers in their many notations, dates, and gaps.
 
-A number may have a currency before or after it, a percent sign, a sign in Unicode, brackets for below zero, and groups
-of three digits parted by ``, . '`` or a space. Whether a comma is a decimal one is decided by evidence: ``1,5`` and
-``1.234,5`` show that it is, ``1.5`` and ``1,234.5`` that it is not; ``1,234`` alone shows nothing.
+A number may have a currency before or after it, a percent sign, a sign in Unicode, brackets or a minus behind it for
+below zero, and groups of three digits parted by ``, . '`` or a space (or by commas as in India, ``1,23,456``). Whether
+a comma is a decimal one is decided by evidence: ``1,5`` and ``1.234,5`` show that it is, ``1.5``, ``1,234.5`` and
+``1,234,567`` that it is not; ``1,234`` alone shows nothing.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pyarrow as pa
 
@@ -32,59 +33,92 @@ __all__ = [
     "parse_dates",
     "parse_numbers",
     "possible_numbers",
+    "signs_of",
     "without_gaps",
 ]
 
 MISSING = (
     "", "NA", "N/A", "n/a", "na", "#N/A", "#N/A N/A", "#NA", "<NA>", "NaN", "nan", "NAN", "-nan", "-NaN", "NULL",
-    "null", "Null", "None", "none", "?", "-", "--", "---", ".", "..", "...", "nil", "NIL", "NaT", "—", "–", "#DIV/0!",
-    "#VALUE!", "#REF!", "#NULL!",
+    "null", "Null", "None", "none", "NONE", "?", "-", "--", "---", ".", "..", "...", "nil", "NIL", "NaT", "—", "–",
+    "#DIV/0!", "#VALUE!", "#REF!", "#NULL!", "#NUM!", "#NAME?", "n.a.", "N.A.", "\\N", "(null)", "(NULL)", "<null>",
+    "<NULL>", "[null]", "[NULL]",
 )  # fmt: skip
-CURRENCY = "€|\\$|£|¥|₹|₽|₩|₺|₴|zł|kr|Kč|US\\$|R\\$|Fr\\.|EUR|USD|GBP|CHF|JPY|CNY|INR|SEK|NOK|DKK|PLN|CAD|AUD|BRL"
+CODES = (
+    "AED|ARS|AUD|BGN|BRL|CAD|CHF|CLP|CNY|COP|CZK|DKK|EGP|EUR|GBP|HKD|HUF|IDR|ILS|"
+    "INR|ISK|JPY|KES|KRW|MXN|MYR|NGN|NOK|NZD|PEN|PHP|PLN|RMB|RON|RUB|SAR|SEK|SGD|THB|TRY|TWD|UAH|USD|VND|ZAR"
+)
+SIGNS = "$¢£¤¥৳฿\u20a0-\u20cf"
+WORDS = (r"zł", r"kr\.?", "Kč", r"S?Fr\.", "Ft", "lei", "TL", r"Rs\.?", r"руб\.?", r"грн\.?", r"лв\.?")
+CURRENCY = "|".join((rf"[A-Z]{{0,3}}[{SIGNS}]", CODES, *WORDS))
+SHARES = "%‰"
 SPACES = " \u00a0\u202f\u2009"
 BEFORE = f"^([+-]?)(?:{CURRENCY})[{SPACES}]*([+-]?)"
-AFTER = f"[{SPACES}]*(?:{CURRENCY}|%)$"
+AFTER = rf"[{SPACES}]*(?:{CURRENCY}|[{SHARES}]|\.[-–—])$"  # 12.- is a price in whole francs
 BRACKETS = r"^\(([^()+-]*)\)$"
-MINUS = "−"
-EXPONENT = r"(?:[eE][+-]?\d+)?"
+MINUS, MINUS_BEHIND = "−", r"^(\d[\d.,]*)-$"
+EXPONENT = r"(?:[eE][+-]?\d+|[dD][+-]\d{2,3})?"  # with d as Fortran writes it
+LAKHS = r"\d{1,2}(?:,\d{2})+,\d{3}"
+PLAINER = ((MINUS, "-"), (BRACKETS, r"-\1"), (BEFORE, r"\1\2"), (AFTER, ""), (MINUS_BEHIND, r"-\1"))
 GROUPS = {".": ",'’" + SPACES, ",": ".'’" + SPACES}
 ONE_GROUPED = {
-    point: "|".join(rf"\d{{1,3}}(?:{re.escape(mark)}\d{{3}})+" for mark in marks) for point, marks in GROUPS.items()
+    point: "|".join(rf"\d{{1,3}}(?:{re.escape(mark)}\d{{3}})+" for mark in marks) + f"|{LAKHS}" * (point == ".")
+    for point, marks in GROUPS.items()
 }
 NUMBER = {
-    point: rf"^[+-]?(?:(?:\d+|{grouped})(?:{re.escape(point)}\d*)?|{re.escape(point)}\d+){EXPONENT}$"
+    point: rf"^[+-]?(?:(?:{grouped})(?:{p}\d*)?|(?:\d+(?:{p}\d*)?|{p}\d+){EXPONENT})$"
     for point, grouped in ONE_GROUPED.items()
+    for p in [re.escape(point)]
 }
 INTEGER = r"^[+-]?\d+$"
 SPECIAL = r"^[+-]?(?:inf|Inf|INF|infinity|Infinity)$"
-EVIDENCE = {  # 1,5 and 1,2345; 0,123; 1234,567; 1.234,567
+EVIDENCE = {  # 1,5 and 1,2345; 0,123; 1234,567; 1.234,567; 1.234.567; 1,234e5
     mark: re.compile(
-        rf"^[+-]?(?:\d*{m}(?:\d{{1,2}}|\d{{4,}})|0\d*{m}\d+|\d{{4,}}{m}\d+|[\d{other}]*\d[{other}]\d{{3}}{m}\d+)$"
+        rf"^[+-]?(?:\d*{m}(?:\d{{1,2}}|\d{{4,}})|0\d*{m}\d+|\d{{4,}}{m}\d+|[\d{other}]*\d[{other}]\d{{3}}{m}\d+"
+        rf"|\d{{1,3}}(?:{group})+{group}|\d*{m}\d+[eEdD][+-]?\d+)$"
     )
-    for mark, m, other in ((",", ",", ".' \u00a0\u202f"), (".", r"\.", ",' \u00a0\u202f"))
+    for mark, m, group, other in (
+        (",", ",", r"\.\d{3}", ".' \u00a0\u202f"),
+        (".", r"\.", r",\d{2,3}", ",' \u00a0\u202f"),
+    )
 }
+DAY, MONTH, WORD = r"(?P<day>\d{1,2})", r"\d{1,2}", r"[A-Za-z]{3,9}\.?"
 DATES = (  # what a date looks like, and its format
-    (r"^\d{4}-\d{1,2}-\d{1,2}$", "%Y-%m-%d"),
-    (r"^\d{4}/\d{1,2}/\d{1,2}$", "%Y/%m/%d"),
-    (r"^\d{1,2}\.\d{1,2}\.\d{4}$", "%d.%m.%Y"),
-    (r"^\d{1,2}/\d{1,2}/\d{4}$", "%m/%d/%Y"),
-    (r"^\d{1,2}/\d{1,2}/\d{4}$", "%d/%m/%Y"),
-    (r"^\d{1,2}-\d{1,2}-\d{4}$", "%d-%m-%Y"),
-    (r"^\d{1,2}-\d{1,2}-\d{4}$", "%m-%d-%Y"),
-    (r"^\d{1,2}[- ][A-Za-z]{3}[- ]\d{4}$", "%d %b %Y"),
-    (r"^[A-Za-z]{3} \d{1,2},? \d{4}$", "%b %d %Y"),
-    (r"^\d{1,2}/\d{1,2}/\d{2}$", "%m/%d/%y"),
-    (r"^\d{1,2}/\d{1,2}/\d{2}$", "%d/%m/%y"),
-    (r"^\d{1,2}\.\d{1,2}\.\d{2}$", "%d.%m.%y"),
-    (r"^\d{1,2}[- ][A-Za-z]{3}[- ]\d{2}$", "%d %b %y"),
+    (rf"\d{{4}}-{MONTH}-{DAY}", "%Y-%m-%d"),
+    (rf"\d{{4}}/{MONTH}/{DAY}", "%Y/%m/%d"),
+    (rf"\d{{4}}\.{MONTH}\.{DAY}", "%Y.%m.%d"),
+    (rf"{DAY}\.{MONTH}\.\d{{4}}", "%d.%m.%Y"),
+    (rf"{MONTH}/{DAY}/\d{{4}}", "%m/%d/%Y"),
+    (rf"{DAY}/{MONTH}/\d{{4}}", "%d/%m/%Y"),
+    (rf"{DAY}-{MONTH}-\d{{4}}", "%d-%m-%Y"),
+    (rf"{MONTH}-{DAY}-\d{{4}}", "%m-%d-%Y"),
+    (rf"{DAY}[- ]{WORD}[- ]\d{{4}}", "%d %b %Y"),
+    (rf"{WORD} {DAY},? \d{{4}}", "%b %d %Y"),
+    (rf"{MONTH}/{DAY}/\d{{2}}", "%m/%d/%y"),
+    (rf"{DAY}/{MONTH}/\d{{2}}", "%d/%m/%y"),
+    (rf"{DAY}\.{MONTH}\.\d{{2}}", "%d.%m.%y"),
+    (rf"{DAY}[- ]{WORD}[- ]\d{{2}}", "%d %b %y"),
 )
-TIMES = ((r"", ""), (r"[ T]\d{1,2}:\d{2}:\d{2}", " %H:%M:%S"), (r"[ T]\d{1,2}:\d{2}", " %H:%M"))
-ORDERS = {
+CLOCKS = (  # what a time of day looks like, and its format
+    (r"\d{1,2}:\d{2}:\d{2}", "%H:%M:%S"),
+    (r"\d{1,2}:\d{2}", "%H:%M"),
+    (r"\d{1,2}:\d{2}:\d{2} ?[AaPp][Mm]", "%I:%M:%S %p"),
+    (r"\d{1,2}:\d{2} ?[AaPp][Mm]", "%I:%M %p"),
+)
+COMPACT = r"\d{6}(?P<day>\d{2})T\d{6}", "%Y%m%d %H%M%S"
+UTC = r" (?:UTC|GMT)"
+ORDERS = {  # tried first, and the other way round
     "%m/%d/%Y": "%d/%m/%Y",
     "%d-%m-%Y": "%m-%d-%Y",
     "%m/%d/%y": "%d/%m/%y",
-}  # tried first, and the other way round
-DATE_LIKE = re.compile("|".join(look[:-1] for look, _ in DATES) + r"|^\d{1,2}:\d{2}(?::\d{2})?$")
+}
+ORDER_SAID = {"%m/%d": "the month first", "%d-%m": "the day first"}
+DATE_LIKE = re.compile(
+    "^(?:"
+    + "|".join(look.replace("?P<day>", "?:") for look, _ in DATES)
+    + ")(?:[ T]\\d{1,2}:\\d{2}.*)?$|^(?:"
+    + "|".join(look for look, _ in CLOCKS)
+    + ")$"
+)
 BOOLEAN = {"true", "false"}
 SOME = 100  # cells that tell whether a column may hold dates
 
@@ -147,27 +181,34 @@ class NumberReading:
 
 @dataclass(frozen=True)
 class DateReading:
-    """One way to read cells as dates or times: a regular expression that all of them match, and a format."""
+    """One way to read cells as dates or times: a regular expression that all of them match, a format, and a type."""
 
     look: str
     form: str
-    with_time: bool
+    type: pa.DataType
 
     def parse(self, column: pa.ChunkedArray) -> pa.ChunkedArray:
-        """The cells as dates or timestamps; null where one cannot be read."""
+        """The cells as dates or times; null where one cannot be read."""
         parsed = self.stamps(compute.utf8_trim_whitespace(column))
-        return parsed if self.with_time else compute.cast(parsed, pa.date32())
+        zone = getattr(self.type, "tz", None)
+        return compute.assume_timezone(parsed, zone) if zone else compute.cast(parsed, self.type)
 
     def stamps(self, text: pa.ChunkedArray) -> pa.ChunkedArray:
-        """Trimmed cells as timestamps; null where one cannot be read."""
-        plain = compute.replace_substring_regex(text, r"[T]" if "b" not in self.form else r"[-,]", " ")
-        return compute.strptime(plain, format=self.form, unit="s", error_is_null=True)
+        """Trimmed cells as timestamps; null where one cannot be read, or names a day that its month does not have."""
+        plain = compute.replace_substring_regex(text, UTC + "$", "")
+        plain = compute.replace_substring_regex(plain, r"[T]" if "b" not in self.form else r"[-,.]", " ")
+        parsed = compute.strptime(plain, format=self.form, unit="s", error_is_null=True)
+        if "?P<day>" not in self.look:
+            return parsed
+        day = compute.struct_field(compute.extract_regex(text, self.look), "day")
+        exists = compute.equal(compute.cast(day, pa.int64()), compute.day(parsed))  # 30 February is read as 2 March
+        return compute.if_else(exists, parsed, pa.scalar(None, parsed.type))
 
     @property
     def other_order(self) -> "DateReading | None":
         """The reading that takes day for month, where both orders are usual."""
-        day_first = next((ORDERS[form] + self.form.removeprefix(form) for form in ORDERS if form in self.form), None)
-        return None if day_first is None else replace(self, form=day_first)
+        other = next((ORDERS[form] + self.form.removeprefix(form) for form in ORDERS if form in self.form), None)
+        return next((each for each in DATE_READINGS if each.form == other and each.type == self.type), None)
 
     def doubt(self, first: str, *, ambiguous: bool) -> str | None:
         """What is in doubt about this reading of cells, of which ``first`` is the first.
@@ -177,16 +218,21 @@ class DateReading:
         """
         doubts = ["years of two digits are taken for 1969 to 2068"] if "%y" in self.form else []
         if ambiguous:
-            date_form = self.form.partition(" %H")[0]
-            doubts.append(f"day and month cannot be told apart ({first!r}); read as {date_form}")
+            doubts.append(f"day and month cannot be told apart ({first!r}); read with {ORDER_SAID[self.form[:5]]}")
         return "; ".join(doubts) or None
 
 
 NUMBER_TYPES = (pa.int64(), pa.uint64(), pa.float64())
-DATE_READINGS = tuple(
-    DateReading(look[:-1] + time_look + "$", form + time_form, bool(time_form))
-    for look, form in DATES
-    for time_look, time_form in TIMES
+DATE_READINGS = (
+    *(DateReading(f"^{look}$", form, pa.date32()) for look, form in DATES),
+    *(
+        DateReading(f"^{look}[ T]{clock}{zone}$", f"{form} {time_form}", pa.timestamp("s", "UTC" if zone else None))
+        for look, form in DATES
+        for clock, time_form in CLOCKS
+        for zone in ("", UTC)
+    ),
+    *(DateReading(f"^{clock}$", form, pa.time32("s")) for clock, form in CLOCKS),
+    DateReading(f"^{COMPACT[0]}$", COMPACT[1], pa.timestamp("s")),
 )
 
 
@@ -215,7 +261,10 @@ def number_readings(column: pa.ChunkedArray, among: Iterable[NumberReading]) -> 
 def date_readings(column: pa.ChunkedArray, among: Iterable[DateReading] = DATE_READINGS) -> Iterator[DateReading]:
     """Those of the readings by which every cell is a date or a gap, in their order."""
     text = compute.utf8_trim_whitespace(column)
+    first = first_cell(text)
     for reading in among:
+        if first is not None and not re.match(reading.look, first):
+            continue
         if not compute.all(compute.match_substring_regex(text, reading.look), skip_nulls=True).as_py():
             continue
         if reading.stamps(text).null_count == column.null_count:
@@ -255,6 +304,13 @@ def date_mask(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
     return best
 
 
+def signs_of(column: pa.ChunkedArray) -> set[str]:
+    """The percent and currency signs in cells of a column of numbers; an empty one for cells without any."""
+    found = compute.extract_regex(compute.drop_null(column), rf"(?P<sign>[{SHARES}]|{CURRENCY})")
+    signs = compute.unique(compute.struct_field(found, "sign")) if len(found) else []
+    return {sign.as_py() or "" for sign in signs}
+
+
 def parse_dates(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, str | None] | None:
     """Text as dates or timestamps where every cell is one in the same form, and a doubt about it; else None."""
     reading = next(date_readings(column), None)
@@ -287,10 +343,10 @@ def without_gaps(column: pa.ChunkedArray, na: Sequence[str] = ()) -> pa.ChunkedA
 
 def _bare(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Cells without blanks, currency and percent signs, with a plain minus for each way to write one."""
-    text = compute.replace_substring_regex(compute.utf8_trim_whitespace(column), MINUS, "-")
-    text = compute.replace_substring_regex(text, BRACKETS, r"-\1")
-    text = compute.replace_substring_regex(text, BEFORE, r"\1\2")
-    return compute.replace_substring_regex(text, AFTER, "")
+    text = compute.utf8_trim_whitespace(column)
+    for pattern, instead in PLAINER:
+        text = compute.replace_substring_regex(text, pattern, instead)
+    return text
 
 
 def _are_numbers(text: pa.ChunkedArray, mark: str) -> pa.ChunkedArray:
@@ -302,7 +358,7 @@ def _plain_numbers(text: pa.ChunkedArray, mark: str) -> pa.ChunkedArray:
     """Bare cells in the notation that Arrow reads: without groups and plus signs, with a decimal point."""
     plain = compute.replace_substring_regex(text, f"[{re.escape(GROUPS[mark])}]", "")
     plain = compute.replace_substring(plain, mark, ".") if mark == "," else plain
-    return compute.replace_substring_regex(plain, r"^\+", "")
+    return compute.replace_substring_regex(compute.replace_substring_regex(plain, "[dD]", "e"), r"^\+", "")
 
 
 def _fits(text: pa.ChunkedArray, kind: pa.DataType) -> bool:
@@ -314,5 +370,6 @@ def _fits(text: pa.ChunkedArray, kind: pa.DataType) -> bool:
 
 
 def _plain(cell: str) -> str:
-    cell = re.sub(BRACKETS, r"-\1", cell.replace(MINUS, "-"))
-    return re.sub(AFTER, "", re.sub(BEFORE, r"\1\2", cell))
+    for pattern, instead in PLAINER:
+        cell = re.sub(pattern, instead, cell)
+    return cell

@@ -10,10 +10,12 @@ import pyarrow as pa
 from flowstone.data.tables.arrow import compute
 from flowstone.data.tables.facts import Facts
 from flowstone.data.tables.kinds.kind import Description, ModelledKind
-from flowstone.data.tables.types import is_number
+from flowstone.data.tables.types import is_number, python_value
 from flowstone.errors import DataError
 
 __all__ = ["Boolean"]
+
+TRUTH = ("true", "false", "1", "0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,11 @@ class Boolean(ModelledKind):
             plain = compute.cast(column, pa.bool_() if pa.types.is_string(column.type) else column.type)
             values = np.array(compute.cast(plain, pa.float64(), safe=False).to_numpy(), dtype=np.float64)
         except pa.ArrowException as error:
-            raise DataError(f"{where}: column {self.column!r} is of type {column.type}; it is boolean") from error
+            texts = enumerate(map(python_value, column), start=start + 1)
+            bad = ((row, cell) for row, cell in texts if isinstance(cell, str) and cell.lower() not in TRUTH)
+            row, cell = next(bad, (0, None))
+            held = f", row {row} holds {cell!r}" if row else f" is of type {column.type}"
+            raise DataError(f"{where}: column {self.column!r}{held}; it is boolean: true or false, 1 or 0") from error
         bad = np.flatnonzero(~(np.isnan(values) | (values == 0) | (values == 1)))
         if len(bad):
             row = int(bad[0])

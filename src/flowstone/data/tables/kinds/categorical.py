@@ -91,10 +91,12 @@ class Categorical(ModelledKind):
             shares = np.array(self.grouped_counts) / sum(self.grouped_counts)
             index[rest] = count + np.random.default_rng(seed).choice(len(shares), len(rest), p=shares)
         known = pa.array([*self.levels, *self.grouped], type_from_record(self.level_type))
-        taken = known.take(pa.array(index, mask=gaps))
-        if pa.types.is_dictionary(self.type):
-            return taken.cast(self.type.value_type).dictionary_encode().cast(self.type)
-        return taken.cast(self.type)
+        places = pa.array(index, mask=gaps)
+        if not pa.types.is_dictionary(self.type):
+            return known.take(places).cast(self.type)
+        kind = self.type
+        places, levels = places.cast(kind.index_type), known.cast(kind.value_type)  # all levels, whichever were drawn
+        return pa.DictionaryArray.from_arrays(places, levels, ordered=kind.ordered)
 
     def head(self) -> dict[str, Any]:
         count = len(self.levels) + bool(self.grouped)

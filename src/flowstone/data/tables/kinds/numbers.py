@@ -10,7 +10,7 @@ from flowstone.data.tables.arrow import compute
 from flowstone.data.tables.facts import DECIMALS, Facts, difference, ticks_per_unit
 from flowstone.data.tables.kinds.kind import Description, ModelledKind
 from flowstone.data.tables.types import is_number, is_temporal, is_text, plain_type, python_value
-from flowstone.data.tables.values import number_mask, parse_dates, parse_numbers, without_gaps
+from flowstone.data.tables.values import date_mask, number_mask, parse_dates, parse_numbers, without_gaps
 from flowstone.errors import DataError
 
 __all__ = ["Numbers", "shown"]
@@ -151,9 +151,10 @@ class Numbers(ModelledKind):
         anchor = round(self.anchor * per_unit)
         base = anchor + self.origin
         fits = step < 2**63 and -(2**63) <= base < 2**63
-        most = (2**63 - 1024) // (step if fits else 1)
-        steps = np.clip(np.round((values * per_unit - anchor) / step), -most, most).astype(np.int64)
         least, greatest = _ticks_limits(self.type)
+        most = (2**63 - 1024) // (step if fits else 1)
+        low, high = max(-most, -((base - least) // step)), min(most, (greatest - base) // step)  # on the grid
+        steps = np.clip(np.round((values * per_unit - anchor) / step), low, high).astype(np.int64)
         if not fits:  # in Python's numbers
             whole = [min(max(int(each) * step + base, least), greatest) for each in steps]
             return pa.array(whole, plain_type(self.type), mask=gaps).cast(self.type)
@@ -181,9 +182,11 @@ def _as_numbers(column: pa.ChunkedArray, kind: Numbers, where: str, start: int) 
     if pa.types.is_dictionary(column.type):
         column = compute.cast(column, column.type.value_type)
     if is_temporal(kind.type):
-        return _as_times(column, kind, where)
+        return _as_times(column, kind, where, start)
     if is_text(column.type):
         text = without_gaps(compute.cast(column, pa.string()))
+        if text.null_count == len(text):
+            return compute.cast(text, pa.float64())
         parsed = parse_numbers(text)
         if parsed is None:
             row = compute.index(compute.fill_null(number_mask(text), True), False).as_py()
@@ -197,12 +200,16 @@ def _as_numbers(column: pa.ChunkedArray, kind: Numbers, where: str, start: int) 
     return column
 
 
-def _as_times(column: pa.ChunkedArray, kind: Numbers, where: str) -> pa.ChunkedArray:
+def _as_times(column: pa.ChunkedArray, kind: Numbers, where: str, start: int) -> pa.ChunkedArray:
     if is_text(column.type):
-        parsed = parse_dates(without_gaps(compute.cast(column, pa.string())))
+        text = without_gaps(compute.cast(column, pa.string()))
+        if text.null_count == len(text):
+            return pa.chunked_array([pa.nulls(len(text), kind.type)])
+        parsed = parse_dates(text)
         if parsed is None:
-            first = next((cell for cell in map(python_value, column) if cell is not None), None)
-            raise DataError(f"{where}: column {kind.column!r} holds {first!r}; it is {kind.name}")
+            row = max(0, compute.index(compute.fill_null(_mask_of_dates(text), True), False).as_py())
+            held = f"row {start + row + 1} holds {text[row].as_py()!r}"
+            raise DataError(f"{where}: column {kind.column!r}, {held}; it is {kind.name}: a date or a time")
         column = parsed[0]
     try:
         stamps = pa.types.is_timestamp(column.type) and pa.types.is_timestamp(kind.type)
@@ -211,6 +218,11 @@ def _as_times(column: pa.ChunkedArray, kind: Numbers, where: str) -> pa.ChunkedA
         return column.cast(kind.type, safe=False)
     except pa.ArrowException as error:
         raise DataError(f"{where}: column {kind.column!r} is of type {column.type}, not {kind.type}") from error
+
+
+def _mask_of_dates(text: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Which cells are dates or times in the form of most of them; null where there is none."""
+    return compute.if_else(compute.is_valid(text), date_mask(text), pa.scalar(None, pa.bool_()))
 
 
 def _ticks(column: pa.ChunkedArray, kind: pa.DataType) -> np.ndarray:

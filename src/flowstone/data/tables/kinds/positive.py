@@ -24,7 +24,7 @@ class Positive(Numbers):
     def asked(cls, facts: Facts, arguments: Sequence[str]) -> "Positive":
         if not facts.is_numeric:
             raise cls.refuse(facts, "it holds no numbers")
-        if len(facts.unique) and facts.unique[0] < 0 and facts.unique[0] != facts.sentinel:
+        if len(facts.unique) and facts.unique[0] < 0 and facts.unique[0] not in facts.sentinels:
             raise cls.refuse(facts, f"its least value is {facts.unique[0]:g}")
         return cls._made(facts)
 
