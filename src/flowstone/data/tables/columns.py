@@ -23,7 +23,7 @@ from flowstone.data.tables.kinds import (
     kind_from_record,
     kind_named,
 )
-from flowstone.data.tables.read import read_table
+from flowstone.data.tables.read import is_doubt, read_table
 from flowstone.data.tables.table import Table
 from flowstone.data.tables.types import is_number, is_text, python_value
 from flowstone.data.tables.values import date_mask, number_mask, parse_dates, parse_numbers, without_gaps
@@ -46,6 +46,7 @@ class Columns:
     Attributes:
         kinds: one for each column; those that are left out have a kind, too.
         notes: what was decided or is in doubt, a sentence each.
+        doubts: those of the notes that are in doubt; a warning was given of each.
 
     >>> columns = kinds_of({"age": [31, 44, 44, 60], "sex": ["f", "m", "m", "f"]})
     >>> columns.names, columns.encode({"age": [44], "sex": ["m"]}).tolist()
@@ -56,6 +57,12 @@ class Columns:
 
     kinds: tuple[Kind, ...]
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def decisions(self) -> tuple[str, ...]:
+        """The notes that no warning has said."""
+        return tuple(note for note in self.notes if note not in self.doubts)
 
     @property
     def modelled(self) -> tuple[ModelledKind, ...]:
@@ -209,6 +216,7 @@ def decide(
     kinds, exclude = dict(kinds or {}), (exclude,) if isinstance(exclude, str) else tuple(exclude)
     table.require((*kinds, *exclude))
     decided, notes, doubts, problems = [], list(table.notes[1:]), [], []
+    in_doubt = [note for note in notes if is_doubt(note)]
     for name in table.columns:
         facts = Facts(name, table.arrow.column(name), str(table.path), index=name in table.index)
         try:
@@ -216,8 +224,9 @@ def decide(
         except (DataError, SettingError) as error:
             problems.append(error)
         notes.extend(f"column {name!r}: {note}" for note in facts.notes)
-        notes.extend(f"column {name!r}: {doubt}" for doubt, _, _ in facts.doubts)
         for doubt, otherwise, remedy in facts.doubts:
+            notes.append(f"column {name!r}: {doubt}")
+            in_doubt.append(notes[-1])
             doubts.append(DataWarning(f"{table.path}: column {name!r}: {doubt}{otherwise}", remedy=remedy))
     constant = [kind for kind in decided if isinstance(kind, Constant)]
     if constant:
@@ -225,7 +234,7 @@ def decide(
         notes.append(f"constant columns are left out and put back in samples: {said}")
     if problems:
         raise _all_problems(str(table.path), problems)
-    return Columns(tuple(decided), tuple(notes)), doubts
+    return Columns(tuple(decided), tuple(notes), tuple(in_doubt)), doubts
 
 
 def _decide(facts: Facts, asked: str | None, keep: bool) -> Kind:
