@@ -306,3 +306,8 @@ def test_columns_of_many_equal_values_are_not_taken_for_dependent():
     x = torch.randn(2000, 2, generator=draw, dtype=torch.float64)
     x[:, 1] += 0.3 * x[:, 0]
     assert plot.most_dependent(torch.cat([mostly_zero, x], 1), 2) == [3, 4]
+
+
+def test_short_levels_are_not_slanted():
+    figure = plot.column_figure(x := torch.arange(90.0)[:, None] % 3, x, ["size"], levels={"size": ["S", "M", "L"]})
+    assert [label.get_rotation() for label in figure.axes[0].get_xticklabels()] == [0, 0, 0]

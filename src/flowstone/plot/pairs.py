@@ -71,6 +71,7 @@ def pair_plot(
     more = f" (the first {count} of {len(columns)} columns)" if count < len(columns) else ""
     handles = axes[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper right", ncols=2, frameon=False, fontsize=9)
+    figure.align_labels()
     title = "samples" if x is None else "data above, samples below"
     figure.suptitle(title + more + note, x=0.02, ha="left", fontsize=10)
     return figure

@@ -6,9 +6,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from flowstone.data.tables.facts import Facts
+from flowstone.data.tables.facts import Facts, ticks_per_unit
 from flowstone.data.tables.kinds.numbers import Numbers
-from flowstone.data.tables.types import is_temporal
+from flowstone.data.tables.types import is_temporal, plain_type, python_value
+from flowstone.data.times import TimeFormat
 
 __all__ = ["Datetime"]
 
@@ -42,6 +43,17 @@ class Datetime(Numbers):
         if counted and far and not facts.origin:
             facts.doubt(f"{made.said(float(far[0]))} is far from all dates that are usual: it may stand for a gap")
         return made
+
+    def format(self) -> TimeFormat:
+        """How numbers of the tensor are written, and which moments they are."""
+        unit = DAY if pa.types.is_date(self.type) else 1
+        start = unit * self.origin / ticks_per_unit(self.type)
+        if pa.types.is_duration(self.type):
+            return TimeFormat(self.said, "span", unit, start)
+        if pa.types.is_time(self.type):
+            return TimeFormat(self.said, "time of day", unit, start)
+        first = python_value(pa.scalar(0, plain_type(self.type)).cast(self.type))
+        return TimeFormat(self.said, "moment", unit, start, getattr(first, "tzinfo", None))
 
     def head(self) -> dict[str, Any]:
         if self.gridded and self.step:
