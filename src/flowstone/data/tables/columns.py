@@ -16,6 +16,7 @@ from flowstone.data.tables.kinds import (
     INFERRED,
     KINDS,
     Constant,
+    Datetime,
     Kind,
     LeftOut,
     ModelledKind,
@@ -26,7 +27,7 @@ from flowstone.data.tables.kinds import (
 from flowstone.data.tables.read import is_doubt, read_table
 from flowstone.data.tables.table import Table
 from flowstone.data.tables.types import is_number, is_text, python_value
-from flowstone.data.tables.values import date_mask, number_mask, parse_dates, parse_numbers, without_gaps
+from flowstone.data.tables.values import date_mask, number_mask, parse_numbers, without_gaps
 from flowstone.errors import CheckpointError, DataError, DataWarning, FlowstoneError, SettingError
 
 if TYPE_CHECKING:
@@ -125,10 +126,15 @@ class Columns:
         """Whether rows of a table are encoded alike with and without its other rows.
 
         They are not where numbers or dates are still text: what a comma in ``1,234`` means depends on other cells.
+        Dates are, where all of them have the form that their kind knows.
         """
-        kinds = [kind for kind in self.modelled if isinstance(kind, Numbers) and kind.column in table.columns]
-        types = [table.arrow.schema.field(kind.column).type for kind in kinds]
-        return not any(is_text(each.value_type if pa.types.is_dictionary(each) else each) for each in types)
+        for kind in self.modelled:
+            if isinstance(kind, Numbers) and kind.column in table.columns:
+                column = table.arrow.column(kind.column)
+                type_of_cells = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+                if is_text(type_of_cells) and not (isinstance(kind, Datetime) and kind.read(column) is not None):
+                    return False
+        return True
 
     def decode(self, x: Any, *, seed: int = 0) -> pa.Table:
         """A table of the original columns, types and levels from ``(rows, D)`` numbers; constants are put back.
@@ -271,12 +277,11 @@ def _specified(asked: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _parsed(facts: Facts, name: str) -> Facts:
-    """Facts of the column as numbers, where text is to be a kind of numbers and can be one."""
+    """Facts of the column as numbers, where text is to be a kind of numbers and can be one; of dates without gaps."""
     if not is_text(facts.type) or name in ("categorical", "ordinal", "text", "identifier", "left_out", "constant"):
         return facts
     text = without_gaps(compute.cast(facts.column, pa.string()))
-    dates = parse_dates(text) if name == "datetime" else None
-    column = dates[0] if dates else parse_numbers(text)
+    column = compute.cast(text, facts.type) if name == "datetime" else parse_numbers(text)
     return facts if column is None else replace(facts, column=column)
 
 
