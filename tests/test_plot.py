@@ -326,6 +326,19 @@ def test_columns_of_many_equal_values_are_not_taken_for_dependent():
     assert plot.most_dependent(torch.cat([mostly_zero, x], 1), 2) == [3, 4]
 
 
-def test_short_levels_are_not_slanted():
-    figure = plot.column_figure(x := torch.arange(90.0)[:, None] % 3, x, ["size"], levels={"size": ["S", "M", "L"]})
-    assert [label.get_rotation() for label in figure.axes[0].get_xticklabels()] == [0, 0, 0]
+@pytest.mark.parametrize(
+    ("levels", "slanted"),
+    [(["S", "M", "L"], False), (["false", "true"], False), (["single ticket", "day ticket", "season ticket"], True)],
+)
+def test_levels_are_slanted_where_they_have_no_room(levels, slanted):
+    x = torch.arange(90.0)[:, None] % len(levels)
+    figure = plot.column_figure(x, x, ["a"], levels={"a": levels})
+    assert [label.get_rotation() > 0 for label in figure.axes[0].get_xticklabels()] == [slanted] * len(levels)
+
+
+def test_long_names_end_in_their_panels():
+    names = ["a", "the district of the station where the ride began"]
+    x = torch.randn(200, 2)
+    ranked = flowstone.evaluation.calibration(flowstone.nice(2).eval(), x, draws=5)
+    for figure in (plot.column_figure(x, x, names), plot.calibration_figure(ranked, names)):
+        assert figure.axes[len(figure.axes) - 1].get_title() == "the district of the stati…"

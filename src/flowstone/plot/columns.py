@@ -12,14 +12,14 @@ from torch import Tensor
 
 from flowstone.data.dataset import FEW
 from flowstone.data.times import TimeFormat
-from flowstone.plot.figures import DATA, SAMPLES, new_figure
+from flowstone.plot.figures import DATA, SAMPLES, new_figure, shortened
 from flowstone.plot.times import time_labels, time_ticks
 
 __all__ = ["ColumnScale", "column_figure", "compare_column"]
 
 PANELS, ACROSS = 24, 4  # columns that are shown, panels beside each other
 BINS = 40
-LONG = 12  # characters of a level
+LONG, TITLE = 12, 26  # characters of a level, and of a name
 NAMED = 8  # ticks of few values that have a label
 WIDE, NARROW = 36, 24  # characters along an axis in a panel of its own, and among pairs
 
@@ -91,15 +91,14 @@ class ColumnScale:
             ax.tick_params(which, labelsize=size, **({"rotation": 30} if self.written and which == "x" else {}))
             return
         names = [self._name(value) for value in self.few]
-        short = max(map(len, names), default=0) <= 3
-        words = self.levels is not None or not short
+        longest = max(map(len, names), default=0)
+        words = self.levels is not None or longest > 3
         crowded = words and len(names) > most  # words are upright then, for the highest bar must have its name
+        flat = not crowded and min(most, len(names)) * (longest + 2) <= (WIDE if most == NAMED else NARROW)
         if crowded:
             most, size, slanted = 5 * most // 2, size - 1, {"rotation": 90} if which == "x" else {}
         step = max(1, math.ceil(len(names) / most))
-        axis.set_ticks(
-            range(0, len(names), step), names[::step], fontsize=size, **({} if short and not crowded else slanted)
-        )
+        axis.set_ticks(range(0, len(names), step), names[::step], fontsize=size, **({} if flat else slanted))
 
     def draw(self, ax: Axes, data: Tensor | None, drawn: Tensor) -> Axes:
         """Bars of few values, otherwise histograms: data filled, samples as a line or beside."""
@@ -131,7 +130,7 @@ class ColumnScale:
             name = self.levels[int(value)] if int(value) < len(self.levels) else "(others)"
         else:
             name = self.written(value) if self.written else f"{value:g}"
-        return name if len(name) <= LONG else f"{name[: LONG - 1]}…"
+        return shortened(name, LONG)
 
 
 def column_figure(
@@ -169,7 +168,7 @@ def compare_column(ax: Axes, data: Tensor, drawn: Tensor, name: str, scale: Colu
     gaps = [part.isnan().double().mean().item() for part in (data, drawn)]
     scale.draw(ax, data, drawn)
     scale.label(ax, "x")
-    title = name if len(name) <= 24 else f"{name[:23]}…"
+    title = shortened(name, TITLE)
     ax.set_title(f"{title}\ngaps: {gaps[0]:.1%}, samples {gaps[1]:.1%}" if any(gaps) else title, fontsize=9)
     return ax
 
