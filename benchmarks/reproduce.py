@@ -261,7 +261,7 @@ def pictures(outcomes: dict[str, Outcome], images: Path) -> None:
     banana = one("banana", "banana")
     figure = plot.layers(banana.flow, test_points("banana"), most=7)
     plot.save_figure(with_cost(figure, banana), images / "banana-layers.png")
-    figure, axes = plot.new_figure(1, 1, (6.4, 4.0))
+    figure, axes = plot.new_figure(1, 1, (6.4, 4.4))
     plot.loss_curve(banana.history, axes[0, 0], entropy=TOYS["banana"].entropy)
     plot.save_figure(with_cost(figure, banana), images / "banana-loss.png")
 

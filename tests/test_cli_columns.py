@@ -77,6 +77,22 @@ def test_doubts_are_one_line_on_stderr(tmp_path, capsys, monkeypatch):
     assert again.err == ""
 
 
+@pytest.mark.filterwarnings("default", "ignore:validation has not moved")
+@pytest.mark.parametrize("command", ["columns", "train"])
+def test_a_doubt_is_said_once(tmp_path, capsys, monkeypatch, command):
+    path, rng = tmp_path / "t.csv", np.random.default_rng(0)
+    days = [f"0{day}/0{month}/2024" for day, month in rng.integers(1, 10, (200, 2))]
+    values = np.where(np.arange(200) % 20, rng.normal(20, 3, 200).round(1), 99999)
+    path.write_text("day,a\n" + "\n".join(f"{day},{value}" for day, value in zip(days, values, strict=True)))
+    flags = ["--steps", "2", "--no-plots", "--no-report", "--out", str(tmp_path / "run")] if command == "train" else []
+    monkeypatch.setattr(sys, "argv", ["flowstone", command, str(path), *flags])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    said = "".join(capsys.readouterr())
+    assert said.count("99999, in 10 rows, may stand for a gap") == 1
+    assert said.count("day and month cannot be told apart") == 1
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

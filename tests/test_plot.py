@@ -55,6 +55,24 @@ def test_a_history_of_one_record_can_be_drawn():
     plot.loss_curve(history(1), plt.figure().add_subplot())
 
 
+@pytest.mark.parametrize("losses", [[3.0, 2.0], [2.0, 2.5, 2.6, 2.7, 2.9, 3.0], list(np.linspace(9, 1, 50))])
+def test_the_legend_of_losses_is_outside_the_axes_and_the_best_point_inside(losses):
+    records = [Record(10 * i, i, loss, loss, 1e-3, 1.0) for i, loss in enumerate(losses, start=1)]
+    figure, ((ax,),) = plot.new_figure(1, 1, (5.4, 4.0))
+    plot.loss_curve(History(records), ax, entropy=None)
+    figure.draw_without_rendering()
+    legend = ax.get_legend()
+    assert legend is not None
+    frame, box = ax.get_window_extent(), legend.get_window_extent()
+    assert not frame.overlaps(box)
+    assert not ax.xaxis.label.get_window_extent().overlaps(box)
+    assert figure.bbox.y0 <= box.y0
+    assert figure.bbox.x0 <= box.x0
+    assert box.x1 <= figure.bbox.x1
+    low, high = ax.get_ylim()
+    assert low < min(losses) < high
+
+
 def test_density_covers_its_limits_and_shows_samples(trained):
     flow, x = trained
     limits = ((-3.0, 3.0), (-3.0, 3.0))
@@ -306,3 +324,21 @@ def test_columns_of_many_equal_values_are_not_taken_for_dependent():
     x = torch.randn(2000, 2, generator=draw, dtype=torch.float64)
     x[:, 1] += 0.3 * x[:, 0]
     assert plot.most_dependent(torch.cat([mostly_zero, x], 1), 2) == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("levels", "slanted"),
+    [(["S", "M", "L"], False), (["false", "true"], False), (["single ticket", "day ticket", "season ticket"], True)],
+)
+def test_levels_are_slanted_where_they_have_no_room(levels, slanted):
+    x = torch.arange(90.0)[:, None] % len(levels)
+    figure = plot.column_figure(x, x, ["a"], levels={"a": levels})
+    assert [label.get_rotation() > 0 for label in figure.axes[0].get_xticklabels()] == [slanted] * len(levels)
+
+
+def test_long_names_end_in_their_panels():
+    names = ["a", "the district of the station where the ride began"]
+    x = torch.randn(200, 2)
+    ranked = flowstone.evaluation.calibration(flowstone.nice(2).eval(), x, draws=5)
+    for figure in (plot.column_figure(x, x, names), plot.calibration_figure(ranked, names)):
+        assert figure.axes[len(figure.axes) - 1].get_title() == "the district of the stati…"

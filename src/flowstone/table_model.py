@@ -12,7 +12,7 @@ from torch import Tensor
 from flowstone.data.request import MIN_ROWS, TABLE
 from flowstone.data.tables import Columns, Table, kinds_of, read_table
 from flowstone.data.tables.arrow import compute
-from flowstone.data.tables.kinds import ModelledKind
+from flowstone.data.tables.kinds import Datetime, ModelledKind
 from flowstone.density import Density
 from flowstone.errors import CheckpointError, DataError, SettingError, UnknownNameError
 from flowstone.mixed import MixedDensity
@@ -198,10 +198,13 @@ class TableModel:
         missing = x.isnan()
         x = density.fill(x, missing, context, seed=seed) if how == "draw" else density.fill_likely(x, context)
         decoded, arrow = self.columns.decode(x, seed=seed or 0), table.arrow
-        for index, name in enumerate(self.columns.names):
+        for index, kind in enumerate(self.columns.modelled):
             if missing[:, index].any():
-                place = arrow.column_names.index(name)
-                arrow = arrow.set_column(place, name, _filled(arrow.column(place), decoded.column(name)))
+                place = arrow.column_names.index(kind.column)
+                column, values = arrow.column(place), decoded.column(kind.column)
+                if isinstance(kind, Datetime):
+                    values = pa.chunked_array([kind.decode_like(x[:, index].cpu().numpy(), column)])
+                arrow = arrow.set_column(place, kind.column, _filled(column, values))
         return arrow
 
     def known_row(self, given: Mapping[str, Any]) -> Tensor:

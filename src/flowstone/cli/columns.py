@@ -84,5 +84,5 @@ def _show(read: "Table", found: "Columns") -> None:
         )
         grid.add_row(*map(Text, cells), style="" if kind.column in found.names else "dim")
     console.print(grid)
-    for note in found.notes:
+    for note in found.decisions:
         console.print(Text(note), soft_wrap=True)

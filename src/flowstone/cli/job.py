@@ -149,7 +149,7 @@ class Job:
         say(f"flow: {recipe}{by_choice}, {_count(density)} parameters{place if threads else f' on {density.device}'}")
         if not quiet:
             say_noise(data.get("noise", {}), f"{flag_of('dequantize', False)} leaves them")
-        for note in (data.get("read"), *(self.dataset.kinds.notes if self.dataset.kinds else ())):
+        for note in (data.get("read"), *(self.dataset.kinds.decisions if self.dataset.kinds else ())):
             if note:
                 say(note)
         for name, value in data.get("atoms", {}).items():

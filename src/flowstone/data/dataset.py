@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from flowstone.data.rows import Rows
+from flowstone.data.times import TimeFormat
 
 if TYPE_CHECKING:
     from flowstone.data.tables import Columns
@@ -70,12 +71,12 @@ class Dataset:
         return {name: list(map(str, levels)) for name, levels in found.items() if levels is not None}
 
     @property
-    def formats(self) -> dict[str, Callable[[float], str]]:
+    def formats(self) -> dict[str, TimeFormat]:
         """How the numbers of columns of dates and times are written."""
         from flowstone.data.tables.kinds import Datetime
 
         kinds = () if self.kinds is None else self.kinds.modelled
-        return {kind.column: kind.said for kind in kinds if isinstance(kind, Datetime)}
+        return {kind.column: kind.format() for kind in kinds if isinstance(kind, Datetime)}
 
     def without_noise(self, x: Tensor) -> Tensor:
         """Rows of x whose columns of at most ``FEW`` different values are rounded to these, without the noise that was

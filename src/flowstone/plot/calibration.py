@@ -8,12 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from flowstone.evaluation.calibration import Calibration
-from flowstone.plot.figures import DATA, SAMPLES, new_figure
+from flowstone.plot.figures import DATA, SAMPLES, new_figure, shortened
 
 __all__ = ["calibration_figure", "coverage_curve", "rank_histogram"]
 
 PANELS, ACROSS = 11, 4  # columns that are shown, panels beside each other
 MOST_BINS, LEAST_BINS, ROWS_A_BIN = 20, 5, 15
+NAME = 26  # characters of a column's name
 WITHIN = 2.576  # deviations within which 99% of a normal distribution lie
 
 
@@ -39,9 +40,9 @@ def coverage_curve(found: Calibration, ax: Axes) -> Axes:
     wanted = np.linspace(0, 1, 101)
     ax.set_title("coverage", fontsize=9)
     ax.tick_params(labelsize=7)
-    ax.set(
-        xlabel="probability of the region", ylabel="held-out rows in it", xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1]
-    )
+    ax.set_xlabel("probability of the region", fontsize=8)
+    ax.set_ylabel("held-out rows in it", fontsize=8)
+    ax.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1])
     if len(levels):
         spread = WITHIN * np.sqrt(wanted * (1 - wanted) / len(levels))
         ax.fill_between(wanted, wanted - spread, wanted + spread, color="0.85", linewidth=0)
@@ -59,7 +60,8 @@ def rank_histogram(ranks: np.ndarray, ax: Axes, name: str) -> Axes:
     spread = WITHIN * math.sqrt(expected * (1 - 1 / bins))
     ax.axhspan(max(0.0, expected - spread), expected + spread, color="0.85", linewidth=0)
     ax.stairs(counts, edges, color=DATA, fill=True, alpha=0.6)
-    ax.set_title(name, fontsize=9)
-    ax.set(xlabel="rank among draws", xlim=(0, 1), xticks=[0, 0.5, 1], yticks=[])
+    ax.set_title(shortened(name, NAME), fontsize=9)
+    ax.set_xlabel("rank among draws", fontsize=8)
+    ax.set(xlim=(0, 1), xticks=[0, 0.5, 1], yticks=[])
     ax.tick_params(labelsize=7)
     return ax

@@ -11,14 +11,17 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from torch import Tensor
 
 from flowstone.data.dataset import FEW
-from flowstone.plot.figures import DATA, SAMPLES, new_figure
+from flowstone.data.times import TimeFormat
+from flowstone.plot.figures import DATA, SAMPLES, new_figure, shortened
+from flowstone.plot.times import time_labels, time_ticks
 
 __all__ = ["ColumnScale", "column_figure", "compare_column"]
 
 PANELS, ACROSS = 24, 4  # columns that are shown, panels beside each other
 BINS = 40
-LONG = 12  # characters of a level
+LONG, TITLE = 12, 26  # characters of a level, and of a name
 NAMED = 8  # ticks of few values that have a label
+WIDE, NARROW = 36, 24  # characters along an axis in a panel of its own, and among pairs
 
 
 class ColumnScale:
@@ -27,7 +30,8 @@ class ColumnScale:
     Args:
         values: of the data, ``(rows,)``, NaN for gaps.
         levels: of a categorical column, the names of its values 0, 1, …
-        written: how a number is written, where it is no plain one.
+        written: how a number is written, where it is no plain one; an axis of dates whose numbers are written as
+            ``Dataset.formats`` does has round dates.
     """
 
     def __init__(
@@ -74,6 +78,12 @@ class ColumnScale:
         """Ticks and their labels on the ``"x"`` or the ``"y"`` axis."""
         axis = ax.xaxis if which == "x" else ax.yaxis
         slanted: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if which == "x" else {}
+        if isinstance(self.written, TimeFormat):
+            places, names = self._times(self.written, WIDE if most == NAMED else NARROW)
+            if which == "y":  # its first line is then at the tick
+                names = ["\n" * name.count("\n") + name for name in names]
+            axis.set_ticks(places, names, fontsize=size)
+            return
         if self.few is None:
             axis.set_major_locator(MaxNLocator(4 if most == NAMED and not self.written else 3))
             if self.written:
@@ -81,12 +91,14 @@ class ColumnScale:
             ax.tick_params(which, labelsize=size, **({"rotation": 30} if self.written and which == "x" else {}))
             return
         names = [self._name(value) for value in self.few]
-        plain = self.levels is None and max(map(len, names), default=0) <= 3
-        crowded = not plain and len(names) > most  # words are upright then, for the highest bar must have its name
+        longest = max(map(len, names), default=0)
+        words = self.levels is not None or longest > 3
+        crowded = words and len(names) > most  # words are upright then, for the highest bar must have its name
+        flat = not crowded and min(most, len(names)) * (longest + 2) <= (WIDE if most == NAMED else NARROW)
         if crowded:
             most, size, slanted = 5 * most // 2, size - 1, {"rotation": 90} if which == "x" else {}
         step = max(1, math.ceil(len(names) / most))
-        axis.set_ticks(range(0, len(names), step), names[::step], fontsize=size, **({} if plain else slanted))
+        axis.set_ticks(range(0, len(names), step), names[::step], fontsize=size, **({} if flat else slanted))
 
     def draw(self, ax: Axes, data: Tensor | None, drawn: Tensor) -> Axes:
         """Bars of few values, otherwise histograms: data filled, samples as a line or beside."""
@@ -106,12 +118,19 @@ class ColumnScale:
         ax.set_yticks([])
         return ax
 
+    def _times(self, written: TimeFormat, wide: int) -> tuple[Sequence[float], list[str]]:
+        """Places and labels of a few moments, or spans of time, on an axis for so many characters."""
+        if self.few is None:
+            return time_ticks(written, *self.limits(), wide)
+        step = max(1, math.ceil(len(self.few) / (wide // 8)))
+        return range(0, len(self.few), step), time_labels(written, self.few[::step].tolist())
+
     def _name(self, value: float) -> str:
         if self.levels is not None:
             name = self.levels[int(value)] if int(value) < len(self.levels) else "(others)"
         else:
             name = self.written(value) if self.written else f"{value:g}"
-        return name if len(name) <= LONG else f"{name[: LONG - 1]}…"
+        return shortened(name, LONG)
 
 
 def column_figure(
@@ -149,7 +168,7 @@ def compare_column(ax: Axes, data: Tensor, drawn: Tensor, name: str, scale: Colu
     gaps = [part.isnan().double().mean().item() for part in (data, drawn)]
     scale.draw(ax, data, drawn)
     scale.label(ax, "x")
-    title = name if len(name) <= 24 else f"{name[:23]}…"
+    title = shortened(name, TITLE)
     ax.set_title(f"{title}\ngaps: {gaps[0]:.1%}, samples {gaps[1]:.1%}" if any(gaps) else title, fontsize=9)
     return ax
 

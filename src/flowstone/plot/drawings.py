@@ -122,7 +122,7 @@ def drawings(
 
 
 def _loss(history: History, entropy: float | None) -> Figure:
-    figure, axes = new_figure(1, 1, (5.4, 3.6))
+    figure, axes = new_figure(1, 1, (5.4, 4.0))
     loss_curve(history, axes[0, 0], entropy=entropy)
     return figure
 

@@ -18,9 +18,10 @@ from flowstone.train.history import History
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["DATA", "SAMPLES", "loss_curve", "new_figure", "png_of", "save_figure"]
+__all__ = ["DATA", "SAMPLES", "loss_curve", "new_figure", "png_of", "save_figure", "shortened"]
 
 DATA, SAMPLES = "#0072B2", "#D55E00"
+BELOW = 3.9  # heights of a line between the axes and a legend below their ticks and label
 DPI, MARGIN = 150, 0.06  # points an inch, inches around a picture
 
 
@@ -37,25 +38,43 @@ def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figu
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
+def shortened(text: str, most: int) -> str:
+    """A text, or its beginning where it has more than so many characters.
+
+    >>> shortened("temperature outside", 12)
+    'temperature…'
+    """
+    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
+
+
 def loss_curve(history: History, ax: Axes, *, entropy: float | None = None) -> Axes:
-    """Train and validation NLL over steps; a dotted line at the entropy where it is known."""
+    """Train and validation NLL over steps; a dotted line at the entropy where it is known.
+
+    The legend is below the axes, where it hides no curve: a figure needs room there, which
+    ``plt.subplots(layout="constrained")`` makes.
+    """
     steps = history.column("step")
     ax.plot(steps, history.column("train_nll"), color=DATA, label="train", linewidth=1.2)
     ax.plot(steps, history.column("val_nll"), color=SAMPLES, label="validation", linewidth=1.5)
     best = history.best
     ax.plot(
-        best.step, best.val_nll, "o", color=SAMPLES, markersize=5, label=f"best: {best.val_nll:.4f} at step {best.step}"
+        best.step,
+        best.val_nll,
+        "o",
+        color=SAMPLES,
+        markeredgecolor="white",
+        label=f"best: {best.val_nll:.4f} at step {best.step}",
     )
     if entropy is not None:
         ax.axhline(entropy, color="black", linestyle=":", linewidth=1, label=f"entropy: {entropy:.4f}")
     # The first steps are so far above the later ones that they are left out of the range.
     first = max(1, len(history) // 10) if len(history) > 3 else 0
     later = history.column("val_nll")[first:] + history.column("train_nll")[first:]
-    low, high = min([*later, min(later) if entropy is None else entropy]), sorted(later)[int(0.97 * (len(later) - 1))]
+    low, high = min([*later, best.val_nll if entropy is None else entropy]), sorted(later)[int(0.97 * (len(later) - 1))]
     if high > low:
         ax.set_ylim(low - 0.08 * (high - low), high + 0.15 * (high - low))
     ax.set(xlabel="step", ylabel="NLL (nats)", title="negative log-likelihood")
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, ncols=2, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=BELOW)
     return ax
 
 

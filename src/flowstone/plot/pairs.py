@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from flowstone.plot.columns import ColumnScale
-from flowstone.plot.figures import DATA, SAMPLES, new_figure
+from flowstone.plot.figures import DATA, SAMPLES, new_figure, shortened
 
 __all__ = ["most_dependent", "pair_plot"]
 
@@ -59,11 +59,11 @@ def pair_plot(
             ax.set(xlim=scales[column].limits(), ylim=scales[row].limits())
         if row == count - 1:
             scales[column].label(ax, "x", most=5)
-            ax.set_xlabel(_cut(columns[column]), fontsize=8)
+            ax.set_xlabel(shortened(columns[column], LONG), fontsize=8)
         else:
             ax.set_xticks([])
         if column == 0:
-            ax.set_ylabel(_cut(columns[row]), fontsize=8)
+            ax.set_ylabel(shortened(columns[row], LONG), fontsize=8)
         if column == 0 and row:
             scales[row].label(ax, "y", most=5)
         else:
@@ -71,6 +71,7 @@ def pair_plot(
     more = f" (the first {count} of {len(columns)} columns)" if count < len(columns) else ""
     handles = axes[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper right", ncols=2, frameon=False, fontsize=9)
+    figure.align_labels()
     title = "samples" if x is None else "data above, samples below"
     figure.suptitle(title + more + note, x=0.02, ha="left", fontsize=10)
     return figure
@@ -101,7 +102,3 @@ def _ranks(column: Tensor) -> Tensor:
     """
     _, place, counts = column.unique(return_inverse=True, return_counts=True)
     return (counts.cumsum(0) - counts / 2)[place]
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= LONG else f"{name[: LONG - 1]}…"

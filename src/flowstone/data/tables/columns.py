@@ -16,6 +16,7 @@ from flowstone.data.tables.kinds import (
     INFERRED,
     KINDS,
     Constant,
+    Datetime,
     Kind,
     LeftOut,
     ModelledKind,
@@ -23,10 +24,10 @@ from flowstone.data.tables.kinds import (
     kind_from_record,
     kind_named,
 )
-from flowstone.data.tables.read import read_table
+from flowstone.data.tables.read import is_doubt, read_table
 from flowstone.data.tables.table import Table
 from flowstone.data.tables.types import is_number, is_text, python_value
-from flowstone.data.tables.values import date_mask, number_mask, parse_dates, parse_numbers, without_gaps
+from flowstone.data.tables.values import date_mask, number_mask, parse_numbers, without_gaps
 from flowstone.errors import CheckpointError, DataError, DataWarning, FlowstoneError, SettingError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Columns:
     Attributes:
         kinds: one for each column; those that are left out have a kind, too.
         notes: what was decided or is in doubt, a sentence each.
+        doubts: those of the notes that are in doubt; a warning was given of each.
 
     >>> columns = kinds_of({"age": [31, 44, 44, 60], "sex": ["f", "m", "m", "f"]})
     >>> columns.names, columns.encode({"age": [44], "sex": ["m"]}).tolist()
@@ -57,6 +59,12 @@ class Columns:
 
     kinds: tuple[Kind, ...]
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def decisions(self) -> tuple[str, ...]:
+        """The notes that no warning has said."""
+        return tuple(note for note in self.notes if note not in self.doubts)
 
     @property
     def modelled(self) -> tuple[ModelledKind, ...]:
@@ -119,10 +127,15 @@ class Columns:
         """Whether rows of a table are encoded alike with and without its other rows.
 
         They are not where numbers or dates are still text: what a comma in ``1,234`` means depends on other cells.
+        Dates are, where all of them have the form that their kind knows.
         """
-        kinds = [kind for kind in self.modelled if isinstance(kind, Numbers) and kind.column in table.columns]
-        types = [table.arrow.schema.field(kind.column).type for kind in kinds]
-        return not any(is_text(each.value_type if pa.types.is_dictionary(each) else each) for each in types)
+        for kind in self.modelled:
+            if isinstance(kind, Numbers) and kind.column in table.columns:
+                column = table.arrow.column(kind.column)
+                type_of_cells = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+                if is_text(type_of_cells) and not (isinstance(kind, Datetime) and kind.read(column) is not None):
+                    return False
+        return True
 
     def decode(self, x: Any, *, seed: int = 0) -> pa.Table:
         """A table of the original columns, types and levels from ``(rows, D)`` numbers; constants are put back.
@@ -210,6 +223,7 @@ def decide(
     kinds, exclude = dict(kinds or {}), (exclude,) if isinstance(exclude, str) else tuple(exclude)
     table.require((*kinds, *exclude))
     decided, notes, doubts, problems = [], list(table.notes[1:]), [], []
+    in_doubt = [note for note in notes if is_doubt(note)]
     for name in table.columns:
         facts = Facts(name, table.arrow.column(name), str(table.path), index=name in table.index)
         try:
@@ -217,8 +231,9 @@ def decide(
         except (DataError, SettingError) as error:
             problems.append(error)
         notes.extend(f"column {name!r}: {note}" for note in facts.notes)
-        notes.extend(f"column {name!r}: {doubt}" for doubt, _, _ in facts.doubts)
         for doubt, otherwise, remedy in facts.doubts:
+            notes.append(f"column {name!r}: {doubt}")
+            in_doubt.append(notes[-1])
             doubts.append(DataWarning(f"{table.path}: column {name!r}: {doubt}{otherwise}", remedy=remedy))
     constant = [kind for kind in decided if isinstance(kind, Constant)]
     if constant:
@@ -226,7 +241,7 @@ def decide(
         notes.append(f"constant columns are left out and put back in samples: {said}")
     if problems:
         raise _all_problems(str(table.path), problems)
-    return Columns(tuple(decided), tuple(notes)), doubts
+    return Columns(tuple(decided), tuple(notes), tuple(in_doubt)), doubts
 
 
 def _decide(facts: Facts, asked: str | None, keep: bool) -> Kind:
@@ -263,12 +278,11 @@ def _specified(asked: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _parsed(facts: Facts, name: str) -> Facts:
-    """Facts of the column as numbers, where text is to be a kind of numbers and can be one."""
+    """Facts of the column as numbers, where text is to be a kind of numbers and can be one; of dates without gaps."""
     if not is_text(facts.type) or name in ("categorical", "ordinal", "text", "identifier", "left_out", "constant"):
         return facts
     text = without_gaps(compute.cast(facts.column, pa.string()))
-    dates = parse_dates(text) if name == "datetime" else None
-    column = dates[0] if dates else parse_numbers(text)
+    column = compute.cast(text, facts.type) if name == "datetime" else parse_numbers(text)
     return facts if column is None else replace(facts, column=column)
 
 

@@ -32,6 +32,7 @@ import numpy as np
 import pyarrow as pa
 
 from flowstone.data.tables.arrow import compute
+from flowstone.data.tables.date_forms import find_form
 from flowstone.data.tables.types import is_number, is_temporal, is_text
 
 __all__ = ["FEW", "GROWING", "SHORT", "Facts", "difference", "digits_of", "ticks_per_unit"]
@@ -116,6 +117,11 @@ class Facts:
     def distinct(self) -> int:
         """How many different values there are."""
         return len(self.unique) if self.is_numeric else len(self.level_counts[0])
+
+    @cached_property
+    def date_form(self) -> tuple[str, str | None] | None:
+        """How a column of text writes its dates, and what is in doubt about that; None of others."""
+        return find_form(self.level_counts[0]) if is_text(self.type) else None
 
     @property
     def is_numeric(self) -> bool:
@@ -302,7 +308,7 @@ class Facts:
         """Why the column seems to name rows rather than to describe them; None where it does not."""
         rows = len(self.present)
         named = bool(ID_NAME.match(self.name.strip()))
-        if rows < 3:
+        if rows < 3 or self.date_form is not None:
             return None
         if is_text(self.type) or pa.types.is_dictionary(self.type):
             if self.distinct == rows:

@@ -33,6 +33,7 @@ __all__ = [
     "TEXT",
     "checked",
     "files_of",
+    "is_doubt",
     "is_pattern",
     "is_table",
     "pandas_index",
@@ -384,6 +385,11 @@ def checked(table: Table, rows: int | None = None) -> Table:
     if rows == 0 or arrow.num_columns == 0:
         raise DataError(f"{table.path}: the table is empty ({rows} rows, {arrow.num_columns} columns)")
     for note in table.notes:
-        if note.startswith("in doubt"):
+        if is_doubt(note):
             warnings.warn(f"{table.path}: {note}", stacklevel=3)
     return table
+
+
+def is_doubt(note: str) -> bool:
+    """Whether what was understood while reading is in doubt."""
+    return note.startswith("in doubt")

@@ -19,6 +19,7 @@ from flowstone.data.tables.arrow import compute
 __all__ = [
     "DATE_READINGS",
     "MISSING",
+    "SOME",
     "DateReading",
     "NumberReading",
     "date_mask",
@@ -27,6 +28,7 @@ __all__ = [
     "differs_by_order",
     "first_cell",
     "is_gap",
+    "looks_dated",
     "looks_typed",
     "number_mask",
     "number_readings",
@@ -127,6 +129,11 @@ def is_gap(cell: str, na: Sequence[str] = ()) -> bool:
     """Whether a cell means that there is no value."""
     cell = cell.strip()
     return cell in MISSING or cell in na
+
+
+def looks_dated(cell: str) -> bool:
+    """Whether a cell begins as a date does."""
+    return DATE_LIKE.match(cell.strip()) is not None
 
 
 def looks_typed(cell: str) -> bool:

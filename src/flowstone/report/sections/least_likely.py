@@ -30,7 +30,7 @@ def least_likely(subject: Subject) -> Markup | None:
     judge = AnomalyJudge(density, held.x, held.context)
     p_values, blamed = judge(worst.x, worst.context)
     chosen = _columns(len(subject.columns), blamed.tolist())
-    head = ["rank", "column to blame", "log p (nats)", "p-value", *(subject.columns[index] for index in chosen)]
+    head = ["rank", "column to blame", "log p (nats)", "p\u2011value", *(subject.columns[index] for index in chosen)]
     head += [f"given {name}" for name in subject.context_columns]
     shown = subject.written(worst)
     lines = []

@@ -16,7 +16,7 @@ def training(subject: Subject) -> Markup | None:
         return None
     image = subject.picture("loss")
     if image is None:
-        figure, axes = new_figure(1, 1, (5.4, 3.6))
+        figure, axes = new_figure(1, 1, (5.4, 4.0))
         loss_curve(history, axes[0, 0])
         image = png_of(figure)
     first, best, last = history.records[0], history.best, history.records[-1]

@@ -1,14 +1,19 @@
-"""Datetime: dates, times of day, timestamps with or without a zone, and spans of time."""
+"""Datetime: dates, times of day, timestamps with or without a zone, spans of time; dates that are text, too."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from flowstone.data.tables.facts import Facts
+from flowstone.data.tables.arrow import compute
+from flowstone.data.tables.date_forms import READINGS, find_form, read_form, write_form
+from flowstone.data.tables.facts import Facts, ticks_per_unit
 from flowstone.data.tables.kinds.numbers import Numbers
-from flowstone.data.tables.types import is_temporal
+from flowstone.data.tables.types import is_temporal, is_text, plain_type, python_value
+from flowstone.data.tables.values import without_gaps
+from flowstone.data.times import TimeFormat
 
 __all__ = ["Datetime"]
 
@@ -18,20 +23,42 @@ DAY = 86_400
 
 @dataclass(frozen=True, kw_only=True)
 class Datetime(Numbers):
-    """Dates in days, all else in seconds, since 1970 where the type counts from there."""
+    """Dates in days, all else in seconds, since 1970 where the type counts from there.
+
+    Attributes:
+        gridded: whether it is modelled on its grid.
+        form: of a column of text, how it writes its dates, which is how samples are written; of others empty.
+    """
 
     name = "datetime"
     gridded: bool = True
+    form: str = ""
+
+    def __post_init__(self) -> None:
+        if self.form and self.form not in READINGS:
+            raise ValueError(f"unknown form of dates {self.form!r}")
 
     @classmethod
     def infer(cls, facts: Facts) -> "Datetime | None":
-        return cls._made(facts) if is_temporal(facts.type) else None
+        if is_temporal(facts.type):
+            return cls._made(facts)
+        return None if facts.date_form is None else cls._of_text(facts, *facts.date_form)
 
     @classmethod
     def asked(cls, facts: Facts, arguments: Sequence[str]) -> "Datetime":
-        if not is_temporal(facts.type):
+        made = cls.infer(facts)
+        if made is None:
             raise cls.refuse(facts, "its values cannot be read as dates or times")
-        return cls._made(facts)
+        return made
+
+    @classmethod
+    def _of_text(cls, facts: Facts, form: str, doubt: str | None) -> "Datetime":
+        if doubt:
+            facts.doubt(doubt)
+        times = read_form(compute.cast(facts.column, pa.string()), form)
+        assert times is not None
+        facts.notes.append(f"its texts are dates, {form}")
+        return replace(cls._made(replace(facts, column=times)), type=facts.type, form=form)
 
     @classmethod
     def _made(cls, facts: Facts) -> "Datetime":
@@ -43,12 +70,66 @@ class Datetime(Numbers):
             facts.doubt(f"{made.said(float(far[0]))} is far from all dates that are usual: it may stand for a gap")
         return made
 
+    @property
+    def times(self) -> "Datetime":
+        """The same kind of dates and times in a type of their own."""
+        if not self.form:
+            return self
+        return replace(self, type=pa.timestamp("s") if "H" in self.form else pa.date32(), form="")
+
+    def encode(self, column: pa.ChunkedArray, where: str, start: int = 0) -> np.ndarray:
+        if not self.form:
+            return super().encode(column, where, start)
+        if pa.types.is_dictionary(column.type):
+            column = compute.cast(column, column.type.value_type)
+        read = self.read(column)
+        return self.times.encode(column if read is None else read, where, start)
+
+    def read(self, column: pa.ChunkedArray) -> pa.ChunkedArray | None:
+        """Text in the column's own form as dates; None of other columns."""
+        if not self.form or not is_text(column.type):
+            return None
+        return read_form(without_gaps(compute.cast(column, pa.string())), self.form)
+
+    def decode(self, values: np.ndarray, *, seed: int = 0) -> pa.Array:
+        if not self.form:
+            return super().decode(values, seed=seed)
+        return write_form(self.times.decode(values), self.form).cast(self.type)
+
+    def decode_like(self, values: np.ndarray, column: pa.ChunkedArray) -> pa.Array:
+        """Dates for the gaps of a column: where that is text, in its own form."""
+        times = self.times.decode(values)
+        if not is_text(column.type):
+            return times
+        if self.read(column) is not None:
+            return write_form(times, self.form)
+        found = find_form(compute.unique(compute.drop_null(without_gaps(compute.cast(column, pa.string())))))
+        return write_form(times, found[0]) if found else compute.cast(times, pa.string())
+
+    def said(self, value: float | None) -> str:
+        return self.times.said(value) if self.form else super().said(value)
+
+    def format(self) -> TimeFormat:
+        """How numbers of the tensor are written, and which moments they are."""
+        if self.form:
+            return self.times.format()
+        unit = DAY if pa.types.is_date(self.type) else 1
+        start = unit * self.origin / ticks_per_unit(self.type)
+        if pa.types.is_duration(self.type):
+            return TimeFormat(self.said, "span", unit, start)
+        if pa.types.is_time(self.type):
+            return TimeFormat(self.said, "time of day", unit, start)
+        first = python_value(pa.scalar(0, plain_type(self.type)).cast(self.type))
+        return TimeFormat(self.said, "moment", unit, start, getattr(first, "tzinfo", None))
+
     def head(self) -> dict[str, Any]:
         if self.gridded and self.step:
             return super().head() | {"rest": "grid", "step": self.step, "anchor": self.anchor}
         return super().head()
 
     def treatment(self) -> str:
+        if self.form:
+            return self.times.treatment()
         if pa.types.is_date(self.type):
             return "a probability for each day" if self.step == 1 else f"a probability for each {self.step:g} days"
         return f"in seconds, rounded to {self.step:g}" if self.step else "in seconds, a density on the real line"
