@@ -314,15 +314,13 @@ def _check_values(facts: Facts, asked: str | None) -> None:
 
 
 def _doubt_text(facts: Facts) -> None:
-    """Text of a frame that is numbers or dates throughout is in doubt, unless it is of few values, or of codes."""
+    """Text of a frame that is numbers throughout is in doubt, unless it is of few values, or of codes."""
     levels = facts.level_counts[0]
     if facts.distinct <= FEW or compute.any(compute.match_substring_regex(levels, CODE)).as_py():
         return
-    text = pa.chunked_array([levels])
-    kind = "continuous" if compute.all(number_mask(text)).as_py() else "datetime" if parse_dates(text) else None
-    if kind:
-        what = "numbers" if kind == "continuous" else "dates"
-        facts.doubt(f"its texts are all {what}, and are taken for words", f"to read {what}", kinds={facts.name: kind})
+    if compute.all(number_mask(pa.chunked_array([levels]))).as_py():
+        remedy = {facts.name: "continuous"}
+        facts.doubt("its texts are all numbers, and are taken for words", "to read numbers", kinds=remedy)
 
 
 def _refuse_mixed(facts: Facts) -> None:
