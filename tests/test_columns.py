@@ -464,3 +464,28 @@ def test_records_that_were_not_written_are_refused(column, field, value):
     with pytest.raises(CheckpointError, match=f"^column {place + 1}: not a description that") as refused:
         Columns.from_record(record)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+@pytest.mark.parametrize("kind", [pa.null(), pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())])
+def test_a_chunk_of_gaps_alone_is_encoded_whatever_its_type(kind, rows):
+    days = np.arange(40) // 2
+    columns = kinds_of({
+        "day": pa.array(days.astype(np.int32)).cast(pa.date32()),
+        "at": pa.array(days).cast(pa.timestamp("us")),
+        "x": days * 0.37,
+        "count": days,
+        "sex": ["F", "M"] * 20,
+        "is_in": [True, False] * 20,
+    })  # fmt: skip
+    gaps = pa.table({name: pa.nulls(rows, kind) for name in columns.names})
+    x = columns.encode(read_table(gaps, empty=True))
+    assert x.shape == (rows, 6)
+    assert x.isnan().all()
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+def test_truth_values_may_be_text(kind):
+    columns = kinds_of({"is_in": [True, False] * 20})
+    x = columns.encode(pa.table({"is_in": pa.array(["true", None, "False"], kind)}))
+    np.testing.assert_array_equal(x.numpy(), [[1.0], [np.nan], [0.0]])

@@ -91,10 +91,10 @@ class Categorical(ModelledKind):
             shares = np.array(self.grouped_counts) / sum(self.grouped_counts)
             index[rest] = count + np.random.default_rng(seed).choice(len(shares), len(rest), p=shares)
         known = pa.array([*self.levels, *self.grouped], type_from_record(self.level_type))
-        taken = known.take(pa.array(index, mask=gaps))
-        if pa.types.is_dictionary(self.type):
-            return taken.cast(self.type.value_type).dictionary_encode().cast(self.type)
-        return taken.cast(self.type)
+        if pa.types.is_dictionary(self.type):  # all levels in their order, so that any two samples have the same
+            indices = pa.array(index, mask=gaps).cast(self.type.index_type)
+            return pa.DictionaryArray.from_arrays(indices, known.cast(self.type.value_type), ordered=self.type.ordered)
+        return known.take(pa.array(index, mask=gaps)).cast(self.type)
 
     def head(self) -> dict[str, Any]:
         count = len(self.levels) + bool(self.grouped)

@@ -180,14 +180,17 @@ def _as_numbers(column: pa.ChunkedArray, kind: Numbers, where: str, start: int) 
     """The column in a type of numbers or times, with what cannot be one refused by its row."""
     if pa.types.is_dictionary(column.type):
         column = compute.cast(column, column.type.value_type)
+    if is_text(column.type):
+        column = without_gaps(compute.cast(column, pa.string()))
+        if column.null_count == len(column):  # a chunk of gaps has no form
+            column = pa.chunked_array([pa.nulls(len(column))])
     if is_temporal(kind.type):
         return _as_times(column, kind, where)
     if is_text(column.type):
-        text = without_gaps(compute.cast(column, pa.string()))
-        parsed = parse_numbers(text)
+        parsed = parse_numbers(column)
         if parsed is None:
-            row = compute.index(compute.fill_null(number_mask(text), True), False).as_py()
-            held = f"row {start + row + 1} holds {text[row].as_py()!r}"
+            row = compute.index(compute.fill_null(number_mask(column), True), False).as_py()
+            held = f"row {start + row + 1} holds {column[row].as_py()!r}"
             raise DataError(f"{where}: column {kind.column!r}, {held}; it is {kind.name}: a number")
         return parsed
     if pa.types.is_null(column.type):
@@ -199,7 +202,7 @@ def _as_numbers(column: pa.ChunkedArray, kind: Numbers, where: str, start: int) 
 
 def _as_times(column: pa.ChunkedArray, kind: Numbers, where: str) -> pa.ChunkedArray:
     if is_text(column.type):
-        parsed = parse_dates(without_gaps(compute.cast(column, pa.string())))
+        parsed = parse_dates(column)
         if parsed is None:
             first = next((cell for cell in map(python_value, column) if cell is not None), None)
             raise DataError(f"{where}: column {kind.column!r} holds {first!r}; it is {kind.name}")
