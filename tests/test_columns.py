@@ -518,13 +518,36 @@ def test_a_sentinel_at_each_end_and_none_among_counts():
     assert not Facts("x", pa.chunked_array([[*range(50), 400]])).sentinels
 
 
-def test_text_of_numbers_or_dates_in_a_frame_is_in_doubt():
-    days = [f"{1 + i:02d}.03.2021" for i in range(30)]
+def test_text_of_numbers_in_a_frame_is_in_doubt():
     with pytest.warns(DataWarning) as caught:
-        columns = kinds_of({"x": [str(0.7 * i) for i in range(30)], "day": days, "zip": [f"0{i}" for i in range(30)]})
+        columns = kinds_of({"x": [str(0.7 * i) for i in range(30)], "zip": [f"0{i}" for i in range(30)]})
     assert [str(each.message).split(": ", 1)[1] for each in caught] == [
         "column 'x': its texts are all numbers, and are taken for words; to read numbers: kinds={'x': 'continuous'}",
-        "column 'day': its texts are all dates, and are taken for words; to read dates: kinds={'day': 'datetime'}",
     ]
-    assert [kind.name for kind in columns.kinds] == ["identifier"] * 3
+    assert [kind.name for kind in columns.kinds] == ["identifier"] * 2
     assert [kind.name for kind in kinds_of({"x": ["0.5", "1.5", "7"] * 9}, {"x": "continuous"}).kinds] == ["continuous"]
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+@pytest.mark.parametrize("kind", [pa.null(), pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())])
+def test_a_chunk_of_gaps_alone_is_encoded_whatever_its_type(kind, rows):
+    days = np.arange(40) // 2
+    columns = kinds_of({
+        "day": pa.array(days.astype(np.int32)).cast(pa.date32()),
+        "at": pa.array(days).cast(pa.timestamp("us")),
+        "x": days * 0.37,
+        "count": days,
+        "sex": ["F", "M"] * 20,
+        "is_in": [True, False] * 20,
+    })  # fmt: skip
+    gaps = pa.table({name: pa.nulls(rows, kind) for name in columns.names})
+    x = columns.encode(read_table(gaps, empty=True))
+    assert x.shape == (rows, 6)
+    assert x.isnan().all()
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+def test_truth_values_may_be_text(kind):
+    columns = kinds_of({"is_in": [True, False] * 20})
+    x = columns.encode(pa.table({"is_in": pa.array(["true", None, "False"], kind)}))
+    np.testing.assert_array_equal(x.numpy(), [[1.0], [np.nan], [0.0]])

@@ -1,4 +1,4 @@
-"""Scoring, imputing and sampling over Ray Data on a local cluster, and the functions of the Dask and Spark recipes."""
+"""Scoring, imputing and sampling over Ray Data on a local cluster."""
 
 from pathlib import Path
 

@@ -603,3 +603,28 @@ def test_p_values_of_chunks_are_those_of_the_whole_table_noise_and_all(tmp_path,
     assert parts.column("blame").to_pylist() == whole.column("blame").to_pylist()
     assert scorer_of_all.scores_chunks_alike(table)
     assert not Scorer("R", anomaly=True, drop_missing=True).scores_chunks_alike(table)
+
+
+# --- chunks in memory -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("run", "settings"), [("mixed", {"per_column": True}), ("flow", {"anomaly": True})])
+def test_a_chunk_without_rows_has_the_columns_that_are_added(small_parts, runs, run, settings):
+    rows = people(40) if run == "mixed" else pa.table(dict.fromkeys("abc", np.arange(40.0)))
+    scorer_of_chunks = Scorer(runs / run, **settings)
+    assert scorer_of_chunks(rows.slice(0, 0)).schema == scorer_of_chunks(rows).schema
+    needed = rows.column_names[1]
+    with pytest.raises(DataError, match=f"no column '{needed}'"):
+        scorer_of_chunks(rows.drop_columns(needed).slice(0, 0))
+
+
+@pytest.mark.parametrize("recipe", ["mixed", "spline"])
+def test_what_meant_a_gap_in_the_training_does_so_in_a_chunk(tmp_path, recipe):
+    values = np.random.default_rng(0).normal(size=(200, 2)).round(2)
+    values[::9, 0] = -999
+    rows = pa.table({"a": values[:, 0], "b": values[:, 1]})
+    pyarrow.parquet.write_table(rows, tmp_path / "t.parquet")
+    steps = ["--na=-999", "--steps", 2, "--drop-missing", "--quiet", "--no-plots"]
+    flowstone("train", tmp_path / "t.parquet", "--flow", recipe, "--out", tmp_path / "R", *steps)
+    scored = Scorer(tmp_path / "R", drop_missing=True)(rows.slice(0, 18))
+    assert scored.column("b").to_pylist() == [value for row, value in enumerate(values[:18, 1]) if row % 9]

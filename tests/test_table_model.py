@@ -1,6 +1,7 @@
 """Models of tables: a table in; samples, likelihoods, gaps filled and any columns given, as tables."""
 
 import datetime
+import pickle
 import warnings
 
 import numpy as np
@@ -158,6 +159,40 @@ def test_a_saved_model_is_the_same(model, table, tmp_path):
         TableModel.load(tmp_path / "flow")
 
 
+def test_what_meant_a_gap_when_it_was_learned_does_so_later(tmp_path):
+    values = np.random.default_rng(0).normal(size=(100, 2))
+    values[::4, 1] = -999
+    learned = learn({"a": values[:, 0], "b": values[:, 1]}, na=["-999"], steps=2, progress=False, arguments=SMALL)
+    learned.save(tmp_path / "model")
+    marked, plain = ({"a": [0.1, 0.2], "b": [gap, 0.4]} for gap in (-999.0, None))
+    for each in (learned, TableModel.load(tmp_path / "model")):
+        assert np.array_equal(each.log_prob(marked), each.log_prob(plain))
+        assert each.impute(marked, seed=0).equals(each.impute(plain, seed=0))
+        assert each.sample_given(marked, seed=0).equals(each.sample_given(plain, seed=0))
+
+
+def test_levels_keep_their_order_and_chunks_their_types():
+    rng = np.random.default_rng(0)
+    codes, kind = rng.integers(0, 3, 100), pa.dictionary(pa.int8(), pa.string(), ordered=True)
+    sizes = pa.DictionaryArray.from_arrays(
+        pa.array(codes, pa.int8(), mask=codes == 1), ["small", "large", "giant"], ordered=True
+    )
+    table = pa.table({"size": sizes, "x": rng.normal(size=100)})
+    model = learn(table, steps=2, progress=False, arguments=SMALL)
+    for rows in (model.sample(3, seed=0), *(model.impute(table.slice(0, count)) for count in (100, 5, 0))):
+        assert rows.schema.field("size").type == kind
+        levels = [chunk.dictionary.to_pylist() for chunk in rows.column("size").chunks if len(chunk)]
+        assert levels == [["small", "large", "giant"]] * len(levels)
+    assert model.impute(table).column("size").null_count == 0
+
+
+@pytest.mark.parametrize("how", ["draw", "likely"])
+def test_a_chunk_without_rows_is_filled(model, table, how):
+    assert model.impute(table.slice(0, 0), how=how).schema == table.schema
+    with pytest.raises(DataError, match="the table is empty"):
+        model.log_prob(table.slice(0, 0))
+
+
 @pytest.mark.parametrize(
     ("given", "error", "words"),
     [
@@ -173,6 +208,8 @@ def test_bad_values_given(model, given, error, words):
     with pytest.raises(error, match=words) as raised:
         model.sample(1, given)
     assert "\n" not in str(raised.value)
+    sent = pickle.loads(pickle.dumps(raised.value))  # as one process sends it to another
+    assert (type(sent), str(sent)) == (error, str(raised.value))
 
 
 def test_a_fixed_order_says_what_it_cannot_do(table):

@@ -39,9 +39,12 @@ class TableModel:
         density: a density of the columns, such as the recipe ``mixed`` makes.
         columns: their kinds.
         history: of its training, where it was trained here.
+        na: texts or numbers that mean a gap in the tables that go in.
     """
 
-    def __init__(self, density: Density, columns: Columns, history: History | None = None) -> None:
+    def __init__(
+        self, density: Density, columns: Columns, history: History | None = None, *, na: Sequence[str] = ()
+    ) -> None:
         if tuple(density.event_shape) != (len(columns.names),):
             raise SettingError(
                 f"the density is of {tuple(density.event_shape)}, but {len(columns.names)} columns have kinds"
@@ -49,6 +52,7 @@ class TableModel:
         self.density = density
         self.columns = columns
         self.history = history
+        self.na = tuple(na)
 
     def __repr__(self) -> str:
         return f"TableModel({', '.join(self.columns.names)})"
@@ -61,11 +65,12 @@ class TableModel:
             gaps: ``absent``: a row with gaps has the likelihood of what is there, the exact marginal in the order of
                 the columns. ``event``: that a value is missing counts, too.
         """
+        table = self._read(table)
         x = self.encode(table)
         with torch.no_grad():
             if isinstance(self.density, MixedDensity):
                 return self.density.log_prob(x, gaps=gaps).double().cpu().numpy()
-            _require_whole(x, self.columns, read_table(table))
+            _require_whole(x, self.columns, table)
             return self.density.log_prob(x).double().cpu().numpy()
 
     def column_log_prob(self, table: Any) -> pa.Table:
@@ -169,7 +174,7 @@ class TableModel:
     ) -> Iterator[pa.Table]:
         """What ``sample_given`` draws, chunk by chunk, for more rows than memory holds."""
         require_integer("n", n)
-        density, table = self._any_order("samples with values given"), read_table(table)
+        density, table = self._any_order("samples with values given"), self._read(table)
         for name in table.columns:
             self._require(name)
         known, seeds = self.encode(table, partial=True), _seeds(seed)
@@ -184,6 +189,8 @@ class TableModel:
     ) -> pa.Table:
         """The table with its gaps filled, given what each row holds; all other values and columns stay as they are.
 
+        A chunk of a table needs no other chunk; one without rows comes back without rows.
+
         Args:
             how: ``draw``: from the distribution of what is missing (several seeds give several imputations);
                 ``likely``: the most likely value of each column (of numbers the median), one column after the other.
@@ -193,7 +200,7 @@ class TableModel:
             SettingError: the density has a fixed order, in which what is known comes too late.
         """
         require_choice("how", how, WAYS)
-        density, table = self._any_order("filled gaps"), read_table(table)
+        density, table = self._any_order("filled gaps"), self._read(table, empty=True)
         x = self.encode(table)
         missing = x.isnan()
         x = density.fill(x, missing, context, seed=seed) if how == "draw" else density.fill_likely(x, context)
@@ -218,11 +225,12 @@ class TableModel:
 
     def encode(self, table: Any, *, partial: bool = False) -> Tensor:
         """Rows as the density takes them, ``(rows, columns)``, float64, NaN for gaps."""
-        return self.columns.encode(table, partial=partial).to(self.density.device)
+        return self.columns.encode(self._read(table), partial=partial).to(self.density.device)
 
     def save(self, folder: Path | str) -> None:
         """Write the density and the kinds of its columns into a folder that ``TableModel.load`` reads."""
-        data = {"kind": TABLE, "mixed": isinstance(self.density, MixedDensity), "schema": self.columns.as_record()}
+        mixed, schema = isinstance(self.density, MixedDensity), self.columns.as_record()
+        data = {"kind": TABLE, "mixed": mixed, "schema": schema, "na": self.na}
         save(self.density, folder, extra={"columns": list(self.columns.names), "data": data})
 
     @classmethod
@@ -233,14 +241,19 @@ class TableModel:
             CheckpointError: it is damaged, or was not learned from a table.
         """
         record = read_record(folder)
-        schema = record.get("data", {}).get("schema")
+        data = record.get("data", {})
+        schema = data.get("schema")
         if not isinstance(schema, list):
             raise CheckpointError(f"{Path(folder) / 'flow.json'}: it has no kinds of columns: it is not of a table")
         with reading(Path(folder) / RECORD):
             columns = Columns.from_record(schema)
             if columns.names != tuple(record["columns"]):
                 columns = columns.select(record["columns"])
-        return cls(load(folder, device=device), columns)
+        return cls(load(folder, device=device), columns, na=data.get("na", ()))
+
+    def _read(self, table: Any, *, empty: bool = False) -> Table:
+        """A table in which what meant a gap in the one that was learned does so, too."""
+        return read_table(table, na=self.na, empty=empty)
 
     def _any_order(self, what: str) -> MixedDensity:
         if not isinstance(self.density, MixedDensity):
@@ -368,6 +381,7 @@ def learn(
     >>> model.sample(2, {"sex": "f"}, seed=0).column("sex").to_pylist()
     ['f', 'f']
     """
+    na = (str(na),) if isinstance(na, str | int | float) else tuple(map(str, na))
     table = read_table(table, na=na)
     columns = kinds_of(table, kinds, exclude)
     if not columns.names:
@@ -384,7 +398,7 @@ def learn(
         _require_whole(x, columns, table)
     history = fit(density, rows, validation=validation, seed=seed, **settings)
     density.eval()
-    return TableModel(density, columns, history)
+    return TableModel(density, columns, history, na=na)
 
 
 def _require_whole(x: Tensor, columns: Columns, table: Table) -> None:
@@ -416,12 +430,16 @@ def _filled(column: pa.ChunkedArray, values: pa.ChunkedArray) -> pa.ChunkedArray
         return values
     if pa.types.is_floating(column.type):
         column = compute.if_else(compute.is_nan(column), pa.scalar(None, column.type), column)
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        plain = compute.coalesce(column.cast(kind.value_type), values.cast(kind.value_type))
-        levels = [chunk.dictionary.cast(kind.value_type) for chunk in (*values.chunks, *column.chunks)]
-        known = compute.drop_null(compute.unique(pa.concat_arrays(levels)))
-        places = compute.cast(compute.index_in(plain, value_set=known), kind.index_type)
-        chunks = [pa.DictionaryArray.from_arrays(chunk, known, ordered=kind.ordered) for chunk in places.chunks]
-        return pa.chunked_array(chunks, kind)
+    if pa.types.is_dictionary(column.type):
+        return _filled_levels(column, values)
     return compute.coalesce(column, values.cast(column.type, safe=False))
+
+
+def _filled_levels(column: pa.ChunkedArray, values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A dictionary column with values in place of its gaps; its levels keep their order, and new ones follow."""
+    kind = column.type
+    plain = compute.coalesce(column.cast(kind.value_type), values.cast(kind.value_type))
+    levels = pa.chunked_array([*(each.dictionary for each in column.chunks), *plain.chunks], kind.value_type)
+    levels = compute.drop_null(compute.unique(levels))
+    indices = compute.index_in(plain, value_set=levels).cast(kind.index_type).combine_chunks()
+    return pa.chunked_array([pa.DictionaryArray.from_arrays(indices, levels, ordered=kind.ordered)])

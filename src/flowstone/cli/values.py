@@ -81,7 +81,7 @@ def model_of(run: "Run", device: Device) -> "TableModel":
     """The density of mixed columns in a run folder, with the kinds of its columns."""
     from flowstone.table_model import TableModel
 
-    run.density()  # says what is missing from the folder
+    run.require_weights()
     return TableModel.load(run.folder, device=device_of(device))
 
 

@@ -52,6 +52,8 @@ class Marginals(DataLayer):
         self.register_statistic("centers", torch.zeros(len(columns)))
         self.register_statistic("widths", torch.ones(len(columns)))
         self.register_buffer("counts", torch.ones(len(columns), dtype=torch.long))
+        if self.knots.is_meta:  # without numbers, each operation takes long there
+            return
         for index, column in enumerate(columns):
             self._set(index, *_start(column))
 

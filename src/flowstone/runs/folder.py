@@ -122,13 +122,17 @@ class Run:
 
     def density(self, device: torch.device | str = "cpu") -> Density:
         """The trained density."""
-        read_record(self.folder)  # first, for its error where this is no run folder
+        self.require_weights()
+        return load(self.folder, device=device)
+
+    def require_weights(self) -> None:
+        """CheckpointError where this is no run folder, or one of a training that has saved no weights yet."""
+        read_record(self.folder)
         if not (self.folder / "flow.safetensors").exists():
             resume = {"resume": str(self.folder / "resume")}
             raise CheckpointError(
                 f"{self.folder} holds no weights: its training was interrupted; to continue it", remedy=resume
             )
-        return load(self.folder, device=device)
 
     def dataset(self, *, data_dir: Path | str | None = None, progress: bool = False) -> Dataset:
         """The data that the density was trained on, split in the same way; ``data_dir`` is the folder of image sets."""
@@ -173,14 +177,15 @@ class Run:
         with reading(self.folder / RECORD):
             return None if schema is None else Columns.from_record(schema)
 
-    def read(self, path: Path | str, *, na: Sequence[str] = (), **reading: Any) -> Table:
+    def read(self, source: Any, *, na: Sequence[str] = (), **reading: Any) -> Table:
         """A table as the training read its own: what meant a gap there does here.
 
         Args:
+            source: a path or an object, as ``read_table`` takes it.
             na: further texts or numbers that mean a gap.
-            reading: ``encoding`` and ``skip_bad`` of ``read_table``.
+            reading: ``encoding``, ``skip_bad`` and ``empty`` of ``read_table``.
         """
-        return read_table(path, na=[*self.record.get("data", {}).get("na", ()), *na], **reading)
+        return read_table(source, na=[*self.record.get("data", {}).get("na", ()), *na], **reading)
 
     def chunked(self, path: Path | str, *, na: Sequence[str] = (), **reading: Any) -> ChunkedTable | None:
         """A large table to be read in chunks; None of tables that ``read`` reads whole (see ``open_chunked``).

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from flowstone.data import Rows
-from flowstone.data.tables import Table, read_table
+from flowstone.data.tables import Table
 from flowstone.density import Density
 from flowstone.errors import DataError, SettingError
 from flowstone.evaluation.anomaly import AnomalyJudge
@@ -25,7 +25,8 @@ PART_ROWS, PART_VALUES = 1 << 18, 1 << 21  # of a part at most, if its rows are 
 class Scorer:
     """Adds the log-likelihood of each row to a table, in nats, in the units of the data, and carries all columns along.
 
-    A chunk of a table needs no other chunk: the kinds of the columns are in the run folder.
+    A chunk of a table needs no other chunk: the kinds of the columns and what means a gap are in the run folder. One
+    without rows comes back without rows.
 
     Args:
         run: a run folder of a table.
@@ -56,9 +57,9 @@ class Scorer:
             raise SettingError(f"{self.run.folder} is of images, not of a table")
         if per_column and not self.run.of_mixed_columns:
             raise SettingError(f"the likelihood of each column is of densities of mixed columns; {run} is none")
-        density = self.run.density(device)
+        self.run.require_weights()
         self.model = TableModel.load(self.run.folder, device=device) if self.run.of_mixed_columns else None
-        self.density: Density = density if self.model is None else self.model.density
+        self.density: Density = self.model.density if self.model else self.run.density(device)
         self.judge = _judge_of(self.run, self.density) if anomaly else None
 
     @property
@@ -83,7 +84,7 @@ class Scorer:
 
     def score(self, table: Any) -> tuple[Table, pa.Table]:
         """The rows that are scored, and their scores."""
-        table = read_table(table)
+        table = self.run.read(table, empty=True)
         self.require_names_free(table)
         if self.model is None:
             kept, rows = self.run.table(table, drop_missing=self.drop_missing)

@@ -1,6 +1,7 @@
 """The form in which a column of text writes dates: found, read and written again, letter by letter where it can be.
 
-A form is one of ``strftime``, with ``%-d``, ``%-m`` and ``%-H`` for numbers without a zero before them.
+A form is one of ``strftime``, with ``%-d``, ``%-m`` and ``%-H`` for numbers without a zero before them. Times of
+day alone and times of a zone have none.
 """
 
 import itertools
@@ -29,7 +30,7 @@ def find_form(levels: pa.Array) -> tuple[str, str | None] | None:
     if not len(levels) or not all(looks_dated(cell) for cell in levels[:SOME].to_pylist()):
         return None
     column = pa.chunked_array([levels])
-    reading = next(date_readings(column), None)
+    reading = next(date_readings(column, WRITTEN), None)
     if reading is None:
         return None
     text, dates = compute.utf8_trim_whitespace(column), reading.parse(column)
@@ -65,13 +66,17 @@ def write_form(dates: pa.Array | pa.ChunkedArray, form: str) -> pa.Array | pa.Ch
 
 def _forms(reading: DateReading) -> Iterator[str]:
     """The forms that a reading reads."""
-    date, with_time, clock = reading.form.partition(" %H")
+    date, half_days, clock = reading.form.partition(" %I")
+    if half_days:
+        times = [f" %I{clock}"]
+    else:
+        date, with_time, clock = reading.form.partition(" %H")
+        times = [f" %H{clock}", f"T%H{clock}"][: 1 if "%b" in date else 2] if with_time else [""]
     dates = [date]
     if date.startswith("%d %b"):
         dates.append(date.replace(" ", "-"))
     elif date.startswith("%b"):
         dates.append(date.replace("%d", "%d,"))
-    times = [f" %H{clock}", f"T%H{clock}"][: 1 if "%b" in date else 2] if with_time else [""]
     both = [day + time for day, time in itertools.product(dates, times)]
     yield from both
     for form in both:
@@ -82,5 +87,7 @@ def _forms(reading: DateReading) -> Iterator[str]:
         yield bare.replace("%-H", "%H")
 
 
+# Those whose text can be written again: dates, with or without a time of day, of no zone.
+WRITTEN = tuple(reading for reading in DATE_READINGS if reading.type in (pa.date32(), pa.timestamp("s")))
 # Each form, and how it is read; forms of the same reading come one after the other.
-READINGS = {form: reading for reading in DATE_READINGS for form in _forms(reading)}
+READINGS = {form: reading for reading in WRITTEN for form in _forms(reading)}

@@ -75,7 +75,14 @@ def is_pattern(source: str) -> bool:
     return glob.has_magic(source) and not Path(source).exists()
 
 
-def read_table(source: Any, *, na: Sequence[str] = (), encoding: str | None = None, skip_bad: bool = False) -> Table:
+def read_table(
+    source: Any,
+    *,
+    na: Sequence[str] = (),
+    encoding: str | None = None,
+    skip_bad: bool = False,
+    empty: bool = False,
+) -> Table:
     """Read a table from a file, by its ending, from several, or from an object that holds one.
 
     Files are text in any dialect (.csv, .tsv, .txt, .dat), Parquet, Feather or Arrow, JSON (lines, or a list of
@@ -88,6 +95,7 @@ def read_table(source: Any, *, na: Sequence[str] = (), encoding: str | None = No
         na: texts or numbers that mean a gap, beside the usual ones of text files (``NA ? - None null`` …).
         encoding: of a text file; without it, UTF-8, or UTF-16 or cp1252 where the bytes say so.
         skip_bad: leave out rows of a text file that have too many or too few fields.
+        empty: take an object without rows, too, as a chunk of a larger table may be.
 
     Raises:
         DataError: missing, empty, of another kind, or not readable as what its name says.
@@ -104,7 +112,7 @@ def read_table(source: Any, *, na: Sequence[str] = (), encoding: str | None = No
     elif isinstance(source, str | os.PathLike):
         where, paths = Path(source), files_of(str(source))
     else:
-        return checked(with_gaps(from_object(source), na))
+        return checked(with_gaps(from_object(source), na), empty=empty)
     tables = [_read_file(path, na=na, encoding=encoding, skip_bad=skip_bad) for path in paths]
     return checked(with_gaps(tables[0] if len(tables) == 1 else together(where, tables), na))
 
@@ -370,11 +378,12 @@ def _gaps_in(column: pa.ChunkedArray, na: Sequence[str], numbers: Sequence[float
     return compute.if_else(found, pa.scalar(None, kind), column) if compute.any(found).as_py() else column
 
 
-def checked(table: Table, rows: int | None = None) -> Table:
+def checked(table: Table, rows: int | None = None, *, empty: bool = False) -> Table:
     """The table, if no name comes twice and there are rows and columns; a warning of each of its doubts.
 
     Args:
         rows: how many there are; None counts them.
+        empty: whether it may be without rows.
     """
     arrow, rows = table.arrow, len(table) if rows is None else rows
     repeated = sorted(name for name, count in Counter(arrow.column_names).items() if count > 1)
@@ -382,7 +391,7 @@ def checked(table: Table, rows: int | None = None) -> Table:
         raise DataError(f"{table.path}: column name {repeated[0]!r} occurs more than once")
     if arrow.num_columns > COLUMNS:
         raise DataError(f"{table.path}: {arrow.num_columns} columns; at most {COLUMNS} are read")
-    if rows == 0 or arrow.num_columns == 0:
+    if (rows == 0 and not empty) or arrow.num_columns == 0:
         raise DataError(f"{table.path}: the table is empty ({rows} rows, {arrow.num_columns} columns)")
     for note in table.notes:
         if is_doubt(note):

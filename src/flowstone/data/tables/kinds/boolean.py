@@ -10,7 +10,7 @@ import pyarrow as pa
 from flowstone.data.tables.arrow import compute
 from flowstone.data.tables.facts import Facts
 from flowstone.data.tables.kinds.kind import Description, ModelledKind
-from flowstone.data.tables.types import is_number, python_value
+from flowstone.data.tables.types import is_number, is_text, python_value
 from flowstone.errors import DataError
 
 __all__ = ["Boolean"]
@@ -45,7 +45,7 @@ class Boolean(ModelledKind):
 
     def encode(self, column: pa.ChunkedArray, where: str, start: int = 0) -> np.ndarray:
         try:
-            plain = compute.cast(column, pa.bool_() if pa.types.is_string(column.type) else column.type)
+            plain = compute.cast(column, pa.bool_() if is_text(column.type) else column.type)
             values = np.array(compute.cast(plain, pa.float64(), safe=False).to_numpy(), dtype=np.float64)
         except pa.ArrowException as error:
             texts = enumerate(map(python_value, column), start=start + 1)

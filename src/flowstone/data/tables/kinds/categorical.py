@@ -91,12 +91,10 @@ class Categorical(ModelledKind):
             shares = np.array(self.grouped_counts) / sum(self.grouped_counts)
             index[rest] = count + np.random.default_rng(seed).choice(len(shares), len(rest), p=shares)
         known = pa.array([*self.levels, *self.grouped], type_from_record(self.level_type))
-        places = pa.array(index, mask=gaps)
-        if not pa.types.is_dictionary(self.type):
-            return known.take(places).cast(self.type)
-        kind = self.type
-        places, levels = places.cast(kind.index_type), known.cast(kind.value_type)  # all levels, whichever were drawn
-        return pa.DictionaryArray.from_arrays(places, levels, ordered=kind.ordered)
+        if pa.types.is_dictionary(self.type):  # all levels in their order, so that any two samples have the same
+            indices = pa.array(index, mask=gaps).cast(self.type.index_type)
+            return pa.DictionaryArray.from_arrays(indices, known.cast(self.type.value_type), ordered=self.type.ordered)
+        return known.take(pa.array(index, mask=gaps)).cast(self.type)
 
     def head(self) -> dict[str, Any]:
         count = len(self.levels) + bool(self.grouped)

@@ -181,16 +181,17 @@ def _as_numbers(column: pa.ChunkedArray, kind: Numbers, where: str, start: int) 
     """The column in a type of numbers or times, with what cannot be one refused by its row."""
     if pa.types.is_dictionary(column.type):
         column = compute.cast(column, column.type.value_type)
+    if is_text(column.type):
+        column = without_gaps(compute.cast(column, pa.string()))
+        if column.null_count == len(column):  # a chunk of gaps has no form
+            column = pa.chunked_array([pa.nulls(len(column))])
     if is_temporal(kind.type):
         return _as_times(column, kind, where, start)
     if is_text(column.type):
-        text = without_gaps(compute.cast(column, pa.string()))
-        if text.null_count == len(text):
-            return compute.cast(text, pa.float64())
-        parsed = parse_numbers(text)
+        parsed = parse_numbers(column)
         if parsed is None:
-            row = compute.index(compute.fill_null(number_mask(text), True), False).as_py()
-            held = f"row {start + row + 1} holds {text[row].as_py()!r}"
+            row = compute.index(compute.fill_null(number_mask(column), True), False).as_py()
+            held = f"row {start + row + 1} holds {column[row].as_py()!r}"
             raise DataError(f"{where}: column {kind.column!r}, {held}; it is {kind.name}: a number")
         return parsed
     if pa.types.is_null(column.type):
@@ -202,13 +203,10 @@ def _as_numbers(column: pa.ChunkedArray, kind: Numbers, where: str, start: int) 
 
 def _as_times(column: pa.ChunkedArray, kind: Numbers, where: str, start: int) -> pa.ChunkedArray:
     if is_text(column.type):
-        text = without_gaps(compute.cast(column, pa.string()))
-        if text.null_count == len(text):
-            return pa.chunked_array([pa.nulls(len(text), kind.type)])
-        parsed = parse_dates(text)
+        parsed = parse_dates(column)
         if parsed is None:
-            row = max(0, compute.index(compute.fill_null(_mask_of_dates(text), True), False).as_py())
-            held = f"row {start + row + 1} holds {text[row].as_py()!r}"
+            row = max(0, compute.index(compute.fill_null(_mask_of_dates(column), True), False).as_py())
+            held = f"row {start + row + 1} holds {column[row].as_py()!r}"
             raise DataError(f"{where}: column {kind.column!r}, {held}; it is {kind.name}: a date or a time")
         column = parsed[0]
     try:
