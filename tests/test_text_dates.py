@@ -89,7 +89,7 @@ def test_what_is_in_doubt_is_said_and_the_form_that_was_learned_is_kept():
     assert first_of_february.item() == (date(2024, 2, 1) - date(1970, 1, 1)).days
     assert columns.encode({"day": ["2024-02-01"]}).equal(first_of_february)
     assert columns.encode({"day": [date(2024, 2, 1)]}).equal(first_of_february)
-    with pytest.raises(DataError, match="column 'day' holds 'soon'; it is datetime"):
+    with pytest.raises(DataError, match="column 'day', row 1 holds 'soon'; it is datetime"):
         columns.encode({"day": ["soon"]})
 
 

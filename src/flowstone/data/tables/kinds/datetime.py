@@ -75,7 +75,7 @@ class Datetime(Numbers):
         """The same kind of dates and times in a type of their own."""
         if not self.form:
             return self
-        return replace(self, type=pa.timestamp("s") if "H" in self.form else pa.date32(), form="")
+        return replace(self, type=READINGS[self.form].type, form="")
 
     def encode(self, column: pa.ChunkedArray, where: str, start: int = 0) -> np.ndarray:
         if not self.form:
