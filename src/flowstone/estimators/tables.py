@@ -48,7 +48,7 @@ def as_rows(x: Any) -> Any:
     Raises:
         DataError: X has no rows and columns; the message says how to make some.
     """
-    what, dimensions = type(x).__name__, getattr(x, "ndim", None)
+    what, shape = type(x).__name__, getattr(x, "shape", ())
     if isinstance(x, pa.RecordBatch):
         return pa.Table.from_batches([x])
     if isinstance(x, np.ma.MaskedArray) and x.dtype.kind in "biuf":
@@ -59,9 +59,9 @@ def as_rows(x: Any) -> Any:
         raise DataError(f"X is a {what}; expected an array of rows and columns, or a frame")
     if what == "Series":
         raise DataError("X is a Series, which has no columns; Reshape your data: X.to_frame() is a frame of one column")
-    if dimensions == 1 and hasattr(x, "dtype"):
+    if len(shape) == 1 and hasattr(x, "dtype"):
         raise DataError(
-            f"X has shape {tuple(x.shape)}; expected (rows, columns). Reshape your data: X.reshape(-1, 1) is one column"
+            f"X has shape {tuple(shape)}; expected (rows, columns). Reshape your data: X.reshape(-1, 1) is one column"
         )
     return _plainly_named(x) if hasattr(x, "columns") and hasattr(x, "iloc") else x
 

@@ -79,7 +79,7 @@ def _forms(reading: DateReading) -> Iterator[str]:
         dates.append(date.replace("%d", "%d,"))
     both = [day + time for day, time in itertools.product(dates, times)]
     yield from both
-    for form in both:
+    for form in both if "%m%d" not in date else ():  # digits that nothing parts keep their zeros
         bare = form
         for part in ZEROS:
             bare = bare.replace(part, part.replace("%", "%-"))

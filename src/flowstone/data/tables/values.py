@@ -106,7 +106,7 @@ CLOCKS = (  # what a time of day looks like, and its format
     (r"\d{1,2}:\d{2}:\d{2} ?[AaPp][Mm]", "%I:%M:%S %p"),
     (r"\d{1,2}:\d{2} ?[AaPp][Mm]", "%I:%M %p"),
 )
-COMPACT = r"\d{6}(?P<day>\d{2})T\d{6}", "%Y%m%d %H%M%S"
+COMPACT = r"\d{6}(?P<day>\d{2})[T ]\d{6}", "%Y%m%d %H%M%S"
 UTC = r" (?:UTC|GMT)"
 ORDERS = {  # tried first, and the other way round
     "%m/%d/%Y": "%d/%m/%Y",
@@ -117,6 +117,7 @@ ORDER_SAID = {"%m/%d": "the month first", "%d-%m": "the day first"}
 DATE_LIKE = re.compile(
     "^(?:"
     + "|".join(look.replace("?P<day>", "?:") for look, _ in DATES)
+    + f"|{COMPACT[0].replace('?P<day>', '?:')}"
     + ")(?:[ T]\\d{1,2}:\\d{2}.*)?$|^(?:"
     + "|".join(look for look, _ in CLOCKS)
     + ")$"
