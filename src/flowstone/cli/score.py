@@ -155,7 +155,13 @@ def _score_table(
 
 
 def _watched(scorer: "Scorer", chunks: "Iterable[Table]", watch: "Callable[[pa.Table], None]") -> "Iterator[pa.Table]":
-    for chunk in chunks:
-        kept, scores = scorer.score(chunk)
-        watch(scores)
-        yield scorer.joined(kept, scores)
+    from flowstone.data.tables.unseen import Unseen, warn_unseen
+
+    unseen: list[Unseen] = []
+    try:
+        for chunk in chunks:
+            kept, scores = scorer.score(chunk, unseen=unseen)
+            watch(scores)
+            yield scorer.joined(kept, scores)
+    finally:
+        warn_unseen(unseen)

@@ -5,9 +5,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
+from torch import Tensor
 
 from flowstone.data import Rows
 from flowstone.data.tables import Table, read_table
+from flowstone.data.tables.unseen import Unseen, warn_unseen
 from flowstone.density import Density
 from flowstone.errors import DataError, SettingError
 from flowstone.evaluation.anomaly import AnomalyJudge
@@ -25,7 +28,8 @@ PART_ROWS, PART_VALUES = 1 << 18, 1 << 21  # of a part at most, if its rows are 
 class Scorer:
     """Adds the log-likelihood of each row to a table, in nats, in the units of the data, and carries all columns along.
 
-    A chunk of a table needs no other chunk: the kinds of the columns are in the run folder.
+    A chunk of a table needs no other chunk: the kinds of the columns are in the run folder. Levels that were not
+    learned are scored as ``TableModel`` scores them.
 
     Args:
         run: a run folder of a table.
@@ -81,20 +85,27 @@ class Scorer:
         kept, scores = self.score(table)
         return self.joined(kept, scores)
 
-    def score(self, table: Any) -> tuple[Table, pa.Table]:
-        """The rows that are scored, and their scores."""
-        table = read_table(table)
+    def score(self, table: Any, *, unseen: list[Unseen] | None = None) -> tuple[Table, pa.Table]:
+        """The rows that are scored, and their scores.
+
+        Args:
+            unseen: a list to which levels that were not learned are added; None: they are warned of.
+        """
+        table, found_unseen = read_table(table), [] if unseen is None else unseen
         self.require_names_free(table)
         if self.model is None:
             kept, rows = self.run.table(table, drop_missing=self.drop_missing)
             found = {SCORE: pa.array(log_prob(self.density, rows.x, rows.context).double().numpy())}
             return kept, pa.table(found | self._judged(rows, kept.start))
-        kept = self.keep(table)
-        found = {SCORE: pa.array(self.model.log_prob(kept))}
+        kept, x = self._encoded(self.model, table, found_unseen)
+        if unseen is None:
+            warn_unseen(found_unseen)
+        with torch.no_grad():
+            found = {SCORE: pa.array(self.density.log_prob(x).double().cpu().numpy())}
         if self.per_column:
-            terms = self.model.column_log_prob(kept)
+            terms = self.model.column_log_prob_of(x)
             found |= {f"{SCORE}:{name}": terms.column(name) for name in terms.column_names}
-        return kept, pa.table(found | self._judged(Rows(self.model.encode(kept)), kept.start))
+        return kept, pa.table(found | self._judged(Rows(x), kept.start))
 
     def _judged(self, rows: Rows, first: int) -> dict[str, pa.Array]:
         """P-values of rows and the columns to blame, where they are asked for."""
@@ -109,10 +120,15 @@ class Scorer:
         """The rows that are scored."""
         if self.model is None:
             return self.run.table(table, drop_missing=self.drop_missing)[0]
+        return self._encoded(self.model, table, [])[0] if self.drop_missing else table
+
+    def _encoded(self, model: TableModel, table: Table, unseen: list[Unseen]) -> tuple[Table, Tensor]:
+        """The rows that are scored, and the same as the density takes them."""
+        x = model.encode(table, unseen=unseen)
         if not self.drop_missing:
-            return table
-        whole = ~self.model.encode(table).isnan().any(1).cpu().numpy()
-        return replace(table, arrow=table.arrow.filter(pa.array(whole)))
+            return table, x
+        whole = ~x.isnan().any(1)
+        return replace(table, arrow=table.arrow.filter(pa.array(whole.cpu().numpy()))), x[whole]
 
     def joined(self, kept: Table, scores: pa.Table) -> pa.Table:
         """A table and the scores of its rows side by side."""
