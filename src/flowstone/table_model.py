@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from flowstone.data.request import MIN_ROWS, TABLE
-from flowstone.data.tables import Columns, Table, kinds_of, read_table
+from flowstone.data.tables import Columns, Table, Unseen, kinds_of, read_table, warn_unseen
 from flowstone.data.tables.arrow import compute
 from flowstone.data.tables.kinds import ModelledKind
-from flowstone.data.tables.unseen import Unseen, warn_unseen
 from flowstone.density import Density
 from flowstone.errors import CheckpointError, DataError, SettingError, UnknownNameError
 from flowstone.mixed import MixedDensity

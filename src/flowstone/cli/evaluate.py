@@ -62,7 +62,7 @@ def evaluate(
         Print the figures as JSON.
     """
     from flowstone.data import Rows
-    from flowstone.data.tables.unseen import Unseen, warn_unseen
+    from flowstone.data.tables import Unseen, warn_unseen
     from flowstone.evaluation.beside import beside_metrics
     from flowstone.evaluation.metrics import evaluate as figures
     from flowstone.runs import Run

@@ -8,8 +8,7 @@ import torch
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import Tensor
 
-from flowstone.data.tables import Columns, kinds_of, read_table
-from flowstone.data.tables.unseen import Unseen, warn_unseen
+from flowstone.data.tables import Columns, Unseen, kinds_of, read_table, warn_unseen
 from flowstone.errors import DataError
 from flowstone.estimators.tables import as_rows, backend_of, is_frame, is_plain, plain_values, require_numbers
 from flowstone.validation import require_choice

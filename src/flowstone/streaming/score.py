@@ -7,8 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from flowstone.bars import counting_bar
-from flowstone.data.tables import ChunkedTable, write_chunks
-from flowstone.data.tables.unseen import Unseen, warn_unseen
+from flowstone.data.tables import ChunkedTable, Unseen, warn_unseen, write_chunks
 from flowstone.errors import DataError, FlowstoneError, OutputError
 from flowstone.streaming.parts import Parts
 from flowstone.streaming.scorer import Scorer

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from flowstone.data import Rows
-from flowstone.data.tables import Table, read_table
-from flowstone.data.tables.unseen import Unseen, warn_unseen
+from flowstone.data.tables import Table, Unseen, read_table, warn_unseen
 from flowstone.density import Density
 from flowstone.errors import DataError, SettingError
 from flowstone.evaluation.anomaly import AnomalyJudge
