@@ -97,8 +97,8 @@ class Columns:
             table: a ``Table``, or whatever ``read_table`` takes.
             partial: whether columns that the table lacks are gaps rather than an error.
             unseen: a list, where rows are to be scored by a density of mixed columns: a categorical level that was not
-                learned has the index after the last level, and is added to the list (``flowstone.data.tables.warn_unseen`` warns of it).
-                None: it is an error.
+                learned has the index after the last level, and is added to the list, of which
+                ``flowstone.data.tables.warn_unseen`` warns. None: it is an error.
 
         Raises:
             DataError: a column is missing, or a value is none of its kind; the message names column, row and value.
