@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from flowstone.recipes import mixed
 from flowstone.table_model import TableModel
 
 NAN, N = math.nan, 120
-SMALL = {"width": 16, "blocks": 1, "bins": 4, "pieces": 16}
+SMALL: dict[str, Any] = {"width": 16, "blocks": 1, "bins": 4, "pieces": 16}
 SCORED = {"sex": ["F", "X", "X", "M"], "size": ["S", "M", "XL", None], "height": [170.0, 171.0, 172.0, 173.0]}
 both_orders = pytest.mark.parametrize("order", ["any", "given"])
 
@@ -65,7 +66,7 @@ def test_the_total_mass_is_the_product_over_columns(float64, order, several):
     disturb(made, 1.0)
     known = torch.tensor(list(itertools.product([0, 1, 2], [0, 1], [0, 1])), dtype=torch.float64)
     all_rows = torch.tensor(list(itertools.product([0, 1, 2, 3], [0, 1], [0, 1, 2])), dtype=torch.float64)
-    how = {"order": [[0, 1, 2], [2, 0, 1]]} if several and order == "any" else {}
+    how: dict[str, Any] = {"order": [[0, 1, 2], [2, 0, 1]]} if several and order == "any" else {}
     same(made.log_prob(known, **how).exp().sum(), torch.tensor(1.0, dtype=torch.float64), 1e-9)
     same(made.log_prob(all_rows, **how).exp().sum(), torch.tensor(1.1 * 1.03, dtype=torch.float64), 1e-9)
 
