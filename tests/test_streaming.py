@@ -359,11 +359,11 @@ def broken_off(small_parts, monkeypatch, runs):
     most = -1
     plain = Scorer.score
 
-    def counted(self, table):
+    def counted(self, table, **options):
         if len(scored) == most:
             raise BrokenOff
         scored.append(len(table))
-        return plain(self, table)
+        return plain(self, table, **options)
 
     def break_off(after: int) -> None:
         nonlocal most
@@ -395,7 +395,7 @@ def test_a_broken_off_scoring_repeats_no_finished_part(broken_off, runs, capsys,
 def test_who_interrupts_is_told_how_to_go_on(broken_off, runs, monkeypatch, capsys):
     _, scored, once = broken_off
 
-    def pressed(self, table):
+    def pressed(self, table, **options):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -445,9 +445,9 @@ def test_parts_of_another_table_run_or_setting_are_not_used(broken_off, runs, ca
 def test_a_table_that_changes_while_it_is_scored_is_refused(broken_off, runs, monkeypatch, capsys):
     plain = Scorer.score
 
-    def changing(self, table):
+    def changing(self, table, **options):
         Path("t.parquet").touch()
-        return plain(self, table)
+        return plain(self, table, **options)
 
     monkeypatch.setattr(Scorer, "score", changing)
     line = refused(capsys, monkeypatch, "score", runs / "flow", "t.parquet", "--out", "o.parquet")
