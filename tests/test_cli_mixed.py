@@ -11,6 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from commands import flowstone, refused
+from flowstone.errors import DataWarning
 from flowstone.runs import Run
 
 SMALL = ["--set", "width=16", "blocks=1", "bins=4", "--steps", 20, "--quiet", "--no-plots"]
@@ -191,3 +192,18 @@ def test_dates_beside_numbers_are_learned_and_come_back_as_dates(folder):
     flowstone("train", "days.parquet", "--out", "D", *SMALL, "--kinds", "day=datetime")
     flowstone("sample", "D", "-n", 5, "--out", "d.parquet")
     assert pyarrow.parquet.read_table("d.parquet").schema.types == rows.schema.types
+
+
+def test_levels_that_were_not_learned_are_evaluated_and_not_imputed(capsys, monkeypatch):
+    table = people(20).set_column(1, "sex", pa.array(["X"] + ["F"] * 19))
+    pyarrow.parquet.write_table(table, "new.parquet")
+    with pytest.warns(
+        DataWarning, match=r"new.parquet: column 'sex', row 1: unknown level 'X' .*\(1 such row\)"
+    ) as told:
+        flowstone("evaluate", "R", "new.parquet", "--json")
+    assert len(told) == 1
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["n_not_finite"] == 0
+    assert "n_also_in_training" in figures
+    line = refused(capsys, monkeypatch, "impute", "R", "new.parquet", "--out", "filled.parquet")
+    assert "column 'sex', row 1: unknown level 'X': its levels are F, M" in line

@@ -252,7 +252,7 @@ def test_settings_and_rows_that_cannot_be_are_refused():
     with pytest.raises(SettingError, match="fit with models='mixed'"):
         FlowDensity(models=SIMPLE).fit(X).sample(2, given={0: 1.0})
     with pytest.raises(DataError, match="unknown level 'x'"):
-        _of_kinds().score_samples(FRAME.assign(sex="x"))
+        _of_kinds().impute(FRAME.assign(sex="x"))
 
 
 def test_what_each_candidate_is_worth_is_printed(capsys):

@@ -23,7 +23,7 @@ from flowstone.data import Dataset, Rows, noise, open_source, split_rows
 from flowstone.data import source as source_module
 from flowstone.data.tables import STDOUT, chunked, mapped, open_chunked, read_table, text_chunks, write_chunks
 from flowstone.data.tables import columns as columns_module
-from flowstone.errors import DataError, OutputError
+from flowstone.errors import DataError, DataWarning, OutputError
 from flowstone.runs import Run
 from flowstone.runs.checkpoint import write_record
 from flowstone.streaming import Parts, Scorer, score, scorer
@@ -294,7 +294,6 @@ def test_rows_without_a_finite_score_are_counted_over_all_parts(small_parts, cap
 @pytest.mark.parametrize(
     ("run", "column", "value", "said"),
     [
-        ("mixed", "sex", "X", "column 'sex', row {row}: unknown level 'X'"),
         ("mixed", "smokes", 2, "column 'smokes', row {row} is 2; it is boolean: 0 or 1"),
         ("flow", "b", None, "column 'b', row {row} is missing or NaN; 1 of rows {first} to {last} hold such values"),
         ("flow", "b", "red", "column 'b' is not numeric (row 1 holds 'red')"),
@@ -313,6 +312,26 @@ def test_what_is_wrong_is_said_by_the_row_of_the_table_and_nothing_is_left(
     line = refused(capsys, monkeypatch, "score", runs / run, "t.parquet", "--out", "o.parquet")
     assert said.format(row=once + 5, first=once + 1, last=rows) in line
     assert [path.name for path in small_parts.iterdir()] == ["t.parquet"]
+
+
+def test_levels_that_were_not_learned_are_scored_alike_and_named_once(small_parts, monkeypatch, runs):
+    once = Scorer(runs / "mixed").density.rows_at_once
+    table = cut(people(50), 2 * once + 20)
+    cells = table.column("sex").to_pylist()
+    cells[4] = cells[once + 1] = cells[2 * once + 3] = "X"
+    pyarrow.parquet.write_table(table.set_column(table.column_names.index("sex"), "sex", pa.array(cells)), "t.parquet")
+    said = r"t.parquet: column 'sex', row 5: unknown level 'X' .* of probability 0.003322 \(3 such rows\)"
+    with pytest.warns(DataWarning, match=said) as told:
+        whole_score(monkeypatch, runs / "mixed", "t.parquet", "--out", "whole.parquet", "--per-column", "--anomaly")
+    with pytest.warns(DataWarning, match=said) as told_of_parts:
+        flowstone("score", runs / "mixed", "t.parquet", "--out", "o.parquet", "--per-column", "--anomaly")
+    assert len(told) == len(told_of_parts) == 1
+    found = pyarrow.parquet.read_table("o.parquet")
+    assert found.equals(pyarrow.parquet.read_table("whole.parquet"))
+    row = found.slice(4, 1).to_pylist()[0]
+    assert row["log_prob:sex"] == pytest.approx(-math.log(301), abs=1e-5)
+    assert math.isfinite(row["log_prob"])
+    assert 0 < row["p_value"] < 1
 
 
 def test_a_column_log_prob_is_not_replaced(small_parts, capsys, monkeypatch, runs):
@@ -340,11 +359,11 @@ def broken_off(small_parts, monkeypatch, runs):
     most = -1
     plain = Scorer.score
 
-    def counted(self, table):
+    def counted(self, table, **options):
         if len(scored) == most:
             raise BrokenOff
         scored.append(len(table))
-        return plain(self, table)
+        return plain(self, table, **options)
 
     def break_off(after: int) -> None:
         nonlocal most
@@ -376,7 +395,7 @@ def test_a_broken_off_scoring_repeats_no_finished_part(broken_off, runs, capsys,
 def test_who_interrupts_is_told_how_to_go_on(broken_off, runs, monkeypatch, capsys):
     _, scored, once = broken_off
 
-    def pressed(self, table):
+    def pressed(self, table, **options):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -426,9 +445,9 @@ def test_parts_of_another_table_run_or_setting_are_not_used(broken_off, runs, ca
 def test_a_table_that_changes_while_it_is_scored_is_refused(broken_off, runs, monkeypatch, capsys):
     plain = Scorer.score
 
-    def changing(self, table):
+    def changing(self, table, **options):
         Path("t.parquet").touch()
-        return plain(self, table)
+        return plain(self, table, **options)
 
     monkeypatch.setattr(Scorer, "score", changing)
     line = refused(capsys, monkeypatch, "score", runs / "flow", "t.parquet", "--out", "o.parquet")

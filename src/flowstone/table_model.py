@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flowstone.data.request import MIN_ROWS, TABLE
-from flowstone.data.tables import Columns, Table, kinds_of, read_table
+from flowstone.data.tables import Columns, Table, Unseen, kinds_of, read_table, warn_unseen
 from flowstone.data.tables.arrow import compute
 from flowstone.data.tables.kinds import Datetime, ModelledKind
 from flowstone.density import Density
@@ -26,6 +26,7 @@ __all__ = ["TableModel", "learn"]
 
 CHUNK = 1 << 16  # rows drawn and decoded at a time
 WAYS = ("draw", "likely")
+GIVEN_OTHERS = "the likelihood of a column given the others"
 
 
 class TableModel:
@@ -34,6 +35,12 @@ class TableModel:
     Tables go in as whatever ``flowstone.data.read_table`` takes, and come out as Arrow tables with the columns, types,
     levels, grids and bounds of the table that was learned; ``.to_pandas()`` makes a frame of one. Likelihoods are in
     nats, with respect to counting on discrete values and to length, in the units of the data, on continuous ones.
+
+    In rows that are scored, a level that a categorical or ordinal column did not have when it was learned counts as
+    another level, of probability 1 / (n + 1) where the column had n values: the row has that probability times the
+    density of its other columns, of which nothing is known of this one. A ``DataWarning`` says so. Known levels keep
+    their probabilities, so the total mass with such rows is the product of $1 + p$ over these columns. Everywhere else
+    such a level is an error.
 
     Args:
         density: a density of the columns, such as the recipe ``mixed`` makes.
@@ -66,7 +73,7 @@ class TableModel:
                 the columns. ``event``: that a value is missing counts, too.
         """
         table = self._read(table)
-        x = self.encode(table)
+        x = self._scored(table)
         with torch.no_grad():
             if isinstance(self.density, MixedDensity):
                 return self.density.log_prob(x, gaps=gaps).double().cpu().numpy()
@@ -75,8 +82,12 @@ class TableModel:
 
     def column_log_prob(self, table: Any) -> pa.Table:
         r"""$\log p(x_j \mid \text{all other values of the row})$ of each value; null where there is a gap."""
-        density, x = self._any_order("the likelihood of a column given the others"), self.encode(table)
-        found = {}
+        self._any_order(GIVEN_OTHERS)
+        return self.column_log_prob_of(self._scored(table))
+
+    def column_log_prob_of(self, x: Tensor) -> pa.Table:
+        """``column_log_prob`` of rows that ``encode`` has read, ``(rows, columns)``."""
+        density, found = self._any_order(GIVEN_OTHERS), {}
         with torch.no_grad():
             for index, name in enumerate(self.columns.names):
                 known = torch.arange(x.shape[1], device=x.device) != index
@@ -223,9 +234,21 @@ class TableModel:
             row[0, index] = options[0]
         return row
 
-    def encode(self, table: Any, *, partial: bool = False) -> Tensor:
-        """Rows as the density takes them, ``(rows, columns)``, float64, NaN for gaps."""
-        return self.columns.encode(self._read(table), partial=partial).to(self.density.device)
+    def encode(self, table: Any, *, partial: bool = False, unseen: list[Unseen] | None = None) -> Tensor:
+        """Rows as the density takes them, ``(rows, columns)``, float64, NaN for gaps; arguments as of
+        ``Columns.encode``. Levels that were not learned are an error where the density has no probability for them.
+        """
+        known = self.density.columns if isinstance(self.density, MixedDensity) else ()
+        if all(column.unseen is None for column in known):
+            unseen = None
+        return self.columns.encode(self._read(table), partial=partial, unseen=unseen).to(self.density.device)
+
+    def _scored(self, table: Any) -> Tensor:
+        """Rows to be scored, as ``encode`` reads them; levels that were not learned are warned of."""
+        unseen: list[Unseen] = []
+        x = self.encode(table, unseen=unseen)
+        warn_unseen(unseen)
+        return x
 
     def save(self, folder: Path | str) -> None:
         """Write the density and the kinds of its columns into a folder that ``TableModel.load`` reads."""

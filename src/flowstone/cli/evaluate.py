@@ -62,6 +62,7 @@ def evaluate(
         Print the figures as JSON.
     """
     from flowstone.data import Rows
+    from flowstone.data.tables import Unseen, warn_unseen
     from flowstone.evaluation.beside import beside_metrics
     from flowstone.evaluation.metrics import evaluate as figures
     from flowstone.runs import Run
@@ -80,7 +81,9 @@ def evaluate(
             return
     elif folder.of_mixed_columns:
         table = folder.read(data, **reading_options(chosen))
-        x = model_of(folder, device).encode(table)
+        unseen: list[Unseen] = []
+        x = model_of(folder, device).encode(table, unseen=unseen)
+        warn_unseen(unseen)
         rows = Rows(x[~x.isnan().any(1)] if drop_missing else x)
     elif folder.of_images:
         rows = folder.images(data, **images_options(chosen)).rows
@@ -110,7 +113,7 @@ def _also_learned(folder: "Run", table: "Table") -> dict[str, int]:
     try:
         large = folder.chunked(source)
         pieces = [folder.read(source)] if large is None else large.chunks(PIECE)
-        return {"n_also_in_training": shared_rows(map(kinds.encode, pieces), kinds.encode(table))}
+        return {"n_also_in_training": shared_rows(map(kinds.encode, pieces), kinds.encode(table, unseen=[]))}
     except DataError:
         return {}
 

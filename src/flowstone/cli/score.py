@@ -50,6 +50,9 @@ def score(
 ) -> None:
     """Write DATA with one more column: log_prob, the log-likelihood of each row in nats, in the units of the data.
 
+    A level that a categorical column did not have when it was learned is scored as another level, of probability
+    1 / (values that were learned from + 1), and a warning names it.
+
     For images: a table of their names, log_prob and bits_per_dim. Where a log_prob is NaN or infinite the file is
     written all the same, and the exit status is 1.
 
@@ -155,7 +158,13 @@ def _score_table(
 
 
 def _watched(scorer: "Scorer", chunks: "Iterable[Table]", watch: "Callable[[pa.Table], None]") -> "Iterator[pa.Table]":
-    for chunk in chunks:
-        kept, scores = scorer.score(chunk)
-        watch(scores)
-        yield scorer.joined(kept, scores)
+    from flowstone.data.tables import Unseen, warn_unseen
+
+    unseen: list[Unseen] = []
+    try:
+        for chunk in chunks:
+            kept, scores = scorer.score(chunk, unseen=unseen)
+            watch(scores)
+            yield scorer.joined(kept, scores)
+    finally:
+        warn_unseen(unseen)

@@ -241,6 +241,7 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
 
     def score_samples(self, X: Any, context: Any = None) -> np.ndarray:
         """The log-likelihood of each row in nats, ``(rows,)``; of a row with gaps that of the values that are there.
+        Levels that were not learned are scored as ``flowstone.TableModel`` scores them, with a warning.
 
         Args:
             context: a row for each row of X, or one row for all.

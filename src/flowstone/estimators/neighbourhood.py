@@ -20,7 +20,7 @@ TRIED = 1000  # rows by which the bandwidth is chosen
 class Scale:
     """Rows as points: numbers standardised, a category as indicators of its levels, of which two lie 1 apart.
 
-    A gap lies at the mean of its column.
+    A gap lies at the mean of its column, and a level that was not learned 1 from each that was.
 
     Args:
         center, width: mean and standard deviation of each column of numbers, ``(columns,)``; 0 and 1 of categories.
@@ -46,7 +46,7 @@ class Scale:
     def __call__(self, x: Tensor) -> np.ndarray:
         values = (x.numpy() - self.center) / self.width
         parts = [
-            (values[:, [index]] == np.array(levels)) / np.sqrt(2) if levels else np.nan_to_num(values[:, [index]])
+            _indicators(values[:, [index]], levels) if levels else np.nan_to_num(values[:, [index]])
             for index, levels in enumerate(self.levels)
         ]
         return np.concatenate(parts, 1).clip(-1e100, 1e100)
@@ -93,6 +93,16 @@ class Neighbourhood:
             return reduce(distances)
 
         return pairwise_distances_chunked(points, self.points, reduce_func=without_self, working_memory=64)
+
+
+def _indicators(values: np.ndarray, levels: Sequence[float]) -> np.ndarray:
+    """Points of a category, ``(rows, levels)``, from its values, ``(rows, 1)``: corners of a simplex of side 1, whose
+    last corner, all of whose coordinates are the same, is of values that are none of the levels.
+    """
+    found = (values == np.array(levels)) / np.sqrt(2)
+    count = len(levels)
+    corner = (np.sqrt(2) - np.sqrt(2 + 2 * count)) / (2 * count)
+    return np.where(found.any(1, keepdims=True) | np.isnan(values), found, corner)
 
 
 def _log_kernel(distances: np.ndarray, bandwidth: float) -> np.ndarray:

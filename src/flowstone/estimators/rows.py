@@ -8,7 +8,7 @@ import torch
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import Tensor
 
-from flowstone.data.tables import Columns, kinds_of, read_table
+from flowstone.data.tables import Columns, Unseen, kinds_of, read_table, warn_unseen
 from flowstone.errors import DataError
 from flowstone.estimators.tables import as_rows, backend_of, is_frame, is_plain, plain_values, require_numbers
 from flowstone.validation import require_choice
@@ -73,12 +73,17 @@ class TableInput:
         return torch.from_numpy(np.array(values))
 
     def _rows(self, X: Any) -> Tensor:
-        """The rows of X as the density takes them, with the constant columns."""
+        """The rows of X, to be scored, as the density takes them, with the constant columns; levels that were not
+        learned are warned of.
+        """
         check_is_fitted(self)
         X = as_rows(X)
-        if self.columns_ is not None:
-            return self.columns_.encode(X)
-        return self._numbers(X, reset=False)
+        if self.columns_ is None:
+            return self._numbers(X, reset=False)
+        unseen: list[Unseen] = []
+        x = self.columns_.encode(X, unseen=unseen)
+        warn_unseen(unseen)
+        return x
 
     def read_as(self, other: "TableInput") -> None:
         """Take over what columns there are from an estimator that has read rows."""

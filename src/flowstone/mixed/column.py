@@ -11,7 +11,7 @@ __all__ = ["Column", "columns_of"]
 
 RESTS = ("real", "positive", "interval", "circle", "grid")
 MOST_SHOWN = 8  # atoms in a message
-KEYS = ("name", "atoms", "rest", "low", "high", "step", "anchor", "gaps")
+KEYS = ("name", "atoms", "rest", "low", "high", "step", "anchor", "gaps", "unseen")
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Column:
         low, high, step: of the rest.
         anchor: a value of the grid; None: ``low``, or 0 where there is none.
         gaps: whether a value may be missing, and being missing has a probability.
+        unseen: the probability of a value that is none of the atoms, beside theirs, where there is no rest; None: such
+            a value is impossible.
 
     >>> Column.of({"name": "hours", "atoms": [40.0], "rest": "grid", "low": 0.0, "step": 1.0}).options
     2
@@ -43,6 +45,7 @@ class Column:
     step: float | None = None
     anchor: float | None = None
     gaps: bool = False
+    unseen: float | None = None
 
     @classmethod
     def of(cls, head: Mapping[str, Any]) -> "Column":
@@ -106,6 +109,8 @@ class Column:
             raise SettingError(f"column {self.name!r}: rest={self.rest!r} needs low and high")
         if self.low is not None and self.high is not None and not self.low < self.high:
             raise SettingError(f"column {self.name!r}: low={self.low} must be below high={self.high}")
+        if self.unseen is not None and not (self.rest is None and 0 < self.unseen < 1):
+            raise SettingError(f"column {self.name!r}: unseen={self.unseen} is between 0 and 1, and rest is None")
         if self.rest == "grid" and not (self.step is not None and 0 < self.step < math.inf):
             raise SettingError(f"column {self.name!r}: a grid needs a positive step, not {self.step}")
 

@@ -50,6 +50,10 @@ class MixedDensity(Density):
     each row, come first. With an ``OrderedNet`` only columns that come before all unknown ones can be given. An order
     is a choice: two of them agree as far as the net has learned that they do.
 
+    A value that is none of the atoms of a column with ``unseen`` has that probability, and the other columns are as if
+    it were absent. Known values keep their probabilities, so with such values, each set of which counts as one value of
+    its column, the total mass of all rows is $\prod_j (1 + p_j)$, with $p_j$ the ``unseen`` of column j or 0.
+
     Args:
         columns: the description of each column.
         net: the conditioner.

@@ -164,4 +164,5 @@ def _tables(columns: Sequence[Column]) -> dict[str, Tensor]:
         "turns": (highs - lows).where(is_circle, 0.0),
         "steps": torch.tensor([column.step or 0.0 for column in columns], dtype=torch.float64),
         "origins": torch.tensor([column.origin for column in columns], dtype=torch.float64),
+        "log_unseen": torch.tensor([column.unseen or 0.0 for column in columns], dtype=torch.float64).log(),
     }

@@ -93,14 +93,17 @@ class Heads(nn.Module):
     def log_prob(self, encoded: Encoded, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Log-probability of each value, given that it is there, and of whether it is there: ``(rows, columns)`` each.
 
-        Where a value is missing the first is 0; where a column has no gaps the second is 0.
+        Where a value is missing the first is 0; where a column has no gaps the second is 0. A value that the column
+        cannot have has the probability of unseen ones, if the column has one (``Column.unseen``).
         """
         columns = [self.columns[index] for index in encoded.columns]
         rest = self._rest_log_prob(encoded, parameters)
         values = []
         for at, column in enumerate(columns):
             values.append(self._value(column, encoded.option[:, at], parameters[at], rest.get(at)))
-        value = torch.stack(values, 1).where(encoded.possible, -math.inf).where(~encoded.missing, 0.0)
+        value = torch.stack(values, 1)
+        impossible = self.encoder.table("log_unseen", encoded.columns).to(value.dtype)
+        value = value.where(encoded.possible, impossible).where(~encoded.missing, 0.0)
         return value, self._missing(columns, encoded.missing, parameters)
 
     @staticmethod

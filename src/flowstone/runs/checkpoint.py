@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowstone.data.tables import Columns
 from flowstone.density import Density
 from flowstone.digest import digest_of
 from flowstone.errors import CheckpointError, FlowstoneError, NonFiniteError, SettingError
@@ -106,7 +107,7 @@ def load(folder: Path | str, *, device: torch.device | str = "cpu") -> Density:
     record = read_record(folder)
     weights = _weights(folder, record)
     with reading(folder / WEIGHTS):
-        density = build_recorded(record)
+        density = build_recorded(_with_unseen(record))
         density.load_state_dict(weights)
     density.trained = record.get("trained")
     return density.to(device).eval()
@@ -161,6 +162,21 @@ def read_record(folder: Path | str) -> dict[str, Any]:
     renamed = RENAMED.get(record["recipe"], {}) if record["format_version"] == 1 else {}
     record["arguments"] = {renamed.get(name, name): value for name, value in record["arguments"].items()}
     return record
+
+
+def _with_unseen(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A record whose mixed columns have their probability of unseen levels. Where it lacks them, as older ones do, they
+    follow from the kinds of the columns.
+    """
+    heads = record["arguments"].get("columns")
+    schema = (record.get("data") or record.get("estimator") or {}).get("schema")
+    if record["recipe"] != "mixed" or not heads or not schema:
+        return record
+    unseen = {
+        head["name"]: {"unseen": head["unseen"]} for head in Columns.from_record(schema).heads() if "unseen" in head
+    }
+    columns = [{**unseen.get(head["name"], {}), **head} for head in heads]
+    return {**record, "arguments": {**record["arguments"], "columns": columns}}
 
 
 def _own_digest(record: Mapping[str, Any]) -> str:

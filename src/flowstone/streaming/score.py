@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from flowstone.bars import counting_bar
-from flowstone.data.tables import ChunkedTable, write_chunks
+from flowstone.data.tables import ChunkedTable, Unseen, warn_unseen, write_chunks
 from flowstone.errors import DataError, FlowstoneError, OutputError
 from flowstone.streaming.parts import Parts
 from flowstone.streaming.scorer import Scorer
@@ -60,13 +60,17 @@ def score_to_file(
 
 
 def _fill(parts: Parts, scorer: Scorer, table: ChunkedTable, *, progress: bool) -> None:
-    """Score the rows behind those that are finished."""
+    """Score the rows behind those that are finished; levels in them that were not learned are warned of at the end."""
     done = min(parts.count * scorer.part_rows, table.rows)
-    with counting_bar("scoring", table.rows, enabled=progress, rate="rows") as advance:
-        advance(done)
-        for chunk in table.chunks(scorer.part_rows, done):
-            parts.add(scorer.score(chunk)[1])
-            advance(len(chunk))
+    unseen: list[Unseen] = []
+    try:
+        with counting_bar("scoring", table.rows, enabled=progress, rate="rows") as advance:
+            advance(done)
+            for chunk in table.chunks(scorer.part_rows, done):
+                parts.add(scorer.score(chunk, unseen=unseen)[1])
+                advance(len(chunk))
+    finally:
+        warn_unseen(unseen)
 
 
 def _joined(

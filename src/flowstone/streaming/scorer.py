@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
+from torch import Tensor
 
 from flowstone.data import Rows
-from flowstone.data.tables import Table
+from flowstone.data.tables import Table, Unseen, warn_unseen
 from flowstone.density import Density
 from flowstone.errors import DataError, SettingError
 from flowstone.evaluation.anomaly import AnomalyJudge
@@ -26,7 +28,7 @@ class Scorer:
     """Adds the log-likelihood of each row to a table, in nats, in the units of the data, and carries all columns along.
 
     A chunk of a table needs no other chunk: the kinds of the columns and what means a gap are in the run folder. One
-    without rows comes back without rows.
+    without rows comes back without rows. Levels that were not learned are scored as ``TableModel`` scores them.
 
     Args:
         run: a run folder of a table.
@@ -82,20 +84,27 @@ class Scorer:
         kept, scores = self.score(table)
         return self.joined(kept, scores)
 
-    def score(self, table: Any) -> tuple[Table, pa.Table]:
-        """The rows that are scored, and their scores."""
-        table = self.run.read(table, empty=True)
+    def score(self, table: Any, *, unseen: list[Unseen] | None = None) -> tuple[Table, pa.Table]:
+        """The rows that are scored, and their scores.
+
+        Args:
+            unseen: a list to which levels that were not learned are added; None: they are warned of.
+        """
+        table, found_unseen = self.run.read(table, empty=True), [] if unseen is None else unseen
         self.require_names_free(table)
         if self.model is None:
             kept, rows = self.run.table(table, drop_missing=self.drop_missing)
             found = {SCORE: pa.array(log_prob(self.density, rows.x, rows.context).double().numpy())}
             return kept, pa.table(found | self._judged(rows, kept.start))
-        kept = self.keep(table)
-        found = {SCORE: pa.array(self.model.log_prob(kept))}
+        kept, x = self._encoded(self.model, table, found_unseen)
+        if unseen is None:
+            warn_unseen(found_unseen)
+        with torch.no_grad():
+            found = {SCORE: pa.array(self.density.log_prob(x).double().cpu().numpy())}
         if self.per_column:
-            terms = self.model.column_log_prob(kept)
+            terms = self.model.column_log_prob_of(x)
             found |= {f"{SCORE}:{name}": terms.column(name) for name in terms.column_names}
-        return kept, pa.table(found | self._judged(Rows(self.model.encode(kept)), kept.start))
+        return kept, pa.table(found | self._judged(Rows(x), kept.start))
 
     def _judged(self, rows: Rows, first: int) -> dict[str, pa.Array]:
         """P-values of rows and the columns to blame, where they are asked for."""
@@ -110,10 +119,15 @@ class Scorer:
         """The rows that are scored."""
         if self.model is None:
             return self.run.table(table, drop_missing=self.drop_missing)[0]
+        return self._encoded(self.model, table, [])[0] if self.drop_missing else table
+
+    def _encoded(self, model: TableModel, table: Table, unseen: list[Unseen]) -> tuple[Table, Tensor]:
+        """The rows that are scored, and the same as the density takes them."""
+        x = model.encode(table, unseen=unseen)
         if not self.drop_missing:
-            return table
-        whole = ~self.model.encode(table).isnan().any(1).cpu().numpy()
-        return replace(table, arrow=table.arrow.filter(pa.array(whole)))
+            return table, x
+        whole = ~x.isnan().any(1)
+        return replace(table, arrow=table.arrow.filter(pa.array(whole.cpu().numpy()))), x[whole]
 
     def joined(self, kept: Table, scores: pa.Table) -> pa.Table:
         """A table and the scores of its rows side by side."""

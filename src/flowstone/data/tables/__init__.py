@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from flowstone.data.tables.mapped import mapped_table
     from flowstone.data.tables.read import READABLE, STANDARD_INPUT, files_of, is_pattern, is_table, read_table
     from flowstone.data.tables.table import Table
+    from flowstone.data.tables.unseen import Unseen, warn_unseen
     from flowstone.data.tables.write import STDOUT, check_writable, write_arrays, write_chunks, write_table
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "ChunkedTable",
     "Columns",
     "Table",
+    "Unseen",
     "check_writable",
     "decide",
     "files_of",
@@ -31,6 +33,7 @@ __all__ = [
     "mapped_table",
     "open_chunked",
     "read_table",
+    "warn_unseen",
     "write_arrays",
     "write_chunks",
     "write_table",
@@ -45,6 +48,7 @@ __getattr__, __dir__ = lazy_names(
         "mapped": ["mapped_table"],
         "read": ["READABLE", "STANDARD_INPUT", "files_of", "is_pattern", "is_table", "read_table"],
         "table": ["Table"],
+        "unseen": ["Unseen", "warn_unseen"],
         "write": ["STDOUT", "check_writable", "write_arrays", "write_chunks", "write_table"],
     },
 )

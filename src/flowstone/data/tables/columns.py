@@ -15,6 +15,7 @@ from flowstone.data.tables.facts import FEW, SHORT, Facts
 from flowstone.data.tables.kinds import (
     INFERRED,
     KINDS,
+    Categorical,
     Constant,
     Datetime,
     Kind,
@@ -27,6 +28,7 @@ from flowstone.data.tables.kinds import (
 from flowstone.data.tables.read import is_doubt, read_table
 from flowstone.data.tables.table import Table
 from flowstone.data.tables.types import is_number, is_text, python_value
+from flowstone.data.tables.unseen import Unseen
 from flowstone.data.tables.values import date_mask, number_mask, parse_numbers, without_gaps
 from flowstone.errors import CheckpointError, DataError, DataWarning, FlowstoneError, SettingError
 
@@ -96,12 +98,15 @@ class Columns:
         """The same kinds of these columns alone, in this order."""
         return replace(self, kinds=tuple(self.kind(name) for name in names))
 
-    def encode(self, table: Any, *, partial: bool = False) -> "Tensor":
+    def encode(self, table: Any, *, partial: bool = False, unseen: list[Unseen] | None = None) -> "Tensor":
         """Rows as float64, ``(rows, D)``: level indices, 0 and 1, numbers, days or seconds; NaN for gaps.
 
         Args:
             table: a ``Table``, or whatever ``read_table`` takes.
             partial: whether columns that the table lacks are gaps rather than an error.
+            unseen: a list, where rows are to be scored by a density of mixed columns: a categorical level that was not
+                learned has the index after the last level, and is added to the list, of which
+                ``flowstone.data.tables.warn_unseen`` warns. None: it is an error.
 
         Raises:
             DataError: a column is missing, or a value is none of its kind; the message names column, row and value.
@@ -114,7 +119,8 @@ class Columns:
         values = np.full((len(table), len(self.names)), np.nan)
         for index, kind in enumerate(self.modelled):
             if kind.column in table.columns:
-                values[:, index] = kind.encode(table.arrow.column(kind.column), str(table.path), table.start)
+                more = {"unseen": unseen} if isinstance(kind, Categorical) else {}
+                values[:, index] = kind.encode(table.arrow.column(kind.column), str(table.path), table.start, **more)
         return torch.from_numpy(values)
 
     def encoded_pieces(self, table: Table) -> Iterator[np.ndarray]:

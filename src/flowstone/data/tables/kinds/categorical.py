@@ -12,6 +12,7 @@ from flowstone.data.tables.arrow import compute
 from flowstone.data.tables.facts import Facts
 from flowstone.data.tables.kinds.kind import Description, ModelledKind
 from flowstone.data.tables.types import is_temporal, is_text, plain_type, python_value, type_from_record, type_to_record
+from flowstone.data.tables.unseen import Unseen
 from flowstone.errors import DataError
 
 __all__ = ["MOST_LEVELS", "Categorical"]
@@ -70,14 +71,38 @@ class Categorical(ModelledKind):
             grouped_counts=tuple(int(counts[i]) for i in rest),
         )
 
-    def encode(self, column: pa.ChunkedArray, where: str, start: int = 0) -> np.ndarray:
-        plain = self._plain(column, where, start)
+    @property
+    def unseen(self) -> float | None:
+        r"""The probability of a level that was not learned, in rows that are scored, by the rule of succession:
+
+        $$ p = 1 / (n + 1) $$
+
+        with n the number of values that the column had in the table that was learned from, at least one for each level.
+        None where there is a rest, which such a level then belongs to.
+        """
+        return None if self.grouped else 1 / (max(self.rows - self.missing, len(self.levels)) + 1)
+
+    def encode(
+        self, column: pa.ChunkedArray, where: str, start: int = 0, unseen: list[Unseen] | None = None
+    ) -> np.ndarray:
+        """As ``ModelledKind.encode``. A level that was not learned belongs to the rest; where there is none, it is an
+        error, or with a list ``unseen``, to which it is added, has the index K.
+        """
+        if pa.types.is_dictionary(column.type):
+            column = compute.cast(column, column.type.value_type)
+        if pa.types.is_floating(column.type):
+            column = compute.if_else(compute.is_nan(column), pa.scalar(None, column.type), column)
+        plain = self._plain(column, where, start, all_known=unseen is None)
         known = pa.array([*self.levels, *self.grouped], type_from_record(self.level_type))
         found = compute.index_in(plain, value_set=known)
-        unknown = compute.and_(compute.is_null(found), compute.is_valid(plain))
+        unknown = compute.and_(compute.is_null(found), compute.is_valid(column))
         values = np.array(compute.cast(found, pa.float64()).to_numpy(), dtype=np.float64)
         if compute.any(unknown).as_py():
-            if not self.grouped:
+            if unseen is not None and self.unseen is not None:
+                row, count, hint = self._first(column, unknown)
+                value = repr(python_value(column[row]))
+                unseen.append(Unseen(where, self.column, value, start + row + 1, count, hint, self.unseen))
+            elif not self.grouped:
                 self._refuse(plain, unknown, where, start)
             values[np.asarray(unknown)] = len(self.levels)
         return np.where(values > len(self.levels), float(len(self.levels)), values)
@@ -100,7 +125,7 @@ class Categorical(ModelledKind):
         count = len(self.levels) + bool(self.grouped)
         return {
             "name": self.column, "atoms": [float(i) for i in range(count)], "rest": None, "low": None, "high": None,
-            "step": None, "anchor": None, "gaps": self.missing > 0,
+            "step": None, "anchor": None, "gaps": self.missing > 0, "unseen": self.unseen,
         }  # fmt: skip
 
     def describe(self) -> Description:
@@ -108,14 +133,14 @@ class Categorical(ModelledKind):
         rest = f"; {len(self.grouped)} rare ones as one" if self.grouped else ""
         return Description(shown, f"a probability for each of {len(self.levels)} levels{rest}")
 
-    def _plain(self, column: pa.ChunkedArray, where: str, start: int) -> pa.ChunkedArray:
-        """The column in the type of the levels."""
+    def _plain(self, column: pa.ChunkedArray, where: str, start: int, *, all_known: bool) -> pa.ChunkedArray:
+        """The column in the type of the levels; a value that has none is refused, or null if not all need be known."""
         kind = type_from_record(self.level_type)
-        if pa.types.is_dictionary(column.type):
-            column = compute.cast(column, column.type.value_type)
         try:
-            return (column.cast(self.type) if is_temporal(self.type) else column).cast(kind)
+            return self._cast(column, kind)
         except pa.ArrowException as error:
+            if not all_known:
+                return self._cast_each(column, kind)
             text = compute.cast(column, pa.string())
             known = pa.array(map(str, self.levels), pa.string())
             bad = compute.and_(compute.invert(compute.is_in(text, value_set=known)), compute.is_valid(text))
@@ -123,16 +148,33 @@ class Categorical(ModelledKind):
                 self._refuse(text, bad, where, start)
             raise DataError(f"{where}: column {self.column!r} is of type {column.type}, not {kind}") from error
 
-    def _refuse(self, column: pa.ChunkedArray, unknown: pa.ChunkedArray, where: str, start: int) -> None:
+    def _cast(self, values: Any, kind: pa.DataType) -> Any:
+        """A column, or one value, in the type of the levels."""
+        return (values.cast(self.type) if is_temporal(self.type) else values).cast(kind)
+
+    def _cast_each(self, column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+        """The column in the type of the levels, null where a value is of none."""
+        values, found = compute.unique(column), []
+        for value in values:
+            try:
+                found.append(self._cast(value, kind).as_py())
+            except pa.ArrowException:
+                found.append(None)
+        return compute.take(pa.array(found, kind), compute.index_in(column, value_set=values))
+
+    def _first(self, column: pa.ChunkedArray, unknown: pa.ChunkedArray) -> tuple[int, int, str]:
+        """The first row of an unknown level, how many rows hold one, and the nearest level or what levels there are."""
         row = compute.index(unknown, True).as_py()
-        value = python_value(column[row])
-        near = difflib.get_close_matches(str(value), list(map(str, self.levels)), n=1)
+        near = difflib.get_close_matches(str(python_value(column[row])), list(map(str, self.levels)), n=1)
         known = ", ".join(map(str, self.levels[:8])) + (", …" if len(self.levels) > 8 else "")
         hint = f"did you mean {near[0]!r}?" if near else f"its levels are {known}"
-        count = compute.sum(unknown).as_py()
+        return row, compute.sum(unknown).as_py(), hint
+
+    def _refuse(self, column: pa.ChunkedArray, unknown: pa.ChunkedArray, where: str, start: int) -> None:
+        row, count, hint = self._first(column, unknown)
         place = f"column {self.column!r}, row {start + row + 1}"
         rows = f" ({count} such rows)" if count > 1 else ""
-        raise DataError(f"{where}: {place}: unknown level {value!r}{rows}: {hint}")
+        raise DataError(f"{where}: {place}: unknown level {python_value(column[row])!r}{rows}: {hint}")
 
 
 def _order(level: Any) -> tuple[int, Any]:
