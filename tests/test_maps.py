@@ -22,12 +22,13 @@ from flowstone.table_model import TableModel
 PAGE = Path(__file__).parents[1] / "docs" / "large-tables.md"
 CARRIED = ["row", "note"]  # no part of the density
 SMALL = {"width": 8, "blocks": 1, "bins": 4, "pieces": 8}
-BAD_VALUE = r"column 'sex', row \d+: unknown level 'X': its levels are F, M"
+BAD_VALUE = r"column 'weight', row \d+ holds 'heavy'; it is continuous"
 SPARK_FURTHER = """
 from pyspark.sql import functions
 for few in (frame.filter("row < 0"), frame.filter("row < 3").repartition(4)):
     print(few.mapInArrow(score, scored).count(), "rows")
-bad = frame.withColumn("sex", functions.when(frame.row == 107, "X").otherwise(frame.sex))
+weight = functions.when(frame.row == 107, "heavy").otherwise(frame.weight.cast("string"))
+bad = frame.withColumn("weight", weight)
 try:
     bad.mapInArrow(score, scored).count()
 except Exception as error:
@@ -132,8 +133,8 @@ def run_dask() -> dict:
 
 def score_bad_row(cell: dict) -> None:
     frame, score, run = cell["frame"], cell["score"], cell["run"]
-    bad = frame.assign(sex=frame["sex"].where(frame["row"] != 107, "X"))
-    bad.map_partitions(score, run, meta=score(frame._meta, run)).compute()
+    bad = frame.assign(weight=frame["weight"].astype("string").where(frame["row"] != 107, "heavy"))
+    bad.map_partitions(score, run, meta=score(bad._meta, run)).compute()
 
 
 def test_the_recipe_for_dask_runs(folder):

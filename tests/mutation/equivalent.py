@@ -7,6 +7,7 @@ __all__ = ["EQUIVALENT"]
 NEWTON = "the slope of a Newton step cancels that of its start: the gradient is the same, and only dearer"
 SHAPES = "the shapes were checked before: a flow with a standardisation of contexts has a context"
 RECORDED = "what follows records no graph"
+DEGREES = "torch.zeros(self.context_features, dtype=torch.long)"
 BOTH = "context is not None and flow.standardize_context is not None"
 ALL = "torch.cat((*log_dets, self.flow.prior.log_prob(z.t())))"
 EQUIVALENT: dict[tuple[str, str, str, str], str] = {
@@ -19,7 +20,7 @@ EQUIVALENT: dict[tuple[str, str, str, str], str] = {
     ("RQSpline", "_bin", "torch.cat((index, index + 1))", "torch.cat((index + 1, index))"): (
         "the same quotient, counted from the upper corner of its bin"
     ),
-    ("MADE", "__init__", "torch.zeros(context_features, dtype=torch.long)", "torch.zeros(context_features)"): (
+    ("MADE", "_degrees", DEGREES, "torch.zeros(self.context_features)"): (
         "degrees compare alike as whole and as real numbers"
     ),
     ("DirectGradient", "_prepared", BOTH, "context is not None"): SHAPES,

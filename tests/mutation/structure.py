@@ -23,6 +23,7 @@ __all__ = [
     "halves_are_what_they_say",
     "householder_counts_its_reflections",
     "made_sees_every_feature_before_and_no_other",
+    "masks_and_gains_are_made_when_there_is_memory",
     "permutations_are_what_they_say",
     "residual_made_adds_each_layer_to_the_one_before",
     "starts_are_as_promised",
@@ -214,6 +215,20 @@ def made_sees_every_feature_before_and_no_other() -> None:
         assert isinstance(given, Tensor)
         assert torch.equal(seen[0, :, 0] != 0, before)
         assert (given != 0).all()
+
+
+def masks_and_gains_are_made_when_there_is_memory() -> None:
+    def filled(build):
+        with torch.device("meta"):
+            empty = build()
+        assert all(buffer.is_meta for buffer in empty.buffers())
+        with patch.object(torch, "empty_like", lambda t, **more: torch.full_like(t, 1, **more)):
+            return empty.to_empty(device="cpu")
+
+    net = partial(MADE, 3, 2, hidden=(6, 6), context_features=1)
+    for build in (net, partial(b.LogisticMixtureCDF, components=3)):
+        for found, wanted in zip(filled(build).buffers(), build().buffers(), strict=True):
+            assert torch.equal(found, wanted)
 
 
 def residual_made_adds_each_layer_to_the_one_before() -> None:
