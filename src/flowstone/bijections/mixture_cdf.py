@@ -46,9 +46,9 @@ class LogisticMixtureCDF(Univariate):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LogisticMixtureCDF":
         """Gains that were built on the device ``meta`` are computed when there is memory for them."""
-        had_memory = not self.gains.is_meta
+        was_meta = self.gains.is_meta
         super()._apply(fn, recurse)
-        if not had_memory and not self.gains.is_meta:
+        if was_meta:
             torch.linspace(0.5, 1.5, self.components, out=self.gains)
         return self
 

@@ -57,9 +57,9 @@ class MaskedNet(nn.Module):
         """Make the mask of every layer."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MaskedNet":
-        had_memory = not self.output.mask.is_meta
+        was_meta = self.output.mask.is_meta
         super()._apply(fn, recurse)
-        if not had_memory and not self.output.mask.is_meta:
+        if was_meta:
             self.set_masks()
         return self
 
