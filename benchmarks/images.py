@@ -42,9 +42,9 @@ JOBS = {
     "fashion-mnist": Job("fashion-mnist", "realnvp_image", (*SPLINES, "--set", "alpha=1e-6"), 35),
     "cifar10": Job("cifar10", "realnvp_image", COLOUR, 90, "59,813 of its 60,000 images"),
     "faces32": Job("faces32", "realnvp_image", COLOUR, 15, "split by person"),
-    "faithful-mnist": Job("mnist", "realnvp_image", FAITHFUL, 40),
-    "faithful-fashion-mnist": Job("fashion-mnist", "realnvp_image", FAITHFUL, 40),
-    "faithful-cifar10": Job("cifar10", "realnvp_image", (*FAITHFUL, "--flip"), 40, "59,813 of its 60,000 images"),
+    "faithful-mnist": Job("mnist", "realnvp_image", FAITHFUL, 80),
+    "faithful-fashion-mnist": Job("fashion-mnist", "realnvp_image", FAITHFUL, 80),
+    "faithful-cifar10": Job("cifar10", "realnvp_image", (*FAITHFUL, "--flip"), 80, "59,813 of its 60,000 images"),
     "nice-mnist": Job("mnist", "nice_image", ("--batch-size", "200", "--lr", "1e-3"), 20),
 }
 # For a GPU: run only if it is named.

@@ -139,12 +139,14 @@ class MixedDensity(Density):
         """The settings that measured best on held-out rows of three tables.
 
         A net soon overfits categories and values with mass, and learns continuous columns slowly, so steps and dropout
-        follow the share of the columns that are continuous; so does the learning rate.
+        follow the share of the columns that are continuous; so does the learning rate. In any order, a net that
+        overfits ends by its patience while the rate is high, and such a net's samples are better than those of one
+        whose rate has fallen to 0 by then.
         """
         share = sum(column.is_continuous for column in self.columns) / len(self.columns)
-        steps = round(1500 + 1500 * share)
+        steps, often = (3000 + 2000 * share, 25) if self.any_order else (1500 + 1500 * share, 50)
         dropout, lr = 0.25 - 0.15 * share, 2e-3 + 1e-3 * share
-        return {"steps": steps, "dropout": dropout, "lr": lr, "ema": 0.995, "validate_every": 50}
+        return {"steps": round(steps), "dropout": dropout, "lr": lr, "ema": 0.995, "validate_every": often}
 
     def distribution(self, context: Tensor | None = None, *, validate_args: bool | None = None) -> FlowDistribution:
         """It as a ``torch.distributions.Distribution``, as ``Flow.distribution`` makes one."""
