@@ -50,6 +50,23 @@ def test_a_flow_comes_back_with_the_same_numbers(tmp_path, name, dtype):
     assert again.spec == json.loads(json.dumps(flow.spec))
 
 
+def test_recipes_are_built_on_meta_without_torchs_compiler():
+    """The file of a run is held against such a density before any is made; the compiler takes as long as torch."""
+    code = """
+import sys, torch
+from flowstone.recipes import build
+cases = {name: {"features": 3} for name in ("nice", "realnvp", "spline", "mixed", "gaussian_mixture")}
+cases["blend"] = {"features": 3, "parts": [{"recipe": "spline"}, {"recipe": "nice"}]}
+cases["embedded"] = {"features": 3, "context_features": 4}
+cases["realnvp_image"] = {"event_shape": [1, 8, 8]}
+for name, arguments in cases.items():
+    with torch.device("meta"):
+        assert next(build(name, arguments).parameters()).is_meta
+    assert "torch._dynamo" not in sys.modules, name
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize("settings", [{}, {"preset": "faithful", "alpha": None}])
 def test_a_flow_of_images_comes_back_with_the_same_numbers(tmp_path, settings):
     flow = flowstone.realnvp_image((1, 5, 4), channels=4, blocks=1, context_features=2, **settings)

@@ -47,7 +47,7 @@ class Blend(Density):
         given = [1.0] * len(parts) if weights is None else [float(weight) for weight in weights]
         if len(given) != len(parts) or not all(weight > 0 for weight in given):
             raise SettingError(f"weights={weights}: one positive number for each of {len(parts)} densities")
-        self.register_buffer("weights", torch.tensor(given, dtype=torch.float64) / sum(given))
+        self.register_buffer("weights", torch.tensor([weight / sum(given) for weight in given], dtype=torch.float64))
 
     @property
     def densities(self) -> list[Density]:

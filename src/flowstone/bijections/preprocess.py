@@ -138,8 +138,8 @@ class Whiten(DataLayer):
         self.standardize = Standardize(features)
         # P, L and U of the matrix that makes z of the standardised x.
         self.register_buffer("order", torch.arange(features))
-        self.register_statistic("below", torch.eye(features))
-        self.register_statistic("above", torch.eye(features))
+        for name in ("below", "above"):
+            self.register_statistic(name, torch.zeros(features, features).fill_diagonal_(1.0))
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         if self.standardize.initialized:

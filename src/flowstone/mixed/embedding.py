@@ -32,8 +32,8 @@ class ColumnEmbedding(nn.Module):
         self.circles = [column.rest == "circle" for column in columns]
         rests = sum(column.rest is not None for column in columns)
         scale = 1 / math.sqrt(len(columns))
-        self.options = nn.Parameter(scale * torch.randn(sum(sizes), width))
-        self.features = nn.Parameter(scale / math.sqrt(PIECES) * torch.randn(rests, PIECES + 2, width))
+        self.options = nn.Parameter(torch.randn(sum(sizes), width).mul_(scale))
+        self.features = nn.Parameter(torch.randn(rests, PIECES + 2, width).mul_(scale / math.sqrt(PIECES)))
 
     def forward(self, encoded: Encoded) -> Tensor:
         """``(rows, columns, width)``."""

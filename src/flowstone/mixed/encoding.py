@@ -1,5 +1,6 @@
 """Rows as a mixed density reads them: which option each value is, and where it lies on the marginal's scale."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -142,27 +143,33 @@ class Encoder(nn.Module):
         return (x >= low) & (x <= high) & on_grid
 
 
+def _log_unseen(column: Column) -> float:
+    """The log-probability of a value that is none of the column's atoms."""
+    return math.log(column.unseen) if column.unseen else -math.inf
+
+
 def _tables(columns: Sequence[Column]) -> dict[str, Tensor]:
     """What is known of the columns; a column without a rest has no value between its borders."""
     most = max(1, *(len(column.atoms) for column in columns))
     atoms = torch.full((len(columns), most), FARTHEST, dtype=torch.float64)
     lows, highs = torch.full((2, len(columns)), FARTHEST, dtype=torch.float64)
+    turns = torch.zeros(len(columns), dtype=torch.float64)
     for index, column in enumerate(columns):
         atoms[index, : len(column.atoms)] = torch.tensor(column.atoms, dtype=torch.float64)
         if column.rest is not None:
             low, high = column.border
             lows[index] = -FARTHEST if low is None else low
             highs[index] = FARTHEST if high is None else high
+            turns[index] = highs[index] - lows[index] if column.rest == "circle" else 0.0
         else:
             highs[index] = -FARTHEST
-    is_circle = torch.tensor([column.rest == "circle" for column in columns])
     return {
         "atoms": atoms,
         "counts": torch.tensor([len(column.atoms) for column in columns]),
         "lows": lows,
         "highs": highs,
-        "turns": (highs - lows).where(is_circle, 0.0),
+        "turns": turns,
         "steps": torch.tensor([column.step or 0.0 for column in columns], dtype=torch.float64),
         "origins": torch.tensor([column.origin for column in columns], dtype=torch.float64),
-        "log_unseen": torch.tensor([column.unseen or 0.0 for column in columns], dtype=torch.float64).log(),
+        "log_unseen": torch.tensor([_log_unseen(column) for column in columns], dtype=torch.float64),
     }

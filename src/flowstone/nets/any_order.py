@@ -70,7 +70,7 @@ class AnyOrderNet(nn.Module):
 
     def __init__(self, outputs: Sequence[int], *, width: int, blocks: int, context_features: int = 0) -> None:
         super().__init__()
-        self.targets = nn.Parameter(torch.randn(len(outputs), width) / 2)
+        self.targets = nn.Parameter(torch.randn(len(outputs), width).mul_(0.5))
         self.context = nn.Linear(context_features, width, bias=False) if context_features else None
         self.blocks = ResidualBlocks(width, blocks)
         self.outputs = nn.ModuleList(nn.Linear(width, count) for count in outputs)

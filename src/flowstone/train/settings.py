@@ -53,7 +53,8 @@ class Settings:
     steps: int | None = option(
         None,
         "Training steps at most. If minutes are set, too, the training ends with whichever comes first. If not set: no "
-        "limit where minutes are set, else 3,000, or for mixed columns 1,500 to 3,000.",
+        "limit where minutes are set, else 3,000, or for mixed columns 3,000 to 5,000 (1,500 to 3,000 in a given "
+        "order).",
     )
     minutes: float | None = option(
         None, "Training time at most. The schedule then follows the clock, and a run does not repeat bit for bit."
