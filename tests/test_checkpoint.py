@@ -94,7 +94,7 @@ def test_nothing_in_it_is_a_pickle(saved):
     folder, _ = saved
     assert sorted(p.name for p in folder.iterdir()) == ["flow.json", "flow.safetensors"]
     record = json.loads((folder / "flow.json").read_text())
-    assert record["format_version"] == 2
+    assert record["format_version"] == 3
     assert record["recipe"] == "realnvp"
     load_file(folder / "flow.safetensors")
 

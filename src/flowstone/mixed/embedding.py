@@ -12,20 +12,18 @@ from flowstone.mixed.encoding import Encoded
 
 __all__ = ["ColumnEmbedding"]
 
-PIECES = 16  # of the piecewise-linear features
-
-
 class ColumnEmbedding(nn.Module):
     r"""A vector for each value: $e_j(x) = a_j[\text{option of } x] + B_j \varphi(x)$.
 
     The options are the column's atoms, its rest, and being missing. The features φ of a column that has a rest are z on
     the scale of the marginal F, the distance from the median (by the inverse hyperbolic sine), and the piecewise-linear
-    encoding of F(x): $\min(1, \max(0, 16 F - k))$ for k = 0 … 15 (Gorishniy, Rubachev, Babenko 2022). On a circle the
-    first two are the sine and the cosine of the angle.
+    encoding of F(x) in K pieces: $\min(1, \max(0, K F - k))$ for k = 0 … K - 1 (Gorishniy, Rubachev, Babenko 2022). On
+    a circle the first two are the sine and the cosine of the angle.
     """
 
-    def __init__(self, columns: Sequence[Column], width: int) -> None:
+    def __init__(self, columns: Sequence[Column], width: int, *, pieces: int) -> None:
         super().__init__()
+        self.pieces = pieces
         sizes = [column.options + 1 for column in columns]
         self.starts = [sum(sizes[:index]) for index in range(len(sizes))]
         self.sizes = sizes
@@ -33,7 +31,7 @@ class ColumnEmbedding(nn.Module):
         rests = sum(column.rest is not None for column in columns)
         scale = 1 / math.sqrt(len(columns))
         self.options = nn.Parameter(torch.randn(sum(sizes), width).mul_(scale))
-        self.features = nn.Parameter(torch.randn(rests, PIECES + 2, width).mul_(scale / math.sqrt(PIECES)))
+        self.features = nn.Parameter(torch.randn(rests, pieces + 2, width).mul_(scale / math.sqrt(pieces)))
 
     def forward(self, encoded: Encoded) -> Tensor:
         """``(rows, columns, width)``."""
@@ -50,10 +48,9 @@ class ColumnEmbedding(nn.Module):
         placed = torch.einsum("brf,rfw->brw", features, weights)  # under autocast in low precision
         return tokens.index_add(1, where, placed.to(tokens.dtype))
 
-    @staticmethod
-    def _features(encoded: Encoded, circles: Sequence[bool]) -> Tensor:
+    def _features(self, encoded: Encoded, circles: Sequence[bool]) -> Tensor:
         share = encoded.z.sigmoid()
-        pieces = (PIECES * share[..., None] - torch.arange(PIECES, device=share.device)).clamp(0, 1)
+        pieces = (self.pieces * share[..., None] - torch.arange(self.pieces, device=share.device)).clamp(0, 1)
         first, second = encoded.z / 4, encoded.distance.asinh()
         if any(circles):
             is_circle = torch.tensor(circles, device=share.device)

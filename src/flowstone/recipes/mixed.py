@@ -26,6 +26,7 @@ def mixed(
     blocks: int = 2,
     bins: int = 16,
     pieces: int = 128,
+    encoding_pieces: int = 48,
 ) -> MixedDensity:
     """A density of rows of categories, integers, numbers, angles and gaps, one column after the other.
 
@@ -38,6 +39,7 @@ def mixed(
         width, blocks: of the net; a width of None is 128 in any order, and 192 in a given one.
         bins: of the splines of the conditional distributions.
         pieces: of the marginal distribution functions, at most.
+        encoding_pieces: of the piecewise-linear encoding by which the net sees a number.
 
     >>> import torch
     >>> columns = [{"name": "sex", "atoms": [0, 1], "rest": None}, {"name": "height", "rest": "positive"}]
@@ -47,14 +49,15 @@ def mixed(
     """
     require_choice("order", order, ORDERS)
     width = WIDTHS[order] if width is None else width
-    for name, value in {"width": width, "blocks": blocks, "pieces": pieces}.items():
+    sizes = {"width": width, "blocks": blocks, "pieces": pieces, "encoding_pieces": encoding_pieces}
+    for name, value in sizes.items():
         require_integer(name, value)
     described = columns_of(features, columns)
     heads = Heads(described, Encoder(described, pieces), bins)
     if order == "any":
-        embedding = ColumnEmbedding(described, width)
+        embedding = ColumnEmbedding(described, width, pieces=encoding_pieces)
         net = AnyOrderNet(heads.widths(), width=width, blocks=blocks, context_features=context_features)
     else:
-        embedding = ColumnEmbedding(described, VECTOR)
+        embedding = ColumnEmbedding(described, VECTOR, pieces=encoding_pieces)
         net = OrderedNet(heads.widths(), vector=VECTOR, width=width, blocks=blocks, context_features=context_features)
     return MixedDensity(described, net, heads, embedding, context_features=context_features)

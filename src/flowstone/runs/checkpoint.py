@@ -31,11 +31,13 @@ __all__ = [
     "write_record",
 ]
 
-FORMAT_VERSION = 2  # 1 had no digests
+FORMAT_VERSION = 3  # 1 had no digests
 RECORD, WEIGHTS = "flow.json", "flow.safetensors"
 NEXT_WEIGHTS = ".next.safetensors"  # while a density is written over another one: the weights of the new flow.json
-# Arguments of recipes that older files have under another name.
+# Arguments of recipes that files of format 1 have under another name, and those that files before format 3 lack, with
+# the values that they had.
 RENAMED = {"realnvp": {"scale_bound": "scale"}}
+ADDED = {"mixed": {"encoding_pieces": 16}}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -141,7 +143,24 @@ def _weights(folder: Path, record: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def build_recorded(record: Mapping[str, Any]) -> Density:
     """The density that ``flow.json`` describes, with new weights."""
-    return build(record["recipe"], record["arguments"]).to(DTYPES[record["dtype"]])
+    recipe, arguments = record["recipe"], record["arguments"]
+    if record["format_version"] < 3:
+        arguments = _with_added(recipe, arguments)
+    return build(recipe, arguments).to(DTYPES[record["dtype"]])
+
+
+def _with_added(recipe: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments with those that older files lack (``ADDED``), also of the densities that a density is made of."""
+
+    def inner(part: Mapping[str, Any]) -> dict[str, Any]:
+        return {**part, "arguments": _with_added(part["recipe"], part.get("arguments", {}))}
+
+    found = {**ADDED.get(recipe, {}), **arguments}
+    if recipe == "blend":
+        found["parts"] = [inner(part) for part in found["parts"]]
+    if recipe == "embedded" and found["density"] is not None:
+        found["density"] = inner(found["density"])
+    return found
 
 
 def read_record(folder: Path | str) -> dict[str, Any]:
