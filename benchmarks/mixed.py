@@ -188,8 +188,9 @@ samples, and on training rows. *p(target)*: AUC of the model's own probability o
 *Nearer*: share of samples that are nearer to a training row than to a test row (0.5: nothing is memorized); *copies*:
 of samples, and of test rows. NLL in nats a row, gaps counted as events, beside independent columns. *Settled*:
 seconds until the NLL of the validation rows was within 0.5% of its least. Seconds are of one processor, training with
-the defaults of `flowstone.learn`. An earlier run of two seeds used the test parts, too; rates, dropout and the share of
-random orders were then changed for what rows held out of the training parts said.
+the defaults of `flowstone.learn`. Earlier runs of this page used the test parts, too; what was changed between them
+(rates, dropout, steps, validations, the share of random orders, `encoding_pieces`) was changed for what rows held out
+of the training parts said.
 Machine: {machine}.
 
 """
