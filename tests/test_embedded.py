@@ -2,12 +2,15 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import flowstone
+from flowstone import FlowDensity
 from flowstone.embedded import Embedded
 from flowstone.errors import SettingError, ShapeError
+from flowstone.estimators.candidates import candidates, default_models
 from flowstone.recipes import embedded
 
 INNER = [
@@ -52,6 +55,36 @@ def test_net_and_density_are_trained_together_and_come_back(inner, tmp_path):
     flowstone.save(density.eval(), tmp_path)
     again = flowstone.load(tmp_path)
     assert torch.equal(again.log_prob(x[:9], context[:9]), density.log_prob(x[:9], context[:9]))
+
+
+def test_latents_are_those_of_the_inner_density():
+    torch.manual_seed(0)
+    density: Any = embedded(2, context_features=60, density=INNER[0]).eval()
+    x, context = wide(50)
+    density.initialize(x, context)
+    z, log_det = density.to_latent(x, context)
+    again, back = density.from_latent(z, context)
+    torch.testing.assert_close(again, x, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(back, -log_det, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(density.density.prior.log_prob(z) + log_det, density.log_prob(x, context))
+
+
+def test_an_estimator_tries_it_for_wide_contexts(tmp_path):
+    def names(width: int) -> list[str]:
+        return [each.name for each in candidates(default_models(conditional=True), 2000, 2, None, width, "cpu")]
+
+    x, context = (part.double().numpy() for part in wide(600))
+    assert "embedded (dropout 0.2)" in names(60)
+    assert "embedded (dropout 0.2)" not in names(5)
+    density = FlowDensity(models="embedded", random_state=0, time_limit=3).fit(x, context=context)
+    assert density.flow_.spec["recipe"] == "embedded"
+    z = density.transform(x[:9], context[:9])
+    np.testing.assert_allclose(density.inverse_transform(z, context[:9]), x[:9], atol=1e-3)
+    flowstone.save(density, tmp_path)
+    again = FlowDensity.load(tmp_path)
+    assert (again.score_samples(x, context) == density.score_samples(x, context)).all()
+    with pytest.raises(SettingError, match="'embedded' needs a context"):
+        FlowDensity(models="embedded").fit(x)
 
 
 def test_nets_for_other_contexts_and_densities_without_one():

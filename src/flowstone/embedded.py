@@ -1,7 +1,7 @@
 """Embedded: a conditional density whose context is first made narrow by a net."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -100,6 +100,14 @@ class Embedded(Density):
     def embed(self, context: Tensor) -> Tensor:
         """What the net makes of a context, ``(batch, density.context_features)``."""
         return self.net(self.standardize_context(context)[0])
+
+    def to_latent(self, x: Tensor, context: Tensor) -> Any:
+        """What the ``to_latent`` of q gives for what the net makes of the context, where q has one."""
+        return cast(Any, self.density).to_latent(x, self.embed(context))
+
+    def from_latent(self, z: Tensor, context: Tensor) -> Any:
+        """The inverse of ``to_latent``."""
+        return cast(Any, self.density).from_latent(z, self.embed(context))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """``log_prob``, or what q is trained by."""

@@ -23,9 +23,12 @@ from flowstone.train.history import History
 
 __all__ = ["MODELS", "Candidate", "candidates", "default_models"]
 
-MODELS = ("independent", "gaussian", "mixture", "spline", "maf_spline", "mixed")
+MODELS = ("independent", "gaussian", "mixture", "spline", "maf_spline", "mixed", "embedded")
+FOR_CONTEXTS = ("maf_spline", "embedded")  # without a context these are not tried by themselves
+WIDE = 20  # numbers of a context, from which on ``embedded`` is tried by itself
 COMPONENTS = (1, 2, 4, 8, 16, 32)
 FLOW_ROWS, MIXED_ROWS, ROWS_PER_COLUMN = 500, 100, 5  # the fewest from which a net may learn
+EMBEDDED_DROPOUT = 0.2
 REGULARIZED = ((0.1, 3), (0.2, 5))  # dropout and layers of maf_spline; several blended overfit less than each does
 MOST_ROWS = 20_000  # that expectation-maximization uses
 
@@ -73,7 +76,7 @@ class Candidate:
 
 def default_models(*, conditional: bool) -> Sequence[str]:
     """The models that are tried where none are named: ``maf_spline`` takes long, and gains most given a context."""
-    return MODELS if conditional else tuple(name for name in MODELS if name != "maf_spline")
+    return MODELS if conditional else tuple(name for name in MODELS if name not in FOR_CONTEXTS)
 
 
 def candidates(
@@ -104,13 +107,21 @@ def candidates(
         found.append(Candidate("Gaussian", lambda rows, *_: (_gaussian(rows), None)))
     if "mixture" in models:
         found.extend(_mixtures(rows, columns))
-    order = {"order": "given"} if context_features else {}
+    return found + (_nets(models, shared, device) if able else [])
+
+
+def _nets(models: Sequence[str], shared: dict[str, Any], device: str) -> list[Candidate]:
+    """The flows among the models, for whole, continuous columns."""
+    found, width = [], shared.get("context_features", 0)
+    order = {"order": "given"} if width else {}
     for name, more in {"spline": {}, "maf_spline": {}, "mixed": order}.items():
-        if name in models and able:
+        if name in models:
             found.append(_trained(name, {**shared, **more}, device))
-    if "maf_spline" in models and able:  # few rows overfit it soon, sharp densities suffer from dropout: both are tried
+    if "maf_spline" in models:  # few rows overfit it soon, sharp densities suffer from dropout: both are tried
         for dropout, layers in REGULARIZED:
             found.append(_trained("maf_spline", {**shared, "layers": layers}, device, dropout=dropout))
+    if "embedded" in models and width >= (1 if len(models) == 1 else WIDE):
+        found.append(_trained("embedded", shared, device, dropout=EMBEDDED_DROPOUT))
     return found
 
 

@@ -58,7 +58,8 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
 
     With a ``context``, such as the observations of a simulation, it is the density of X given the context: the
     candidates are a linear regression with a Gaussian, or a mixture of Gaussians, for what it leaves, ``spline``,
-    ``maf_spline`` and ``mixed``. Columns of the context may be of any kind.
+    ``maf_spline`` and ``mixed``; from 20 numbers of context on also ``embedded``, a net that makes the context narrow
+    and a ``spline`` given what it returns. Columns of the context may be of any kind.
 
     A whole ``sample_weight`` is exact: a weight of 2 is the row twice. Other weights, and whole ones that make more
     than ten million rows, are divided by their mean and rounded up or down at random: right in expectation. Up to
@@ -68,8 +69,8 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         kinds: ``auto``: a frame of numbers without gaps is continuous, and the kinds of other frames are inferred;
             ``infer``: kinds are inferred of any frame; or corrections of what is inferred, such as ``{"zip":
             "categorical"}``.
-        models: the candidates, of ``independent gaussian mixture spline maf_spline mixed``; ``auto``: all, but without
-            a context not ``maf_spline``.
+        models: the candidates, of ``independent gaussian mixture spline maf_spline mixed embedded``; ``auto``: all, but
+            without a context not ``maf_spline``. ``embedded`` needs a context.
         time_limit: seconds that all trainings of nets may take together; None: as long as they need.
         device: where nets are trained.
         random_state: a seed or a generator; without a time limit the same seed repeats exactly on a CPU.
@@ -163,7 +164,8 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         if not found:
             raise SettingError(
                 f"models={self.models!r}: none of them is for {len(x)} such rows; there are 'independent' and 'mixed' "
-                "where columns are of several kinds or have gaps, and nets need some hundred rows"
+                "where columns are of several kinds or have gaps, nets need some hundred rows, and 'embedded' needs a "
+                "context"
             )
         minutes = None if self.time_limit is None else self.time_limit / 60
         with threadpool_limits(1 if x.numel() <= ONE_THREAD else None, "blas"):

@@ -12,6 +12,7 @@ from flowstone.mixed.encoding import Encoded
 
 __all__ = ["ColumnEmbedding"]
 
+
 class ColumnEmbedding(nn.Module):
     r"""A vector for each value: $e_j(x) = a_j[\text{option of } x] + B_j \varphi(x)$.
 

@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flowstone.embedded import Embedded
-from flowstone.nets import MLP
+from flowstone.nets import MLP, ResNet
 from flowstone.recipes.registry import build, recipe
-from flowstone.validation import require_integer
+from flowstone.validation import require_choice, require_integer
 
 __all__ = ["embedded"]
+
+NETS = {"mlp": MLP, "residual": ResNet}
 
 
 @recipe
@@ -18,9 +20,10 @@ def embedded(
     context_features: int,
     density: Mapping[str, Any] | None = None,
     width: int = 16,
+    net: str = "residual",
     embedding: Sequence[int] = (128, 128),
 ) -> Embedded:
-    """A conditional density whose context a multilayer perceptron makes narrow (``flowstone.embedded.Embedded``).
+    """A conditional density whose context a net makes narrow (``flowstone.embedded.Embedded``).
 
     Args:
         features: the number of columns.
@@ -28,7 +31,8 @@ def embedded(
         density: the ``recipe`` of the conditional density and, where they are not the defaults, its ``arguments``;
             None: ``spline``.
         width: how many numbers the net returns.
-        embedding: widths of the net's hidden layers.
+        net: ``residual``: blocks with dropout, which is off until ``fit`` sets it; ``mlp``: a multilayer perceptron.
+        embedding: the width of each block, all the same; or of each layer.
 
     >>> import torch, flowstone
     >>> density = flowstone.recipes.embedded(2, context_features=100)
@@ -36,7 +40,8 @@ def embedded(
     torch.Size([3, 5, 2])
     """
     require_integer("width", width)
-    net = MLP(context_features, width, hidden=embedding, output_scale=1.0)
+    require_choice("net", net, NETS)
+    embed = NETS[net](context_features, width, hidden=embedding, output_scale=1.0)
     name, arguments = ("spline", {}) if density is None else (density["recipe"], density.get("arguments", {}))
     inner = build(name, {**arguments, "features": features, "context_features": width})
-    return Embedded(inner, net, context_features=context_features)
+    return Embedded(inner, embed, context_features=context_features)

@@ -37,7 +37,7 @@ NEXT_WEIGHTS = ".next.safetensors"  # while a density is written over another on
 # Arguments of recipes that files of format 1 have under another name, and those that files before format 3 lack, with
 # the values that they had.
 RENAMED = {"realnvp": {"scale_bound": "scale"}}
-ADDED = {"mixed": {"encoding_pieces": 16}}
+ADDED = {"mixed": {"encoding_pieces": 16}, "embedded": {"net": "mlp"}}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -155,7 +155,7 @@ def _with_added(recipe: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     def inner(part: Mapping[str, Any]) -> dict[str, Any]:
         return {**part, "arguments": _with_added(part["recipe"], part.get("arguments", {}))}
 
-    found = {**ADDED.get(recipe, {}), **arguments}
+    found: dict[str, Any] = {**ADDED.get(recipe, {}), **arguments}
     if recipe == "blend":
         found["parts"] = [inner(part) for part in found["parts"]]
     if recipe == "embedded" and found["density"] is not None:
