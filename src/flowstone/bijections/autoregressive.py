@@ -15,14 +15,19 @@ class Autoregressive(Conditioned):
 
     $$ z_i = \tau(x_i;\, \theta_i(x_{<i}, c)), \qquad \log|\det| = \sum_i \log \tau'(x_i) $$
 
-    The Jacobian is lower triangular. ``forward`` (density) is one pass through the net, ``inverse`` (sampling) one pass
-    a feature. ``Inverse(Autoregressive(…))`` is IAF (Kingma et al. 2016), quick to sample from and slow to score.
+    The Jacobian is lower triangular. ``forward`` (density) takes one pass through the net, ``inverse`` (sampling) one
+    pass for each feature. ``Inverse(Autoregressive(…))`` is a layer of IAF (Kingma et al. 2016): it samples in one pass
+    and needs D passes to score.
 
     Args:
         features: number of features D.
         transform: the univariate transform τ; every parameter of it comes from the net.
         net: a masked net, ``((batch, D), context) -> (batch, D * transform.parameters_per_feature)``, in which the
             parameters of feature i follow from features before i alone: ``flowstone.nets.MADE``.
+
+    Raises:
+        SettingError: the transform learns parameters of its own.
+        ShapeError: the transform, or what the net returns, is for another number of features.
 
     >>> import torch
     >>> from flowstone.bijections import Affine, Autoregressive
@@ -49,7 +54,7 @@ class Autoregressive(Conditioned):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x, log_slopes = z.new_empty(z.shape[0], 0), []
         for index in range(z.shape[1]):
-            rest = z.new_zeros(z.shape[0], z.shape[1] - index)  # the parameters of feature ``index`` do not use them
+            rest = z.new_zeros(z.shape[0], z.shape[1] - index)  # zeros, on which these parameters do not depend
             parameters = self.conditioner_parameters(torch.cat((x, rest), -1), context)[:, index : index + 1]
             x_index, log_slope = self.transform.inverse(z[:, index : index + 1], parameters)
             x = torch.cat((x, x_index), -1)

@@ -36,11 +36,12 @@ class Bijection(nn.Module, ABC):
 
     A subclass promises, for x of shape ``(batch, *event)`` and context ``None`` or ``(batch, context_features)``:
 
-    - ``forward(x, context)`` returns ``(z, log_det)``: z like x, log_det of shape ``(batch,)`` = log|det dz/dx|;
+    - ``forward(x, context)`` returns ``(z, log_det)``: log_det of shape ``(batch,)`` = log|det dz/dx|;
     - ``inverse(z, context)`` returns ``(x, log_det)``: log_det of shape ``(batch,)`` = log|det dx/dz|;
     - the two undo each other, and their log-dets cancel;
     - row i of the result depends on row i of the input alone (``BatchNorm`` in training is the one exception);
-    - it makes no network: a network is an argument of its constructor.
+    - z has the shape of x, unless ``latent_shape`` says otherwise;
+    - it builds no network itself: a network is an argument of its constructor.
 
     Both methods are wrapped when a subclass is defined: the width of the input and the shape of the log-det are
     checked there, and ``torch.autocast`` lowers the precision of conditioner nets but not of the bijection itself.
@@ -48,12 +49,12 @@ class Bijection(nn.Module, ABC):
 
     Attributes:
         features: the number of features of x (of images: channels) where the bijection knows it, else None.
-        latent_features: the same of z; a subclass sets it where it differs from ``features``.
+        latent_features: the number of features of z; a subclass sets it where it differs from ``features``.
         event_dims: the number of dimensions of one x where it is fixed (1 of vectors, 3 of images), else None.
-        latent_dims: the same of one z.
-        stochastic: whether it draws noise from torch's global random state (``Dequantize``).
-        accepts_any_dtype: whether ``forward`` reads x in any precision, integers too, and z has that of the flow.
-        keeps_autocast: whether ``torch.autocast`` stays on inside, for it runs a net or other bijections.
+        latent_dims: the number of dimensions of one z where it is fixed, else None.
+        stochastic: whether it draws noise (``Dequantize``), from torch's global random state or as ``noise_from`` says.
+        accepts_any_dtype: whether ``forward`` takes x of any dtype, integers too, and z has the flow's precision.
+        keeps_autocast: whether ``torch.autocast`` stays on inside it, as it must where nets or other bijections run.
     """
 
     features: int | None = None
@@ -87,7 +88,7 @@ class Bijection(nn.Module, ABC):
     def domain(self) -> Constraint:
         """The values that each feature of x may have; the log-det of others is minus infinity.
 
-        It is ``constraints.dependent(is_discrete=…)`` where they depend on several features.
+        Where they depend on several features at once it is ``constraints.dependent(is_discrete=…)``.
         """
         return constraints.real
 
@@ -131,7 +132,7 @@ class Bijection(nn.Module, ABC):
         return "" if self.features is None or self.sublayers() else f"{self.features}"
 
     def __repr__(self) -> str:
-        """One line, or of a bijection made of several a line for each."""
+        """One line; a bijection that is made of several others has a line for each of them."""
         own, inner = self.extra_repr(), [repr(layer) for layer in self.sublayers()]
         if len(inner) < 2 and "\n" not in "".join(inner):
             return f"{type(self).__name__}({', '.join(filter(None, [own, *inner]))})"
@@ -186,6 +187,7 @@ class Chain(Bijection):
     $$ f = f_L \circ \dots \circ f_1, \qquad \log|\det| = \sum_l \log|\det J_l| $$
 
     Raises:
+        SettingError: no bijection is given.
         ShapeError: two neighbours are of different widths.
 
     >>> import torch
@@ -288,7 +290,8 @@ def _widths(links: tuple[Bijection, ...]) -> tuple[int | None, int | None]:
 class Inverse(Bijection):
     """The same map with its directions swapped: ``forward`` of the new one is ``inverse`` of the old one.
 
-    ``initialize`` sets nothing in it: a layer that standardises its input would do the opposite when it is inverted.
+    ``initialize`` sets nothing in the inner bijection: a layer that standardises its input would, when it is inverted,
+    scale its input the wrong way.
 
     >>> import torch
     >>> from flowstone.bijections import Inverse, Permutation

@@ -16,7 +16,7 @@ class Conditioned(Bijection):
     r"""A layer that transforms features one by one, with parameters $\theta$ that a conditioner net computes.
 
     Args:
-        features: number of features D, of images: channels.
+        features: number of features D (for images: channels).
         transformed: how many of them the transform changes.
         transform: the univariate transform τ.
         net: the conditioner, ``(input, context) -> (batch, transformed * transform.parameters_per_feature, …)``, the
@@ -44,8 +44,9 @@ class Conditioned(Bijection):
         """The part of x that the net sees, and the part that the transform changes."""
 
     def conditioner_parameters(self, seen: Tensor, context: Tensor | None = None) -> Tensor:
-        """``(batch, transformed, …, parameters_per_feature)`` from the part that the net sees, in the precision of that
-        part; under autocast in the net's own precision if the transform reads it (``reads_bf16``).
+        """The transform's parameters, ``(batch, transformed, …, parameters_per_feature)``, given what the net sees.
+
+        They have the precision of ``seen``; under autocast that of the net, if the transform reads it (``reads_bf16``).
         """
         output = self.net(seen, context)
         each = self.transform.parameters_per_feature
@@ -60,6 +61,6 @@ class Conditioned(Bijection):
         return parameters if parameters.ndim == 3 else parameters.movedim(2, -1)
 
     def saturation(self, x: Tensor, context: Tensor | None = None) -> float | None:
-        """How near to its bound the transform is at these x: 1 at the bound, None where there is no bound."""
+        """How near the transform is to its bound at these x (``Univariate.saturation``)."""
         seen, changing = self.split(x)
         return self.transform.saturation(changing, self.conditioner_parameters(seen, context))

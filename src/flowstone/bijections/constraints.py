@@ -1,4 +1,4 @@
-"""Where features may lie: torch's constraints on single features, and what follows for bijections made of others."""
+"""Domains of bijections as torch's constraints on single features, and the domain of bijections made of others."""
 
 import math
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ def is_outside(x: Tensor, low: Bound, high: Bound) -> Tensor:
 
 
 class Between(constraints.interval):
-    """From ``low`` to ``high``, both included, and numbers beyond them by no more than the rounding of float32."""
+    """The numbers from ``low`` to ``high``, and those beyond them by no more than the rounding of float32."""
 
     def __init__(self, low: Bound, high: Bound = math.inf) -> None:
         super().__init__(low, high)
@@ -54,7 +54,7 @@ def unknown(*, is_discrete: bool = False) -> Constraint:
 
 
 def is_real(constraint: Constraint) -> bool:
-    """Whether every number satisfies it."""
+    """Whether every number satisfies the constraint."""
     while isinstance(constraint, constraints.independent):
         constraint = constraint.base_constraint
     return constraint is constraints.real

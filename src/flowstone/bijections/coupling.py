@@ -20,14 +20,18 @@ class Coupling(Conditioned):
     $$ z = (a,\; \tau(b;\, \theta(a, c))), \qquad \log|\det| = \sum_i \log \tau'(b_i) $$
 
     a is the first ``features // 2`` features, b the rest; ``swap=True`` exchanges their roles. With one feature there
-    is no a, and the net sees the context alone. Of images ``(batch, channels, height, width)`` it is the channels that
-    are split; ``checkerboard`` makes channels of the colours of a checkerboard.
+    is no a, and the net sees the context alone. Images ``(batch, channels, height, width)`` are split along their
+    channels; ``checkerboard`` turns the two colours of a checkerboard into channels.
 
     Args:
-        features: number of features D, of images: channels.
+        features: number of features D (for images: channels).
         transform: the univariate transform τ.
         net: the conditioner, ``((batch, kept, …), context) -> (batch, changed * transform.parameters_per_feature, …)``,
             the parameters of one feature next to each other; ``Coupling.sizes`` gives ``kept`` and ``changed``.
+        swap: whether a and b exchange their roles.
+
+    Raises:
+        ShapeError: the transform, or what the net returns, is for another number of features.
 
     >>> import torch
     >>> from flowstone.bijections import Additive, Coupling
@@ -59,7 +63,7 @@ class Coupling(Conditioned):
         return _concat(a, b, self.swap), log_slope.flatten(1).sum(-1)
 
     def split(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        """The kept half a, and b."""
+        """The kept half a and the changed half b."""
         return _split(value, self.swap)
 
     def extra_repr(self) -> str:
@@ -67,7 +71,7 @@ class Coupling(Conditioned):
 
 
 class Half(Bijection):
-    r"""A bijection of that half of the features which a ``Coupling`` of the same ``features`` and ``swap`` changes.
+    r"""A bijection of the half of the features that a ``Coupling`` of the same ``features`` and ``swap`` changes.
 
     $$ z = (a,\; f(b)), \qquad \log|\det| = \log|\det \tfrac{\partial f}{\partial b}| $$
 
@@ -124,7 +128,7 @@ def _of_half(constraint: Constraint) -> Constraint:
 
 
 def _split(value: Tensor, swap: bool) -> tuple[Tensor, Tensor]:
-    """The halves (a, b). ``split`` has one concatenation as its gradient; two slices would have two padded sums."""
+    """The halves (a, b). The gradient of ``split`` is one concatenation; that of two slices, a sum of padded arrays."""
     first, second = value.split((value.shape[1] // 2, value.shape[1] - value.shape[1] // 2), 1)
     return (second, first) if swap else (first, second)
 

@@ -16,25 +16,29 @@ from flowstone.errors import DataError, SettingError
 __all__ = ["Dequantize"]
 
 
-LARGEST_INTEGER = {torch.float32: 2**20, torch.bfloat16: 2**4, torch.float16: 2**7}  # noise then has 3 bits or more
+LARGEST_INTEGER = {torch.float32: 2**20, torch.bfloat16: 2**4, torch.float16: 2**7}  # up to these, noise keeps 3 bits
 
 
 class Dequantize(DataLayer):
     r"""$z = x + u$ with noise u in [0, 1): integers become continuous, and ``inverse`` gives the integers back exactly.
 
-    Not a bijection but a bound: with $q(u \mid x)$ the noise's density, the log-probability of the integers is
+    This layer is not a bijection but gives a bound: with the density $q(u \mid x)$ of the noise,
 
     $$ \log P(x) \ge \mathbb E_{u \sim q} \left[ \log p(x + u) - \log q(u \mid x) \right] $$
 
-    and the log-det of ``forward`` is $-\log q(u \mid x)$ of the noise it drew, from torch's global random state.
-    Uniform noise has log-det 0 (Theis et al. 2016). ``inverse`` is the floor; its log-det is 0.
+    for the probability P(x) of integers x. ``forward`` draws u from torch's global random state, and its log-det is
+    $-\log q(u \mid x)$, which is 0 for uniform noise (Theis et al. 2016). ``inverse`` is the floor, with log-det 0.
 
     Args:
-        noise: None for uniform noise; else a bijection, data → latent, that ends in a standard normal: variational
-            dequantization, $u = \sigma(\text{noise}^{-1}(\epsilon; x))$ (Ho et al. 2019, 3.1). Its context is
-            x / levels - 1/2, and after it, where there is one, the flow's own (of images: as channels).
+        noise: None for uniform noise; else a bijection whose latent ε is standard normal: variational dequantization,
+            $u = \sigma(\text{noise}^{-1}(\epsilon; x))$ (Ho et al. 2019, section 3.1). Its context is x / levels - 1/2,
+            followed by the flow's own context, if there is one (for images: as channels).
         levels: how many integers there are, from 0: ``inverse`` then returns only these, and other numbers have no
             density (log-det $-\infty$). None allows any integer, with uniform noise alone.
+
+    Raises:
+        SettingError: ``noise`` is given without ``levels``.
+        DataError: from ``forward``: an integer is too large for the flow's precision.
 
     >>> import torch
     >>> dequantize = Dequantize()
@@ -108,7 +112,7 @@ class Dequantize(DataLayer):
 
 
 def _next_below(integer: Tensor) -> Tensor:
-    """The nearest number below a positive integer; below another integer, one nearly as near.
+    """The nearest floating-point number below a positive integer; for other integers, one that is almost as near.
 
     Unlike ``torch.nextafter``, it consists of operations that ONNX has.
     """

@@ -1,4 +1,4 @@
-"""From a bounded domain to the real line, the log-det counted: preprocessing of bounded data."""
+"""Preprocessing of bounded data: bijections from a bounded domain to the real line."""
 
 import math
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class Logit(_Bounded):
 
     $$ \log|\det| = \sum_i \log(1 - 2\alpha) - \log y_i - \log(1 - y_i), \qquad y = \alpha + (1 - 2\alpha)\,x $$
 
-    Where y is 0 or 1 it is taken to be as near to them as the precision can tell (with α = 0: at the borders 0 and 1).
+    y is clamped to $[\epsilon, 1 - \epsilon]$, with ε the machine epsilon of the flow's precision, so that z is finite.
     Where y is below 0 or above 1 there is no density: log-det is $-\infty$, and the gradient zero. With α > 0 a little
     of the density lies beyond [0, 1], down to $-\alpha / (1 - 2\alpha)$ and as far above 1. Numbers beyond a border by
     no more than the rounding of float32 count as the border.
@@ -83,6 +83,9 @@ class Interval(_Bounded):
     $$ \log|\det| = \sum_i \log(b_i - a_i) - \log(x_i - a_i) - \log(b_i - x_i) $$
 
     ``alpha`` and numbers beyond a border are treated as in ``Logit``.
+
+    Raises:
+        SettingError: ``low`` is not below ``high``, or their numbers of features differ.
 
     >>> import torch
     >>> Interval(0.0, 10.0)(torch.tensor([[5.0, 7.5]]))[0]

@@ -12,8 +12,12 @@ __all__ = ["Householder", "InvertibleConv1x1", "LULinear", "Permutation", "solve
 
 
 class Permutation(Bijection):
-    r"""$z_i = x_{\text{order}_i}$; log-det 0. Along the features, of images ``(batch, channels, height, width)`` along
-    the channels. ``order`` is a buffer, so a random one is saved with the weights.
+    r"""$z_i = x_{\text{order}_i}$ along the features (for images: the channels); log-det 0.
+
+    ``order`` is a buffer, so that a random one is saved with the weights.
+
+    Raises:
+        SettingError: ``order`` is not a permutation of 0 … D - 1.
 
     >>> import torch
     >>> Permutation(torch.tensor([1, 2, 0]))(torch.tensor([[10.0, 20.0, 30.0]]))[0]
@@ -86,7 +90,7 @@ class _Triangles(nn.Module):
 
 
 class LULinear(Bijection):
-    r"""$z = W x + b$ with a learned $W = L U$; both directions and the log-det cost what a triangular matrix costs.
+    r"""$z = W x + b$ with a learned $W = L U$: the inverse takes two triangular solves, the log-det a sum.
 
     $$ \log|\det| = \sum_i d_i, \qquad U_{ii} = e^{d_i} $$
 
@@ -165,7 +169,7 @@ def solve_lu(below: Tensor, above: Tensor, rows: Tensor) -> Tensor:
     if torch.compiler.is_exporting():  # ONNX has no triangular solve
         inverse = _triangular_inverse(above) @ _triangular_inverse(below)
         return (rows.double() @ inverse.T).to(rows.dtype)
-    wide = torch.promote_types(rows.dtype, torch.float32)  # torch solves nothing in half precision
+    wide = torch.promote_types(rows.dtype, torch.float32)  # torch has no solver in half precision
     below, above, given = below.to(wide), above.to(wide), rows.to(wide)
     half = torch.linalg.solve_triangular(below.T, given, upper=True, left=False, unitriangular=True)
     return torch.linalg.solve_triangular(above.T, half, upper=False, left=False).to(rows.dtype)
@@ -193,7 +197,10 @@ class Householder(Bijection):
     $$ z = H_K \cdots H_1 x, \qquad H_k = I - 2 \frac{v_k v_k^\top}{v_k^\top v_k} $$
 
     With K = D reflections every orthogonal matrix of determinant $(-1)^K$ can be reached (Tomczak and Welling 2016).
-    The reflections start in equal pairs, which makes them the identity; ``reflections`` is therefore even.
+    The reflections start in equal pairs, whose product is the identity; ``reflections`` is therefore even.
+
+    Raises:
+        SettingError: ``reflections`` is odd or below 2.
 
     >>> import torch
     >>> torch.allclose(Householder(3)(torch.ones(1, 3))[0], torch.ones(1, 3))

@@ -21,10 +21,10 @@ class LogisticMixtureCDF(Univariate):
        \qquad \log \tfrac{dz}{dx} = \log F'(x) - \log F(x) - \log(1 - F(x)) $$
 
     It can map a multimodal feature to a unimodal one. Parameters per feature: K logits, K means, K log-scales (softly
-    kept within ±``limit``). With zeros all components are the standard logistic, which makes it the identity; each
-    mean is the net's number times a gain of that component, because the components would otherwise stay equal. The
-    inverse has no formula: bisection starts from the quantiles of the components, and a Newton step ends it and
-    carries the gradient.
+    kept within ±``limit``). With zeros all components are the standard logistic, and the transform is the identity.
+    Each mean is the net's number times a fixed gain of that component, because equal components would stay equal in
+    training. The inverse has no closed form: bisection starts from the quantiles of the components, and a last Newton
+    step carries the gradient.
 
     >>> import torch
     >>> transform = LogisticMixtureCDF(components=3)
@@ -66,6 +66,7 @@ class LogisticMixtureCDF(Univariate):
         return x, -self._logit(x, *mixture)[1]
 
     def saturation(self, x: Tensor, parameters: Tensor) -> float | None:
+        """The largest size of a log-scale, as a share of ``limit``."""
         return self._mixture(parameters)[2].abs().max().item() / self.limit
 
     def _mixture(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:

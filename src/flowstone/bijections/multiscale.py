@@ -1,4 +1,4 @@
-"""Images: pixels to channels, colours of a checkerboard, and several scales with one flat latent."""
+"""Layers of image flows: squeezes, checkerboards, and the multi-scale architecture with one flat latent."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -19,9 +19,9 @@ __all__ = ["Flatten", "MultiScale", "Squeeze", "checkerboard"]
 class Squeeze(Bijection):
     r"""Every 2x2 square of pixels becomes four channels: ``(C, H, W)`` → ``(4C, H/2, W/2)``; log-det 0.
 
-    ``order="channel"``: the four pixels of a channel side by side, row by row. ``order="checkerboard"``: the first half
-    of the new channels holds one colour of a checkerboard (the pixels whose row and column are both even or both odd),
-    of all channels, the second half the other: RealNVP's ordered squeeze (Dinh et al. 2016, sections 3.4 and 3.6).
+    With ``order="channel"`` the four pixels of a channel stand side by side, row by row. With ``order="checkerboard"``
+    the first half of the new channels holds one colour of a checkerboard (the pixels whose row and column are both even
+    or both odd), the second half the other: RealNVP's ordered squeeze (Dinh et al. 2016, sections 3.4 and 3.6).
 
     >>> import torch
     >>> Squeeze(order="checkerboard")(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]))[0].flatten().tolist()
@@ -97,7 +97,7 @@ class Flatten(Bijection):
         self.image = torch.Size(event_shape)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        self.latent_shape(x.shape[1:])  # a ShapeError where x is of another shape
+        self.latent_shape(x.shape[1:])  # raises ShapeError if x has another shape
         return x.flatten(1), x.new_zeros(x.shape[0])
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -124,7 +124,10 @@ class MultiScale(Bijection):
 
     Args:
         event_shape: ``(channels, height, width)`` of one x.
-        scales: a bijection each, which may squeeze.
+        scales: a bijection for each scale, which may squeeze.
+
+    Raises:
+        SettingError: there is no scale, or one that is not the last ends with an odd number of channels.
 
     >>> import torch
     >>> MultiScale((1, 4, 4), [Squeeze(), Squeeze()])(torch.zeros(2, 1, 4, 4))[0].shape
@@ -163,7 +166,7 @@ class MultiScale(Bijection):
         return tuple(cast(Bijection, scale) for scale in self.scales)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        self.latent_shape(x.shape[1:])  # a ShapeError where x is of another shape
+        self.latent_shape(x.shape[1:])  # raises ShapeError if x has another shape
         done, log_det = [], x.new_zeros(x.shape[0])
         for index, scale in enumerate(self.scales):  # by number: torch.export gives another object at each access
             x, scale_log_det = scale(x, context)

@@ -16,8 +16,8 @@ class NoiseSource(NamedTuple):
 
     Attributes:
         generator: draws the noise.
-        part: the rows that are at hand, of a batch of ``total`` rows; None where all are. Noise is drawn for the whole
-            batch, so that processes which share a batch add to each row what one process adds to it.
+        part: the rows of this process in a batch of ``total`` rows; None where it holds all of them. Noise is drawn for
+            the whole batch, so that processes that share a batch add to each row what a single process adds to it.
         total: rows of the whole batch.
     """
 
@@ -57,7 +57,7 @@ def noise_from(source: torch.Generator | NoiseSource) -> Iterator[None]:
 
 
 def noise_source() -> NoiseSource | None:
-    """What ``noise_from`` has set, None for torch's global random state."""
+    """The source that ``noise_from`` has set; None means torch's global random state."""
     return _source.get()
 
 
@@ -78,10 +78,11 @@ def normal_like(x: Tensor) -> Tensor:
 def drawn(
     draw: Callable[..., Tensor], size: Sequence[int], device: torch.device, *, rows: int = 0, **kind: Any
 ) -> Tensor:
-    """What ``draw(size, …)`` draws, such as ``torch.rand``.
+    """What a function such as ``torch.rand`` draws, called as ``draw(size, …)``, from the source that is set.
 
     Args:
-        rows: the dimension that counts rows; or parts of rows, of each row equally many, one row after the other.
+        rows: the dimension of ``size`` that counts rows. It may also count parts of rows: the same number for each row,
+            and those of one row next to each other.
         kind: further arguments of ``draw``.
 
     >>> import torch

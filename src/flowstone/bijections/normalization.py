@@ -10,12 +10,12 @@ __all__ = ["ActNorm", "BatchNorm"]
 
 
 class ActNorm(Bijection):
-    r"""A learned scale and shift per feature, set once so that its output starts with mean 0 and deviation 1.
+    r"""A learned scale and shift per feature, set once so that z starts with mean 0 and standard deviation 1.
 
     $$ z = (x - b) \odot e^{s}, \qquad \log|\det| = \sum_i s_i \;(\cdot\; \text{height} \cdot \text{width}) $$
 
-    Of images ``(batch, channels, height, width)`` there is one scale and shift a channel (Kingma and Dhariwal 2018,
-    section 3.1). ``initialize`` sets both, once; whether it has is saved with the weights.
+    Images ``(batch, channels, height, width)`` have one scale and one shift for each channel (Kingma and Dhariwal 2018,
+    section 3.1). ``initialize`` sets both, once; a flag that it has done so is saved with the weights.
 
     >>> import torch
     >>> layer = ActNorm(1)
@@ -51,18 +51,19 @@ class ActNorm(Bijection):
 
 
 class BatchNorm(Bijection):
-    r"""RealNVP's batch normalization: no learned scale, its log-det counted (Dinh et al. 2016, 3.7, appendix E).
+    r"""RealNVP's batch normalization, without a learned scale (Dinh et al. 2016, section 3.7 and appendix E).
 
     $$ z = \frac{x - \tilde\mu}{\sqrt{\tilde\sigma^2 + \epsilon}}, \qquad
        \log|\det| = -\tfrac12 \sum_i \log(\tilde\sigma_i^2 + \epsilon) \;(\cdot\; \text{height} \cdot \text{width}) $$
 
     In training, ``statistics="running"`` (the paper's appendix E) normalizes by the running average with this batch
     already in it, $\tilde\mu \leftarrow (1-\rho)\tilde\mu + \rho\hat\mu$, through which the gradient flows;
-    ``"batch"`` normalizes by the batch alone. In evaluation, and in the inverse always, it is the running average.
-    Before the first batch it is the identity. Variances are biased. ``initialize`` sets the averages from data, once.
+    ``"batch"`` normalizes by the batch alone. In evaluation mode, and always in ``inverse``, the running averages are
+    used; before the first batch they make the layer the identity. Variances are biased. ``initialize`` sets the
+    averages from data, once.
 
     Args:
-        features: number of features, of images: channels.
+        features: number of features (for images: channels).
         momentum: ρ, the weight of the newest batch.
         eps: ε.
         statistics: ``"running"`` or ``"batch"``.
@@ -80,7 +81,7 @@ class BatchNorm(Bijection):
     def __init__(self, features: int, *, momentum: float = 0.1, eps: float = 1e-4, statistics: str = "running") -> None:
         super().__init__(features)
         require_choice("statistics", statistics, ("running", "batch"))
-        if momentum != 1:  # the newest batch alone
+        if momentum != 1:  # with 1 the average is the newest batch alone
             require_number("momentum", momentum, above=0, below=1)
         require_number("eps", eps, above=0, below=1)
         self.momentum, self.eps, self.statistics = momentum, eps, statistics
@@ -125,10 +126,10 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _per_feature(vector: Tensor, x: Tensor) -> Tensor:
-    """One number a feature (channel), in a shape that broadcasts with x."""
+    """One number for each feature (channel), in a shape that broadcasts with x."""
     return vector.reshape(-1, *(1 for _ in x.shape[2:]))
 
 
 def _total_log_scale(log_scale: Tensor, x: Tensor) -> Tensor:
-    """The log-det of one scale a feature (channel), applied at every place of x."""
+    """The log-det of one scale for each feature (channel), applied at every place of x."""
     return (x.shape[2:].numel() * log_scale.sum()).expand(x.shape[0])

@@ -16,7 +16,7 @@ __all__ = ["Pad"]
 class Pad(Bijection):
     r"""Rows below and columns to the right, filled with standard normal noise u: $z = (x, u)$; ``inverse`` crops.
 
-    Like ``Dequantize`` no bijection but a bound. With $\phi$ the normal density of the added pixels,
+    Like ``Dequantize``, this layer is not a bijection but gives a bound. With $\phi$ the normal density of the noise,
 
     $$ \log p(x) \ge \mathbb E_{u \sim \phi} \left[ \log p(x, u) - \log \phi(u) \right] $$
 
@@ -48,7 +48,7 @@ class Pad(Bijection):
         return f"{tuple(self.image)} to {tuple(self.padded)}"
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        self.latent_shape(x.shape[1:])  # a ShapeError where x is of another shape
+        self.latent_shape(x.shape[1:])  # raises ShapeError if x has another shape
         z = normal_like(x.new_empty(x.shape[0], *self.padded))
         log_density = -0.5 * (z.square() + math.log(2 * math.pi))
         _, height, width = self.image

@@ -12,8 +12,8 @@ __all__ = ["LeakyReLU", "LogTails", "Scaling"]
 class Scaling(Bijection):
     r"""$z = x \odot e^{d}$ with a learned d per feature: NICE's last layer (Dinh et al. 2014, section 3.3).
 
-    d is 0 at the start; ``initialize`` sets it, once, so that z has deviation 1. Features that hardly vary, such as the
-    border of an image of a digit, would otherwise need thousands of steps to get there.
+    d is 0 at the start; ``initialize`` sets it, once, so that z has standard deviation 1. Features that hardly vary,
+    such as the border of an image of a digit, would otherwise need thousands of training steps to reach that scale.
 
     >>> import torch
     >>> scaling = Scaling(2)
@@ -80,8 +80,8 @@ class LogTails(Bijection):
        z = \operatorname{sign}(x)\, B \left(1 + \log\tfrac{|x|}{B}\right) \;\;\text{beyond},
        \qquad \log|\det| = -\sum_{|x_i| > B} \log\tfrac{|x_i|}{B}. $$
 
-    Smooth at B (slope 1). Under a normal latent the tails are those of a log-normal: a test row at 10,000 deviations
-    costs a thousand nats and not fifty million.
+    The slope is continuous at ±B, where it is 1. Under a normal latent the tails are those of a log-normal: a test row
+    at 10,000 standard deviations costs a thousand nats and not fifty million.
 
     >>> import torch
     >>> z, log_det = LogTails(bound=5.0)(torch.tensor([[-3.0, 5.0 * torch.e]]))
@@ -108,6 +108,6 @@ class LogTails(Bijection):
         return inside * excess.exp(), excess.flatten(1).sum(-1)
 
     def _split(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        """The part within B, and how many times B it is beyond. At B itself the first alone has a gradient."""
+        """The value clamped to [-B, B], and max(1, |value| / B). At B itself only the first has a gradient."""
         times = value.abs() / self.bound
         return value.clamp(-self.bound, self.bound), torch.where(times > 1, times, 1.0)

@@ -1,4 +1,4 @@
-"""The first link of the chain: from the data's own units to numbers of size 1, its log-det counted like any other."""
+"""First layers of a flow, which bring data from their own units to numbers of size 1."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from flowstone.validation import require_choice
 
 __all__ = ["Standardize", "Whiten"]
 
-NARROWEST = 1e-6  # of a standardised direction: what float32 numbers still resolve
+NARROWEST = 1e-6  # least standard deviation of a direction of standardised rows that float32 resolves
 
 
 class Standardize(DataLayer):
@@ -24,8 +24,11 @@ class Standardize(DataLayer):
 
     It is the identity until ``initialize`` is called; a second call changes nothing. μ and σ are kept and applied in
     float64; z has the precision of the flow, and so has x in ``inverse``, unless float32 cannot resolve the columns
-    (seconds since 1970) or hold them (1e44): then it is float64. A constant feature has no density and is refused;
-    ``keep_constant`` leaves its scale alone, for a context, which needs no density.
+    (seconds since 1970) or hold them (1e44): then x is float64. A constant feature has no density; ``keep_constant``
+    accepts it, with σ = 1, for a context, which needs no density.
+
+    Raises:
+        DataError: from ``initialize``: a feature is constant, and ``keep_constant`` is False.
 
     >>> import torch
     >>> standardize = Standardize(1)
@@ -57,7 +60,7 @@ class Standardize(DataLayer):
             raise DataError(f"constant features have no density, leave them out: feature {columns}")
         self.tails.initialize(x)
         x, _ = self.tails.compress(x)
-        # A power of two, which rounds nothing: the squares of the numbers themselves may overflow.
+        # Division by a power of two is exact; without it the squares of the numbers may overflow.
         size = torch.ldexp(torch.ones_like(x[0]), torch.frexp(x.abs().amax(0)).exponent - 1)
         std, mean = torch.std_mean(x / size, 0, correction=0)
         self.mean.copy_(mean * size)
@@ -94,7 +97,7 @@ class Standardize(DataLayer):
 
 
 class Whiten(DataLayer):
-    r"""Columns made uncorrelated, each with deviation 1: PCA or ZCA whitening of what ``Standardize`` gives.
+    r"""PCA or ZCA whitening of standardised columns, which makes them uncorrelated, with standard deviation 1.
 
     With $R \Lambda R^\top$ the correlation matrix of the data that ``initialize`` is given (of the rows without
     outliers in the sense of ``CompressTails``, where they are more than half),
@@ -103,16 +106,20 @@ class Whiten(DataLayer):
        z = R \Lambda^{-1/2} R^\top \frac{x - \mu}{\sigma} \;\text{(ZCA)}, \qquad
        \log|\det| = -\sum_i \left(\log \sigma_i + \tfrac12 \log \lambda_i\right). $$
 
-    ZCA stays nearest to the data's own axes, PCA orders them by variance. Nearly singular tables need it: couplings
-    spend their training on finding directions in which the data hardly vary. ``narrow`` whitens in part: directions
-    narrower than that are widened to it, and all others are left as they are, so that with ZCA columns of few values
-    keep their shape. A direction narrower than a millionth of a deviation is taken to be as wide as that. The layer is
-    the identity until it is initialised, once. It keeps triangular factors, so that inverse and log-det are exact.
+    ZCA stays nearest to the data's own axes; PCA orders its axes by variance. On nearly singular tables, couplings
+    would otherwise spend their training on finding the directions in which the data hardly vary. With ``narrow`` only
+    directions narrower than that are widened, to that width; the others stay as they are, so that with ZCA columns of
+    few values keep their shape. A direction narrower than a millionth of a standard deviation is taken to be as wide as
+    that. The layer is the identity until it is initialised, once. It keeps triangular factors, so that inverse and
+    log-det are exact.
 
     Args:
         features: number of features D.
         kind: ``"zca"`` or ``"pca"``.
-        narrow: None to whiten all directions; else a width, in deviations.
+        narrow: None to whiten all directions; else a width, in standard deviations.
+
+    Raises:
+        SettingError: ``narrow`` is not above 0 and at most 1.
 
     >>> import torch
     >>> _ = torch.manual_seed(0)
@@ -149,7 +156,7 @@ class Whiten(DataLayer):
         bulk = self.standardize.tails.is_inside(x.double())
         if 2 * bulk.sum() > len(x):  # an outlier of one column would weaken all correlations of that column
             standardized = standardized[bulk]
-        standardized = standardized - standardized.mean(0)  # rounding of a large mean has left a rest
+        standardized = standardized - standardized.mean(0)  # rounding of a large mean leaves a remainder
         variance, rotation = torch.linalg.eigh(standardized.T @ standardized / len(standardized))
         spread, rotation = variance.flip(-1).clamp_min(NARROWEST**2).sqrt(), rotation.flip(-1)
         if self.narrow is not None:

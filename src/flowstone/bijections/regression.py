@@ -1,4 +1,4 @@
-"""What a linear regression on the context leaves."""
+"""A linear regression on the context, as a layer that leaves the residuals."""
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,15 @@ class Regression(Bijection):
 
     $$ z = x - (W c + b), \qquad \log|\det| = 0. $$
 
-    ``initialize`` sets W and b by ridge regression, whose penalty $\|W\|^2$ counts as much as one row with c of size 1.
+    ``initialize`` sets W and b by ridge regression, with the penalty $\|W\|^2$ on the sum of squares over all rows.
     With a Gaussian prior the flow is the linear Gaussian model of x given c.
 
     Args:
         features: number of features.
         context_features: width of the context.
+
+    Raises:
+        ShapeError: a call comes without a context, or with one of another shape.
 
     >>> import torch
     >>> from flowstone.bijections import Regression

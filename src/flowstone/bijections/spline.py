@@ -27,8 +27,8 @@ class RQSpline(Univariate):
     a bin that is far flatter than its ends the slope falls below both, to about $2 m_k^2 / \delta$ in its middle.
     Large raw parameters (beyond 3) then cost digits in float32, which ``flowstone.check`` reports.
 
-    ``circular=True`` is for angles: -B and B are the same point, what lies outside is wrapped, the slope at the seam is
-    free and the same from both sides, and one more parameter turns the circle (Rezende et al. 2020): 3K + 1 parameters.
+    ``circular=True`` is for angles: -B and B are the same point, numbers beyond them are wrapped, the slope at the seam
+    is free and the same from both sides, and one more parameter turns the circle (Rezende et al. 2020): 3K + 1 in all.
 
     >>> import torch
     >>> spline = RQSpline(bins=4, bound=2.0)
@@ -86,6 +86,7 @@ class RQSpline(Univariate):
         return x if self.circular else x + (z - inside), -log_slope
 
     def saturation(self, x: Tensor, parameters: Tensor) -> float | None:
+        """The share of the x that lie beyond ±B; None on a circle."""
         return None if self.circular else (x.abs() > self.bound).double().mean().item()
 
     def _turn(self, parameters: Tensor) -> Tensor:
@@ -95,8 +96,10 @@ class RQSpline(Univariate):
         return torch.remainder(value + self.bound, 2 * self.bound) - self.bound
 
     def _knots(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Edges ``(2, K + 1, …)``, x above y, and slopes ``(K + 1, …)``: knots first, for then every operation
-        runs along the batch in memory, several times faster.
+        """Edges ``(2, K + 1, …)``, those of x first, and slopes ``(K + 1, …)``.
+
+        The axis of the knots is the first one, so that every operation runs along the batch in memory, which is several
+        times as fast.
         """
         parameters = parameters.movedim(-1, 0).contiguous()
         sizes = parameters[: 2 * self.bins].unflatten(0, (2, self.bins)).softmax(1)
@@ -138,5 +141,5 @@ class RQSpline(Univariate):
         c = -mean_slope * rise
         discriminant = (b.square() - 4 * a * c).clamp_min(0)  # rounding can push it below zero
         root = -2 * c / (b + discriminant.sqrt())
-        near = root.clamp(-0.01, 1.01)  # a little beyond by rounding, where its gradient is still right
+        near = root.clamp(-0.01, 1.01)  # rounding leads a little beyond [0, 1], where the gradient is still right
         return root.clamp(0, 1).detach() + (near - near.detach())

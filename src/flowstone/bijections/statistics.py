@@ -11,7 +11,7 @@ from flowstone.bijections.base import Bijection
 __all__ = ["LARGEST", "DataLayer", "is_coarse"]
 
 LARGEST, SMALLEST = 1e37, 1e-36  # what float32 still holds, with a little to spare
-COARSE = 1000.0  # deviations from 0 beyond which float32 resolves a column badly
+COARSE = 1000.0  # standard deviations from 0 beyond which float32 resolves a column badly
 
 
 class DataLayer(Bijection):
@@ -40,7 +40,7 @@ class DataLayer(Bijection):
         return torch.float64 if self.needs_float64 else self.dtype
 
     def register_statistic(self, name: str, value: Tensor) -> None:
-        """A buffer that stays in float64."""
+        """Register a buffer that stays in float64."""
         self._statistics.append(name)
         self.register_buffer(name, value.double())
 
@@ -59,11 +59,11 @@ class DataLayer(Bijection):
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         for name in self._statistics:
-            setattr(self, name, getattr(self, name).double())  # where ``assign`` has put those of a float32 file
+            setattr(self, name, getattr(self, name).double())  # ``assign=True`` may have put float32 there
         self.statistics_changed()
 
 
 def is_coarse(centre: Tensor, width: Tensor) -> bool:
-    """Whether float32 cannot hold columns that lie around ``centre`` and are so wide, or leaves them few digits."""
+    """Whether float32 cannot hold columns with this centre and width, or leaves them few digits."""
     far = centre.abs() > COARSE * width
     return bool((far | (width > LARGEST) | (width < SMALLEST) | (centre.abs() > LARGEST)).any())

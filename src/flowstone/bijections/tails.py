@@ -10,11 +10,11 @@ from flowstone.bijections.statistics import LARGEST, DataLayer
 
 __all__ = ["CompressTails"]
 
-OCTILES = 2.3006987  # between the lowest and the highest eighth of a normal distribution, in deviations
-# Where the deviation of all rows is more than this many deviations of the bulk, a few rows decide it. Below, splines
-# resolve the bulk as it is. Columns with repeated values stay below 61, for the noise that is added to them.
+OCTILES = 2.3006987  # distance between the quantiles 1/8 and 7/8 of a standard normal distribution
+# Where the standard deviation of all rows is more than this many times that of the bulk, a few rows decide it. Below
+# that, splines resolve the bulk as it is. Columns with repeated values stay below 61, because noise is added to them.
 INFLATED = 64.0
-KNOT, REACH = 3.0, 5.0  # in deviations of the bulk: where the logarithm begins, and where the farthest row then lies
+KNOT, REACH = 3.0, 5.0  # in standard deviations s of the bulk: where the logarithm begins, where it puts the last row
 NOWHERE = torch.finfo(torch.float64).max
 
 
@@ -24,16 +24,16 @@ class CompressTails(DataLayer):
     $$ z = b + c \log\left(1 + \frac{x - b}{c}\right) \;\text{above the knot } b, \qquad
        \log|\det| = -\sum_{x_i > b_i} \log\left(1 + \frac{x_i - b_i}{c_i}\right), $$
 
-    and the same, mirrored, below the lower knot. Beyond the farthest row x' of the data it is a straight line with the
+    and the same, mirrored, below the lower knot. Beyond the farthest row x' of the data the map is a straight line with
     slope 1 / (1 + r), r = (x' - b) / c, so that the inverse of a latent far out does not overflow. Value and slope are
     continuous.
 
-    ``initialize`` decides column by column. The bulk's deviation s is the distance between the lowest and the highest
-    eighth of the column, divided by 2.30, as it would be for a normal distribution. Where the deviation of the whole
-    column is at most 64 s, or s is 0, the column stays as it is, to the last bit. In the other columns the knots are
-    the median ± 3 s, and c is such that the farthest row comes to lie 5 s from the median, on each side by itself. A
-    side whose farthest row is nearer than that stays as it is. One row in a thousand at a million deviations, such as
-    the fault of a sensor, then costs the density of all other rows nothing. Up to an eighth of the rows may be
+    ``initialize`` decides column by column. The standard deviation s of the bulk is estimated as the distance between
+    the quantiles 1/8 and 7/8 of the column, divided by 2.30, as for a normal distribution. Where the standard deviation
+    of the whole column is at most 64 s, or s is 0, the column stays as it is, to the last bit. In the other columns the
+    knots are the median ± 3 s, and on each side c is such that the farthest row comes to lie 5 s from the median; a
+    side whose farthest row is nearer than that stays as it is. One row in a thousand at a million standard deviations,
+    such as the fault of a sensor, then costs the density of all other rows nothing. Up to an eighth of the rows may be
     outliers.
 
     Medians and octiles as robust measures: Huber 1981, *Robust Statistics*.
@@ -67,7 +67,7 @@ class CompressTails(DataLayer):
         ordered = x.double().sort(0).values
         low, median, high = (ordered[round(part * (len(ordered) - 1))] for part in (0.125, 0.5, 0.875))
         width = high / OCTILES - low / OCTILES
-        size = ordered.abs().amax(0)  # squares may overflow
+        size = ordered.abs().amax(0)  # divided out below, because squares may overflow
         inflated = (width > 0) & ((ordered / size).std(0, correction=0) > INFLATED * width / size)
         ends = torch.stack((median - ordered[0], ordered[-1] - median)) / width
         beyond = inflated & (ends > REACH)
@@ -121,7 +121,7 @@ class CompressTails(DataLayer):
         """The part between the knots, and the distances below and above them, in widths: ``(batch, 2, features)``."""
         low, high = self.knots
         distances = torch.stack((low - value, value - high), -2) / self.widths
-        return value.clamp(low, high), distances.where(distances > 0, 0.0)  # at a knot the first alone has a gradient
+        return value.clamp(low, high), distances.where(distances > 0, 0.0)  # at a knot only the former has a gradient
 
     def _join(self, inside: Tensor, distances: Tensor) -> Tensor:
         below, above = (distances * self.widths).unbind(-2)

@@ -13,7 +13,7 @@ __all__ = ["Additive", "Affine", "Univariate", "soft_clamp"]
 
 
 def soft_clamp(raw: Tensor, limit: float) -> Tensor:
-    r"""$\tfrac{2c}{\pi} \arctan \tfrac{\pi r}{2c}$: slope 1 at 0, never beyond ±c (Ardizzone et al. 2019)."""
+    r"""$\tfrac{2c}{\pi} \arctan \tfrac{\pi r}{2c}$, c = ``limit``: slope 1 at 0, within ±c (Ardizzone et al. 2019)."""
     cap = 2 * limit / math.pi
     return cap * (raw / cap).atan()
 
@@ -45,7 +45,7 @@ class Univariate(nn.Module, ABC):
         """Latent → data."""
 
     def saturation(self, x: Tensor, parameters: Tensor) -> float | None:
-        """How near to its bound it is at these x: 1 at the bound, None where there is no bound."""
+        """How near the transform is to its bound at these x, from 0 to 1; None where it has no bound."""
         return None
 
 
@@ -122,6 +122,7 @@ class Affine(Univariate):
         return (z - shift) * (-log_scale).exp(), -log_scale
 
     def saturation(self, x: Tensor, parameters: Tensor) -> float | None:
+        """The 95% quantile of |s|, as a share of ``limit``; None with ``"tanh"``, whose bound is learned."""
         if self.factor is not None:
-            return None  # its bound is learned
+            return None
         return (soft_clamp(parameters[..., 0], self.limit).abs() / self.limit).quantile(0.95).item()

@@ -11,7 +11,7 @@ __all__ = ["AnyOrderNet", "ResidualBlocks", "RowDropout"]
 
 
 class ResidualBlocks(nn.Module):
-    r"""$h \leftarrow h + W_2 \phi(\text{dropout}(W_1 \phi(h)))$ from block to block, φ = ReLU; then φ and dropout."""
+    r"""$h \leftarrow h + W_2\, \text{dropout}(\phi(W_1 \phi(h)))$ in each block, φ = ReLU; at the end φ and dropout."""
 
     def __init__(self, width: int, blocks: int) -> None:
         super().__init__()
@@ -25,8 +25,9 @@ class ResidualBlocks(nn.Module):
 
 
 class RowDropout(nn.Dropout):
-    """Dropout that leaves out the same units of a row at all its positions (Gal and Ghahramani 2016): ``(rows, …,
-    width)``. A number is drawn for each row and unit alone; for each position, too, it takes as long as a layer.
+    """Dropout of ``(rows, …, width)`` that drops the same units of a row at all positions (Gal and Ghahramani 2016).
+
+    One number is drawn for each row and unit; to draw one for each position, too, would take as long as a layer.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -52,8 +53,8 @@ class AnyOrderNet(nn.Module):
 
     $$ \theta_j = W_j\, g\left(t_j + C c + \sum_{i \text{ before } j} e_i\right) $$
 
-    with residual blocks g. A sum does not tell in which order its terms came, nor does it miss what is absent: so the
-    same weights give the distribution of any column given any others (a set function; Zaheer et al. 2017).
+    with residual blocks g. A sum does not depend on the order of its terms, and absent columns add nothing to it, so
+    the same weights give the distribution of any column given any others (a function of sets; Zaheer et al. 2017).
 
     Args:
         outputs: the number of parameters of each column.
@@ -85,12 +86,13 @@ class AnyOrderNet(nn.Module):
         *,
         columns: Sequence[int] | None = None,
     ) -> list[Tensor]:
-        """Parameters of each column, or of these columns.
+        """The parameters of each column, or of ``columns`` alone.
 
         Args:
             tokens: a vector for each value, ``(rows, columns, width)``; zeros where it is absent.
-            before: ``(columns, columns)`` or ``(rows, columns, columns)``: whether column j (last) is before i.
+            before: ``(columns, columns)`` or ``(rows, columns, columns)``: entry [i, j] is whether j comes before i.
             context: ``(rows, context_features)``.
+            columns: the indices of the columns whose parameters are wanted; None: all.
         """
         columns = list(range(len(self.outputs)) if columns is None else columns)
         chosen = before[..., columns, :].to(tokens.dtype)
@@ -109,6 +111,6 @@ class AnyOrderNet(nn.Module):
 
     @torch.no_grad()
     def set_start(self, parameters: Sequence[Tensor]) -> None:
-        """Let each column's parameters begin as these."""
+        """Set the biases of the outputs, so that each column's parameters start near these."""
         for output, start in zip(self.outputs, parameters, strict=True):
             output.get_parameter("bias").copy_(start)

@@ -53,8 +53,10 @@ class ConvNet(nn.Module):
 
 
 def with_context(x: Tensor, context: Tensor | None, channels: int) -> Tensor:
-    """Append the context to x as channels, ``channels`` with those of x: a vector at every pixel, a larger image by
-    squares of pixels.
+    """Append the context to x as channels: a vector at every pixel, a larger image by squares of pixels.
+
+    Raises:
+        ShapeError: x and the context do not make ``channels`` channels together.
     """
     fits = x.ndim == 4 and (context is None or (context.ndim in (2, 4) and context.shape[0] == x.shape[0]))
     joined = torch.cat((x, _at_pixels(x, context)), 1) if fits and context is not None else x

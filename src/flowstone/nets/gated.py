@@ -13,7 +13,7 @@ class GatedConvNet(nn.Module):
     r"""Residual blocks of one 3x3 and one 1x1 convolution that end in a gate, without normalization.
 
     $h \leftarrow h + u \odot \sigma(v)$ with $(u, v) = W_{1 \times 1}\, \phi(W_{3 \times 3}\, \phi(h))$ and φ = SiLU,
-    between a 3x3 convolution in and a 1x1 out, which is zero at the start (gates: van den Oord et al. 2016).
+    between a first 3x3 and a last 1x1 convolution, the last one zero at the start (gates: van den Oord et al. 2016).
     ``(batch, in_channels, height, width)`` → ``(batch, out_channels, height, width)``; a context as in ``ConvNet``.
 
     >>> import torch

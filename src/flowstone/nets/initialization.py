@@ -5,7 +5,7 @@ from torch import nn
 
 __all__ = ["OUTPUT_SCALE", "initialize_output", "scale_at_depth"]
 
-OUTPUT_SCALE = 0.5  # of torch's own start; with 0.1 RealNVP does not leave the identity on a uniform square
+OUTPUT_SCALE = 0.5  # times torch's initial weights; with 0.1 RealNVP does not leave the identity on a uniform square
 
 
 @torch.no_grad()
@@ -22,5 +22,5 @@ def initialize_output(layer: nn.Module, scale: float = OUTPUT_SCALE) -> None:
 
 
 def scale_at_depth(layers: int, scale: float = OUTPUT_SCALE) -> float:
-    """The scale for a flow of so many layers: more than eight start no farther from the identity than eight."""
+    """The scale for a flow of ``layers`` layers: more than eight together start no farther from the identity than 8."""
     return scale * min(1.0, 8 / layers)

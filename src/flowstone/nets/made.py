@@ -33,7 +33,7 @@ class MaskedLinear(nn.Linear):
         self.register_buffer("mask", self._mask(inputs, outputs), persistent=False)
 
     def set_degrees(self, inputs: Tensor, outputs: Tensor) -> None:
-        """Make the mask again, where the weights are."""
+        """Make the mask for these degrees, on the device of the weights."""
         self.mask = self._mask(inputs, outputs).to(self.weight.device)
 
     def _mask(self, inputs: Tensor, outputs: Tensor) -> Tensor:
@@ -71,7 +71,10 @@ class MADE(MaskedNet):
     al. 2015). Features have degrees 1 … D, hidden units 0 … D - 1, context 0: a unit of degree 0 sees the context
     alone, so that the first feature is conditioned, too. With ``residual`` every hidden layer but the first is added to
     the one before it (ResMADE; Durkan and Nash 2019). The output starts small, so that the flow around it starts near
-    the identity; ``output_scale`` says how small, as a part of torch's own start (``initialize_output``).
+    the identity; ``output_scale`` says how small, as a factor on torch's initial weights (``initialize_output``).
+
+    Raises:
+        SettingError: ``residual`` is set, and the hidden layers differ in width.
 
     >>> import torch
     >>> net = MADE(3, 2, hidden=(16, 16))
@@ -107,7 +110,7 @@ class MADE(MaskedNet):
         self.description = f"{features} → {features} x {outputs}, hidden={tuple(hidden)}, {activation}"
 
     def _degrees(self) -> list[tuple[Tensor, Tensor]]:
-        """Of the inputs and the outputs of each layer."""
+        """The degrees of the inputs and of the outputs of each layer."""
         own = torch.arange(1, self.features + 1)
         seen = torch.cat((own, torch.zeros(self.context_features, dtype=torch.long)))
         units = [torch.arange(width) * self.features // width for width in self.hidden]  # 0 … D - 1, in equal parts

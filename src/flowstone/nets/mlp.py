@@ -22,9 +22,9 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 def activation_of(name: str, *, inplace: bool = True) -> Callable[[], nn.Module]:
-    """A function that makes the activation of that name.
+    """A function that makes the activation called ``name``.
 
-    ReLU works in place, which saves an array a layer, unless ``inplace=False``, for inputs that are used elsewhere.
+    ReLU works in place, which saves an array for each layer; ``inplace=False`` keeps inputs that are used elsewhere.
     """
     require_choice("activation", name, ACTIVATIONS)
     return partial(nn.ReLU, inplace=inplace) if name == "relu" else ACTIVATIONS[name]
@@ -42,7 +42,7 @@ def concat_inputs(x: Tensor, context: Tensor | None, width: int) -> Tensor:
 
 
 def wrong_inputs(x: Tensor, context: Tensor | None, wanted: str) -> str:
-    """That a net was given other inputs than it was built for."""
+    """The message of the error that a net raises for inputs it was not built for."""
     given = "no context" if context is None else f"a context of shape {tuple(context.shape)}"
     return f"the net takes {wanted} of input and context together, got input of shape {tuple(x.shape)} and {given}"
 
@@ -51,8 +51,8 @@ class MLP(nn.Module):
     """A multilayer perceptron whose output starts small, so that the flow around it starts near the identity.
 
     ``(batch, in_features)`` → ``(batch, out_features)``; a context ``(batch, context_features)`` is more input.
-    Without any input it gets a 1 and learns a constant. ``output_scale`` says how small the output's weights are, as a
-    part of torch's own start (``initialize_output``).
+    A net without any input gets a 1 and learns a constant. ``output_scale`` says how small the output's weights start,
+    as a factor on torch's initial weights (``initialize_output``).
 
     >>> import torch
     >>> MLP(2, 3, hidden=(16, 16), output_scale=0.0)(torch.randn(5, 2)).abs().max().item()
@@ -89,7 +89,7 @@ class MLP(nn.Module):
 
 
 class Parallel(nn.Module):
-    """Several nets on one input, outputs interleaved: n nets of ``features`` outputs → ``(batch, features * n, …)``.
+    """n nets of ``features`` outputs on one input, with interleaved outputs: ``(batch, features * n, …)``.
 
     With two nets this is RealNVP with separate s and t.
     """

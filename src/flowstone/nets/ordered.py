@@ -45,7 +45,7 @@ class OrderedNet(MaskedNet):
         initialize_output(self.output, 0.1)
 
     def _degrees(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the inputs, of the hidden units and of the parameters."""
+        """The degrees of the inputs, of the hidden units and of the parameters."""
         own = torch.arange(1, len(self.sizes) + 1)
         context = torch.zeros(self.context_features, dtype=torch.long)
         seen = torch.cat((own.repeat_interleave(self.vector), context))
@@ -79,7 +79,7 @@ class OrderedNet(MaskedNet):
 
     @torch.no_grad()
     def set_start(self, parameters: Sequence[Tensor]) -> None:
-        """Let each column's parameters begin as these."""
+        """Set the bias of the output, so that each column's parameters start near these."""
         self.output.bias.copy_(torch.cat(list(parameters)))
 
 

@@ -37,11 +37,11 @@ class ResConvNet(nn.Module):
     r"""Pre-activation residual blocks with a skip from each to the output (Dinh et al. 2016, section 4.1).
 
     $h_0 = W_0\, \phi([x, -x])$, $h_{k+1} = h_k + W''_k\, \phi(\nu(W'_k\, \phi(\nu(h_k))))$ with 3x3 convolutions W and
-    normalization ν, and out of it $W\, \phi(\nu(\sum_k S_k h_k))$ with 1x1 convolutions, zero at the start.
+    normalization ν. The output is $W\, \phi(\nu(\sum_k S_k h_k))$ with 1x1 convolutions S and W, W zero at the start.
     ``(batch, in_channels, height, width)`` → ``(batch, out_channels, height, width)``; a context as in ``ConvNet``.
 
     Args:
-        hidden, blocks: channels of h, and how many blocks.
+        hidden, blocks: the number of channels of h, and of blocks.
         norm: ν: ``"batch"`` as in the paper, ``"instance"``, ``"layer"``, ``"group"`` or ``"none"``.
         weight_norm: every convolution's weight as a direction and a magnitude (Salimans and Kingma 2016).
         normed_input: whether x is normalized.
@@ -66,7 +66,7 @@ class ResConvNet(nn.Module):
     ) -> None:
         super().__init__()
         nu = norm_of(norm)
-        phi = activation_of(activation, inplace=norm != "none")  # without a norm its input is the residual stream
+        phi = activation_of(activation, inplace=norm != "none")  # a norm makes a copy first
 
         def conv(inputs: int, outputs: int, size: int, *, bias: bool = True) -> nn.Module:
             layer = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=bias)

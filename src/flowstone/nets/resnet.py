@@ -14,16 +14,19 @@ __all__ = ["ResNet"]
 class ResNet(nn.Module):
     r"""Pre-activation residual blocks of two layers, as in neural spline flows (Durkan et al. 2019, appendix B.1).
 
-    $h \leftarrow h + W_2\, \phi(\text{dropout}(W_1\, \phi(h)))$ from block to block; ``(batch, in_features)`` →
-    ``(batch, out_features)``; a context is more input; with no input at all it sees a 1. The blocks start near zero
-    and the output small, so that the flow around it starts near the identity. Dropout is off until ``fit`` sets it.
+    $h \leftarrow h + W_2\, \text{dropout}(\phi(W_1\, \phi(h)))$ in each block; ``(batch, in_features)`` →
+    ``(batch, out_features)``; a context is more input; a net without any input gets a 1. The blocks start near zero and
+    the output small, so that the flow around the net starts near the identity. Dropout is off until ``fit`` sets it.
 
     Args:
         in_features, out_features: widths of input and output.
         hidden: the width of each block, all the same.
         context_features: width of the context.
         activation: φ.
-        output_scale: how small the output's weights start, as a part of torch's own start (``initialize_output``).
+        output_scale: how small the output's weights start, as a factor on torch's initial ones (``initialize_output``).
+
+    Raises:
+        SettingError: ``hidden`` is empty, or its widths differ.
 
     >>> import torch
     >>> ResNet(2, 3, hidden=(16, 16))(torch.randn(5, 2)).shape

@@ -22,7 +22,7 @@ class Prior(nn.Module, ABC):
     """
 
     _reference: Tensor
-    reparameterized = False  # whether a sample carries the gradient of the prior's own parameters (it has none: True)
+    reparameterized = False  # whether samples carry the gradients of all parameters of the prior, if any
 
     def __init__(self, event_shape: int | Sequence[int]) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Prior(nn.Module, ABC):
 
     @abstractmethod
     def sample(self, n: int, context: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
-        """``(n, *event_shape)``; with context, row i is drawn given context row i."""
+        """Draw ``n`` samples, ``(n, *event_shape)``; with a context, sample i is drawn given row i of the context."""
 
     @property
     def support(self) -> Constraint:
@@ -58,11 +58,19 @@ class Prior(nn.Module, ABC):
         return constraints.independent(constraints.real, len(self.event_shape))
 
     def cdf(self, z: Tensor) -> Tensor:
-        r"""$P(Z_i \le z_i)$ of each feature by itself, of the shape of z."""
+        r"""$P(Z_i \le z_i)$ of each feature by itself, of the shape of z.
+
+        Raises:
+            NotImplementedError: the prior has no cdf in closed form.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no cdf in closed form")
 
     def icdf(self, probability: Tensor) -> Tensor:
-        """The quantiles of each feature by itself."""
+        """The quantile of each feature by itself, of the shape of ``probability``.
+
+        Raises:
+            NotImplementedError: the prior has no quantiles in closed form.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no quantiles in closed form")
 
     def _uniform(self, n: int, generator: torch.Generator | None) -> Tensor:

@@ -19,9 +19,13 @@ class ClassConditional(Prior):
     apart in its latent space, $p(c \mid x) \propto p(x \mid c)\, p(c)$ (Izmailov et al. 2020, FlowGMM).
 
     Args:
-        event_shape: of one z.
-        classes: how many there are.
-        column: where in the context the class stands.
+        event_shape: the shape of one z.
+        classes: the number of classes.
+        column: the column of the context that holds the class.
+
+    Raises:
+        SettingError: ``classes`` is below 1.
+        DataError: from its methods: there is no context, or it holds what is no class.
 
     >>> import torch
     >>> ClassConditional(2, classes=3).log_prob(torch.zeros(4, 2), torch.tensor([[0.0], [1.0], [2.0], [1.0]])).shape

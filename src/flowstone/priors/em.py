@@ -10,7 +10,7 @@ __all__ = ["Mixture", "best_mixture"]
 
 HELD_OUT = 5  # one row in so many is held out to choose the number of components
 RIDGE = 1e-4  # variance added to every component, for latents of variance near 1
-TOLERANCE = 1e-3  # nats a row below which a round is the last
+TOLERANCE = 1e-3  # gain in nats a row below which a round is the last
 ROUNDS = 60
 
 
@@ -74,7 +74,7 @@ def improve(z: Tensor, mixture: Mixture) -> Mixture:
 
 
 def moments(z: Tensor, share: Tensor) -> Mixture:
-    """The M step: weights, means and covariances under the shares ``(n, K)`` that components have in rows."""
+    """The M step: weights, means and covariances given the responsibilities ``share``, ``(n, K)``."""
     features = z.shape[-1]
     mass = share.sum(0) + 1e-9
     means = share.T @ z / mass[:, None]
@@ -88,7 +88,7 @@ def moments(z: Tensor, share: Tensor) -> Mixture:
 
 
 def spread_out(z: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Rows far from each other: each next one drawn by its squared distance to those already chosen."""
+    """Rows far from each other: each next one is drawn in proportion to its squared distance from those chosen."""
     chosen = [z[int(torch.randint(len(z), (), generator=generator))]]
     distance = (z - chosen[0]).square().sum(-1)
     for _ in range(count - 1):

@@ -22,13 +22,16 @@ class GaussianMixture(Prior):
        \; A_k \text{ lower triangular} $$
 
     Modes in the data need no bridges between them when the prior has modes of its own (Stimper et al. 2022; Izmailov
-    et al. 2020). ``initialize`` (which ``fit`` calls) sets all of it by expectation-maximization on the latents that
-    the flow begins with; the number of components is chosen on a fifth of them, held out. The rest of the K are copies,
-    which training may separate. A flow that begins as the identity thus begins as the best mixture.
+    et al. 2020). ``initialize`` (which ``fit`` calls) sets all parameters by expectation-maximization on the latents
+    that the flow begins with. How many components the mixture has is chosen on a fifth of them, held out; the rest of
+    the K are copies, which training may separate. A flow that begins as the identity thus begins as the best mixture.
 
     Args:
-        event_shape: of one z: a number of features.
-        components: K, the most there can be.
+        event_shape: the number of features of one z.
+        components: K, the largest number of different components.
+
+    Raises:
+        SettingError: ``event_shape`` is not that of a vector, or there is no component.
 
     >>> import torch
     >>> _ = torch.manual_seed(0)
@@ -50,7 +53,7 @@ class GaussianMixture(Prior):
         features = self.event_shape.numel()
         self.logits = nn.Parameter(torch.zeros(components))
         self.means = nn.Parameter(torch.randn(components, features))
-        self.below = nn.Parameter(torch.zeros(components, features, features))  # of A, its strictly lower part
+        self.below = nn.Parameter(torch.zeros(components, features, features))  # the strictly lower part of A
         self.log_diagonal = nn.Parameter(torch.zeros(components, features))
         self.register_buffer("initialized", torch.tensor(False))
 
@@ -72,7 +75,7 @@ class GaussianMixture(Prior):
     def sample(self, n: int, context: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
         chosen = torch.multinomial(self.logits.softmax(0), n, replacement=True, generator=generator) if n else None
         z = self._normal(n, generator)
-        wide = torch.promote_types(z.dtype, torch.float32)  # torch solves nothing in half precision
+        wide = torch.promote_types(z.dtype, torch.float32)  # torch has no solver in half precision
         for index, (factor, mean) in enumerate(zip(self._factor().to(wide), self.means, strict=True)):
             rows = chosen == index
             z[rows] = mean + torch.linalg.solve_triangular(factor.T, z[rows].to(wide), upper=True, left=False).to(z)

@@ -39,7 +39,9 @@ class StandardNormal(Prior):
 
 
 class Logistic(Prior):
-    r"""$\log p(z) = -\sum_i \left(\text{softplus}(z_i) + \text{softplus}(-z_i)\right)$: NICE's prior, heavy-tailed.
+    r"""$\log p(z) = -\sum_i \left(\text{softplus}(z_i) + \text{softplus}(-z_i)\right)$: NICE's prior.
+
+    Its tails fall as $e^{-|z|}$, more slowly than those of the normal (Dinh et al. 2014).
 
     >>> import torch
     >>> round(Logistic(1).log_prob(torch.zeros(1, 1)).item(), 4)
@@ -71,8 +73,11 @@ class StudentT(Prior):
     (Jaini et al. 2020). Samples by Bailey's polar method (1994).
 
     Args:
-        event_shape: of one z.
+        event_shape: the shape of one z.
         df: degrees of freedom at the start; they stay above 1.
+
+    Raises:
+        SettingError: ``df`` is not above 1.
 
     >>> import torch
     >>> round(StudentT(1, df=3.0).log_prob(torch.zeros(1, 1)).item(), 4)

@@ -58,7 +58,7 @@ class FromTorch(Prior):
 
     @without_autocast
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        if len(z) == 0:  # whose support torch cannot check
+        if len(z) == 0:  # torch cannot check the support of no rows
             return z.flatten(1).sum(-1)
         own = z.to(self.own)
         within = cast(Tensor, self.distribution.support.check(own)).reshape(len(own), -1).all(-1)  # pyright: ignore
@@ -69,8 +69,8 @@ class FromTorch(Prior):
 
     @without_autocast
     def sample(self, n: int, context: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
-        # torch.distributions draw from the global state alone, so that is seeded from the generator for a moment, by
-        # one thread at a time.
+        # torch.distributions draws from the global state alone, so that this state is seeded from the generator for a
+        # moment, by one thread at a time.
         with _seeding, torch.random.fork_rng(enabled=generator is not None):
             if generator is not None:
                 torch.manual_seed(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
