@@ -1,4 +1,4 @@
-"""The description of a column of a mixed density: values that hold mass, and where the rest of its values lies."""
+"""The description of a column of a mixed density: the values that hold mass, and the domain of all others."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -30,8 +30,8 @@ class Column:
         low, high, step: of the rest.
         anchor: a value of the grid; None: ``low``, or 0 where there is none.
         gaps: whether a value may be missing, and being missing has a probability.
-        unseen: the probability of a value that is none of the atoms, beside theirs, where there is no rest; None: such
-            a value is impossible.
+        unseen: where there is no rest, the probability of a value that is none of the atoms, in addition to theirs;
+            None: such a value is impossible.
 
     >>> Column.of({"name": "hours", "atoms": [40.0], "rest": "grid", "low": 0.0, "step": 1.0}).options
     2
@@ -52,7 +52,7 @@ class Column:
         """From a record such as JSON holds.
 
         Raises:
-            SettingError, UnknownNameError: the record says what no column can be; the message names the column.
+            SettingError, UnknownNameError: no column can be as the record says; the message names the column.
         """
         for key in head:
             if key not in KEYS:
@@ -64,12 +64,12 @@ class Column:
 
     @property
     def options(self) -> int:
-        """The number of things that a value can be: one of the atoms, or of the rest."""
+        """The number of options for a value: each of the atoms, and the rest, if there is one."""
         return len(self.atoms) + (self.rest is not None)
 
     @property
     def is_continuous(self) -> bool:
-        """Whether it is more than atoms: a grid with atoms is taken for a column of few values."""
+        """Whether the column has a rest; a grid with atoms does not count, as such a column has few values."""
         return self.rest is not None and not (self.rest == "grid" and self.atoms)
 
     @property
@@ -79,7 +79,7 @@ class Column:
 
     @property
     def border(self) -> tuple[float | None, float | None]:
-        """Below and above which there is no density; None where there is some everywhere."""
+        """The ends of the domain of the rest; None for an end that is open."""
         if self.rest == "positive":
             return self.low or 0.0, None
         if self.rest == "grid" and self.step is not None:

@@ -42,8 +42,9 @@ class MixedDensity(Density):
     or lies on a grid, contributes a probability, any other a density. A row is float64, ``(columns,)``: the index of a
     category, the value of a number, NaN where there is none.
 
-    NaN means that nothing is known of a column, and the likelihood is that of the others alone. With ``gaps="event"``
-    it is an event which has a probability, and others may depend on it; columns with ``gaps`` learn both.
+    NaN means that nothing is known of a column, and the likelihood is that of the other columns alone. With
+    ``gaps="event"`` a gap is an event that has a probability, and on which other columns may depend; columns with
+    ``gaps`` learn both.
 
     With an ``AnyOrderNet`` any columns may be given: they come before all others, which follow as they stand in the
     table. In training two fifths of the rows are learned in the table's order; in the others some columns, drawn for
@@ -51,13 +52,13 @@ class MixedDensity(Density):
     is a choice: two of them agree as far as the net has learned that they do.
 
     A value that is none of the atoms of a column with ``unseen`` has that probability, and the other columns are as if
-    it were absent. Known values keep their probabilities, so with such values, each set of which counts as one value of
-    its column, the total mass of all rows is $\prod_j (1 + p_j)$, with $p_j$ the ``unseen`` of column j or 0.
+    it were absent. Known values keep their probabilities. If all unseen values of a column count as one value, the
+    total mass of all rows is therefore $\prod_j (1 + p_j)$, with $p_j$ the ``unseen`` of column j, or 0.
 
     Args:
         columns: the description of each column.
         net: the conditioner.
-        heads: parameters → distributions; and its encoder: rows → what heads and embedding read.
+        heads: parameters → distributions; its encoder turns rows into what heads and embedding read.
         embedding: values → vectors.
         context_features: width of a context that every column is given.
     """
@@ -86,7 +87,7 @@ class MixedDensity(Density):
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """The device of its parameters."""
         return self.embedding.options.device
 
     @property
@@ -101,7 +102,7 @@ class MixedDensity(Density):
 
     @property
     def accepts_gaps(self) -> bool:
-        """Always."""
+        """Always: NaN is a value of which nothing is known."""
         return True
 
     @property
@@ -116,7 +117,7 @@ class MixedDensity(Density):
 
     @property
     def encoder(self) -> Encoder:
-        """What reads rows."""
+        """The encoder that reads rows."""
         return self.heads.encoder
 
     @property
@@ -138,10 +139,10 @@ class MixedDensity(Density):
     def training_settings(self, rows: float) -> Mapping[str, Any]:
         """The settings that measured best on held-out rows of three tables.
 
-        A net soon overfits categories and values with mass, and learns continuous columns slowly, so steps and dropout
-        follow the share of the columns that are continuous; so does the learning rate. In any order, a net that
-        overfits ends by its patience while the rate is high, and such a net's samples are better than those of one
-        whose rate has fallen to 0 by then.
+        A net soon overfits categories and values with mass, and learns continuous columns slowly; therefore steps,
+        dropout and learning rate follow the share of continuous columns. In any order there are so many steps that the
+        training of a net that overfits ends by its patience while the learning rate is still high: the samples of such
+        a net are better than those of a net whose learning rate has fallen to 0.
         """
         share = sum(column.is_continuous for column in self.columns) / len(self.columns)
         steps, often = (3000 + 2000 * share, 25) if self.any_order else (1500 + 1500 * share, 50)
@@ -149,12 +150,12 @@ class MixedDensity(Density):
         return {"steps": round(steps), "dropout": dropout, "lr": lr, "ema": 0.995, "validate_every": often}
 
     def distribution(self, context: Tensor | None = None, *, validate_args: bool | None = None) -> FlowDistribution:
-        """It as a ``torch.distributions.Distribution``, as ``Flow.distribution`` makes one."""
+        """The density as a ``torch.distributions.Distribution``; arguments are those of ``Flow.distribution``."""
         return FlowDistribution(self, context, validate_args=validate_args)
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
-        """Set marginals, and the start of each column's distribution, from rows; the first time alone."""
+        """Set marginals, and the start of each column's distribution, from rows; later calls change nothing."""
         self._check(x, context, self.event_shape)
         if self.initialized:
             return
@@ -175,7 +176,7 @@ class MixedDensity(Density):
         return terms.sum(1) * (1 if columns is None else len(self.columns) / len(columns))
 
     def _drawn_columns(self) -> list[int] | None:
-        """The columns that a step learns: of a wide table some, so that its time does not grow with their square."""
+        """The columns that a step learns: some of those of a wide table, as the time grows with their square."""
         if not self.any_order or len(self.columns) <= MOST_LEARNED:
             return None
         return torch.randperm(len(self.columns))[:MOST_LEARNED].sort().values.tolist()
@@ -195,9 +196,10 @@ class MixedDensity(Density):
 
         Args:
             event: ``(rows, columns)``: where a gap is an event and not an absence.
-            known: the columns before all others; hidden: those on which no other depends.
+            known: the columns before all others.
+            hidden: the columns on which no other depends.
             place: numbers by which the others are ordered, ``(columns,)`` or ``(rows, columns)``; None: as they stand.
-            columns: which columns' terms; None: all.
+            columns: the columns whose terms are returned; None: all.
         """
         encoded = self.encoder.encode(x)
         seen = encoded.possible & (~encoded.missing | event)
@@ -225,8 +227,8 @@ class MixedDensity(Density):
         return [each.to(self.dtype) for each in parameters]
 
     def _before(self, place: Tensor | None, known: Tensor | None) -> Tensor:
-        """Which columns (last) are before which, ``(columns, columns)`` or ``(rows, columns, columns)``: those that are
-        known, and among the others those with a lower place.
+        """Whether column j comes before column i, ``(columns i, columns j)`` or ``(rows, columns i, columns j)``: if it
+        is known, or has a lower place.
         """
         place = torch.arange(len(self.columns), device=self.device) if place is None else place
         earlier = place[..., :, None] > place[..., None, :]
@@ -292,7 +294,7 @@ class MixedDensity(Density):
 
         Args:
             known: a mask, ``(columns,)`` or ``(rows, columns)``.
-            gaps: ``absent``: a column that is NaN is neither; ``event``: its gap is a value like others.
+            gaps: ``absent``: a column that is NaN is neither known nor unknown; ``event``: a gap is a value like any.
 
         Raises:
             SettingError: the density has a fixed order, and a known column comes after an unknown one.
@@ -319,8 +321,8 @@ class MixedDensity(Density):
         Args:
             unknown: a mask, ``(columns,)`` or ``(rows, columns)``.
             temperature: below 1, nearer to the most likely values.
-            gaps: whether gaps are events: a column that has gaps may be drawn as one, and that a known column is
-                missing says something about the others. Else nothing is known of a column that is NaN.
+            gaps: True: gaps are events, so that unknown columns that have gaps may be drawn as gaps, and a gap in a
+                known column tells about the others. False: nothing is known of a column that is NaN.
             seed: the same seed gives the same draws.
 
         Raises:
@@ -342,7 +344,7 @@ class MixedDensity(Density):
         generator: torch.Generator | None,
         **how: Any,
     ) -> Tensor:
-        """A part of the rows at a time; ``how`` is temperature and gaps."""
+        """Fill a part of the rows at a time; ``how`` holds ``temperature`` and ``gaps``."""
         found = [
             self._fill_rows(x[part], unknown[part], None if context is None else context[part], generator, **how)
             for part in _parts(x)
@@ -384,10 +386,10 @@ class MixedDensity(Density):
         """The distribution of one column of each row given the others; its own values in x are not looked at.
 
         Args:
-            gaps: ``absent``: of a column that is NaN nothing is known; ``event``: it is known to be missing.
+            gaps: ``absent``: nothing is known of a column that is NaN; ``event``: it is known to be missing.
 
         Raises:
-            UnknownNameError, SettingError: no column is called that; the order is fixed, and others come after it.
+            UnknownNameError, SettingError: there is no such column; the order is fixed, and known columns come later.
         """
         self._check(x, context, self.event_shape)
         index = self._index(column)
@@ -502,7 +504,7 @@ class MixedDensity(Density):
         known: Tensor | None = None,
         place: Tensor | None = None,
     ) -> Tensor:
-        """``_terms``, where no gradient is recorded a part of the rows at a time."""
+        """``_terms``; where no gradient is recorded, a part of the rows at a time."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self._terms(x, context, event=event, known=known, place=place)
 

@@ -1,4 +1,4 @@
-"""What a net sees of a value: a vector for the atom that it is, and features of where it lies."""
+"""The vectors by which a net sees values: one for the option that a value is, plus features of where it lies."""
 
 import math
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ __all__ = ["ColumnEmbedding"]
 class ColumnEmbedding(nn.Module):
     r"""A vector for each value: $e_j(x) = a_j[\text{option of } x] + B_j \varphi(x)$.
 
-    The options are the column's atoms, its rest, and being missing. The features φ of a column that has a rest are z on
-    the scale of the marginal F, the distance from the median (by the inverse hyperbolic sine), and the piecewise-linear
-    encoding of F(x) in K pieces: $\min(1, \max(0, K F - k))$ for k = 0 … K - 1 (Gorishniy, Rubachev, Babenko 2022). On
-    a circle the first two are the sine and the cosine of the angle.
+    The options are the column's atoms, its rest, and being missing. The features φ of a column that has a rest are a
+    quarter of the logit of its marginal F(x), the inverse hyperbolic sine of the distance from the median, and the
+    piecewise-linear encoding of F(x) in K pieces: $\min(1, \max(0, K F - k))$ for k = 0 … K - 1 (Gorishniy, Rubachev,
+    Babenko 2022). On a circle the first two are the sine and the cosine of $2 \pi F(x)$.
     """
 
     def __init__(self, columns: Sequence[Column], width: int, *, pieces: int) -> None:

@@ -18,18 +18,19 @@ OFF_GRID = 1e-6  # in steps
 
 
 class Encoded(NamedTuple):
-    """Values of some columns, ``(rows, columns)``; those of a column's rest on the scale of its marginal, too.
+    """Values of some columns, ``(rows, columns)``; those of a column's rest also on the scale of its marginal.
 
     Attributes:
         columns: which columns they are.
-        rests: which of them have a rest, by their position among them; grids: which have a grid.
-        places: which those that have a rest are, among all columns of the table that have one.
-        option: the index of the atom that a value is; the number of atoms where it is of the rest.
+        rests: positions, among these columns, of those that have a rest.
+        grids: positions of those whose rest is a grid.
+        places: for each of ``rests``, its position among all columns of the table that have a rest.
+        option: the index of a value among the atoms; the number of atoms for a value of the rest.
         missing: where there is no value.
         possible: where the column can have this value.
-        z, log_density: of the columns that have a rest, by ``Marginals.scale``: ``(rows, rests)``.
-        low, high: of the grids among them, z half a step below and half a step above: ``(rows, grids)``.
-        distance: of the columns that have a rest, from the marginal's median, in interquartile ranges.
+        z, log_density: for ``rests``, what ``Marginals.scale`` returns: ``(rows, rests)``.
+        low, high: for ``grids``, z half a step below the value and half a step above: ``(rows, grids)``.
+        distance: for ``rests``, the distance from the marginal's median, in interquartile ranges.
     """
 
     columns: Sequence[int]
@@ -58,7 +59,7 @@ class Encoder(nn.Module):
         self._tables = _tables(columns)  # in float64, whatever the precision of the density
 
     def table(self, name: str, columns: Sequence[int]) -> Tensor:
-        """What is known of these columns, where the density is."""
+        """The rows of ``_tables(…)[name]`` for these columns, on the density's device."""
         device = self.marginals.knots.device
         if self._tables[name].device != device:
             self._tables = {key: table.to(device) for key, table in _tables(self.columns).items()}
@@ -107,8 +108,8 @@ class Encoder(nn.Module):
         return value.clamp(low, high) if low is not None or high is not None else value
 
     def scale_below(self, value: Tensor, index: int) -> tuple[Tensor, Tensor]:
-        """The lowest z of column ``index``, and the z up to which its values are at or below ``value``, ``(rows,)``: on
-        a grid that of the border above the last such value.
+        """The lowest z of column ``index``, and the z up to which its values are at or below ``value``, ``(rows,)``; on
+        a grid that is the z half a step above the last such value.
         """
         column, value = self.columns[index], self._wrap(value.double()[:, None], [index])[:, 0]
         low, high = column.border
@@ -149,7 +150,7 @@ def _log_unseen(column: Column) -> float:
 
 
 def _tables(columns: Sequence[Column]) -> dict[str, Tensor]:
-    """What is known of the columns; a column without a rest has no value between its borders."""
+    """The descriptions of the columns as tensors, by name; the domain of a column without a rest is empty."""
     most = max(1, *(len(column.atoms) for column in columns))
     atoms = torch.full((len(columns), most), FARTHEST, dtype=torch.float64)
     lows, highs = torch.full((2, len(columns)), FARTHEST, dtype=torch.float64)

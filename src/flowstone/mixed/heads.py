@@ -34,9 +34,9 @@ class Heads(nn.Module):
     $$ \log p(x) = \log \pi_\text{rest} + \log f(x) + \log \sigma'(s(z)) - \log \sigma'(z) + \log s'(z),
        \qquad z = \sigma^{-1}(F(x)), \; f = F'. $$
 
-    With raw parameters of zero it is the marginal itself. On a circle the spline is circular, and the latent uniform.
-    On a grid a value has the probability of the step around it, $\sigma(s(z_+)) - \sigma(s(z_-))$, without noise; an
-    atom on it has that probability times $\pi_\text{rest}$ and its own.
+    With raw parameters of zero the rest has its marginal distribution. On a circle the spline is circular, and the
+    latent uniform. On a grid a value has the probability of the step around it, $\sigma(s(z_+)) - \sigma(s(z_-))$,
+    without noise; an atom on the grid has its own probability plus $\pi_\text{rest}$ times that of its step.
     """
 
     learned: Tensor
@@ -91,7 +91,9 @@ class Heads(nn.Module):
         return found
 
     def log_prob(self, encoded: Encoded, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Log-probability of each value, given that it is there, and of whether it is there: ``(rows, columns)`` each.
+        """The log-probabilities of each value, given that it is not missing, and of whether it is missing.
+
+        Both are ``(rows, columns)``.
 
         Where a value is missing the first is 0; where a column has no gaps the second is 0. A value that the column
         cannot have has the probability of unseen ones, if the column has one (``Column.unseen``).
@@ -222,8 +224,8 @@ class Heads(nn.Module):
         return value
 
     def rest_latent(self, place: int, encoded: Encoded, parameters: Tensor) -> Tensor:
-        """The logistic latent of values on a line, of the column at this position among those encoded, ``(rows,)``:
-        the value at which ``rest_quantile`` gives them back.
+        """The logistic latents of values on a line, ``(rows,)``, for the column at position ``place`` of those encoded;
+        ``rest_quantile`` is the inverse.
         """
         index = encoded.columns[place]
         raw = parameters[:, None, -self._spline_size(self.columns[index]) :].double()
@@ -232,7 +234,7 @@ class Heads(nn.Module):
     def rest_cdf(self, index: int, parameters: Tensor, value: Tensor) -> Tensor:
         """The probability that the rest of column ``index`` is at or below a value, ``(rows,)``, in float64.
 
-        Of an angle it is that of lying between the low end of the circle and the value.
+        For an angle it is the probability of lying between the low end of the circle and the value.
         """
         column = self.columns[index]
         raw = parameters[:, None, -self._spline_size(column) :].double()
@@ -245,8 +247,8 @@ class Heads(nn.Module):
         return self.spline(z[:, None], raw)[0][:, 0].sigmoid()
 
     def rest_quantile(self, index: int, parameters: Tensor, latent: Tensor) -> Tensor:
-        """The value of the rest of column ``index`` for a logistic latent, ``(rows,)``, in float64; on a circle the
-        latent's share of the turn, from where the spline begins.
+        """The value of the rest of column ``index`` for a logistic latent, ``(rows,)``, in float64. On a circle the
+        latent gives a share of the turn, counted from where the spline begins.
         """
         column = self.columns[index]
         raw = parameters[:, None, -self._spline_size(column) :].double()

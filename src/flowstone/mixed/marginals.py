@@ -12,7 +12,7 @@ from flowstone.mixed.column import Column
 
 __all__ = ["FARTHEST", "Marginals", "log_logistic"]
 
-FARTHEST = 30.0  # of z: beyond, float64 no longer tells 1 - F
+FARTHEST = 30.0  # largest |z|: beyond it float64 cannot resolve 1 - F
 HEAVY = 0.25  # the index of the tails beyond the data: polynomial, with a finite variance
 FEW = 20  # values of the rest, below which the scale is made from all values of a column
 
@@ -21,9 +21,9 @@ class Marginals(DataLayer):
     r"""Each column on the scale of its marginal distribution function: $z = \log \frac{F(x)}{1 - F(x)}$.
 
     F goes through quantiles of the data by monotone rational-quadratic pieces (Gregory and Delbourgo 1982), so that
-    density f = F' and inverse are in closed form. Where values repeat, F takes half of their mass below them (the
-    mid-distribution function). Up to a border of the domain F goes on to 0 or 1; where there is no border the tail
-    beyond the last value is a generalised Pareto,
+    density f = F' and inverse are in closed form. At a value that repeats, F counts half of its mass (the
+    mid-distribution function). F reaches 0 or 1 at a border of the domain; where there is no border, the tail beyond
+    the last value is a generalised Pareto distribution,
 
     $$ 1 - F(x) = q \left(1 + \xi \frac{x - b}{\beta}\right)^{-1 / \xi}, \qquad \xi = \tfrac14, $$
 
@@ -32,7 +32,9 @@ class Marginals(DataLayer):
 
     Attributes:
         knots: x of the pieces' ends, ``(columns, pieces + 1)``; of a column with fewer pieces the last ones repeat.
-        levels: F there. slopes: F' there. counts: the number of pieces of each column.
+        levels: F at the knots.
+        slopes: F' at the knots.
+        counts: the number of pieces of each column.
     """
 
     knots: Tensor
@@ -52,7 +54,7 @@ class Marginals(DataLayer):
         self.register_statistic("centers", torch.zeros(len(columns)))
         self.register_statistic("widths", torch.ones(len(columns)))
         self.register_buffer("counts", torch.ones(len(columns), dtype=torch.long))
-        if self.knots.is_meta:  # without numbers, each operation takes long there
+        if self.knots.is_meta:  # there are no numbers to set, and operations take long there
             return
         for index, column in enumerate(columns):
             self._set(index, *_start(column))
@@ -91,7 +93,7 @@ class Marginals(DataLayer):
         return (log_density - log_logistic(z)).sum(-1)
 
     def scale(self, x: Tensor, columns: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Z and log f of values of these columns, ``(rows, columns)``, in float64; z is never beyond ± ``FARTHEST``."""
+        """The pair (z, log f) of values of these columns, ``(rows, columns)``, in float64; |z| ≤ ``FARTHEST``."""
         value = x.double().t().contiguous()
         (left, right), (bottom, top), slopes = self._pieces(value, self.knots, columns)
         inside = value.clamp(self.knots[columns, :1], self.knots[columns, -1:])
@@ -101,14 +103,14 @@ class Marginals(DataLayer):
         is_low, is_high = value < inside, value > inside
         share = below.where(is_low, above).clamp_min(TINY)
         stretch = ((value - inside).abs() * HEAVY * log_slope.exp() / share).log1p()
-        share = share * (-stretch / HEAVY).exp()  # of a tail: what lies farther out
+        share = share * (-stretch / HEAVY).exp()  # in a tail: the probability farther out
         below = share.where(is_low, (1 - share).where(is_high, below)).clamp_min(TINY)
         above = share.where(is_high, (1 - share).where(is_low, above)).clamp_min(TINY)
         z = (below.log() - above.log()).clamp(-FARTHEST, FARTHEST)
         return z.t(), (log_slope - stretch * (1 + 1 / HEAVY)).t()
 
     def quantile(self, z: Tensor, columns: Sequence[int]) -> Tensor:
-        """The values of these columns, ``(rows, columns)``, whose z is this, in float64."""
+        """The values of these columns at these z, ``(rows, columns)``, in float64."""
         z = z.double().t().contiguous()
         below, above = z.sigmoid(), (-z).sigmoid()
         (bottom, top), (left, right), slopes = self._pieces(below, self.levels, columns)
@@ -148,7 +150,7 @@ def log_logistic(z: Tensor) -> Tensor:
 
 
 def _start(column: Column) -> tuple[Tensor, Tensor]:
-    """Points of F before there are data: of order one, or ten steps."""
+    """Points of F before there are data: on a scale of 1, or of ten steps of a grid."""
     low, high = column.border
     width = 10 * (column.step or 0.1)
     if low is not None and high is not None:
@@ -164,7 +166,7 @@ def _start(column: Column) -> tuple[Tensor, Tensor]:
 
 
 def _curve(column: Column, values: Tensor, pieces: int) -> tuple[Tensor, Tensor]:
-    """Points of F from data: narrow pieces in the tails, and fewer in all where there are few values."""
+    """Points of F from data: pieces are narrow in the tails, and there are fewer of them where there are few values."""
     points, levels = _mid_distribution(column, values)
     count = max(4, min(pieces, round(2 * len(values) ** 0.4)))
     part = torch.linspace(0, 1, count + 1, dtype=torch.float64, device=values.device)
@@ -175,7 +177,7 @@ def _curve(column: Column, values: Tensor, pieces: int) -> tuple[Tensor, Tensor]
 
 
 def _mid_distribution(column: Column, values: Tensor) -> tuple[Tensor, Tensor]:
-    """The different values with F there, half of the mass of each counted, and the borders with F = 0 and 1."""
+    """The different values with F there, which counts half of their own mass, and the borders with F = 0 and 1."""
     low, high = column.border
     points, counts = values.unique(return_counts=True)
     levels = (counts.cumsum(0) - counts.double() / 2) / len(values)

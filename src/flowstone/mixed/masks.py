@@ -9,7 +9,8 @@ from flowstone.bijections.noise import drawn
 
 __all__ = ["Masks", "draw_masks"]
 
-# Fractions of the rows. The others are learned in the table's order, which samples and likelihoods use.
+# Fractions of the rows in which some columns come first, are hidden, and in which gaps are events. Rows that are not
+# shuffled are learned in the table's order, which samples and likelihoods use.
 SHUFFLED, HIDDEN, EVENTS = 0.6, 0.1, 0.5
 
 
@@ -28,11 +29,11 @@ class Masks(NamedTuple):
 
 
 def draw_masks(x: Tensor, with_gaps: Tensor, *, any_order: bool) -> Masks:
-    """Masks drawn from torch's global random state, or from where ``noise_from`` says, each of some of the rows, at
-    rates drawn for each row.
+    """Draw masks from torch's global random state, or from where ``noise_from`` says. Each holds in some rows, and for
+    a share of the columns that is drawn for each row.
 
     In the rows whose order is shuffled, a part of the columns comes first, in random order, and the others follow as
-    they stand in the table: as they do where that part is given.
+    they stand in the table, which is the order that is used when that part is given.
 
     Args:
         with_gaps: ``(columns,)``: which columns have gaps.
@@ -52,5 +53,5 @@ def _shuffled(x: Tensor, rows: Tensor) -> Tensor:
 
 
 def _some_values(x: Tensor) -> Tensor:
-    """Of each row a part of the values, as large as chance wants: all sizes are equally probable."""
+    """A random part of the values of each row; all sizes of the part are equally probable."""
     return drawn(torch.rand, x.shape, x.device) < drawn(torch.rand, (len(x), 1), x.device)

@@ -7,7 +7,7 @@ from flowstone.mixed.heads import Heads
 
 __all__ = ["Prediction"]
 
-POINTS = 64  # by which the rest of a column is summed
+POINTS = 64  # equally probable values that stand for the rest of a column
 
 
 class Prediction:
@@ -16,7 +16,7 @@ class Prediction:
     Attributes:
         atoms: the column's atoms, ``(atoms,)``.
         probabilities: of each atom and, where the column has a rest, of the rest: ``(rows, options)``; they sum to 1.
-            On a grid an atom has the rest's probability of its value besides.
+            On a grid, the rest gives an atom further probability.
         missing: the probability that there is no value, ``(rows,)``.
 
     >>> import torch, flowstone
@@ -61,7 +61,7 @@ class Prediction:
 
     def cdf(self, value: Tensor | float) -> Tensor:
         """The probability of a value at or below this one, ``(rows,)``, given that there is one; ``1 - cdf`` is that of
-        the tail above it. Of an angle it is counted from the low end of its circle.
+        the tail above it. For an angle it is counted from the low end of its circle.
 
         Args:
             value: one, or one for each row.

@@ -22,8 +22,8 @@ def blend(
     Args:
         features: the number of columns.
         context_features: width of a context, which each of them is given.
-        parts: of each density its ``recipe`` and, where they are not the defaults, its ``arguments``.
-        weights: of each; None: equal ones.
+        parts: for each density its ``recipe`` and, unless they are the defaults, its ``arguments``.
+        weights: of the densities; None: equal ones.
 
     >>> import flowstone
     >>> parts = [{"recipe": "nice"}, {"recipe": "gaussian_mixture", "arguments": {"components": 2}}]

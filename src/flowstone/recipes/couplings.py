@@ -76,11 +76,11 @@ def coupling_chain(
 ) -> Chain:
     """``first`` (Standardize), then ``couplings`` layers from ``coupling(swap)``, ``swap`` alternating, then ``last``.
 
-    ``mixing`` of the features, where there are more than two, comes after every second coupling: ``"permutation"`` is a
-    random one, and all are undone at the end, so that the flow begins near the identity; ``"lu"`` adds a learned
-    ``LULinear`` to each. Two consecutive couplings change both halves, and with four of them every feature depends on
-    every other, whatever the permutation. ``leaky_relu`` puts a learned kink between couplings, ``batch_norm`` a
-    ``BatchNorm`` of the changed half after each.
+    Where there are more than two features, ``mixing`` mixes them after every second coupling: ``"permutation"`` by a
+    random permutation, all of which are undone at the end, so that the flow begins near the identity; ``"lu"`` by a
+    learned ``LULinear`` after each of these. Two consecutive couplings change both halves, and with four of them every
+    feature depends on every other, whatever the permutation. ``leaky_relu`` puts a ``LeakyReLU`` between couplings,
+    ``batch_norm`` a ``BatchNorm`` of the changed half after each.
     """
     if features < 1 or couplings < 1:
         raise SettingError(f"features={features} and couplings={couplings} must be at least 1")

@@ -23,13 +23,13 @@ def embedded(
     net: str = "residual",
     embedding: Sequence[int] = (128, 128),
 ) -> Embedded:
-    """A conditional density whose context a net makes narrow (``flowstone.embedded.Embedded``).
+    """A conditional density of a wide context, which a net makes narrow (``flowstone.embedded.Embedded``).
 
     Args:
         features: the number of columns.
         context_features: width of the context.
-        density: the ``recipe`` of the conditional density and, where they are not the defaults, its ``arguments``;
-            None: ``spline``.
+        density: the ``recipe`` of the conditional density and, unless they are the defaults, its ``arguments``; None:
+            ``spline``.
         width: how many numbers the net returns.
         net: ``residual``: blocks with dropout, which is off until ``fit`` sets it; ``mlp``: a multilayer perceptron.
         embedding: the width of each block, all the same; or of each layer.

@@ -50,6 +50,19 @@ def glow(
     where the paper takes a sigmoid. The paper reports 3.35 bits/dim on CIFAR-10 with 3 scales of 32 steps and 512
     channels.
 
+    Args:
+        features: the number of columns of vectors.
+        context_features: width of a context, 0 for none.
+        event_shape: ``(channels, height, width)`` of images.
+        couplings: the number of steps; for images, of each scale.
+        hidden: widths of the hidden layers of each net, for vectors.
+        scales, channels, alpha: for images, see above.
+        activation: of the nets.
+        prior: ``"normal"``, ``"logistic"``, ``"student"`` or ``"mixture"``.
+
+    Raises:
+        SettingError: both or none of ``features`` and ``event_shape`` are given, or an argument is for the other one.
+
     >>> import flowstone
     >>> flowstone.glow(3, couplings=2).sample(4, seed=0).shape
     torch.Size([4, 3])

@@ -23,9 +23,11 @@ def iaf(
 ) -> Flow:
     """Inverse autoregressive flow: MAF's layers the other way round (Kingma et al. 2016).
 
-    One pass samples and gives the density of its samples; scoring a given point takes D passes. So it is for
-    ``fit_to_density`` (variational inference) rather than for ``fit``. The paper reports it inside a variational
-    autoencoder only (3.11 bits/dim on CIFAR-10).
+    One pass samples and gives the density of its samples; scoring a given point takes D passes. The recipe is therefore
+    meant for ``fit_to_density`` (variational inference) rather than for ``fit``. The paper reports results only for
+    such flows inside a variational autoencoder (3.11 bits/dim on CIFAR-10).
+
+    Arguments are those of ``maf``, which also has ``batch_norm``.
 
     >>> import flowstone
     >>> flowstone.iaf(3, layers=2).sample(4, seed=0).shape

@@ -1,4 +1,4 @@
-"""What the image recipes share: from integers to the line, to a size that can be halved, through the scales."""
+"""What the image recipes share: preprocessing of integers, padding to a size that can be halved, and the scales."""
 
 from collections.abc import Callable, Sequence
 

@@ -29,6 +29,14 @@ def maf(
     which the paper's is not. One pass scores, D passes sample. The paper reports a log-likelihood of 0.14 nats on POWER
     (5 layers).
 
+    Args:
+        features: the number of columns D.
+        context_features: width of a context, 0 for none.
+        layers: the number of autoregressive layers.
+        hidden, activation: widths of the hidden layers of each MADE, and their activation.
+        residual, batch_norm: see above.
+        prior: ``"normal"``, ``"logistic"``, ``"student"`` or ``"mixture"``.
+
     >>> import flowstone
     >>> flowstone.maf(3, layers=2).sample(4, seed=0).shape
     torch.Size([4, 3])

@@ -32,6 +32,13 @@ def nice(
     ``"normal"``) prior, ReLU nets. In place of the paper's odd/even split and reversed order, the halves alternate. The
     paper reports 1980.50 nats on MNIST with 4 couplings of 5 hidden layers of 1000.
 
+    Args:
+        features: the number of columns.
+        context_features: width of a context, 0 for none.
+        couplings: the number of couplings.
+        hidden, activation: widths of the hidden layers of each net, and their activation.
+        prior: ``"logistic"``, ``"normal"``, ``"student"`` or ``"mixture"``.
+
     >>> import flowstone
     >>> flowstone.nice(2).sample(3, seed=0).shape
     torch.Size([3, 2])

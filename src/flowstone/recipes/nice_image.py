@@ -27,8 +27,13 @@ def nice_image(
     """NICE on images: additive couplings of all pixels, a learned scale for each, a logistic prior.
 
     The paper's choices for MNIST: pixels in [0, 1], dequantized; 4 couplings that change the even and the odd pixels
-    alternately, each a net of 5 layers of 1000 units. The paper reports a log-likelihood of 1980.50 nats (of pixels in
-    [0, 1]: 4.36 bits/dim).
+    alternately, each with a net of 5 layers of 1000 units. The paper reports a log-likelihood of 1980.50 nats (of
+    pixels in [0, 1]: 4.36 bits/dim).
+
+    Args:
+        event_shape: ``(channels, height, width)`` of one image, of integers 0 … 255.
+
+    Other arguments are those of ``nice``.
 
     >>> import flowstone
     >>> flowstone.nice_image((1, 4, 4), hidden=(16,)).sample(3, seed=0).shape

@@ -35,8 +35,10 @@ def realnvp(
         separate_nets: one net for s and one for t, as in the paper; one net for both is faster and as good.
         shift_first: couplings compute (x + t)·exp(s) in place of x·exp(s) + t: the same maps, trained differently.
         batch_norm: after each coupling, batch normalization of what it changed, as in the paper (section 3.7).
-        leaky_relu: a learned kink between couplings.
+        leaky_relu: a ``LeakyReLU`` with a learned slope between couplings.
         shuffle: a random permutation after every second coupling where there are more than two features.
+
+    Other arguments are those of ``nice``.
 
     The paper gives no number for vectors; Papamakarios et al. 2017 report 0.17 nats on POWER with 10 couplings.
 

@@ -83,14 +83,16 @@ def realnvp_image(
 
     Each scale has ``couplings`` checkerboard couplings, as many channel couplings after a squeeze, and then one colour
     of a checkerboard leaves; the last scale has four checkerboard couplings. Sizes that cannot be halved ``scales``
-    times are padded (``Pad``). Published are 3.49 bits/dim on CIFAR-10 (alpha 0.05) and 1.06 on MNIST (alpha 1e-6).
+    times are padded (``Pad``). Published results are 3.49 bits/dim on CIFAR-10 (alpha 0.05) and 1.06 on MNIST (1e-6).
 
     Args:
-        preset: sets what is None below. ``"faithful"``: residual nets with batch and weight normalization that see the
-            masked image, affine transforms with a tanh times a learned factor (1 at the start, and the output zero,
-            where the paper's code starts the factor of checkerboard couplings at 0), batch normalization of the
-            flow by running averages, wider nets at coarser scales. ``"modern"``: gated nets on half of the pixels
-            alone, rational-quadratic splines, ActNorm, a learned split prior.
+        preset: the values of options that are None below. ``"faithful"``: residual nets with batch and weight
+            normalization that see the masked image, affine transforms with a tanh times a learned factor (which starts
+            at 1, with a net whose output is 0; the paper's code starts the factor of checkerboard couplings at 0),
+            batch normalization of the flow by running averages, wider nets at coarser scales. ``"modern"``: gated nets
+            on half of the pixels alone, rational-quadratic splines, ActNorm, a learned split prior.
+        scales, couplings: the number of scales, and of couplings of each kind in a scale.
+        channels, blocks: of the nets.
         alpha: α of the logit; ``"none"`` or None: pixels in [0, 1] and no logit.
         noise: the noise of the dequantization: ``"uniform"``, or ``"variational"``, learned by a flow of four couplings
             that sees the image (Ho et al. 2019): a tighter bound, for more time; for even sizes alone.
@@ -124,7 +126,7 @@ def realnvp_image(
 
     def scale(index: int, width: int) -> Bijection:
         hidden = channels * 2**index if style.widening else channels
-        # Splines and nets need numbers of size 1, which those of a logit are not.
+        # Splines and nets need numbers of size 1, and logits are larger.
         first = [ActNorm(width)] if index == 0 and style.flow_norm == "actnorm" else []
         if index + 1 == scales:
             return Chain(*first, checkerboard(style.alternating(4, width, hidden, board=True)))

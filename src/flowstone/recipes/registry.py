@@ -1,4 +1,4 @@
-"""Recipes by name: a function of plain arguments that builds a density, and records how on it."""
+"""Recipes by name: functions of plain arguments that build a density and record on it how it was built."""
 
 import functools
 import inspect
@@ -21,7 +21,10 @@ RECIPES: dict[str, Callable[..., Any]] = {}
 def recipe(function: Callable[P, D]) -> Callable[P, D]:
     """Decorate ``name(features, *, …) -> Density``: registers it and records name + arguments as its ``spec``.
 
-    The arguments must be plain (numbers, strings, tuples of them), for the record goes into JSON.
+    The arguments must be plain (numbers, strings, tuples of them), because the record is written as JSON.
+
+    Raises:
+        SettingError: another module has registered a recipe of this name.
     """
     return _register(function.__name__, function)
 
@@ -53,7 +56,7 @@ def all_recipes() -> Mapping[str, Callable[..., Any]]:
     for point in entry_points(group="flowstone.recipes"):
         try:
             function = point.load()
-            if RECIPES.get(point.name) is not function:  # importing it has not registered it: it is a plain function
+            if RECIPES.get(point.name) is not function:  # the import has not registered it, as it is a plain function
                 _register(point.name, inspect.unwrap(function))
         except Exception as error:
             warnings.warn(f"recipe {point.name!r} of {point.value} cannot be loaded: {error}", stacklevel=2)
@@ -78,7 +81,12 @@ def shape_arguments(name: str, event_shape: Sequence[int]) -> dict[str, Any]:
 
 
 def build(name: str, arguments: Mapping[str, Any]) -> Any:
-    """The density of recipe ``name``; an argument that the recipe lacks is named, with the nearest one that it has."""
+    """Build the density of recipe ``name``.
+
+    Raises:
+        UnknownNameError: there is no such recipe, or an argument is none of its own; the message names the nearest one.
+        SettingError: the recipe cannot be built with these arguments.
+    """
     if name not in RECIPES and name not in all_recipes():
         raise UnknownNameError("recipe", name, RECIPES)
     known = inspect.signature(RECIPES[name]).parameters

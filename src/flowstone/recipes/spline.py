@@ -38,11 +38,13 @@ def spline(
         residual: residual nets, or plain multilayer perceptrons; None is residual from three features on (with fewer
             plain nets are as good and a third faster).
         mixing: how features are mixed after every second coupling: ``"lu"``, ``"permutation"`` or ``"none"``.
-        whiten: directions narrower than this, in deviations, are widened to it (``Whiten``); None standardises alone.
+        whiten: directions narrower than this, in standard deviations, are widened to it (``Whiten``); or None.
         bound: bound of the splines; None is 5 for one or two features, where the tails of a normal prior beyond 3 show,
             and 3 for more, where columns of few values need narrow bins.
-        log_tails: a logarithm draws in data beyond 5 deviations (``LogTails``). In every recipe, columns whose
-            deviation a few outliers decide are drawn in before that (``CompressTails``).
+        log_tails: whether a logarithm draws in data beyond 5 standard deviations (``LogTails``). In every recipe for
+            columns, those whose standard deviation a few outliers decide are compressed before (``CompressTails``).
+
+    Other arguments are those of ``nice``.
 
     >>> import flowstone
     >>> flowstone.spline(1).sample(3, seed=0).shape
