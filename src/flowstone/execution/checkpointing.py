@@ -16,7 +16,7 @@ from flowstone.execution.override import ForwardOverride
 __all__ = ["checkpointed"]
 
 RUNNING = (BatchNorm, _NormBase, _SpectralNorm)  # modules whose buffers a run changes
-STATE = ("training", "_parameters", "_buffers")  # of a module
+STATE = ("training", "_parameters", "_buffers")  # attributes of a module on which its run depends
 NETS_PER_SEGMENT = {2: 6, 4: 1}  # of vectors and of images, by the dimensions of x
 
 
@@ -139,7 +139,7 @@ class _Restored(AbstractContextManager):
 
 
 def _state(module: nn.Module) -> dict[str, Any]:
-    """What a run of a module depends on and what may be other when it runs again."""
+    """The state of a module on which its run depends, and which may have changed when it runs again."""
     return _copied(module, vars(module))
 
 

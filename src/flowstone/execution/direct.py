@@ -25,12 +25,12 @@ class DirectGradient:
     that a training step of narrow nets takes a tenth to a half less time. Batches of more than 2048 rows are taken in
     pieces, so that memory does not grow with them.
 
-    It knows flows of couplings (MLPs or residual nets; additive, affine or spline transforms), permutations,
-    ``LULinear`` and ``Scaling`` with a normal or logistic prior. Any bijections without parameters may come before.
+    Known are flows of couplings (MLPs or residual nets; additive, affine or spline transforms), permutations,
+    ``LULinear`` and ``Scaling`` with a normal or logistic prior. Any bijections without parameters may come first.
 
     Raises:
-        UnknownLayerError: the density is another one, or its modules are of subclasses, have hooks or forwards of their
-            own, drop units, share parameters or hold them fixed.
+        UnknownLayerError: the density is not such a flow, or its modules are of subclasses, have hooks or forwards of
+            their own, drop units, share parameters or hold them fixed.
 
     >>> import flowstone
     >>> flow, x = flowstone.realnvp(3, couplings=2, hidden=(8,)), torch.randn(5, 3)

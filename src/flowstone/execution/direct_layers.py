@@ -1,7 +1,7 @@
 r"""The layers of flows that ``direct`` knows: each with its formula and the gradient of that formula.
 
 ``forward`` puts what the gradient needs on a stack, the ``tape``; ``backward`` takes it from there, so that layers run
-backward in reverse order. Gradients of parameters go where they are kept, those of values are returned. A bar denotes
+backward in reverse order. Gradients of parameters go to their ``grad``, those of values are returned. A bar denotes
 the gradient of the loss: $\bar v = \partial\,\text{loss} / \partial v$. That of each log-det is ``-share``, where
 ``share`` is the part of one row in the mean.
 
@@ -64,7 +64,7 @@ class _Linear:
 
 
 class _FirstLinear(_Linear):
-    """The same of a transposed x; ``backward`` adds to the gradient of the first of the inputs, unless that is None."""
+    """``_Linear`` of a transposed x; ``backward_into`` adds to ``by_x``, the gradient by the first inputs, if given."""
 
     def forward(self, x: Tensor, tape: Tape) -> Tensor:
         tape.append(x)
@@ -78,7 +78,7 @@ class _FirstLinear(_Linear):
 
 
 class _LastLinear(_Linear):
-    """The same with a transposed y."""
+    """``_Linear`` with a transposed y."""
 
     def forward(self, x: Tensor, tape: Tape) -> Tensor:
         tape.append(x)
@@ -294,7 +294,7 @@ def _known_transform(transform: Univariate, like: Tensor) -> Any:
 
 
 class _Coupling:
-    r"""$z = (a,\, \tau(b;\, \theta(a, c)))$: $\bar a$ is that of the a which is handed on and that by θ's input."""
+    r"""$z = (a,\, \tau(b;\, \theta(a, c)))$: $\bar a$ is the gradient by the first part of z, plus that through θ."""
 
     def __init__(self, coupling: Coupling) -> None:
         transform, self.swap = coupling.transform, coupling.swap
@@ -332,7 +332,7 @@ class _Whole:
 
 
 class _Permutation(_Whole):
-    r"""$z_i = x_{\text{order}_i}$: $\bar x$ is $\bar z$ in its order before."""
+    r"""$z_i = x_{\text{order}_i}$: $\bar x$ is $\bar z$ in the order of x."""
 
     def __init__(self, link: Permutation) -> None:
         self.link = link
@@ -402,7 +402,7 @@ def split(value: Tensor) -> Halves:
 
 
 def _logistic(z: Tensor, share: float) -> Tensor:
-    r"""Of $\sum_i \text{softplus}(z_i) + \text{softplus}(-z_i)$."""
+    r"""The gradient of ``share`` times $\sum_i \text{softplus}(z_i) + \text{softplus}(-z_i)$."""
     g = torch.full_like(z, share)
     return aten.softplus_backward(g, z, 1, 20).sub_(aten.softplus_backward(g, -z, 1, 20))
 

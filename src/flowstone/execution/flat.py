@@ -38,7 +38,7 @@ def require_whole(module: nn.Module) -> None:
 
 
 def group_by_dtype_and_device(parameters: Iterable[Tensor]) -> list[list[Tensor]]:
-    """Groups each of which fits into one array."""
+    """The parameters in groups of one dtype and device, each of which fits into one array."""
     groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for parameter in parameters:
         groups.setdefault((parameter.dtype, parameter.device), []).append(parameter)

@@ -11,8 +11,8 @@ __all__ = ["shared_dropout"]
 
 
 def shared_dropout(density: nn.Module) -> ForwardOverride:
-    """A context in which dropout draws what it drops from where ``noise_from`` says: a process that holds a part of a
-    batch then drops of each row what one process drops of it.
+    """A context in which dropout draws its masks from the source that ``noise_from`` has set: a process that holds a
+    part of a batch then drops the same units of each row as a single process would.
 
     >>> from flowstone.bijections import NoiseSource, noise_from
     >>> layer, x = nn.Dropout(0.5), torch.ones(6, 4)

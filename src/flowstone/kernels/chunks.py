@@ -7,7 +7,7 @@ import torch
 __all__ = ["CHUNK", "chunks", "rows_at_once"]
 
 # Smaller chunks spend more of their time between matrix products, larger ones do not fit the caches; a GPU needs more
-# rows at once. Chunks of long rows (images) hold at most so many numbers.
+# rows at once. Chunks of long rows (images) hold at most NUMBERS numbers.
 CHUNK, GPU_CHUNK = 8192, 65_536
 NUMBERS, GPU_NUMBERS = 2**17, 2**23
 

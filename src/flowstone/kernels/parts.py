@@ -16,7 +16,7 @@ MOST_WORKERS = 8  # threads of Python beyond which they wait for each other
 
 
 def computed_parts(function: Callable[[P], T], parts: Sequence[P], device: torch.device) -> list[T]:
-    """What the function returns of each part, in order, without gradients.
+    """What the function returns for each part, in order, without gradients.
 
     On a CPU several parts are computed at once, on as many threads as torch uses, which they share. A network of small
     layers then keeps all cores busy, where threads within each operation would wait for one another most of the time.

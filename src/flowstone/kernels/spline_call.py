@@ -33,7 +33,7 @@ def backend(device: str) -> ModuleType | None:
 
 
 def run(name: str, spline: Any, values: tuple[Tensor, ...], parameters: Tensor, *, along_y: bool):
-    """Call a kernel. It has two results of the shape of the value; the second of ``backward`` is like parameters."""
+    """Call a kernel. Its two results are shaped like the value; the second one of ``backward``, like the parameters."""
     order = _order(parameters)
     if order:
         values, parameters = tuple(value.permute(order) for value in values), parameters.permute(*order, -1)

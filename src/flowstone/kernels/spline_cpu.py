@@ -39,7 +39,7 @@ MODE: dict[str, Any] = {"fastmath": {"contract", "nsz"}, "error_model": "numpy"}
 PART: dict[str, Any] = MODE | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # only kernels call it
 compiled = njit(**PART)
 
-# exp and log to the last bit or two, after Cephes (Moshier 1989): those of libm are not vectorised.
+# exp and log, exact to the last bit or two, after Cephes (Moshier 1989): those of libm are not vectorised.
 LOG2_E, LN2_HIGH, LN2_LOW = f32(1.44269504), f32(0.693359375), f32(-2.12194440e-4)
 E1, E2, E3 = f32(1.9875691500e-4), f32(1.3981999507e-3), f32(8.3334519073e-3)
 E4, E5, E6 = f32(4.1665795894e-2), f32(1.6666665459e-1), f32(5.0000001201e-1)
@@ -106,8 +106,8 @@ def upper(number):
 
 @compiled
 def read(full, low, a, begin, size, count, inner):
-    """The parameters of elements ``begin`` … ``begin + size`` into rows: those in float32, or those in bfloat16 if
-    there are any.
+    """Copy the parameters of elements ``begin`` … ``begin + size`` into rows: from ``full`` (float32), or from ``low``
+    (bfloat16) if that is not empty.
     """
     e = u64(0)
     while e < size:

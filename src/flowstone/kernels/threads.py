@@ -33,7 +33,7 @@ def run_on_threads(kernel: Callable[..., None], call: Any) -> None:
 @cache
 def _parallel() -> Callable | None:
     """The function that compilers call for ``#pragma omp parallel``; None where there is none, and in a forked process,
-    which has not got its parent's threads.
+    which does not have its parent's threads.
     """
     if os.getpid() != _PROCESS:
         return None

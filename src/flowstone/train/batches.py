@@ -13,7 +13,7 @@ Sampler = Callable[[int, torch.Generator], Tensor]
 
 # The largest batch for data-dependent initialisation, in rows and in numbers: it is computed in one piece.
 INITIAL_ROWS, INITIAL_NUMBERS = 100_000, 4_000_000
-# Keys of random streams that no step number reaches, for the steps have streams of their own.
+# Keys of other random streams, which no step number reaches: each step has a stream with its number as the key.
 INITIAL, HELD_OUT, NOISE, FLIP, HELD_OUT_NOISE = 2**40, 2**41, 2**42, 2**43, 2**44
 
 
@@ -35,7 +35,7 @@ class FreshBatches:
         return Rows(self.draw(self.size, generator(self.seed, step)))
 
     def numbers(self, step: int) -> None:
-        """Rows that are drawn have no numbers."""
+        """None: rows that are drawn anew have no numbers."""
 
     def initial(self) -> Rows:
         """The rows for data-dependent initialisation."""

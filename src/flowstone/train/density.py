@@ -96,13 +96,14 @@ def fit_to_density(
     for flows Vaitl et al. 2022), so the gradient's variance vanishes as q reaches the density.
 
     Args:
-        density: its prior must have no parameters of its own. There are no data here by which recipes could standardise
-            x: let ``log_density`` be that of numbers of size 1, or put a ``Scaling`` or an ``ActNorm`` first.
+        density: its prior must have no parameters of its own. There are no data from which a recipe could learn to
+            standardise x: let x have size 1 under ``log_density``, or put a ``Scaling`` or an ``ActNorm`` first.
         log_density: ``(batch, *event_shape) -> (batch,)``, differentiable, in nats, up to a constant.
         context: one row ``(1, context_features)`` or ``(context_features,)`` for a conditional flow.
         steps, batch_size, lr, warmup, clip: settings of Adam with warm-up and cosine.
         n_samples: samples drawn at the end, with importance weights.
         seed: seed of the samples; on the CPU the same seed gives the same weights, bit for bit.
+        progress: whether to show a progress bar on stderr.
 
     Reverse KL may cover only one of several modes. The effective sample size is low where samples are unlike the
     density, but it does not show a mode that the flow never reaches.

@@ -1,4 +1,4 @@
-"""What was not finite in a training: the layer, the rows, and a file by which it happens again."""
+"""What was not finite in a training: the layer, the rows, and a file with which the step can be repeated."""
 
 import json
 from pathlib import Path
@@ -80,7 +80,7 @@ def bad_gradient_rows(density: Density, rows: Rows) -> list[int]:
 
 
 def named_rows(bad: list[int], numbers: Tensor | None) -> str:
-    """Words for these rows of a batch: their numbers among all rows, from 1, or in the batch where all are drawn."""
+    """Words for these rows of a batch: their numbers, from 1, among all rows, or in a batch that is drawn anew."""
     if not bad:
         return ""
     named = [index + 1 if numbers is None else int(numbers[index]) + 1 for index in bad[:MOST_NAMED]]

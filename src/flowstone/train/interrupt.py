@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 __all__ = ["EXIT_STATUS", "STOPPED_BY", "stop_signal"]
 
-# How a training ends that one of these signals stops.
+# ``History.stopped`` of a training that one of these signals ends.
 STOPPED_BY = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 EXIT_STATUS = {stopped: 128 + number for number, stopped in STOPPED_BY.items()}  # as of a process that the signal ends
 

@@ -40,7 +40,7 @@ __all__ = ["Watch", "fit"]
 Watch = Callable[[Any, History], None]  # called with the density
 
 SAVE_EVERY = 10.0  # seconds between two writings of the training state
-DIVERGED = 10.0  # nats for each number of an event, by which a validation is above its start
+DIVERGED = 10.0  # nats a dimension by which the validation NLL of a diverged training is above its start
 SLOWER = 0.3  # factor of the learning rate after each recovery
 MOST_KEPT = 64  # rows of a validation that failed
 DIGESTED = 4096  # rows that are compared between processes
@@ -62,8 +62,9 @@ def fit(
 ) -> History:
     r"""Train ``density`` by maximum likelihood, $\min_\theta -\frac1n \sum_i \log p_\theta(x_i \mid c_i)$, in place.
 
-    Adam (or another ``optimizer``) with warm-up and cosine, gradient clipping, an exponential moving average of the
-    weights, early stopping; at the end the density holds the averaged weights that were best on the held-out rows.
+    Training is by Adam (or another ``optimizer``) with warm-up and cosine, gradient clipping, an exponential moving
+    average of the weights and early stopping. At the end the density holds the averaged weights that were best on the
+    held-out rows.
 
     Args:
         data: ``(n, *event_shape)``, or a function ``(n, generator) -> (n, *event_shape)``: fresh rows for each step.
@@ -74,7 +75,7 @@ def fit(
         progress: whether to show a progress bar on stderr.
         watch: called as ``watch(density, history)`` after each validation, while the density holds the averaged weights
             in evaluation mode; such as ``flowstone.plot.Live``, which shows them.
-        overrides: options of ``Settings`` by name, such as ``steps=500, lr=1e-3``; they go before ``settings``.
+        overrides: options of ``Settings`` by name, such as ``steps=500, lr=1e-3``; they override ``settings``.
 
     Warns:
         UserWarning: the best validation is no better than the first one by more than chance.
@@ -136,7 +137,7 @@ def fit(
 
 
 class _ValidationError(NonFiniteError):
-    """What the averaged weights make of the held-out rows is not finite."""
+    """The likelihood of the held-out rows under the averaged weights is not finite."""
 
 
 class _Training:
@@ -361,7 +362,7 @@ def _initialize(density: Density, batches: Batches, processes: Processes) -> Non
 def _subject(density: Density, held_out: Rows) -> dict[str, Any]:
     """The recipe of the density with its arguments, and a digest of the held-out rows."""
     spec = density.spec or {"recipe": type(density).__name__, "arguments": {}}
-    plain = json.loads(json.dumps(spec["arguments"], default=str))  # as a state that is read has it
+    plain = json.loads(json.dumps(spec["arguments"], default=str))  # as JSON gives it back
     return {"recipe": spec["recipe"], **plain, "held-out rows": digest_of({}, _tensors(held_out))}
 
 
@@ -375,7 +376,7 @@ def _fingerprint(rows: Rows | Sampler, held_out: Rows, settings: ResolvedSetting
 
 
 def _digest(rows: Rows) -> str:
-    """Of up to 4096 rows, evenly spaced."""
+    """A digest of up to 4096 rows, evenly spaced."""
     at = slice(None, None, math.ceil(len(rows) / DIGESTED))
     return digest_of({}, {name: tensor[at] for name, tensor in _tensors(rows).items()})[:8]
 

@@ -25,7 +25,7 @@ SMOOTHING = 0.95  # of the training loss beside a bar: the weight of the losses 
 
 @dataclass(frozen=True)
 class _Figures:
-    """What a training has come to."""
+    """The figures of a training at one step."""
 
     step: int
     steps: int | None
@@ -62,7 +62,7 @@ class _Display:
         steps: steps between two drawings, instead.
         smoothing: weight of the earlier losses in the mean of the losses since the drawing before; 0 begins a new mean
             with each drawing.
-        unit: what the speed counts; of images there are as many in a step as a batch has rows.
+        images: whether the speed is in images, of which a step has as many as a batch has rows, and not in steps.
     """
 
     def __init__(

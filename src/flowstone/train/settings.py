@@ -63,7 +63,9 @@ class Settings:
         None, "Rows a step, of all processes together where several train. If not set: 512, and 64 for images."
     )
     lr: float | None = option(
-        None, "The highest learning rate, reached at the end of the warm-up. If not set: 5e-3, and 2e-3 for images."
+        None,
+        "The highest learning rate, reached at the end of the warm-up. If not set: 5e-3, 2e-3 for images, and 2e-3 to "
+        "3e-3 for mixed columns.",
     )
     warmup: float | None = option(
         None, "Fraction of the run in which the learning rate rises linearly to lr. If not set: 0.02, 0.05 for images."
@@ -74,12 +76,13 @@ class Settings:
     ema: float | None = option(
         None,
         "Decay per step of the exponential moving average of the weights, which is validated and kept; 0 for no "
-        "averaging. If not set: 0.99, 0.999 for images, and 0 where layers such as BatchNorm keep running statistics.",
+        "averaging. If not set: 0.99, 0.999 for images, 0.995 for mixed columns, and 0 where layers such as BatchNorm "
+        "keep running statistics.",
     )
     dropout: float | None = option(
         None,
-        "Fraction of the units that nets with dropout layers leave out in training. If not set: 0, and 0.2 for a fixed "
-        "set of fewer than 2,000 rows.",
+        "Fraction of the units that nets with dropout layers leave out in training. If not set: 0, 0.2 for a fixed set "
+        "of fewer than 2,000 rows, and 0.1 to 0.25 for mixed columns.",
     )
     patience: int | None = option(30, "Validations without improvement after which the training stops.")
     recoveries: int = option(
@@ -90,8 +93,8 @@ class Settings:
     )
     validate_every: int | None = option(
         None,
-        "Steps between two validations. If not set: 100, 500 for images, and 20 for a fixed set of fewer than 10,000 "
-        "rows that are not images.",
+        "Steps between two validations. If not set: 100, 500 for images, 20 for a fixed set of fewer than 10,000 rows "
+        "that are not images, and 25 for mixed columns (50 in a given order).",
     )
     log_every: int | None = option(
         None,

@@ -20,7 +20,7 @@ __all__ = ["TrainingState", "load_state", "save_state"]
 
 FORMAT_VERSION = 2  # 1 had no digests
 STATE, PREVIOUS = "state.safetensors", "previous.safetensors"
-# Refusals of the system, which say nothing of the state: there are no rights, or too many files are open.
+# Errors of the system that say nothing of the state: missing rights, too many open files, too little memory.
 REFUSED = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
@@ -97,7 +97,7 @@ def load_state(folder: Path) -> TrainingState | None:
 
 
 class _MayBeWholeError(CheckpointError):
-    """A state that is not known to be damaged cannot be read."""
+    """A state cannot be read, although it may be whole."""
 
 
 def _is_there(path: Path) -> bool:
@@ -152,4 +152,4 @@ class _Record(msgspec.Struct):
     recoveries: list[str] = []
     optimizer: dict[str, Any] = {}
     subject: dict[str, Any] = {}
-    direct: bool | None = False  # states that were written before there was a choice do not say it
+    direct: bool | None = False  # states of older versions do not say it

@@ -225,7 +225,7 @@ class Stepper:
 
 
 def _direct_gradient(density: Density, settings: ResolvedSettings) -> DirectGradient | None:
-    """The direct gradient, where it is that of the settings and every layer is known to it."""
+    """The direct gradient; None where the settings exclude it, or it does not know a layer."""
     if settings.compile or settings.precision != "fp32" or settings.memory != "keep":
         return None
     try:

@@ -76,7 +76,7 @@ class Weights:
         self.module.train()
 
     def views(self, arrays: Sequence[Tensor]) -> list[Tensor]:
-        """Arrays like those of the parameters as views with the parameters' shapes."""
+        """Views of arrays that are laid out like those of the parameters, with the shapes of the parameters."""
         return [view for flat, array in zip(self.flats, arrays, strict=True) for view in flat.views(array)]
 
     def tensors(self) -> dict[str, list[Tensor]]:
