@@ -65,7 +65,8 @@ class Candidate:
         name: such as ``mixture of 4 (tied)``.
         fit: from rows, seed and minutes to a density and the history of its training, if it has one.
         trained: whether a net is trained, which takes long.
-        family: candidates of one family are ever larger; none is tried after one that is worse than that before it.
+        family: candidates of one family come in order of size; once one is worse than the one before it, no further
+            candidates of its family are tried.
     """
 
     name: str
@@ -87,13 +88,13 @@ def candidates(
     context_features: int,
     device: str,
 ) -> list[Candidate]:
-    """Those of ``models`` that so many rows and columns allow, simple ones first.
+    """The candidates of ``models`` for which there are enough rows, simple ones first.
 
     Args:
-        heads: of columns of several kinds; None where all are whole and continuous.
-        context_features: width of a context; with one there are no independent columns.
+        heads: the records of columns of several kinds; None where all are continuous and without gaps.
+        context_features: width of a context; with a context there are no independent columns.
     """
-    # What is asked for alone is tried, however few rows there are.
+    # A model that is named alone is tried however few rows there are.
     able = rows >= max(FLOW_ROWS, ROWS_PER_COLUMN * (columns + context_features)) or len(models) == 1
     shared = {"context_features": context_features} if context_features else {}
     found = []
@@ -111,13 +112,13 @@ def candidates(
 
 
 def _nets(models: Sequence[str], shared: dict[str, Any], device: str) -> list[Candidate]:
-    """The flows among the models, for whole, continuous columns."""
+    """The flows among the models, for continuous columns without gaps."""
     found, width = [], shared.get("context_features", 0)
     order = {"order": "given"} if width else {}
     for name, more in {"spline": {}, "maf_spline": {}, "mixed": order}.items():
         if name in models:
             found.append(_trained(name, {**shared, **more}, device))
-    if "maf_spline" in models:  # few rows overfit it soon, sharp densities suffer from dropout: both are tried
+    if "maf_spline" in models:  # few rows want regularization, sharp densities suffer from it: both are tried
         for dropout, layers in REGULARIZED:
             found.append(_trained("maf_spline", {**shared, "layers": layers}, device, dropout=dropout))
     if "embedded" in models and width >= (1 if len(models) == 1 else WIDE):
@@ -145,9 +146,9 @@ def _independent(x: Tensor, heads: Sequence[dict[str, Any]] | None) -> Density:
 
 
 def _gaussian(rows: Rows) -> Density:
-    """One Gaussian; its covariance is shrunk towards a round one as far as few rows want (Ledoit and Wolf 2004)."""
+    """One Gaussian; its covariance is shrunk towards a spherical one, more so for few rows (Ledoit and Wolf 2004)."""
     flow, z = _standardized(rows, components=1)
-    size = z.std(0, correction=0).numpy()  # what a context leaves of the columns is not of size 1
+    size = z.std(0, correction=0).numpy()  # the residuals of a regression on the context are not of size 1
     shrunk = covariance.LedoitWolf().fit(z.numpy() / size)
     return _with_components(
         flow, np.ones(1), (shrunk.location_ * size)[None], (shrunk.covariance_ * np.outer(size, size))[None]
@@ -191,7 +192,7 @@ def _with_components(flow: Any, weights: np.ndarray, means: np.ndarray, covarian
 def _trained(recipe: str, arguments: dict[str, Any], device: str, *, dropout: float | None = None) -> Candidate:
     def train(rows: Rows, seed: int, minutes: float | None) -> Fitted:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "validation has not moved")  # the candidates' likelihoods say it
+            warnings.filterwarnings("ignore", "validation has not moved")  # the candidates' likelihoods show it
             torch.manual_seed(seed)
             density = build(recipe, {"features": rows.x.shape[1], **arguments}).to(device)
             history = fit(

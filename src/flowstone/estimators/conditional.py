@@ -21,10 +21,12 @@ class Conditional:
     those values alone: of all other columns nothing is known.
 
     Args:
-        density: of the columns that vary.
-        names: of these columns. numbered: of all columns of X, by which a number names one.
-        columns: the kinds of those that vary, None where all are numbers.
-        given: the values that are given, by column; known: the same as a row, ``(1, columns)``, NaN elsewhere.
+        density: the density of the columns that vary.
+        names: the names of the columns that vary.
+        columns: the kinds of the columns that vary; None where all are numbers.
+        numbered: the names of all columns of X, in order, so that a number can stand for a column.
+        given: the values that are given, by column.
+        known: the same values as a row, ``(1, columns)``, NaN elsewhere.
         context: of a conditional density, ``(1, context_features)``.
         encode: X → rows as the density takes them.
         draw: n and a random state → n rows that hold the given values, as X.
@@ -53,8 +55,8 @@ class Conditional:
         return self._draw(n, random_state)
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """The log-likelihood in nats of the other columns of each row, ``(rows,)``; what X holds in the columns that
-        are given does not matter.
+        """The log-likelihood in nats of the other columns of each row, ``(rows,)``; values of X in the columns that are
+        given are ignored.
         """
         x = self._encode(X).to(self._density.device)
         known = ~self._known[0].isnan()
@@ -64,7 +66,7 @@ class Conditional:
             return self._density.conditional_log_prob(x, known, context).double().cpu().numpy()
 
     def quantile(self, column: str | int, probabilities: Sequence[float] | float) -> np.ndarray:
-        """The quantiles of one column, in its own units.
+        """The quantiles of one column at these probabilities, in its own units.
 
         Raises:
             SettingError: its levels have no order.

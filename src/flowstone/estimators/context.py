@@ -1,4 +1,4 @@
-"""What an estimator is given beside the rows: a context of columns of any kind, as numbers that nets can read."""
+"""The context that an estimator is given with the rows: columns of any kind, as numbers that nets can read."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from flowstone.estimators.tables import is_frame, is_plain, plain_values
 
 __all__ = ["ContextColumns"]
 
-REST = {None: 0, "circle": 2}  # numbers that stand for what is no atom; else one
+REST = {None: 0, "circle": 2}  # how many numbers stand for a value that is no atom, by its rest; one for others
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class ContextColumns:
 
     Attributes:
         names: of the columns.
-        columns: their kinds; None where all are whole numbers of an array or a frame.
-        means: of each modelled column, which stand for what is missing.
+        columns: their kinds; None where all are numbers without gaps, of an array or a frame.
+        means: the mean of each modelled column, which stands for a missing value.
     """
 
     names: tuple[str, ...]
@@ -37,7 +37,7 @@ class ContextColumns:
 
     @classmethod
     def learn(cls, context: Any, kinds: Mapping[str, str]) -> "ContextColumns":
-        """From the context of the rows that are learned.
+        """Learn how the columns of a context become numbers, from the context of the rows that are learned.
 
         Args:
             kinds: corrections of the kinds that are inferred; names of other columns are passed over.
@@ -116,7 +116,7 @@ class ContextColumns:
 
 
 def _table(context: Any) -> Table:
-    """A context as a table; of an array that holds one value a row, one column."""
+    """A context as a table; an array with one value for each row becomes one column."""
     if is_frame(context):
         return read_table(context)
     values = np.asarray(context)
@@ -128,7 +128,7 @@ def _table(context: Any) -> Table:
 
 
 def _finite(x: Tensor, names: Sequence[str]) -> Tensor:
-    """The same; DataError where a number is infinite."""
+    """Return x; DataError where a number is infinite."""
     if x.isinf().any():
         row, column = x.isinf().nonzero()[0].tolist()
         raise DataError(f"the context: column {names[column]!r}, row {row + 1} is infinite")

@@ -36,30 +36,30 @@ from flowstone.validation import require_number
 
 __all__ = ["FlowDensity"]
 
-SORTED_ROWS = 100_000  # up to so many the result does not depend on the order of the rows
+SORTED_ROWS = 100_000  # up to so many rows the result does not depend on their order
 ONE_THREAD = 1_000_000  # numbers, up to which a second thread of linear algebra only waits
 
 
 class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):
     r"""The density of a table's rows, chosen among simple and flexible models by held-out likelihood.
 
-    Rows are numbers (an array, or a frame of numbers without gaps), or a frame of columns of any kind, with gaps. Of
-    numbers the candidates are independent columns, a Gaussian, mixtures of Gaussians, and from 500 rows on the flows
-    ``spline`` and ``mixed``; of other tables independent columns and, from 100 rows on, ``mixed``. Each is judged by
-    cross-validation where rows are few and else on a fifth of them. The blend of them that makes held-out rows
-    likeliest (of columns of several kinds, or with gaps: the best one) is fitted to all rows.
+    Rows are numbers (an array, or a frame of numbers without gaps), or a frame of columns of any kind, with gaps. For
+    numbers the candidates are independent columns, a Gaussian, mixtures of Gaussians and, from 500 rows on, the flows
+    ``spline`` and ``mixed``; for other tables independent columns and, from 100 rows on, ``mixed``. Each is judged by
+    cross-validation where rows are few, and on a fifth of the rows otherwise. The blend of candidates that makes
+    held-out rows likeliest (for columns of several kinds, or with gaps: the best candidate) is fitted to all rows.
 
-    Where values of numbers repeat, or a column follows from others, a density of numbers can grow without bound, and
-    the likelihood says how fine the spikes are; ``kinds="infer"`` gives repeated values of a frame probabilities.
+    Where numbers repeat, or a column follows from others, a density of numbers can grow without bound, and the
+    likelihood tells only how narrow its spikes are; ``kinds="infer"`` gives repeated values of a frame probabilities.
 
     Likelihoods are in nats a row, with respect to length in the units of X for numbers, and as ``flowstone.learn`` has
     them for other tables. Constant columns are not part of the density: a row that has another value there is
     impossible, and samples have the constant.
 
-    With a ``context``, such as the observations of a simulation, it is the density of X given the context: the
-    candidates are a linear regression with a Gaussian, or a mixture of Gaussians, for what it leaves, ``spline``,
-    ``maf_spline`` and ``mixed``; from 20 numbers of context on also ``embedded``, a net that makes the context narrow
-    and a ``spline`` given what it returns. Columns of the context may be of any kind.
+    With a ``context``, such as the observations of a simulation, the estimator learns the density of X given the
+    context: the candidates are a linear regression whose residuals have a Gaussian or a mixture of Gaussians,
+    ``spline``, ``maf_spline`` and ``mixed``; from 20 numbers of context on also ``embedded``, a net that makes the
+    context narrow and a ``spline`` given what it returns. Columns of the context may be of any kind.
 
     A whole ``sample_weight`` is exact: a weight of 2 is the row twice. Other weights, and whole ones that make more
     than ten million rows, are divided by their mean and rounded up or down at random: right in expectation. Up to
@@ -67,10 +67,10 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
 
     Args:
         kinds: ``auto``: a frame of numbers without gaps is continuous, and the kinds of other frames are inferred;
-            ``infer``: kinds are inferred of any frame; or corrections of what is inferred, such as ``{"zip":
+            ``infer``: the kinds of any frame are inferred; or corrections of what is inferred, such as ``{"zip":
             "categorical"}``.
-        models: the candidates, of ``independent gaussian mixture spline maf_spline mixed embedded``; ``auto``: all, but
-            without a context not ``maf_spline``. ``embedded`` needs a context.
+        models: the candidates, among ``independent gaussian mixture spline maf_spline mixed embedded``; ``auto``: all
+            of them, except ``maf_spline`` where there is no context. ``embedded`` needs a context.
         time_limit: seconds that all trainings of nets may take together; None: as long as they need.
         device: where nets are trained.
         random_state: a seed or a generator; without a time limit the same seed repeats exactly on a CPU.
@@ -78,7 +78,7 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
 
     Attributes:
         flow_: the density that was chosen.
-        history_: of its training; None if it was fitted without one.
+        history_: the History of its training; None if it was fitted without a training.
         candidates_: a ``Judgement`` of each candidate.
         kinds_: the kind of each column.
         context_: how the context's columns become numbers; None without a context.
@@ -210,7 +210,7 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         return models
 
     def _heads(self, x: Tensor) -> list[dict[str, Any]] | None:
-        """What the columns are; None where all are whole and continuous."""
+        """The records of the columns; None where all are continuous and without gaps."""
         if self.columns_ is not None:
             return self.columns_.heads()
         if not x.isnan().any():
@@ -220,7 +220,7 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         ]
 
     def _given_context(self, context: Any, rows: int | None, *, learned: bool = False) -> Tensor | None:
-        """A context as the density takes it, a row for each row; one row is for all of them, unless it is learned.
+        """A context as the density takes it, a row for each row; a single row is for all of them, unless it is learned.
 
         Args:
             rows: how many; None: as many as the context has.
@@ -239,10 +239,10 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
             return given.expand(rows, -1).to(device)
         raise DataError(f"the context has {len(given)} rows, X has {rows}")
 
-    # --- what is asked ------------------------------------------------------------------------------------------------
+    # --- scores, samples and latents ----------------------------------------------------------------------------------
 
     def score_samples(self, X: Any, context: Any = None) -> np.ndarray:
-        """The log-likelihood of each row in nats, ``(rows,)``; of a row with gaps that of the values that are there.
+        """The log-likelihood of each row in nats, ``(rows,)``; a row with gaps has that of the values that are there.
         Levels that were not learned are scored as ``flowstone.TableModel`` scores them, with a warning.
 
         Args:
@@ -269,7 +269,7 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
     ) -> Any:
         """Draw n rows, in the container that X was fitted in.
 
-        With a context they are n for each of its rows, those for its first row first.
+        With a context, n rows are drawn for each of its rows, those for its first row first.
 
         Args:
             given: values by name of column, such as ``{"sex": "F", "age": 40}``, or of an array by its number, where
@@ -361,8 +361,8 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         return self._with_constants(filled, beside=x)
 
     def transform(self, X: Any, context: Any = None) -> np.ndarray:
-        """The latents of rows by the heaviest model of a blend, ``(rows, varying columns)``: normal of ``spline``,
-        logistic of ``independent`` and ``mixed``; of a mixture of Gaussians the standardised rows.
+        """The latents of rows by the heaviest model of a blend, ``(rows, varying columns)``: normal for ``spline``,
+        logistic for ``independent`` and ``mixed``; for a mixture of Gaussians, the standardised rows.
 
         Raises:
             SettingError: columns are of several kinds: rows have no latents.
@@ -374,7 +374,7 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         return (z if isinstance(flow, MixedDensity) else z[0]).double().cpu().numpy()
 
     def inverse_transform(self, X: Any, context: Any = None) -> Any:
-        """The rows of latents."""
+        """The rows at these latents: the inverse of ``transform``."""
         z = torch.from_numpy(np.array(X, dtype=np.float64))
         flow, given = self._with_latents(), self._given_context(context, len(z))
         with torch.no_grad():

@@ -31,8 +31,9 @@ class Judgement:
 
     Attributes:
         name: of the candidate.
-        log_likelihood: mean over these rows, in nats. stderr: of that mean.
-        seconds: that its fits took.
+        log_likelihood: mean over these rows, in nats.
+        stderr: standard error of that mean.
+        seconds: how long its fits took.
         problem: why it could not be judged, if it could not.
         weight: its part of the density that was chosen, 0 to 1.
     """
@@ -58,9 +59,9 @@ def choose(
 
     Args:
         rows: in random order.
-        minutes: that all fits of nets may take together.
+        minutes: how long all fits of nets may take together.
         blended: whether several may be blended, with the weights that make held-out rows likeliest.
-        say: is told of each judgement.
+        say: a function that is called with a sentence about each judgement.
     """
     splits = _splits(len(rows))
     fits = sum(candidate.trained for candidate in candidates) * (len(splits) + 1)
@@ -81,7 +82,7 @@ def choose(
 
 
 def _blend(parts: Sequence[Density], weights: Sequence[float]) -> Density:
-    """A blend that knows how it is made again."""
+    """A blend with a spec from which it can be built again."""
     specs = [dict(part.spec or {}) for part in parts]
     shared = {"features": parts[0].event_shape[0], "context_features": parts[0].context_features}
     made = build("blend", {**shared, "parts": specs, "weights": list(weights)}).double()
@@ -140,7 +141,7 @@ def _weights(values: Mapping[str, Tensor], *, blended: bool) -> dict[str, float]
 
 
 def _splits(rows: int) -> list[tuple[Tensor, Tensor]]:
-    """Rows to learn from and rows to judge by: of few rows several times, so that each judges once."""
+    """Rows to learn from and rows to judge by; few rows are split several times, so that each row judges once."""
     index = torch.arange(rows)
     if rows >= SOME:
         held_out = min(MOST_HELD_OUT, rows // HELD_OUT)
@@ -156,7 +157,7 @@ def _judge(
     try:
         for learned, held_out in splits:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of models that are not chosen
+                warnings.simplefilter("ignore")  # which may be about models that are not chosen
                 density, _ = candidate.fit(rows.take(learned), seed, minutes)
                 judges = rows.take(held_out)
                 found.append(log_prob(density, judges.x.to(density.data_dtype), judges.context).double())

@@ -53,12 +53,12 @@ class Scale:
 
 
 class Neighbourhood:
-    """Points among which others are to lie.
+    """Known points, from which the distances of other points are measured.
 
-    A point that stands among them is not its own neighbour: of those at distance 0 one is left out.
+    A point that is among them is not its own neighbour: of those at distance 0 one is left out.
 
     Args:
-        points: ``(rows, width)``; of more than 5000 the first 5000 are used.
+        points: ``(rows, width)``, of which the first 5000 are used.
         bandwidth: of the kernel density; None: twice the one under which left-out points are likeliest.
     """
 

@@ -25,9 +25,9 @@ from flowstone.runs.checkpoint import read_record, reading
 
 __all__ = ["FlowOutlierDetector"]
 
-HELD_OUT = 5  # one row of so many is for p-values
-SCALED_BY, MOST_SCALED = 8, 2000  # one learned row of so many, which the density does not see, scales the terms
-NEAR, LEAST_NEAR = 20, 5  # rows are trimmed by the distance to one neighbour of so many, at least the fifth
+HELD_OUT = 5  # one row in so many is held out for p-values
+SCALED_BY, MOST_SCALED = 8, 2000  # one learned row in so many scales the terms, and is hidden from the density
+NEAR, LEAST_NEAR = 20, 5  # rows are trimmed by the distance to their n/20-th neighbour, at least the fifth
 WEIGHTS = np.array([0.25, 0.25, 0.5])  # of likelihood, neighbourhood and smoothed density
 QUICK = ("independent", "gaussian", "mixture")
 DETECTOR = "detector.safetensors"
@@ -49,26 +49,26 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
     - smoothed density: minus the log of the mean of Gaussian kernels at learned rows, with twice the likeliest
       bandwidth.
 
-    A row that was learned is not its own neighbour. A fifth of the rows is held out: from them are the p-values.
+    A row that was learned is not its own neighbour. A fifth of the rows is held out, for the p-values.
     Anomalies among the rows are learned as normal ones unless ``trim`` leaves them out.
 
     Rows are whatever ``FlowDensity`` takes: numbers, or a frame of columns of any kind, with gaps.
 
     Args:
         contamination: the share of the rows of ``fit`` that ``predict`` takes for anomalies, above 0 and at most 0.5.
-        trim: the share of rows, at most 0.5, that are left out before anything is learned, as they lie farthest from
-            the rest (by the distance to the neighbour that is n/20-th of n): for rows among which there are anomalies.
-            Of rows without anomalies it leaves out good ones, and the detector is worse.
+        trim: the share of rows, at most 0.5, that are left out before anything is learned, because they lie farthest
+            from the rest (by the distance to the (n/20)-th nearest of n rows). It is for rows with anomalies among
+            them; without anomalies it leaves out good rows, and the detector is worse.
         kinds: as in ``FlowDensity``.
-        models: as in ``FlowDensity``; ``quick``: of whole numbers independent columns, a Gaussian and mixtures of
-            Gaussians; of other tables independent columns and ``mixed``.
+        models: as in ``FlowDensity``; ``quick``: for numbers without gaps independent columns, a Gaussian and mixtures
+            of Gaussians; for other tables independent columns and ``mixed``.
         time_limit, device, random_state, verbose: as in ``FlowDensity``.
 
     Attributes:
         offset_: the score at which a row becomes an anomaly.
         density_: the ``FlowDensity`` of the learned rows.
-        decision_scores_, labels_, threshold_: PyOD's names: minus the scores of the rows of ``fit``, 1 for each that is
-            an anomaly and 0 for others, and minus ``offset_``.
+        decision_scores_, labels_, threshold_: with PyOD's names, minus the scores of the rows of ``fit``; 1 for each of
+            them that is an anomaly and 0 for others; and minus ``offset_``.
         kinds_, n_features_in_, feature_names_in_: of X.
 
     >>> import numpy as np
@@ -176,14 +176,14 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
         return np.stack([unlikely, *self._neighbours.log_distance(self._scale(x))], 1)
 
     def _score(self, x: Tensor) -> np.ndarray:
-        """Minus the mean of the terms on one scale."""
+        """Minus the weighted mean of the terms, brought to one scale."""
         terms = self._terms(x)
         terms[:, 0] = np.abs(terms[:, 0] + self._most_likely) - self._most_likely
         terms = (terms - self._center) / self._spread
         terms = np.nan_to_num(terms, nan=np.inf).clip(-1e300, 1e300)  # an impossible row is very strange
         return -(np.sign(terms) * np.log1p(np.abs(terms))) @ WEIGHTS
 
-    # --- what is asked ------------------------------------------------------------------------------------------------
+    # --- scores, p-values and blame -----------------------------------------------------------------------------------
 
     def score_samples(self, X: Any) -> np.ndarray:
         """How normal each row is, ``(rows,)``, without a unit; larger is more normal."""
@@ -200,16 +200,16 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
     def p_values(self, X: Any) -> np.ndarray:
         r"""Conformal p-values, ``(rows,)``: $P(p \le a) \le a$ for a row that is exchangeable with those of ``fit``.
 
-        They are against the held-out fifth, so none is below 1 / (held-out rows + 1); see
-        ``flowstone.evaluation.conformal_p_values``. Anomalies among the rows of ``fit`` make them larger.
+        They compare rows with the held-out fifth, so none is below 1 / (held-out rows + 1); see
+        ``flowstone.evaluation.conformal_p_values``. Anomalies among the rows of ``fit`` make p-values larger.
         """
         return conformal_p_values(self._checked_scores(), self.score_samples(X))
 
     def blame(self, X: Any) -> np.ndarray:
         r"""How much each value contributes to a row being strange, ``(rows, columns of the density)``, in nats: by how
-        much $\log p(x_j \mid x_{-j})$ is below its mean over held-out rows (``flowstone.evaluation.blamed_terms`` has
-        what it is for densities without such a conditional). 0 where there is a gap; infinite for a constant column
-        that has another value. ``blamed_columns_`` names the columns.
+        much $\log p(x_j \mid x_{-j})$ is below its mean over held-out rows (``flowstone.evaluation.blamed_terms`` says
+        what takes its place for other densities). It is 0 where there is a gap, and infinite for another value in a
+        constant column. ``blamed_columns_`` names the columns.
         """
         x = self._rows(X)
         varying = self.density_._varying

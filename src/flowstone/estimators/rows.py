@@ -1,4 +1,4 @@
-"""Rows that an estimator is given: read, checked, and the same columns asked for again."""
+"""Rows that an estimator is given: they are read and checked, and must have the same columns each time."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -29,7 +29,7 @@ class TableInput:
     least_rows = 2
 
     def _learned_rows(self, X: Any) -> Tensor:
-        """The rows of X as a tensor; what they are is kept."""
+        """The rows of X as a tensor; the kinds of their columns are kept."""
         if isinstance(self.kinds, str):
             require_choice("kinds", self.kinds, KINDS)
         X = as_rows(X)
@@ -86,7 +86,7 @@ class TableInput:
         return x
 
     def read_as(self, other: "TableInput") -> None:
-        """Take over what columns there are from an estimator that has read rows."""
+        """Take over the columns and their kinds from an estimator that has read rows."""
         for name in ("_backend", "columns_", "kinds_", "n_features_in_", "feature_names_in_"):
             if hasattr(other, name):
                 setattr(self, name, getattr(other, name))

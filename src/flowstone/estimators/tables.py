@@ -1,4 +1,4 @@
-"""What estimators are given, as tensors, and results in the container that rows came in."""
+"""The input of estimators as tables and arrays, and results in the container that rows came in."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping

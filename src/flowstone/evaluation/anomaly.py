@@ -45,8 +45,8 @@ def blamed_terms(density: Density, x: Tensor, context: Tensor | None = None, *, 
     r"""How well each value fits the others of its row, ``(rows, columns)``, in nats; NaN where there is a gap.
 
     Of mixed densities in any order, mixtures of Gaussians, and blends of these, it is $\log p(x_j \mid x_{-j})$. Of
-    others it is $\log p(x) - \max_v \log p(x \text{ with } x_j = v)$, over some values v of the column: what could be
-    won by changing that value alone.
+    others it is $\log p(x) - \max_v \log p(x \text{ with } x_j = v)$, over some values v of the column and $x_j$
+    itself: minus what could be gained by changing that value alone.
 
     Args:
         values: rows from which values are taken, ``(n, columns)``.
@@ -72,7 +72,8 @@ class AnomalyJudge:
 
     Args:
         density: whose likelihoods are compared.
-        x: rows that were not learned, ``(n, columns)``. context: of them.
+        x: rows that were not learned, ``(n, columns)``.
+        context: of each of these rows.
         noise: how wide the noise is that was added to each column of x, ``(columns,)``; rows to judge get it, too.
 
     >>> import torch, flowstone
@@ -123,7 +124,7 @@ def _conditional(density: Density, x: Tensor, context: Tensor | None) -> Tensor 
 
 def _of_mixture(flow: Flow, standardize: Standardize, prior: GaussianMixture, x: Tensor) -> Tensor:
     r"""With the precision $P_k$ of a component, $x_j$ given the others has variance $1/P_{k,jj}$, and lies $(P_k (x -
-    \mu_k))_j / P_{k,jj}$ from its mean; components weigh by what they say of the others.
+    \mu_k))_j / P_{k,jj}$ from its mean; components are weighted by their density of the other columns.
     """
     with torch.enable_grad():
         given = x.to(flow.device, flow.data_dtype).detach().requires_grad_()
@@ -143,7 +144,7 @@ def _of_mixture(flow: Flow, standardize: Standardize, prior: GaussianMixture, x:
 
 
 def _of_blend(density: Blend, x: Tensor, parts: Sequence[Tensor | None], context: Tensor | None) -> Tensor:
-    """Of each part the likelihood of a row is that of the column given the others, times that of the others."""
+    """In each part, the likelihood of a row is that of the column given the others, times that of the others."""
     weights = density.weights.double().log()
     whole = torch.stack([part.log_prob(x.to(part.data_dtype), context).double() for part in density.densities])
     whole = whole + weights[:, None]

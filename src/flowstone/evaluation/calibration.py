@@ -66,6 +66,7 @@ def calibration(
 
     Raises:
         ShapeError: the density is not of rows of columns.
+        DataError: there are no rows.
     """
     require_integer("draws", draws)
     density.check_shapes(x, context)

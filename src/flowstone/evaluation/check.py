@@ -23,13 +23,14 @@ MANY = 256  # dimensions beyond which Jacobians are left out
 
 
 def check(flow: Density, x: Tensor, context: Tensor | None = None) -> Diagnosis:
-    """Whether the flow inverts and its log-dets are correct, layer by layer; ``print`` the result.
+    """Check layer by layer whether the flow inverts and its log-dets are correct; ``print`` shows the result.
 
-    On up to 256 rows of the data, outside them and at the latent's edge: round-trip and log-det errors in float64,
-    condition numbers of the Jacobians, how near each scale is to its bound, and the errors of float32; first of all a
-    sentence on each thing that is wrong (Behrmann et al. 2021 show how inverses fail unnoticed).
+    The figures are computed on up to 256 rows of the data, outside them and at the latent's edge: errors of round trips
+    and log-dets in float64, condition numbers of the Jacobians, how near each scale is to its bound, and the errors of
+    float32. A sentence on each thing that is wrong comes first (Behrmann et al. 2021 show how inverses fail unnoticed).
 
     Raises:
+        SettingError: the density is no Flow.
         ShapeError: x or the context has another shape than the flow was built for.
 
     >>> import flowstone
@@ -235,7 +236,7 @@ def _relative(got: Tensor, wanted: Tensor) -> float:
 
 
 def _on_average(got: Tensor, wanted: Tensor) -> float:
-    """The mean error of integers, in parts of the largest number: single ones may come back as their neighbour."""
+    """The mean error of integers, in parts of the largest one: a few may come back as the neighbouring integer."""
     return ((got - wanted).abs().mean() / wanted.abs().max().clamp_min(1)).item()
 
 

@@ -34,7 +34,10 @@ def column_bits(density: MixedDensity, x: Tensor) -> dict[str, float]:
 def independent_columns(density: MixedDensity, rows: Tensor) -> MixedDensity:
     """The density of the same columns that has each column's distribution in these rows, and no dependence.
 
-    Its likelihoods compare with those of ``density``, for both have the same kinds and atoms.
+    Its likelihoods compare with those of ``density``, because both have the same kinds and atoms.
+
+    Raises:
+        SettingError: no recipe made the density.
     """
     if density.spec is None:
         raise SettingError("a density without a spec cannot be built again: make it by a recipe")

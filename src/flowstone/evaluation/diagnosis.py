@@ -11,7 +11,7 @@ EPS = torch.finfo(torch.float64).eps
 PLACES = ("data", "outside", "edge")
 FAR = 3.0  # how many times as far from the middle "outside" and "edge" are
 
-# Figures beyond which there is a sentence.
+# Limits beyond which a figure is reported as wrong: of round trips, condition numbers, saturation, and float32.
 WRONG, SINGULAR, SATURATED, COARSE = 1e-8, 1e6, 0.9, 1e-3
 
 
@@ -20,15 +20,16 @@ class LayerReport:
     """One layer at one place.
 
     Attributes:
-        layer: its number in the walk of a data point, from 1.
+        layer: its number in the order in which a data point meets the layers, from 1.
         name: its class.
         place: on the ``data``, ``outside`` it, or at the latent's ``edge``.
         round_trip: largest error of there and back in float64, in parts of the largest number of the same feature.
         log_det: largest error of its log-det in nats, against its Jacobian (in many dimensions: against the way back).
         condition: largest ratio of the Jacobian's singular values, each feature in units of its own deviation before
             and after the layer; None in many dimensions.
-        saturation: how near the layer is to its bound: for an affine log-scale its 95% quantile, in parts of the bound;
-            for a spline the part of the values that lie beyond; None where there is no bound.
+        saturation: how near the layer is to its bound: for an affine transform the 95% quantile of its log-scales, for
+            a mixture of logistics the largest one, as shares of the bound; for a spline the share of the values that
+            lie beyond its bound; None where there is no bound.
         float32: largest difference between float32 and float64 on the same float32 numbers, in parts of the largest
             number of the same feature.
     """

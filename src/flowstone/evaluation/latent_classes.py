@@ -21,7 +21,7 @@ TOLERANCE = 1e-3  # nats a row below which a round is the last
 
 
 class LatentClasses:
-    r"""Rows belong to classes that nobody sees, and in each class columns are independent (Lazarsfeld 1950):
+    r"""Rows belong to classes that are not observed, and in each class columns are independent (Lazarsfeld 1950):
 
     $$ p(x) = \sum_{k=1}^K \pi_k \prod_j w_j(x_j) \cdot q_{kj} $$
 
@@ -73,8 +73,8 @@ class LatentClasses:
         return total
 
     def _masses(self, x: Tensor) -> tuple[Encoded, list[tuple[Tensor, Tensor]]]:
-        """Of each column: mass, or density beside the marginal's, of each value in atoms and pieces, ``(rows, atoms +
-        pieces)``, and the logarithm of the marginal's density, ``(rows,)``.
+        """For each column: the mass of each value in the atoms and pieces, or its density relative to the marginal's,
+        ``(rows, atoms + pieces)``; and the logarithm of the marginal's density, ``(rows,)``.
         """
         encoded, found = self.encoder.encode(x), []
         for index, column in enumerate(self.columns):

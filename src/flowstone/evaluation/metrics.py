@@ -100,11 +100,14 @@ def evaluate(
 ) -> dict[str, float | int]:
     """Figures on held-out rows: ``nll_nats`` (mean), ``nll_stderr`` (of that mean), ``nll_median``, ``bits_per_dim``,
     ``n_test``, ``n_not_finite``, and of a flow ``round_trip_max`` and the means of the two ``likelihood_terms``,
-    ``log_prior`` and ``log_det``. A row whose likelihood is NaN or infinite is counted
-    and never dropped: the mean is then not finite either.
+    ``log_prior`` and ``log_det``. A row whose likelihood is NaN or infinite is counted and never dropped: the mean is
+    then not finite either.
 
     A density that dequantizes also has ``bits_per_dim_stderr``, and ``bound_samples``: how many draws of the noise the
     bound is made of (``log_prob``).
+
+    Raises:
+        DataError: there are fewer than 2 rows.
 
     >>> import torch, flowstone
     >>> figures = flowstone.evaluate(flowstone.nice(2), torch.randn(10, 2))
@@ -135,6 +138,9 @@ def evaluate(
 def grid_integral(density: Density, low: tuple[float, float], high: tuple[float, float], *, points: int = 500) -> float:
     """The sum of a density on the plane over a grid of ``points`` x ``points`` cells: 1 if it is normalized and the
     rectangle from ``low`` to ``high`` holds all of its mass.
+
+    Raises:
+        ShapeError: the density is not one of two columns.
     """
     if tuple(density.event_shape) != (2,):
         raise ShapeError(f"a grid integral needs a density of event shape (2,), got {tuple(density.event_shape)}")

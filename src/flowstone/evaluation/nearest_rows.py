@@ -16,10 +16,10 @@ class NearestRows:
     """How near synthetic rows are to training rows.
 
     Attributes:
-        nearer_to_training: share of synthetic rows that are nearer to a training row than to any held-out row, of as
-            many of each; ties count half. 0.5 where nothing is memorized, 1 where every row is.
+        nearer_to_training: share of synthetic rows that are nearer to a training row than to any held-out row, among
+            equal numbers of both; ties count half. 0.5 where nothing is memorized, 1 where every row is.
         copies: share of synthetic rows that equal a training row in every column.
-        copies_held_out: the same share of held-out rows, which is what chance makes of short columns.
+        copies_held_out: the same share for held-out rows, which equal training rows by chance alone.
     """
 
     nearer_to_training: float

@@ -11,8 +11,8 @@ __all__ = ["shared_rows"]
 def shared_rows(learned: Tensor | Iterable[Tensor], held_out: Tensor) -> int:
     """How many held-out rows are, to the last digit, also among the learned ones; gaps equal gaps.
 
-    Rows of continuous numbers do not repeat by chance: their likelihood is then that of rows which the model has seen.
-    Rows of few categories do.
+    Rows of continuous numbers do not repeat by chance, so that a shared one measures the likelihood of a row which the
+    model has seen. Rows of few categories repeat by chance.
 
     Args:
         learned: rows, or pieces of them.

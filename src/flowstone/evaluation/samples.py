@@ -9,10 +9,10 @@ __all__ = ["sample_rows"]
 
 
 def sample_rows(density: Density, n: int, context: Tensor | None = None, *, seed: int = 0) -> Tensor:
-    """Samples as data hold rows, ``(n, *event_shape)``, on the CPU.
+    """Samples in the form of rows of data, ``(n, *event_shape)``, on the CPU.
 
-    Given a context they are one for each of its first n rows. Without one, those of a mixed density have gaps where it
-    models them.
+    With a context there is one sample for each of its first n rows. Without one, samples of a mixed density have gaps
+    where the density models them.
 
     >>> import torch, flowstone
     >>> sample_rows(flowstone.nice(2), 5).shape

@@ -28,8 +28,8 @@ class Verdict:
     Attributes:
         word: ``good``, ``usable``, ``poor``, ``no better than NAME`` or ``unsure``.
         sentence: the word and its reasons in one line.
-        auc, auc_stderr: how well a classifier tells its samples from held-out rows, 0.5 is not at all; None: too few.
-        coverage: by probability, the share of held-out rows inside the region of highest density that has it; none
+        auc, auc_stderr: how well a classifier tells samples from held-out rows (0.5: not at all); None: too few rows.
+        coverage: by probability, the share of held-out rows inside the region of highest density that has it; empty
             where all rows have gaps.
         miscalibrated: columns whose ranks among samples are not even (p < 0.01 over all columns).
     """
@@ -60,8 +60,8 @@ def verdict(
     Args:
         x, context: held-out rows.
         nll: their mean negative log-likelihood, in nats.
-        baselines: that of simple models, by name.
-        names: of the columns.
+        baselines: the mean negative log-likelihood of simple models, by name.
+        names: the names of the columns.
         ranked: the calibration of ``rows_to_judge`` by ``DRAWS`` draws, where it is known already.
     """
     x, context = rows_to_judge(x, context, seed)
