@@ -29,9 +29,8 @@ class Dataset:
         train: rows, or a function ``(n, generator)`` that draws fresh ones. Images are uint8, ``(n, C, H, W)``.
         validation, test: held-out rows; the test part is to be used once, at the end.
         description: how to open the same data again, for ``flow.json``.
-        kinds: of a table, the kinds of its columns; those that are left out are among them.
         entropy: entropy in nats, where it is known: no model has a lower expected NLL.
-        kinds: the kinds of a table's columns.
+        kinds: for a table, the kinds of its columns, also of those that are left out.
     """
 
     columns: tuple[str, ...]

@@ -45,7 +45,8 @@ def decode(
     """The images of ``rows``, in this order.
 
     Raises:
-        DataError: some cannot be read (with ``skip_bad`` they are left out), or they differ in size and none is asked.
+        DataError: some cannot be read (with ``skip_bad`` they are left out), or they differ in size and
+            ``image_format`` has none.
     """
     if isinstance(collection.images, np.ndarray) and image_format == ImageFormat():
         pixels = collection.images[rows]

@@ -1,4 +1,4 @@
-"""What every reader of files does around bytes that may be anything."""
+"""Checks that every reader of files needs, because the bytes of a file may be anything."""
 
 import io
 import os
@@ -24,7 +24,7 @@ KINDS = {
 def require_file_or_folder(path: Path) -> None:
     """Refuse what would never end or is no data: pipes, devices and sockets; and names that no file can have.
 
-    A path at which nothing is passes.
+    A path is accepted if there is no file of this name.
     """
     try:
         mode = os.stat(path).st_mode

@@ -87,10 +87,10 @@ def read_images(
     data_dir: str | os.PathLike[str] | None = None,
     skip_bad: bool = False,
 ) -> NamedRows:
-    """All images of a source, as those of ``description`` look; of a set with an official test part, that part.
+    """All images of a source, in the format of ``description``; of a set with an official test part, that part.
 
     Raises:
-        DataError: also where they have another shape, or a class that ``description`` does not know.
+        DataError: the images cannot be read, have another shape, or a class that ``description`` does not know.
     """
     size = description["size"]
     collection, _ = _find(source, folder_of(description, data_dir), False)
@@ -170,7 +170,7 @@ def _check_counts(collection: ImageCollection, kept: Mapping[str, int]) -> None:
 
 
 def _split(collection: ImageCollection, seed: int) -> dict[str, np.ndarray]:
-    """Rows of each part: the official ones; of what has no test part, a tenth each, groups kept together."""
+    """Rows of each part: the official parts; where there is no test part, a tenth each, with groups kept together."""
     generator = np.random.default_rng(seed)
     if "test" in collection.parts:
         train, test = collection.parts["train"], collection.parts["test"]

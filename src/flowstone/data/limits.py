@@ -1,4 +1,4 @@
-"""What is read at most from files, so that no file, whatever its bytes, takes all memory or never ends.
+"""Limits on what is read from files, so that no file, whatever its bytes, takes all memory or never ends.
 
 A compressed file may unpack to ``UNPACKED`` bytes, or to ``RATIO`` times its own size where that is more. What is
 larger is refused in one line; whoever trusts such a file can unpack it before.

@@ -26,7 +26,7 @@ def noise_widths(values: np.ndarray) -> np.ndarray:
 
 
 def atoms(names: Sequence[str], values: np.ndarray, widths: np.ndarray) -> dict[str, float]:
-    """Columns of otherwise continuous values in which one value fills over 1% of the rows, and that value.
+    """Columns of otherwise continuous values in which one value fills over 1% of the rows, each with that value.
 
     Noise as narrow as the gaps of the continuous part leaves a spike there that says little about the rest.
     """
@@ -51,7 +51,7 @@ def add_noise(values: np.ndarray, widths: np.ndarray, seed: int, *, first: int =
 
 
 def noise_pieces(rows: int, widths: np.ndarray, seed: int, *, first: int = 0) -> Iterator[tuple[int, np.ndarray]]:
-    """That noise for so many rows, a piece at a time, each with the number of its first row."""
+    """The noise that ``add_noise`` adds to so many rows, in pieces, each with the number of its first row."""
     random = np.random.default_rng(np.random.PCG64(seed).advance(first * len(widths)))
     for start in range(0, rows, PIECE):
         yield start, (random.random((min(PIECE, rows - start), len(widths))) - 0.5) * widths

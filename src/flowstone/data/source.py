@@ -60,7 +60,7 @@ def open_source(
         progress: a bar while many images or a large table are read, if stderr is a terminal.
         mixed: whether a table's rows are encoded by the kinds of its columns, for the density of mixed columns; None
             decides by the kinds.
-        options: options of ``DataRequest`` by name, such as ``context=["age"]``; they go before those of a request.
+        options: options of ``DataRequest`` by name, such as ``context=["age"]``; they override those of a request.
 
     Raises:
         DataError: what is wrong with the source, by name, row and column.
@@ -96,7 +96,7 @@ def reopen(description: Mapping[str, Any], *, data_dir: Path | str | None = None
         data_dir: the folder of the image sets, if it is not the recorded one or FLOWSTONE_DATA.
 
     Raises:
-        DataError: the file is gone or is no longer what it was.
+        DataError: the file is gone or has changed.
     """
     request, digest = DataRequest.from_record(description), description.get("sha256")
     images, path = description.get("kind") == IMAGES, Path(request.source)
@@ -139,7 +139,7 @@ def _open_toy(toy: Toy, request: DataRequest) -> Dataset:
 def _open_table(
     request: DataRequest, mixed: bool | None, columns: Columns | None = None, *, progress: bool = False
 ) -> Dataset:
-    """Open a table; ``columns`` are their kinds where they were decided before."""
+    """Open a table; ``columns`` holds the kinds of its columns if they were decided before."""
     reading = {"na": request.na, "encoding": request.encoding, "skip_bad": request.skip_bad}
     large = open_chunked(request.source, **reading)
     if large is None:
@@ -217,7 +217,7 @@ def _split(table: Table, names: Sequence[str], request: DataRequest) -> SplitRow
 def _kinds(table: Table, request: DataRequest, wanted: Sequence[str]) -> Columns:
     """The kinds of the columns that a request names, or of all, in the order of the table."""
     chosen = [name for name in table.columns if not request.columns or name in wanted]
-    part = read_table(replace(table, arrow=table.arrow.select(chosen)), na=("inf", "-inf"))  # named with the gaps
+    part = read_table(replace(table, arrow=table.arrow.select(chosen)), na=("inf", "-inf"))  # reported with the gaps
     kinds = {name: kind for name, kind in dict(request.kinds).items() if name in chosen}
     exclude = [name for name in request.exclude if name in chosen]
     columns, doubts = decide(part, kinds, exclude, keep=wanted)
@@ -250,7 +250,7 @@ def _is_folder_of_tables(path: Path) -> bool:
 
 
 def _digest(source: str) -> str | None:
-    """Of the bytes of all files of a table; standard input has none, as it cannot be read again."""
+    """A digest of all files of a table; standard input has none, as it cannot be read again."""
     if source in STANDARD_INPUT:
         return None
     digests = []

@@ -47,13 +47,13 @@ class SplitRows:
 
     @property
     def validation(self) -> np.ndarray:
-        """Another tenth."""
+        """Another tenth of the rows."""
         tenth = len(self.values) // 10
         return self.values[tenth : 2 * tenth]
 
     @property
     def train(self) -> np.ndarray:
-        """All others."""
+        """All other rows."""
         return self.values[2 * (len(self.values) // 10) :]
 
 
@@ -62,7 +62,7 @@ def empty_array(shape: tuple[int, int]) -> np.ndarray:
     which the system keeps in memory what there is room for.
 
     Raises:
-        DataError: the folder of temporary files has not got so much room.
+        DataError: the folder of temporary files does not have so much room.
     """
     size = 8 * shape[0] * shape[1]
     if size <= IN_MEMORY:
@@ -73,7 +73,7 @@ def empty_array(shape: tuple[int, int]) -> np.ndarray:
 
 
 def _require_room(size: int) -> None:
-    """DataError where the folder of temporary files has not got room for so many bytes."""
+    """Raise DataError where the folder of temporary files does not have room for so many bytes."""
     folder = tempfile.gettempdir()
     free = shutil.disk_usage(folder).free
     if size > free:

@@ -12,8 +12,8 @@ __all__ = ["TimeFormat"]
 class TimeFormat:
     """Writes a number of a column of dates or times as the table shows it; pictures ask it for the moment, too.
 
-    A number stands for ``start + unit * number`` seconds: since the beginning of 1970 in UTC, since midnight, or of a
-    span of time.
+    A number stands for ``start + unit * number`` seconds: for moments since the beginning of 1970 in UTC, for times of
+    day since midnight, for spans of time their length.
 
     Attributes:
         write: a number as text.

@@ -124,7 +124,7 @@ class TextFile:
 
     @property
     def rows(self) -> int:
-        """How many there are."""
+        """How many rows there are."""
         return self.text.rows
 
     @property
@@ -148,14 +148,14 @@ def open_chunked(
 ) -> ChunkedTable | None:
     """A large table that can be read in chunks: Parquet, or text that may be compressed, one file or several.
 
-    None of all other sources, and of tables whose files are smaller than ``at_least`` bytes together (``LARGE``, if it
-    is not set): ``read_table`` reads those whole.
+    None for all other sources, and for tables whose files are smaller than ``at_least`` bytes together (``LARGE``, if
+    it is not set): ``read_table`` reads those whole.
 
     Args:
         na, encoding, skip_bad: as ``read_table`` takes them.
 
     Raises:
-        DataError: as ``read_table`` raises it.
+        DataError: for the same reasons as ``read_table``.
     """
     if str(source) in STANDARD_INPUT:
         return None

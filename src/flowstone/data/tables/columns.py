@@ -40,7 +40,7 @@ __all__ = ["Columns", "decide", "kinds_of"]
 CODE = r"^\s*(?:0\d+|\d{19,})\s*$"  # a number that begins with 0, or has more digits than an int64
 PIECE = 1 << 18  # rows encoded at a time
 SPECIFIED = re.compile(r"\s*([\w-]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
-MOSTLY, RARELY = 0.9, 0.01  # of rows: the numbers of a column that holds some texts, too; those texts, if in doubt
+MOSTLY, RARELY = 0.9, 0.01  # least share of numbers in a column with some other texts; largest share of texts in doubt
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Columns:
 
     @property
     def decisions(self) -> tuple[str, ...]:
-        """The notes that no warning has said."""
+        """The notes of which no warning was given."""
         return tuple(note for note in self.notes if note not in self.doubts)
 
     @property
@@ -132,8 +132,8 @@ class Columns:
     def encodes_pieces_alike(self, table: Table) -> bool:
         """Whether rows of a table are encoded alike with and without its other rows.
 
-        They are not where numbers or dates are still text: what a comma in ``1,234`` means depends on other cells.
-        Dates are, where all of them have the form that their kind knows.
+        Numbers and dates that are still text are not: what a comma in ``1,234`` means depends on other cells. Dates as
+        text are, where all of them have the form that their kind knows.
         """
         for kind in self.modelled:
             if isinstance(kind, Numbers) and kind.column in table.columns:
@@ -204,7 +204,7 @@ def kinds_of(
         na: texts or numbers that mean a gap, beside the usual ones.
 
     Raises:
-        DataError: columns that cannot be anything as they are; all of them are named at once.
+        DataError: there are columns of which no kind can be made as they are; all of them are named at once.
         SettingError, UnknownNameError: a column cannot be of the kind that ``kinds`` names, or there is no such kind.
 
     >>> columns = kinds_of({"id": [7, 8, 9], "x": [0.5, 1.5, 0.25], "unit": ["m", "m", "m"]}, exclude=["id"])
@@ -330,7 +330,7 @@ def _doubt_text(facts: Facts) -> None:
 
 
 def _refuse_mixed(facts: Facts) -> None:
-    """Refuse a column of dates, or many different numbers, with a few other texts among them; of few it is in doubt."""
+    """Refuse a column of dates, or of many different numbers, with a few other texts; with few numbers, doubt it."""
     levels, counts = facts.level_counts
     total = int(counts.sum())
     for what, mask in (("numbers", number_mask), ("dates", date_mask)):

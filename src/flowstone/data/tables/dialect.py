@@ -165,7 +165,10 @@ def find_header(rows: Sequence[Sequence[str]], na: Sequence[str] = ()) -> tuple[
 def columns_named(
     names: Sequence[str] | None, values: Sequence[Sequence[str]], notes: list[str]
 ) -> tuple[list[str], tuple[str, ...]]:
-    """A name for each column, each once, and those that only ends of lines make; what was done goes to ``notes``."""
+    """Unique names for all columns, and those of columns that only separators at the ends of lines make.
+
+    What was done is added to ``notes``.
+    """
     width = Counter(map(len, values)).most_common(1)[0][0] if values else len(names or ())
     if names is None:
         names = [f"x{i + 1}" for i in range(width)]
@@ -232,8 +235,8 @@ def _punctuation(lines: Sequence[str]) -> Dialect:
 
 
 def _agreed(lines: Sequence[str], found: str) -> str:
-    """The separator by which all lines have as many fields as the first one; the one that was found, if none or all
-    do: in ``a;b`` above ``1,5;2,5`` most lines agree on the comma, but the first does not.
+    """A separator by which all lines have the same number of fields, more than one; ``found`` if it is such a one, or
+    if there is none: in ``a;b`` above ``1,5;2,5`` most lines agree on the comma, but the first does not.
     """
     some = _first_lines(lines).split("\n")
 

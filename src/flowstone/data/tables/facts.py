@@ -3,16 +3,17 @@
 Atoms
     A column of at most ``SHORT`` different values that come ten times on average, or of a dozen that come twice, is
     made of atoms: each value holds mass. In others a value is an atom if at least 0.2% of the rows, and ten of them,
-    have it, and five times as many as its twenty neighbours on average. A value at a bound is always an atom, as is a
-    suspected sentinel.
+    have it, and five times as many as its twenty neighbours on average. A value at a bound of a positive or bounded
+    column is always an atom, as is a suspected sentinel.
 Grid
     The step of a column is the largest one of which all differences are multiples, among whole numbers and decimals
     of up to six digits. Whole numbers are on a grid; decimals are, if values repeat (at most 95% are different) and the
     middle 90% of the values span at most 10,000 steps. Where whole numbers span more than a million steps, the grid is
     too fine to matter and the column is continuous, its samples rounded.
 Bounds
-    A column is positive if no value is below 0 and the least is less than a quarter of the median. It is bounded by 0
-    and 1, or 0 and 100, if it comes within 5% of both; and by its own ends where both are atoms.
+    A column is positive if no value is below 0, and the least one is 0 or the least positive one is less than a quarter
+    of the median of the positive ones. A column that is not of whole numbers is bounded by 0 and 1, or 0 and 100, if it
+    comes within 5% of both; any other column is bounded by its own ends where both are atoms.
 Sentinels
     -999, 9999.9, -32768, 1e20 and the like at an end, further from the other values than those are from each other, are
     suspected; so is any value but 0 that at least 1% of the rows (and five) have, twice as far away.
@@ -64,7 +65,7 @@ UNIT = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 @dataclass
 class Facts:
-    """What one column shows.
+    """What one column shows, for the decision about its kind.
 
     Attributes:
         name: of the column.
@@ -153,7 +154,7 @@ class Facts:
 
     @property
     def too_wide(self) -> bool:
-        """Whether the values are further apart than float64 can tell."""
+        """Whether float64 cannot hold the differences of the values exactly."""
         whole = None if is_temporal(self.type) else self.whole_numbers
         return whole is not None and len(whole) > 0 and int(whole.max()) - int(whole.min()) > EXACT
 
@@ -226,7 +227,7 @@ class Facts:
 
     @cached_property
     def spread(self) -> float:
-        """Between the 5% and the 95% quantile."""
+        """The distance between the 5% and the 95% quantile."""
         if not len(self.values):
             return 0.0
         low, high = np.quantile(self.values, [0.05, 0.95])
@@ -234,7 +235,7 @@ class Facts:
 
     @cached_property
     def is_whole(self) -> bool:
-        """Whether all are whole numbers."""
+        """Whether all values are whole numbers."""
         return self.digits == 0
 
     @cached_property
@@ -370,5 +371,5 @@ def difference(whole: np.ndarray, origin: int) -> np.ndarray:
 
 
 def _greatest_common_step(whole: np.ndarray) -> int:
-    """Of offsets, not of the values: years 1990, 2000, 2010 are on a grid of 10."""
+    """The greatest common divisor of the differences, not of the values: years 1990, 2000, 2010 are on a grid of 10."""
     return max(1, math.gcd(*map(int, np.unique(np.diff(whole)))))

@@ -74,7 +74,7 @@ def _require_different(names: Sequence[str]) -> None:
 
 
 def _plain_layout(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Values in a layout that Arrow's functions know: no views (of polars), no runs, no bytes of truth."""
+    """Values in a layout that Arrow's functions know: no string views (of polars), run lengths or 8-bit booleans."""
     if pa.types.is_string_view(column.type):
         return column.cast(pa.large_string())
     if pa.types.is_run_end_encoded(column.type):

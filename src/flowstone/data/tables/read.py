@@ -95,7 +95,7 @@ def read_table(
         na: texts or numbers that mean a gap, beside the usual ones of text files (``NA ? - None null`` …).
         encoding: of a text file; without it, UTF-8, or UTF-16 or cp1252 where the bytes say so.
         skip_bad: leave out rows of a text file that have too many or too few fields.
-        empty: take an object without rows, too, as a chunk of a larger table may be.
+        empty: accept an object without rows, which a chunk of a larger table may be.
 
     Raises:
         DataError: missing, empty, of another kind, or not readable as what its name says.
@@ -355,7 +355,7 @@ def together(path: Path, tables: Sequence[Table], rows: int | None = None) -> Ta
 
 
 def with_gaps(table: Table, na: Sequence[str]) -> Table:
-    """With nulls in place of the texts and numbers that mean a gap."""
+    """The table with nulls in place of the texts and numbers that mean a gap."""
     if not na:
         return table
     numbers = [float(text) for text in na if is_number_text(text)]

@@ -72,11 +72,11 @@ def spooled_stdin() -> IO[bytes]:
 
 
 def encoding_of(stream: IO[bytes]) -> str:
-    """UTF-16 and UTF-32 by their byte-order mark, UTF-16 also by its zero bytes; UTF-8 where all is valid; else cp1252,
-    or what chardet says.
+    """The encoding of a text: UTF-16 and UTF-32 by their byte-order mark, UTF-16 also by its zero bytes; UTF-8 where
+    all bytes are valid; else cp1252, or what chardet says.
 
-    Text in Latin letters with single others among them is cp1252: on few bytes a statistical guess errs. chardet is
-    asked where many letters outside ASCII stand side by side, as in Cyrillic or Chinese.
+    Text in ASCII letters with single others among them is taken for cp1252, because a statistical guess from few bytes
+    errs. chardet is asked where many letters outside ASCII stand side by side, as in Cyrillic or Chinese.
     The stream is read to its end.
     """
     head = stream.read(LOOKED_AT)

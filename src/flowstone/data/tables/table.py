@@ -42,7 +42,7 @@ class Table:
         return self.arrow.num_rows
 
     def require(self, columns: Iterable[str]) -> None:
-        """DataError where one of these columns is missing."""
+        """Raise DataError where one of these columns is missing."""
         for name in columns:
             if name not in self.columns:
                 near = difflib.get_close_matches(name, self.columns, n=1)

@@ -93,7 +93,7 @@ def said(encoding: str, dialect: Dialect, rows: int, columns: int) -> str:
 def dialect_of(
     where: str, opened: Callable[[], IO[bytes]], *, na: Sequence[str], encoding: str | None
 ) -> tuple[str, Dialect]:
-    """The encoding of a text, where none is given by what its bytes say, and its dialect."""
+    """The encoding of a text, found from its bytes where none is given, and its dialect."""
     if encoding is None:
         with opened() as stream:
             encoding = encoding_of(stream)
@@ -138,7 +138,7 @@ class BadRows:
 
 
 def _sample(stream: IO[bytes], encoding: str) -> str:
-    """The first lines of the text, whole ones."""
+    """The first lines of the text, all of them complete."""
     reader = io.TextIOWrapper(stream, encoding=encoding, newline="")
     try:
         text = reader.read(SAMPLE).removeprefix("\ufeff")
@@ -170,7 +170,7 @@ def csv_options(
     gaps = [*MISSING, *na]
     return {
         "read_options": pyarrow.csv.ReadOptions(
-            use_threads=False,  # rows are numbered then
+            use_threads=False,  # with threads, rows have no numbers
             skip_rows=0 if rewritten else dialect.skip,
             column_names=list(dialect.names),
             encoding="utf8" if rewritten or encoding == "utf-8" else encoding,

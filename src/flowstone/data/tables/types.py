@@ -47,7 +47,7 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
 
 
 def python_value(scalar: pa.Scalar) -> Any:
-    """A value of a column as Python has it; in words where Python cannot, such as a date after the year 9999.
+    """A value of a column as a Python object; in words where Python has none, as for a date after the year 9999.
 
     >>> python_value(pa.scalar(2**62, pa.timestamp("s")))
     '4611686018427387904 (timestamp[s])'

@@ -14,11 +14,12 @@ class Unseen:
     """The unseen levels of one column of a table, or of a chunk of one.
 
     Attributes:
-        where: the table. column: its name.
+        where: the name of the table.
+        column: the name of the column.
         value, row: the first such level, in words, and its row in the table, from 1.
-        rows: how many rows hold such a level, this or another one.
+        rows: how many rows hold this or another such level.
         hint: the nearest level that was learned, or what levels there are.
-        probability: what each of them is given.
+        probability: the probability that each such level is given.
     """
 
     where: str

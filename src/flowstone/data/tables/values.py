@@ -108,7 +108,7 @@ CLOCKS = (  # what a time of day looks like, and its format
 )
 COMPACT = r"\d{6}(?P<day>\d{2})[T ]\d{6}", "%Y%m%d %H%M%S"
 UTC = r" (?:UTC|GMT)"
-ORDERS = {  # tried first, and the other way round
+ORDERS = {  # the order of day and month that is tried first, and the other one
     "%m/%d/%Y": "%d/%m/%Y",
     "%d-%m-%Y": "%m-%d-%Y",
     "%m/%d/%y": "%d/%m/%y",
@@ -152,7 +152,7 @@ def looks_typed(cell: str) -> bool:
 
 
 def decimal_mark(cells: Iterable[str]) -> tuple[str | None, str | None]:
-    """Of cells of a table: ``","`` or ``"."``, or None where no cell shows it; and a cell that shows it.
+    """The decimal mark of the cells of a table, or None where no cell shows it; and a cell that shows it.
 
     >>> decimal_mark(["12", "1.234,5"])
     (',', '1.234,5')

@@ -1,9 +1,9 @@
 """Kinds of columns, a file a kind; ``INFERRED`` is the order in which they are tried on a column.
 
-The first kind whose ``infer`` takes the column decides: an index or id, a constant, two values, dates, an ordered and
-then any category of text, and text with too many values; and of numbers an angle by name, whole numbers, a grid of
-decimals, bounded, positive, and else continuous. What counts as an atom, a grid, a bound, an identifier or a sentinel
-is said in ``flowstone.data.tables.facts``.
+The first kind whose ``infer`` takes the column decides: a type without single values, a constant, an index or id, two
+values, dates, an ordered and then any category of text, and text with too many values; of numbers, an angle by its
+name, whole numbers, a grid of decimals, bounded, positive, and else continuous. ``flowstone.data.tables.facts`` says
+what counts as an atom, a grid, a bound, an identifier or a sentinel.
 
 A new kind is one file with a subclass of ``Kind``, named in ``KINDS`` and, if it is to be inferred, in ``INFERRED``.
 """

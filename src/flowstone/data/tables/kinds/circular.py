@@ -30,7 +30,7 @@ class Circular(Numbers):
 
     @classmethod
     def infer(cls, facts: Facts) -> "Circular | None":
-        """By a name that speaks of degrees, over values that go all the way round."""
+        """The kind of a column whose name speaks of degrees and whose values go all the way round."""
         if facts.type is None or not facts.is_numeric or facts.per_unit > 1 or not len(facts.unique):
             return None
         named, (least, greatest) = bool(NAMES.search(facts.name)), facts.unique[[0, -1]]

@@ -25,7 +25,7 @@ class LeftOut(Kind):
 
     @classmethod
     def infer(cls, facts: Facts) -> "LeftOut | None":
-        """Of types that are no single values, such as lists and bytes."""
+        """The kind of columns whose type has no single values, such as lists and bytes."""
         kind = facts.type
         plain = is_text(kind) or is_number(kind) or is_temporal(kind) or pa.types.is_boolean(kind)
         if plain or pa.types.is_null(kind) or pa.types.is_dictionary(kind):

@@ -28,7 +28,7 @@ class Numbers(ModelledKind):
         ticks: the step of whole numbers and times in units of their type, as float64 may not hold it.
         origin: what is subtracted from whole numbers that float64 could not hold otherwise, in ticks of their type.
         low, high: where the domain ends, or None.
-        least, greatest: of the values that were seen.
+        least, greatest: the ends of the values that were seen.
     """
 
     rest: ClassVar[str] = "real"
@@ -129,7 +129,7 @@ class Numbers(ModelledKind):
         return np.round(on_grid, DECIMALS)
 
     def _snapped(self, values: np.ndarray, kind: pa.DataType) -> np.ndarray:
-        """Values that rounding errors part from the grid, or from an atom, put on it."""
+        """Move values that only rounding errors separate from the grid, or from an atom, onto it."""
         if pa.types.is_integer(self.type) or is_temporal(self.type):
             return values
         narrow = [each.to_pandas_dtype() for each in (kind, self.type) if each in (pa.float16(), pa.float32())]
@@ -224,7 +224,7 @@ def _mask_of_dates(text: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _ticks(column: pa.ChunkedArray, kind: pa.DataType) -> np.ndarray:
-    """Whole ticks, 0 for gaps, less nothing."""
+    """Whole ticks, before the origin is subtracted; 0 for gaps."""
     if is_temporal(kind):
         column = compute.cast(column, pa.int32() if kind.bit_width == 32 else pa.int64())
     elif not pa.types.is_integer(column.type):
@@ -249,7 +249,7 @@ def _ticks_limits(kind: pa.DataType) -> tuple[int, int]:
 
 
 def _snapped_to(atoms: np.ndarray, values: np.ndarray, dtype: Any) -> np.ndarray:
-    """Values that are an atom when both are rounded to a narrow type, as that atom."""
+    """Replace values that equal an atom, when both are rounded to a narrow type, by that atom."""
     if not len(atoms):
         return values
     rounded = np.sort(atoms).astype(dtype)
