@@ -26,7 +26,7 @@ STDIN = "/dev/stdin"  # what - means where a table is named: the parser takes a 
 
 class _App(App):
     def __call__(self, tokens: Any = None, *others: Any, **options: Any) -> Any:
-        words = sys.argv[1:] if tokens is None else [*tokens]  # list is a command here
+        words = sys.argv[1:] if tokens is None else [*tokens]  # not list(tokens): ``list`` is a module of this package
         before = ["", *words]
         tables = [STDIN if word == "-" and before[i] != "--out" else word for i, word in enumerate(words)]
         return super().__call__(tables, *others, **options)

@@ -23,14 +23,14 @@ __all__ = ["AUTO", "choose", "comparable", "said"]
 AUTO = "auto"
 FLOWS = ("gaussian_mixture", "spline")
 SHARE = 4  # each candidate has a quarter of the training's steps and minutes
-LINES = ("real", "positive", "interval")  # of these columns mixed learns densities, as flows do, not probabilities
+LINES = ("real", "positive", "interval")  # for these rests mixed learns densities, as flows do, and not probabilities
 
 
 def comparable(dataset: Dataset) -> tuple[str, ...]:
     """The recipes whose likelihoods of these rows compare.
 
-    For columns of several kinds that is ``mixed`` alone. For numbers it is flows, and ``mixed`` too where it learns
-    densities of all columns and no noise is added. There is none for a context, and for what is no table.
+    For columns of several kinds that is ``mixed`` alone. For numbers these are flows, and ``mixed`` too where it learns
+    densities of all columns and no noise is added. There is none where the data have a context or are no table.
     """
     if not isinstance(dataset.train, Rows) or dataset.kinds is None or dataset.context_columns:
         return ()
@@ -50,10 +50,10 @@ def choose(
     progress: bool,
 ) -> tuple[str, list[dict[str, Any]]]:
     """The comparable recipe under which the validation rows are likeliest, and what each of them was worth:
-    ``{"recipe", "nats", "stderr"}``; nothing where there is one alone.
+    ``{"recipe", "nats", "stderr"}``; an empty list where one recipe alone is comparable.
 
     Args:
-        settings_for: those of the whole training of a density.
+        settings_for: gives the settings of the whole training of a density.
 
     Raises:
         SettingError: the data is no table or has a context; arguments of a recipe are given, though none is named;
@@ -115,7 +115,7 @@ def _tried(
         print(f"--flow {AUTO} tries {recipe}", file=sys.stderr)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "validation has not moved")  # the likelihoods that are said show it
+            warnings.filterwarnings("ignore", "validation has not moved")  # the likelihoods show it
             history = fit(density, train, validation=held_out, settings=shorter, progress=progress)
     except NonFiniteError:
         return {"recipe": recipe, "nats": -math.inf, "stderr": math.nan}

@@ -232,13 +232,13 @@ class Job:
 
 
 def started(out: Path | None, request: Mapping[str, Any], *, device: str, progress: bool) -> Job:
-    """A new training: read the data, build the density, make the run folder; errors are raised before there is one.
+    """A new training: read the data, build the density, make the run folder. Errors come before the folder is made.
 
     Args:
         out: the run folder; None chooses a name that is free.
         request: what the user gave: source, flow, set, training, data.
         device: where recipes are tried, if one is to be chosen.
-        progress: whether to show how far the reading is.
+        progress: whether to show the progress of reading.
     """
     processes = Processes()
     if request["flow"] == AUTO and _is_standard_input(request["source"]):
@@ -350,14 +350,14 @@ def _read_again(run: Run, request: Mapping[str, Any]) -> Job:
 
 
 def _keep_settings(job: Job) -> None:
-    """Write the record of a training that goes on, where its settings are others."""
+    """Write the record of a training that goes on, if its settings have changed."""
     if job.record != job.run.record:
         (job.run.folder / METRICS).unlink(missing_ok=True)  # first: from here on the training has not ended
         write_record(job.run.folder, job.record)
 
 
 def _extended(settings: Settings, given: Mapping[str, Any], dataset: Dataset, density: Density) -> Settings:
-    """The settings with what a continuing training is given anew; new limits replace both limits of before."""
+    """The settings of a training that goes on, with what is given anew; a new limit replaces both earlier limits."""
     _check_epochs(given)
     limits = {name: given.get(name) for name in ("steps", "minutes")} if given.keys() & LIMITS else {}
     others = {name: given[name] for name in given.keys() - LIMITS}

@@ -24,9 +24,9 @@ from flowstone.validation import require_integer
 
 __all__ = ["LOST", "joined", "launched", "status_of"]
 
-# How long processes wait for each other: longer than one alone reads its data, or draws samples after a validation.
+# How long processes wait for each other: longer than one of them takes to read data, or to draw after a validation.
 TIMEOUT = timedelta(minutes=10)
-PATIENCE = 2  # seconds in which a process that fails says why, before those that lost it end, and with them all
+PATIENCE = 2  # seconds that processes wait after they lost another one, so that it can say why it failed
 LOST = 3  # exit status of a process that another one has left alone
 OURS = "flowstone-"  # how the name of a launch by --devices begins
 HANDLED = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]

@@ -55,7 +55,7 @@ def _write(error: BaseException) -> str | None:
 
 
 def _issues() -> str | None:
-    """Where errors are reported, by the package's own word."""
+    """The address for reports of errors, as the package's metadata give it."""
     try:
         addresses = importlib.metadata.metadata("flowstone").get_all("Project-URL") or []
     except importlib.metadata.PackageNotFoundError:

@@ -30,8 +30,8 @@ class ColumnScale:
     Args:
         values: of the data, ``(rows,)``, NaN for gaps.
         levels: of a categorical column, the names of its values 0, 1, …
-        written: how a number is written, where it is no plain one; an axis of dates whose numbers are written as
-            ``Dataset.formats`` does has round dates.
+        written: how a number is written, for columns such as dates; with one of ``Dataset.formats`` an axis of dates
+            has ticks at round dates.
     """
 
     def __init__(
@@ -55,8 +55,8 @@ class ColumnScale:
         self.edges = _edges(distinct, self.low, self.high)
 
     def places(self, values: Tensor, *, seed: int = 0) -> np.ndarray:
-        """Where values lie along the axis, ``(rows,)``; of few values a little beside their place, so that points do
-        not hide each other. NaN where there is none.
+        """Where values lie along the axis, ``(rows,)``, NaN where there is none; where there are few different values,
+        a little beside their place, so that points do not hide each other.
         """
         x = values.double().cpu().numpy()
         if self.few is None:
@@ -179,7 +179,7 @@ def _present(values: Tensor) -> np.ndarray:
 
 
 def _edges(distinct: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Ends of the bins: of values on a grid each bin holds as many of them."""
+    """Ends of the bins; for values on a grid, each bin holds the same number of grid points."""
     gaps = np.diff(distinct)
     step = gaps.min() if len(gaps) else 0.0
     count = (high - low) / step if step else np.inf

@@ -18,7 +18,7 @@ __all__ = ["conditional_figure"]
 GIVEN = (0.1, 0.5, 0.9)  # quantiles of the context for which a density on the plane is drawn
 GRID = 140  # points of the plane along each side
 ACROSS, UP = 60, 160  # values of the context, and of the column
-NEAR = 0.1  # of the rows: those with the nearest context are drawn over a density
+NEAR = 0.1  # share of the rows, those with the nearest context, that are drawn over a density
 
 
 def conditional_figure(

@@ -75,7 +75,7 @@ def drawings(
     shown: Callable[[Tensor], Tensor] = lambda rows: rows,
     seed: int = 0,
 ) -> dict[str, Drawing]:
-    """Functions that draw the pictures which suit the density ``model``, by name; None where there is none after all.
+    """Functions that draw the pictures which suit the density ``model``, by name; one may return None for no picture.
 
     The loss curve is always drawn. For one column without context: its density; for two: data, latent and samples, the
     density, the layers; otherwise the pair plot. Given a context, the pair plot shows it, too, and of one or two
@@ -91,7 +91,7 @@ def drawings(
         levels: of categorical columns, the names of their values 0, 1, …
         formats: of columns such as dates, how their numbers are written.
         context_columns: names of the columns of the context.
-        shown: what is shown of rows, such as those without their noise.
+        shown: a function from rows to what is shown of them, such as the rows without their noise.
         seed: of samples.
     """
     found: dict[str, Drawing] = {}

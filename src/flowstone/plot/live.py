@@ -1,4 +1,4 @@
-"""What a density has come to while it trains: a page that shows itself anew, or a picture in a notebook."""
+"""Pictures of a density while it trains: on a page that reloads itself, or in a notebook."""
 
 import base64
 import time
@@ -25,8 +25,8 @@ from flowstone.validation import require_number
 __all__ = ["Live"]
 
 SHARE = 0.05  # of the training's time that drawing may take
-FIRST = 1.0  # seconds that the first picture is taken to cost, where that was not measured
-ALONE = 1.5  # how much more a picture is taken to cost than drawing the data alone
+FIRST = 1.0  # assumed cost of the first picture in seconds, where it was not measured
+ALONE = 1.5  # assumed cost of a picture, as a multiple of that of drawing the data alone
 BUSIER = 2.0  # times the cost of the last picture for which there must be time
 ROWS = 2000  # that are shown
 EVERY = 3.0  # seconds between two writings of the page without a new picture
@@ -151,8 +151,8 @@ class _Budget:
 
     Attributes:
         spent: seconds that drawing has taken.
-        costs: seconds that the next ``picture``, or a ``page`` with new figures alone, is taken to cost: what the last
-            one did.
+        costs: the assumed cost in seconds of the next ``picture``, or of a ``page`` with new figures alone: that of the
+            last one.
     """
 
     def __init__(self, share: float) -> None:

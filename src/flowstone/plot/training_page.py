@@ -1,4 +1,4 @@
-"""The page of a training: an HTML file that reads itself anew while the training runs."""
+"""The page of a training: an HTML file that reloads itself while the training runs."""
 
 from datetime import UTC, datetime
 from html import escape
@@ -76,7 +76,7 @@ th, td { text-align: right; padding: .1rem 1rem .1rem 0; }
 button { font: inherit; padding: .3em .8em; }
 </style>
 """
-# Without scripts the page reads itself anew all the same, and cannot be held.
+# Where scripts are off the page reloads itself all the same, and cannot be held.
 READING = """<noscript><meta http-equiv="refresh" content="{seconds}"></noscript>
 <script>
 const held = () => sessionStorage.getItem("held") === "yes";

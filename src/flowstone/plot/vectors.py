@@ -43,7 +43,7 @@ def points(
     equal: bool = True,
 ) -> Axes:
     """A scatter of the first points of ``x (n, 2)``; ``color`` is one colour, or one for each point."""
-    rows = x[:SHOWN].cpu().numpy()  # of a tensor matplotlib looks at each number
+    rows = x[:SHOWN].cpu().numpy()  # matplotlib reads a tensor number by number
     shade = color if isinstance(color, str) else color[:SHOWN]
     ax.scatter(rows[:, 0], rows[:, 1], s=3, c=shade, alpha=0.6, linewidths=0, rasterized=True)
     ax.set_title(title)

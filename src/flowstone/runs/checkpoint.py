@@ -45,13 +45,14 @@ def save(density: Any, folder: Path | str, *, extra: Mapping[str, Any] | None = 
     """Write ``flow.json`` and ``flow.safetensors`` into ``folder``, which is made if it is missing.
 
     Args:
-        density: one that a recipe made (``density.spec`` is set); or what has a density and saves itself, such as
-            ``TableModel`` and ``FlowDensity``, whose ``load`` reads the folder.
-        extra: more to record in ``flow.json``, such as the description of the data.
+        density: one that a recipe made (``density.spec`` is set); or an object that holds a density and saves itself,
+            such as ``TableModel`` and ``FlowDensity``, whose ``load`` reads the folder.
+        extra: further records for ``flow.json``, such as the description of the data.
 
     Raises:
         SettingError: no recipe made the density; make its builder one (``@flowstone.recipes.recipe``). Or its
             parameters are sharded over processes: docs/many-processes.md.
+        NonFiniteError: a weight is not finite.
         OutputError: the folder cannot be written.
 
     >>> import flowstone, tempfile
@@ -128,7 +129,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def _weights(folder: Path, record: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights that belong to the record: of two files where a ``save`` was broken off."""
+    """The weights that belong to the record; where a ``save`` was broken off, two files may hold them."""
     problem: CheckpointError | None = None
     for path in (folder / WEIGHTS, folder / NEXT_WEIGHTS):
         try:

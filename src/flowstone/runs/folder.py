@@ -47,11 +47,11 @@ class Run:
 
     @classmethod
     def create(cls, folder: Path | str) -> "Run":
-        """A new run folder, locked. One that holds anything is never written over, but for what was left by a training
+        """A new run folder, locked. A folder that holds anything is never written over, except what a training left
         that was killed before it had written ``flow.json``.
 
         Raises:
-            OutputError: it exists, it cannot be written, or another process is making it.
+            OutputError: the folder exists, it cannot be written, or another process is making it.
         """
         run = cls(folder)
         if not run._is_new():
@@ -114,7 +114,7 @@ class Run:
 
     @property
     def digest(self) -> str:
-        """Of the description and the weights of the density: another density has another one."""
+        """A digest of the description and the weights of the density, by which it differs from others."""
         digest = hashlib.sha256()
         for name in (RECORD, WEIGHTS):
             digest.update(hashlib.sha256((self.folder / name).read_bytes()).digest())
@@ -178,7 +178,7 @@ class Run:
             return None if schema is None else Columns.from_record(schema)
 
     def read(self, source: Any, *, na: Sequence[str] = (), **reading: Any) -> Table:
-        """A table as the training read its own: what meant a gap there does here.
+        """Read a table as the training read its own, with the same texts and numbers for gaps.
 
         Args:
             source: a path or an object, as ``read_table`` takes it.
@@ -188,7 +188,7 @@ class Run:
         return read_table(source, na=[*self.record.get("data", {}).get("na", ()), *na], **reading)
 
     def chunked(self, path: Path | str, *, na: Sequence[str] = (), **reading: Any) -> ChunkedTable | None:
-        """A large table to be read in chunks; None of tables that ``read`` reads whole (see ``open_chunked``).
+        """A large table to be read in chunks; None for tables that ``read`` reads whole (see ``open_chunked``).
 
         Arguments are those of ``read``.
         """
@@ -214,7 +214,7 @@ class Run:
     def rows(self, path: Path | str | Table, *, drop_missing: bool = False) -> tuple[Rows, dict[str, float]]:
         """The rows of a table to evaluate on, and the noise added to them.
 
-        It is the noise of the training, on the columns in which values repeat in this table, too.
+        The noise is that of the training, on those of its columns in which values repeat in this table, too.
         """
         _, rows = self.table(path, drop_missing=drop_missing)
         data, (features, _) = self.record.get("data", {}), self.columns()

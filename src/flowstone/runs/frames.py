@@ -1,4 +1,4 @@
-"""Frames: samples that a training leaves at some of its validations, by which it can be shown from start to end."""
+"""Frames: samples that a training keeps at some of its validations, so that its course can be shown."""
 
 import math
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class FrameWriter:
 
     The first validation has a frame, later ones where the step is 100 above that of the last frame and 1.4 times as
     large: as a training changes most at its start, frames then lie ever further apart, and are few however long it is.
-    Frames of later steps that a training has left which was killed, and continues from before them, are dropped.
+    Where a training that was killed continues from an earlier state, its frames of later steps are dropped.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -44,7 +44,7 @@ class RunLock:
         write_atomically(self._inner / HOLDER, f"process {os.getpid()} on {socket.gethostname()}".encode())
 
     def release(self) -> None:
-        """Give it back, if it is held."""
+        """Give the lock back, if it is held."""
         if self._lock.is_locked:
             (self._inner / HOLDER).unlink(missing_ok=True)
             self._lock.release()

@@ -1,4 +1,4 @@
-"""Parts: what is finished of a long work on a table, in a folder beside its output, so that the work can go on."""
+"""Parts: the finished pieces of a long work on a table, in a folder beside its output, so that the work can go on."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -21,11 +21,11 @@ class Parts:
 
     Args:
         out: the output.
-        record: by name what the parts depend on, as plain values: of other ones the parts are of no use.
+        record: by name, plain values on which the parts depend; parts with another record are deleted.
 
     Attributes:
         count: how many parts are finished.
-        said: where parts were there already, a sentence about them; else None.
+        said: a sentence about parts that were there already; None where there were none.
 
     Raises:
         OutputError: the folder holds files that are no parts.

@@ -40,8 +40,8 @@ class Scorer:
         device: where to compute.
 
     Raises:
-        SettingError: the run is of images, or ``per_column`` is asked of a density that is not of mixed columns.
-        DataError: ``anomaly`` is asked, and the table that was learned from cannot be read again.
+        SettingError: the run is of images, or ``per_column`` is asked for and the density is not of mixed columns.
+        DataError: ``anomaly`` is asked for, and the table that was learned from cannot be read again.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class Scorer:
         return arrow
 
     def require_names_free(self, table: Table) -> None:
-        """DataError where the table has a column of a name that is to be added."""
+        """Raise DataError where the table has a column of a name that is to be added."""
         for name in self.added:
             if name in table.columns:
                 raise DataError(f"{table.path}: it has a column {name!r} already: rename it or leave it out")

@@ -15,7 +15,7 @@ from flowstone.report.subject import Subject
 
 __all__ = ["rows"]
 
-CARDS, MANY = 40, 12  # columns with a picture each; from how many on they can be searched
+CARDS, MANY = 40, 12  # most columns that have a picture each; more columns than this many can be searched
 CHOSEN = 60  # columns to choose from
 HELD = 400  # rows that the page holds for the choice of columns
 
