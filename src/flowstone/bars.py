@@ -18,10 +18,10 @@ def counting_bar(words: str, total: int, *, enabled: bool = True, rate: str = ""
     """Yields ``advance(count)``, which moves a bar on a terminal's stderr or in a notebook; elsewhere it does nothing.
 
     Args:
-        words: what is done, before the bar.
+        words: what is done, to be shown before the bar.
         total: the count at its end.
         enabled: whether a bar is wanted.
-        rate: what is counted, as in ``rows``: how many are done and how many in a second is then shown behind the bar.
+        rate: what is counted, such as ``rows``; the bar then also shows their number, and how many are done a second.
     """
     if enabled and in_notebook():
         yield _notebook_bar(words, total, rate)

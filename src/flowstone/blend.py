@@ -17,11 +17,15 @@ class Blend(Density):
 
     $$ p(x) = \sum_k w_k\, p_k(x). $$
 
-    Where one of them thinks nothing of a row, it costs what another one says of it, and $-\log w_k$ more.
+    A row costs at most $-\log w_k$ nats more than under any density k of the blend alone.
 
     Args:
         parts: densities of the same event shape, all without context or all with one of the same width.
-        weights: of each, positive; they are divided by their sum. None: equal ones.
+        weights: of the densities, positive; they are divided by their sum. None: equal ones.
+
+    Raises:
+        SettingError: there is no density, or not one positive weight for each.
+        ShapeError: the event shapes or the widths of the context differ.
 
     >>> import torch, flowstone
     >>> from flowstone.blend import Blend
@@ -68,7 +72,7 @@ class Blend(Density):
 
     @property
     def device(self) -> torch.device:
-        """Where the first part is."""
+        """The device of the first part."""
         return self.densities[0].device
 
     @property
@@ -78,11 +82,11 @@ class Blend(Density):
 
     @property
     def accepts_any_dtype(self) -> bool:
-        """Whether all parts do."""
+        """Whether all parts read x in any precision."""
         return all(part.accepts_any_dtype for part in self.densities)
 
     def distribution(self, context: Tensor | None = None, *, validate_args: bool | None = None) -> FlowDistribution:
-        """It as a ``torch.distributions.Distribution``, as ``Flow.distribution`` makes one."""
+        """The blend as a ``torch.distributions.Distribution``; arguments are those of ``Flow.distribution``."""
         return FlowDistribution(self, context, validate_args=validate_args)
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:

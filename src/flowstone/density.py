@@ -24,8 +24,8 @@ class Density(nn.Module, ABC):
     r"""A probability distribution of x, or of x given a context c, with an exact likelihood.
 
     A subclass implements the abstract methods; shapes, chunks and seeds are handled here. ``density(x, context)`` is
-    ``log_prob(x, context)``, so that DistributedDataParallel, ``torch.compile`` and export work. It shows itself in one
-    line, in a notebook as a table; its parts, such as ``flow.bijection``, show their modules.
+    ``log_prob(x, context)``, so that DistributedDataParallel, ``torch.compile`` and export work. ``repr`` is one line,
+    and a notebook shows a table; parts such as ``flow.bijection`` show their modules.
 
     Attributes:
         event_shape: shape of one x.
@@ -103,7 +103,7 @@ class Density(nn.Module, ABC):
 
     @property
     def data_dtype(self) -> torch.dtype:
-        """The precision in which rows lose nothing that it would not lose itself."""
+        """The dtype in which to hand rows over: float64 where the density reads any precision, else its own."""
         return torch.float64 if self.accepts_any_dtype else self.dtype
 
     @property
@@ -114,7 +114,7 @@ class Density(nn.Module, ABC):
     @property
     def rows_at_once(self) -> int:
         """How many rows ``log_prob`` computes at a time where no gradient is recorded. A table that is cut at multiples
-        of it has the likelihoods of the whole one, bit for bit.
+        of this number has the likelihoods of the whole table, bit for bit.
         """
         return rows_at_once(self.event_shape, self.device)
 
@@ -128,7 +128,7 @@ class Density(nn.Module, ABC):
     def training_settings(self, rows: float) -> Mapping[str, Any]:
         """Options of ``flowstone.train.Settings`` that suit this density and so many rows.
 
-        ``fit`` takes from it what the user leaves open (None in the settings); ``steps`` is for those who call it.
+        ``fit`` takes from them what the user leaves open (None in the settings); ``steps`` only where no time is set.
         """
         return {}
 
@@ -148,7 +148,7 @@ class Density(nn.Module, ABC):
     def _sample_and_log_prob(
         self, n: int, context: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """The same at temperature 1, and the log-density of each sample."""
+        """Samples as from ``_sample``, at temperature 1, and the log-density of each of them."""
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """``log_prob``."""
@@ -180,7 +180,7 @@ class Density(nn.Module, ABC):
             temperature: factor on the latent; below 1 stays nearer to the mode, 1 samples the model itself.
             seed: the same seed gives the same samples; None draws from torch's global state.
 
-        Memory beyond the result does not grow with n.
+        Memory beyond the result does not grow with n. Errors are those of ``stream``.
         """
         return self._gather(n, context, self.stream(n, context, temperature=temperature, seed=seed))
 
@@ -190,6 +190,10 @@ class Density(nn.Module, ABC):
         """The samples of ``sample`` in chunks ``(rows, *event_shape)``, for more samples than memory holds.
 
         With context, the first sample of every context row comes first, then the second of every row, and so on.
+
+        Raises:
+            SettingError: n or the temperature cannot be used.
+            ShapeError: the density takes another context, or none.
 
         >>> import flowstone
         >>> sum(len(chunk) for chunk in flowstone.nice(2).stream(5000))

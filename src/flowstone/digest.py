@@ -14,7 +14,7 @@ __all__ = ["digest_of"]
 def digest_of(content: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> str:
     """SHA-256 of a record, as its JSON with sorted keys, and of tensors: their names, precisions, shapes and bytes.
 
-    It notices what is damaged or exchanged. It is no signature: whoever writes a file can compute it.
+    A digest shows that a file was damaged or exchanged. It is no signature: whoever writes a file can compute one.
 
     >>> digest_of({"a": 1, "b": [2.5]}) == digest_of({"b": [2.5], "a": 1})
     True

@@ -42,14 +42,14 @@ class FlowDistribution(Distribution):
     Args:
         density: a flow, or any other ``Density``.
         context: of shape ``(*batch_shape, context_features)``; None for none.
-        batch_shape: how many copies of it stand side by side, where there is no context.
+        batch_shape: the batch shape where there is no context: so many independent copies stand side by side.
         validate_args: whether values outside of the support, and NaN, raise an error; without it the log-density is
-            minus infinity there, as that of the density itself is. None: as ``torch.distributions`` does (it does,
-            unless ``Distribution.set_default_validate_args`` or ``python -O`` say otherwise).
+            minus infinity there, as that of the density itself is. None: the default of ``torch.distributions``, which
+            is True unless ``Distribution.set_default_validate_args`` or ``python -O`` changes it.
 
     Raises:
-        ShapeError: the context is not of the density's width; or, of its methods, a value is not of the event's shape.
-        DataError: of its methods, a value lies outside of the support.
+        ShapeError: the context is not of the density's width; from methods: a value is not of the event's shape.
+        DataError: from methods: a value lies outside of the support.
 
     >>> import flowstone
     >>> density = FlowDistribution(flowstone.nice(2))
@@ -85,7 +85,9 @@ class FlowDistribution(Distribution):
 
     @constraints.dependent_property
     def support(self) -> Constraint:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The values with density: by feature if the flow knows it, else ``Preimage``; all reals if it is no flow."""
+        """The values with density: the domain of each feature where the flow knows it, else a ``Preimage``; all real
+        numbers for a density that is no flow.
+        """
         dims = len(self.event_shape)
         density = self.density
         if not isinstance(density, _Invertible):
@@ -176,27 +178,27 @@ class FlowDistribution(Distribution):
 
     @property
     def mean(self) -> NoReturn:
-        """Not in closed form."""
+        """Raises NotImplementedError: there is no mean in closed form."""
         raise NotImplementedError("a flow has no mean in closed form: average samples, density.sample((n,)).mean(0)")
 
     @property
     def mode(self) -> NoReturn:
-        """Not in closed form."""
+        """Raises NotImplementedError: there is no mode in closed form."""
         raise NotImplementedError("a flow has no mode in closed form: climb log_prob from some samples")
 
     @property
     def variance(self) -> NoReturn:
-        """Not in closed form."""
+        """Raises NotImplementedError: there is no variance in closed form."""
         raise NotImplementedError("a flow has no variance in closed form: take that of samples")
 
     def entropy(self) -> NoReturn:
-        """Not in closed form."""
+        """Raises NotImplementedError: there is no entropy in closed form."""
         raise NotImplementedError(
             "a flow has no entropy in closed form: average, -density.sample_and_log_prob((n,))[1].mean(0)"
         )
 
     def enumerate_support(self, expand: bool = True) -> NoReturn:
-        """A continuous distribution has no list of values."""
+        """Raises NotImplementedError: a continuous distribution has no list of values."""
         raise NotImplementedError("the values of a flow cannot be listed")
 
     def __call__(self, sample_shape: Shape = SCALAR) -> Tensor:
@@ -204,7 +206,7 @@ class FlowDistribution(Distribution):
         return self.rsample(sample_shape) if self.has_rsample else self.sample(sample_shape)
 
     def __getattr__(self, name: str) -> Any:
-        """What Pyro adds to torch's distributions (``to_event``, ``mask``, ``expand_by``…), once it is imported."""
+        """The methods that Pyro adds to torch's distributions (``to_event``, ``mask``, …), once Pyro is imported."""
         added = None if name.startswith("_") else getattr(_pyro_mixin(), name, None)
         if added is None:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -223,7 +225,7 @@ class FlowDistribution(Distribution):
 
     @staticmethod
     def _increases(prior: Prior, transform: BijectionTransform) -> Tensor:
-        """Whether x grows with z, given each row of the context: at two latents, for an invertible map is monotone."""
+        """Whether x grows with z, given each row of the context. Two latents tell, as an invertible map is monotone."""
         with torch.no_grad():
             z = prior.icdf(torch.tensor(QUARTILES, dtype=prior.dtype, device=prior.device)[:, None])
             low, high = (cast(Tensor, transform.inv(end)) for end in z)

@@ -1,4 +1,4 @@
-"""Embedded: a conditional density whose context is first made narrow by a net."""
+"""Embedded: a conditional density with an embedding net for its context."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -15,7 +15,7 @@ __all__ = ["Embedded"]
 
 
 class Embedded(Density):
-    r"""The density of x given a wide context c, of which a net g keeps what x depends on:
+    r"""The density of x given a wide context c, which a net g embeds in a few numbers:
 
     $$ p(x \mid c) = q(x \mid g(c)). $$
 
@@ -27,6 +27,9 @@ class Embedded(Density):
         density: q, with a context as wide as what the net returns.
         net: g, ``(batch, context_features)`` → ``(batch, density.context_features)``; it sees standardised columns.
         context_features: width of c.
+
+    Raises:
+        SettingError: ``density`` takes no context.
 
     >>> import torch, flowstone
     >>> net = torch.nn.Sequential(torch.nn.Linear(100, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
@@ -45,7 +48,7 @@ class Embedded(Density):
 
     @property
     def device(self) -> torch.device:
-        """Where q is."""
+        """The device of q."""
         return self.density.device
 
     @property
@@ -55,38 +58,38 @@ class Embedded(Density):
 
     @property
     def stochastic(self) -> bool:
-        """Whether q is."""
+        """Whether q draws noise."""
         return self.density.stochastic
 
     @property
     def stochastic_training(self) -> bool:
-        """Whether q's is."""
+        """Whether q draws random numbers in training mode."""
         return self.density.stochastic_training
 
     @property
     def reparameterized(self) -> bool:
-        """Whether q is."""
+        """Whether samples of q carry the gradient of every parameter."""
         return self.density.reparameterized
 
     @property
     def accepts_any_dtype(self) -> bool:
-        """Whether q does."""
+        """Whether q reads x in any precision."""
         return self.density.accepts_any_dtype
 
     @property
     def accepts_gaps(self) -> bool:
-        """Whether q does."""
+        """Whether q reads gaps."""
         return self.density.accepts_gaps
 
     def require_possible(self, x: Tensor, what: str) -> None:
         self.density.require_possible(x, what)
 
     def training_settings(self, rows: float) -> Mapping[str, Any]:
-        """Those of q."""
+        """The settings that suit q."""
         return self.density.training_settings(rows)
 
     def distribution(self, context: Tensor | None = None, *, validate_args: bool | None = None) -> FlowDistribution:
-        """It as a ``torch.distributions.Distribution``, as ``Flow.distribution`` makes one."""
+        """The density as a ``torch.distributions.Distribution``; arguments are those of ``Flow.distribution``."""
         return FlowDistribution(self, context, validate_args=validate_args)
 
     @torch.no_grad()

@@ -69,7 +69,7 @@ class DataError(FlowstoneError, ValueError):
 
 
 class DataWarning(UserWarning):
-    """A doubt about data that were read: what was taken for what, and what would read it otherwise.
+    """A doubt about data that were read: how they were understood, and which option would read them differently.
 
     Attributes:
         remedy: as that of a ``FlowstoneError``.

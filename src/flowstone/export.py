@@ -25,7 +25,7 @@ from flowstone.validation import require_choice
 
 __all__ = ["Exported", "export_onnx", "onnx_program", "require_exporter", "require_onnx_form"]
 
-OUTPUTS = {"log_prob": "log_prob", "sample": "x"}  # of each part, its name
+OUTPUTS = {"log_prob": "log_prob", "sample": "x"}  # the name of the output of each part
 ROWS, CHECKED = 4, 64  # rows that the exporter sees, and by which the file is compared with the density
 TOLERANCE = 1e-3  # of the largest number in the comparison
 
@@ -105,7 +105,7 @@ def export_onnx(density: Density, path: Path | str, *, part: str = "log_prob") -
         content = _onnx(density, module, {name: value[:ROWS] for name, value in inputs.items()}, part)
         temporary.write_bytes(content)
         difference = _difference(content, module, inputs)
-        rounds = density.stochastic and part == "sample"  # to integers, of which two neighbours may be as near
+        rounds = density.stochastic and part == "sample"  # to integers, where rounding errors may give a neighbour
         if difference is not None and not difference <= max(rounds, TOLERANCE * _size(module, inputs)):
             raise NonFiniteError(
                 f"{_name(density)}: onnxruntime differs from the density by {difference:.3g}: no file is written"
@@ -115,11 +115,11 @@ def export_onnx(density: Density, path: Path | str, *, part: str = "log_prob") -
 
 
 def require_onnx_form(density: Density, part: str) -> None:
-    """Say before an export begins what is known to be impossible: a part of a density that has no form in ONNX.
+    """Raise, before an export begins, where this part of the density is known to have no form in ONNX.
 
     Args:
         density: what is to be exported.
-        part: "log_prob" or "sample", as in ``export_onnx``, which asks this first.
+        part: "log_prob" or "sample", as in ``export_onnx``, which calls this function first.
 
     Raises:
         SettingError: this part of this density has no form in ONNX, or nothing is installed that writes one.
@@ -255,7 +255,7 @@ def _size(module: nn.Module, inputs: Mapping[str, Tensor]) -> float:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What the exporter says of itself is left out."""
+    """A context in which the exporter's log messages and warnings are silenced."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -213,10 +213,10 @@ def rename(path: Path, name: Path) -> None:
 
 
 def require_regular(path: Path) -> None:
-    """Refuse what is no regular file inside its own folder: a pipe or a device, which may never end, or a link out.
+    """Require a regular file inside its own folder: no pipe or device, which may never end, and no link out of it.
 
     Raises:
-        CheckpointError: it is such, or missing, or may not be read.
+        CheckpointError: the path is none such, is missing, or may not be read.
     """
     try:
         real = path.resolve(strict=True)
@@ -276,7 +276,7 @@ def read_json(path: Path) -> Any:
 
 
 def tensors_to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    """A safetensors file of ``tensors``, with texts by name in its header; of several texts the order is not fixed."""
+    """A safetensors file of ``tensors``, with texts by name in its header; the order of several texts is not fixed."""
     from safetensors.torch import save
 
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

@@ -82,7 +82,7 @@ class Flow(Density):
 
     @property
     def reparameterized(self) -> bool:
-        """Whether samples carry the gradient of every parameter: the prior has none of its own."""
+        """Whether samples carry the gradient of every parameter: they do where those of the prior do."""
         return self.prior.reparameterized
 
     def to_latent(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -141,8 +141,8 @@ class Flow(Density):
         return BijectionTransform(self.bijection, standardized, event_dim=len(self.event_shape))
 
     def training_settings(self, rows: float) -> Mapping[str, Any]:
-        """No average of the weights where a layer keeps running statistics: these belong to the weights of each step,
-        and with others the likelihood is far worse.
+        """Switch the averaging of weights off where a layer keeps running statistics: these belong to the weights of
+        each step, and with averaged weights the likelihood is far worse.
         """
         return {"ema": 0.0} if any(isinstance(module, RUNNING_STATISTICS) for module in self.modules()) else {}
 
@@ -158,7 +158,7 @@ class Flow(Density):
             self.prior.initialize(self.bijection(x, standardized)[0], context)
 
     def __str__(self) -> str:
-        """All layers, a line each; ``repr`` is one line."""
+        """All layers, one on each line; ``repr`` is a single line."""
         return nn.Module.__repr__(self)
 
     def _log_prob(self, x: Tensor, context: Tensor | None) -> Tensor:

@@ -52,7 +52,7 @@ class SbiEstimator(ConditionalDensityEstimator):
 
 
 def density_estimator(recipe: str = "spline", **arguments: Any) -> ConditionalEstimatorBuilder[SbiEstimator]:
-    """What sbi's ``NPE``, ``NLE`` and their kin take as ``density_estimator``: it builds a recipe for their data.
+    """A builder of recipes, for the argument ``density_estimator`` of sbi's ``NPE``, ``NLE`` and similar classes.
 
     Args:
         recipe: of a density that takes a context.

@@ -36,11 +36,11 @@ class TableModel:
     levels, grids and bounds of the table that was learned; ``.to_pandas()`` makes a frame of one. Likelihoods are in
     nats, with respect to counting on discrete values and to length, in the units of the data, on continuous ones.
 
-    In rows that are scored, a level that a categorical or ordinal column did not have when it was learned counts as
-    another level, of probability 1 / (n + 1) where the column had n values: the row has that probability times the
-    density of its other columns, of which nothing is known of this one. A ``DataWarning`` says so. Known levels keep
-    their probabilities, so the total mass with such rows is the product of $1 + p$ over these columns. Everywhere else
-    such a level is an error.
+    In rows that are scored, a level that a categorical or ordinal column did not have when it was learned counts as one
+    more level, of probability 1 / (n + 1) where the column had n values: the row has that probability times the density
+    of its other columns, as if this one were missing. A ``DataWarning`` says so. Known levels keep their probabilities,
+    so the total mass with such rows is the product of $1 + p$ over these columns. Everywhere else such a level is an
+    error.
 
     Args:
         density: a density of the columns, such as the recipe ``mixed`` makes.
@@ -99,8 +99,8 @@ class TableModel:
         """The quantiles of one column given all other values of each row, a column for each probability.
 
         Raises:
-            UnknownNameError, SettingError: no column is called that; its levels have no order; or the order of the
-                density is fixed, and others come after it.
+            UnknownNameError, SettingError: there is no such column; its levels have no order; or the order of the
+                density is fixed, and known columns come after it.
         """
         kind = self._ordered(column)
         prediction = self._any_order("quantiles").predict(self.encode(table, partial=True), column)
@@ -132,8 +132,8 @@ class TableModel:
         """Draw ``n`` rows, never by rejection.
 
         Args:
-            given: values by column, ``{"sex": "F", "age": 40}``; of a list of values each row has one, by their
-                probabilities: ``{"sex": ["F", "M"]}``.
+            given: values by column, ``{"sex": "F", "age": 40}``; from a list of values, ``{"sex": ["F", "M"]}``, each
+                row has one, drawn by their probabilities.
             context: of a conditional density, ``(batch, context_features)``: n rows are drawn for each of its rows,
                 those for the first one first.
             temperature: below 1, nearer to the most likely rows.
@@ -275,7 +275,7 @@ class TableModel:
         return cls(load(folder, device=device), columns, na=data.get("na", ()))
 
     def _read(self, table: Any, *, empty: bool = False) -> Table:
-        """A table in which what meant a gap in the one that was learned does so, too."""
+        """Read a table, with the texts and numbers for gaps of the one that was learned."""
         return read_table(table, na=self.na, empty=empty)
 
     def _any_order(self, what: str) -> MixedDensity:
@@ -391,8 +391,9 @@ def learn(
         kinds: corrections of what ``flowstone.kinds_of`` infers, such as ``{"zip": "categorical"}``.
         exclude: columns to leave out.
         na: texts or numbers that mean a gap.
-        recipe: ``mixed``, or one for whole columns of numbers, such as ``spline``.
+        recipe: ``mixed``, or one for columns of numbers without gaps, such as ``spline``.
         arguments: of the recipe, such as ``{"order": "given"}``.
+        seed: of the split, the initial weights and the training.
         settings: of the training, as ``flowstone.fit`` takes them: ``minutes=2``, ``progress=False`` …
 
     Raises:
@@ -425,7 +426,7 @@ def learn(
 
 
 def _require_whole(x: Tensor, columns: Columns, table: Table) -> None:
-    """Refuse gaps for a density that knows none."""
+    """Refuse gaps for a density that does not accept them."""
     gaps = x.isnan().nonzero()
     if len(gaps):
         row, column = gaps[0].tolist()

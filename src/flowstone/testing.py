@@ -51,7 +51,7 @@ class LawBrokenError(FlowstoneError, AssertionError):
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far off a round trip may be, in units of the largest number in it, and a log-det, in nats or parts of it."""
+    """How far off a round trip may be, relative to its largest number, and a log-det, in nats or relative to it."""
 
     round_trip: float
     log_det: float

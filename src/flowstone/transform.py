@@ -44,8 +44,8 @@ class BijectionTransform(Transform, nn.Module):
 
     The last x and z are kept with their log-det, as torch's own transforms do with ``cache_size=1``, so that a value
     and its log-det cost one evaluation; ``with_cache(0)`` keeps nothing. A kept x or z is used again only while
-    gradients are recorded, and not after a backward pass through it or a change of the bijection. (Changes that torch
-    does not count, those through ``.data`` and by fused optimizers, are not noticed: ``clear_cache()`` after them.)
+    gradients are recorded, and not after a backward pass through it or a change of the bijection. Changes that torch
+    does not count, through ``.data`` and by fused optimizers, are not noticed: call ``clear_cache()`` after them.
 
     Args:
         bijection: f, data → latent. One that draws noise (``Dequantize``, ``Pad``) is not ``bijective``.
@@ -106,7 +106,7 @@ class BijectionTransform(Transform, nn.Module):
     def inv(self) -> Transform:
         """Latent → data, with the same parameters and the same kept values."""
         if self._inv is None:
-            self.__dict__["_inv"] = _Inverted(self)  # not a submodule, because this is a submodule of it
+            self.__dict__["_inv"] = _Inverted(self)  # not as a submodule: this module is one of that
         assert self._inv is not None
         return self._inv
 
@@ -148,7 +148,7 @@ class BijectionTransform(Transform, nn.Module):
         return f"{type(self).__name__}({self.bijection!r})"
 
     def clear_cache(self) -> None:
-        """Keep no pair: Pyro's name for it, after a change that torch does not count."""
+        """Forget the pair that is kept, such as after a change that torch does not count. (The name is Pyro's.)"""
         self._kept = None
 
     def _call(self, x: Tensor) -> Tensor:
@@ -235,7 +235,7 @@ class _Inverted(_InverseTransform, nn.Module):
             self.inv.__dict__["_inv"] = self
 
     def clear_cache(self) -> None:
-        """Keep no pair."""
+        """Forget the pair that is kept."""
         cast(BijectionTransform, self.inv).clear_cache()
 
 
