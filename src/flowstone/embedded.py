@@ -105,7 +105,7 @@ class Embedded(Density):
         return self.net(self.standardize_context(context)[0])
 
     def to_latent(self, x: Tensor, context: Tensor) -> Any:
-        """What the ``to_latent`` of q gives for what the net makes of the context, where q has one."""
+        """The latents of x by ``to_latent`` of q, given the embedded context; only where q has this method."""
         return cast(Any, self.density).to_latent(x, self.embed(context))
 
     def from_latent(self, z: Tensor, context: Tensor) -> Any:

@@ -39,7 +39,7 @@ def mixed(
         width, blocks: of the net; a width of None is 128 in any order, and 192 in a given one.
         bins: of the splines of the conditional distributions.
         pieces: of the marginal distribution functions, at most.
-        encoding_pieces: of the piecewise-linear encoding by which the net sees a number.
+        encoding_pieces: how many pieces the piecewise-linear encoding has by which the net sees a number.
 
     >>> import torch
     >>> columns = [{"name": "sex", "atoms": [0, 1], "rest": None}, {"name": "height", "rest": "positive"}]
