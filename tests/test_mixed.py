@@ -338,6 +338,22 @@ def test_samples_of_a_discrete_table_come_as_often_as_they_are_probable(float64,
     assert not made.sample(500, seed=1).isnan().any()
 
 
+def test_a_grid_whose_rest_is_hardly_seen_is_drawn_as_it_is_scored(float64):
+    """Of such a rest nothing is learned: it is as in the marginal, whatever the net says."""
+    column = {"name": "n", "atoms": [3.0], "rest": "grid", "low": 0.0, "high": 40.0, "step": 1.0}
+    x = torch.cat((torch.full((200, 1), 3.0), torch.arange(10.0, 20.0)[:, None])).double()
+    made = density([column], x)
+    assert not made.heads.learned.any()
+    grid = torch.arange(41.0)[:, None].double()
+    with torch.no_grad():
+        for parameter in made.net.parameters():
+            parameter.add_(torch.randn_like(parameter))
+        probability = made.log_prob(grid).exp()
+    assert probability.sum().item() == pytest.approx(1)
+    drawn = made.sample(20_000, seed=0)[:, 0].long().bincount(minlength=41) / 20_000
+    assert (drawn - probability).abs().sum().item() < 0.05
+
+
 def test_what_is_filled_follows_from_what_is_given(float64):
     made = density(DISCRETE, seed=6)
     known = torch.tensor([False, True, False])

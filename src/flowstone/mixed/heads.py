@@ -63,8 +63,8 @@ class Heads(nn.Module):
         return self.circular if rest == "circle" else self.spline
 
     def _learned(self) -> list[bool]:
-        """Which rests have a spline of their own (``learned``): the others, of which data showed next to nothing, are
-        as in the marginal.
+        """Which columns' rests have enough data for a spline of their own (``learned``). A grid without is as in the
+        marginal.
         """
         known = self._known_learned
         if known is None:
@@ -255,6 +255,8 @@ class Heads(nn.Module):
         latent = latent.double()[:, None]
         if column.rest == "circle":
             z = ((self.circular.inverse(2 * latent.sigmoid() - 1, raw)[0] + 1) / 2).logit()
+        elif column.rest == "grid" and not self._learned()[index]:
+            z = latent
         else:
             z = self.spline.inverse(latent, raw)[0]
         return self.encoder.decode(z.clamp(-FARTHEST, FARTHEST)[:, 0], index)
