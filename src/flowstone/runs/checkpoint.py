@@ -12,10 +12,10 @@ from torch import Tensor
 from flowstone.data.tables import Columns
 from flowstone.density import Density
 from flowstone.digest import digest_of
-from flowstone.errors import CheckpointError, FlowstoneError, NonFiniteError, SettingError
+from flowstone.errors import CheckpointError, FlowstoneError, NonFiniteError, SettingError, UnknownNameError
 from flowstone.execution.flat import require_whole
 from flowstone.files import make_folder, read_json, rename, tensors_to_bytes, to_json, write_atomically
-from flowstone.recipes import build
+from flowstone.recipes import RECIPES, all_recipes, build
 from flowstone.runs.schema import require_schema
 from flowstone.runs.weights import content_digest, read_weights, require_fitting
 
@@ -141,7 +141,13 @@ def _weights(folder: Path, record: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def build_recorded(record: Mapping[str, Any]) -> Density:
     """The density that ``flow.json`` describes, with new weights."""
-    return build(record["recipe"], record["arguments"]).to(DTYPES[record["dtype"]])
+    name = record["recipe"]
+    if name not in RECIPES and name not in all_recipes():
+        raise SettingError(
+            f"{UnknownNameError('recipe', name, RECIPES)}; one of your own is known once its module is imported, "
+            "to the command where an installed package offers it"
+        )
+    return build(name, record["arguments"]).to(DTYPES[record["dtype"]])
 
 
 def read_record(folder: Path | str) -> dict[str, Any]:
