@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from commands import QUICK, flowstone, make_run, make_table
+from commands import QUICK, flowstone, make_run, make_table, refused
+from flowstone.recipes import build
 from flowstone.runs import Run
 from flowstone.runs.checkpoint import describe, save
 
@@ -49,6 +50,13 @@ def test_check_says_what_is_wrong_with_a_run(tmp_path, capsys):
     save(density, "run", extra=extra)
     flowstone("check", "run", "--json")
     assert not json.loads(capsys.readouterr().out)["ok"]
+
+
+@pytest.mark.parametrize("command", ["check", "evaluate", "plot", "report"])
+def test_a_flow_that_python_saved_has_no_data(tmp_path, capsys, monkeypatch, command):
+    save(build("nice", {"features": 2, "couplings": 2, "hidden": 8}), "run")
+    said = refused(capsys, monkeypatch, command, "run")
+    assert "it has no data: a training by the command writes it; check and evaluate take other data after RUN" in said
 
 
 def test_list_shows_recipes_and_toys(capsys):

@@ -16,6 +16,7 @@ from commands_page import commands_page
 from repository import DOCS, PAGES, ROOT, TUTORIALS, site_links, without_absent
 
 import flowstone
+from flowstone import bijections, nets, priors
 from flowstone.cli import COMMANDS, app
 
 SOURCE = ROOT / "src" / "flowstone"
@@ -39,6 +40,28 @@ def name_of(path: Path) -> str:
 
 def parametrized(paths: list[Path]):
     return pytest.mark.parametrize("path", paths, ids=name_of)
+
+
+# Names of other libraries
+
+NAMED = {  # what the tables of translations call d, k, …
+    **{name: value for module in (bijections, nets) for name, value in vars(module).items() if name[0].isupper()},
+    "StandardNormal": priors.StandardNormal,
+    "priors": priors,
+    "nets": nets,
+    "flowstone": flowstone,
+    **{"features": 4, "d": 4, "changed": 2, "dims_in": 2, "dims_out": 4, "net": nets.MLP(2, 4)},
+}
+
+
+@parametrized(sorted((DOCS / "how-to").glob("from-*.md")))
+def test_translations_can_be_built(path):
+    """Calls in the second column of a table whose arguments are all written out."""
+    rows = re.findall(r"^\| .* \| (.*) \|$", path.read_text(), re.MULTILINE)
+    for call in (call for row in rows for call in re.findall(r"`([^`]*\))`", row) if "…" not in call):
+        names = {node.id for node in ast.walk(ast.parse(call)) if isinstance(node, ast.Name)}
+        if names <= NAMED.keys():
+            eval(call, dict(NAMED))
 
 
 # Commands and flags

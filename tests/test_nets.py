@@ -95,3 +95,8 @@ def test_inputs_that_a_net_was_not_built_for_are_named(name):
     if name != "ResConvNet":  # whose norm sees the channels first
         with pytest.raises(ShapeError, match="got input of shape"):
             alone(x[:, :1])
+
+
+def test_one_column_of_a_net_is_named_as_one():
+    with pytest.raises(ShapeError, match="the net takes 1 column of input and context together"):
+        MLP(1, 2)(torch.zeros(5, 2))

@@ -217,7 +217,7 @@ def test_the_width_of_a_bijection_of_one_s_own_is_checked():
         Doubling(3)(torch.rand(5, 7))
     with pytest.raises(ShapeError, match="link 2, Doubling, is of 4 features, but 3 come out"):
         b.Chain(b.Scaling(3), Doubling(4))
-    with pytest.raises(ShapeError, match=r"Doubling: expected shape \(4, …\), got \(3,\)"):
+    with pytest.raises(ShapeError, match=r"the prior is over \(3,\): Doubling: expected shape \(4, …\), got \(3,\)"):
         flowstone.Flow(Doubling(4), StandardNormal(3))
 
 

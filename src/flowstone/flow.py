@@ -30,7 +30,8 @@ class Flow(Density):
         bijection: f, data → latent.
         prior: the distribution of z: one of ``flowstone.priors``, or any ``torch.distributions`` object over one z.
         context_features: width of the context c that the density is conditioned on, 0 for none. The context is
-            standardised inside, by what ``initialize`` saw.
+            standardised inside, by what ``initialize`` saw: ``to_latent(x, c)`` and ``transform(c)`` do it,
+            ``flow.bijection(x, c)`` takes the standardised one. The prior gets c as it is.
 
     Raises:
         ShapeError: the bijection or one of its layers is for another width than the prior.
@@ -46,7 +47,10 @@ class Flow(Density):
 
     def __init__(self, bijection: Bijection, prior: Prior | Distribution, *, context_features: int = 0) -> None:
         prior = prior if isinstance(prior, Prior) else FromTorch(prior)
-        event_shape = bijection.event_shape(prior.event_shape)
+        try:
+            event_shape = bijection.event_shape(prior.event_shape)
+        except ShapeError as error:
+            raise ShapeError(f"the prior is over {tuple(prior.event_shape)}: {error}") from error
         if bijection.latent_shape(event_shape) != prior.event_shape:
             raise ShapeError(
                 f"the bijection maps shape {tuple(event_shape)} to {tuple(bijection.latent_shape(event_shape))}; "

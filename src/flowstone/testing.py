@@ -120,6 +120,8 @@ class Case:
 def check(case: Case, *, seeds: int = 5, spreads: Sequence[float] = (0.1, 1.0, 3.0, 30.0)) -> None:
     """Test every law on ``case``, on inputs near and far; raises LawBrokenError at the first one that does not hold.
 
+    It runs in float64, whatever torch's default precision is; the law ``precision_follows`` compares float32 with it.
+
     >>> import torch
     >>> from flowstone.bijections import LeakyReLU
     >>> from flowstone.testing import Case, check
@@ -129,10 +131,15 @@ def check(case: Case, *, seeds: int = 5, spreads: Sequence[float] = (0.1, 1.0, 3
     ...     return layer
     >>> check(Case(bent, 3))
     """
-    for law in LAWS.values():
-        for seed in range(seeds):
-            for spread in spreads:
-                law(case, seed, spread)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        for law in LAWS.values():
+            for seed in range(seeds):
+                for spread in spreads:
+                    law(case, seed, spread)
+    finally:
+        torch.set_default_dtype(before)
 
 
 # --- the laws ---------------------------------------------------------------------------------------------------------

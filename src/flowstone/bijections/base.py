@@ -187,7 +187,7 @@ class Chain(Bijection):
     $$ f = f_L \circ \dots \circ f_1, \qquad \log|\det| = \sum_l \log|\det J_l| $$
 
     Raises:
-        SettingError: no bijection is given.
+        SettingError: no bijection is given, or something that is none, such as a list of bijections.
         ShapeError: two neighbours are of different widths.
 
     >>> import torch
@@ -203,6 +203,10 @@ class Chain(Bijection):
     def __init__(self, *bijections: Bijection) -> None:
         if not bijections:
             raise SettingError("Chain needs at least one bijection")
+        for link in bijections:
+            if not isinstance(link, Bijection):
+                what = f"the class {link.__name__}" if isinstance(link, type) else f"a {type(link).__name__}"
+                raise SettingError(f"Chain takes bijections one by one, as in Chain(a, b), got {what}")
         super().__init__()
         self.features, self.latent_features = _widths(bijections)
         self.links = nn.ModuleList(bijections)

@@ -61,7 +61,7 @@ def with_context(x: Tensor, context: Tensor | None, channels: int) -> Tensor:
     fits = x.ndim == 4 and (context is None or (context.ndim in (2, 4) and context.shape[0] == x.shape[0]))
     joined = torch.cat((x, _at_pixels(x, context)), 1) if fits and context is not None else x
     if not fits or joined.shape[1] != channels:
-        raise ShapeError(wrong_inputs(x, context, f"{channels} channels"))
+        raise ShapeError(wrong_inputs(x, context, f"{channels} channel{'s' * (channels != 1)}"))
     return joined
 
 

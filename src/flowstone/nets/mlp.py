@@ -35,7 +35,7 @@ def concat_inputs(x: Tensor, context: Tensor | None, width: int) -> Tensor:
     if x.shape[-1] + (0 if context is None else context.shape[-1]) != width or (
         context is not None and context.shape[:-1] != x.shape[:-1]
     ):
-        raise ShapeError(wrong_inputs(x, context, f"{width} columns"))
+        raise ShapeError(wrong_inputs(x, context, f"{width} column{'s' * (width != 1)}"))
     if context is not None:
         x = torch.cat((x, context), -1)
     return x if width else x.new_ones(x.shape[0], 1)

@@ -62,12 +62,13 @@ class Subject:
         Raises:
             CheckpointError: the folder holds no run, or is damaged.
         """
-        density, record, history, metrics = run.density(device), run.record, run.history, run.metrics()
+        density, record = run.density(device), run.record
         data_dir, dataset, missing = options.pop("data_dir", None), None, ""
         try:
             dataset = run.dataset(data_dir=data_dir, progress=progress)
         except DataError as error:
             missing = error.problem
+        history, metrics = run.history, run.metrics()
         if dataset is not None and not metrics:
             metrics = evaluate(density, dataset.test.x, dataset.test.context)
             if isinstance(dataset.train, Rows):

@@ -12,10 +12,10 @@ from torch import Tensor
 from flowstone.data.tables import Columns
 from flowstone.density import Density
 from flowstone.digest import digest_of
-from flowstone.errors import CheckpointError, FlowstoneError, NonFiniteError, SettingError
+from flowstone.errors import CheckpointError, FlowstoneError, NonFiniteError, SettingError, UnknownNameError
 from flowstone.execution.flat import require_whole
 from flowstone.files import make_folder, read_json, rename, tensors_to_bytes, to_json, write_atomically
-from flowstone.recipes import build
+from flowstone.recipes import RECIPES, all_recipes, build
 from flowstone.runs.schema import require_schema
 from flowstone.runs.weights import content_digest, read_weights, require_fitting
 
@@ -145,6 +145,11 @@ def _weights(folder: Path, record: Mapping[str, Any]) -> dict[str, Tensor]:
 def build_recorded(record: Mapping[str, Any]) -> Density:
     """The density that ``flow.json`` describes, with new weights."""
     recipe, arguments = record["recipe"], record["arguments"]
+    if recipe not in RECIPES and recipe not in all_recipes():
+        raise SettingError(
+            f"{UnknownNameError('recipe', recipe, RECIPES)}; a recipe of your own is known once its module is imported, "
+            "and to the command where an installed package offers it"
+        )
     if record["format_version"] < 3:
         arguments = _with_added(recipe, arguments)
     return build(recipe, arguments).to(DTYPES[record["dtype"]])

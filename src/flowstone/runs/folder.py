@@ -145,7 +145,10 @@ class Run:
 
     def _recorded(self, name: str) -> dict[str, Any]:
         if not isinstance(recorded := self.record.get(name), dict):
-            raise CheckpointError(f"{self.folder / 'flow.json'}: it has no {name}: a training by the command writes it")
+            other = "; check and evaluate take other data after RUN" if name == "data" else ""
+            raise CheckpointError(
+                f"{self.folder / 'flow.json'}: it has no {name}: a training by the command writes it{other}"
+            )
         return recorded
 
     @property
