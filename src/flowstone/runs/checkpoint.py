@@ -147,8 +147,8 @@ def build_recorded(record: Mapping[str, Any]) -> Density:
     recipe, arguments = record["recipe"], record["arguments"]
     if recipe not in RECIPES and recipe not in all_recipes():
         raise SettingError(
-            f"{UnknownNameError('recipe', recipe, RECIPES)}; a recipe of your own is known once its module is imported, "
-            "and to the command where an installed package offers it"
+            f"{UnknownNameError('recipe', recipe, RECIPES)}; a recipe of your own is known once its module is "
+            "imported, and to the command where an installed package offers it"
         )
     if record["format_version"] < 3:
         arguments = _with_added(recipe, arguments)
