@@ -27,7 +27,7 @@ from pathlib import Path
 import matplotlib.pyplot
 import torch
 
-import flowstone.cli.job
+import flowstone.cli.resume
 import flowstone.cli.train
 import flowstone.plot
 from flowstone.cli import app
@@ -42,7 +42,7 @@ TRAIN = (
 )
 RESUME = ("train", "--resume", "--out", "R", "--quiet")
 NO_PLOTS = ("--no-plots",)
-PRELOADED = (matplotlib.pyplot, flowstone.cli.train, flowstone.cli.job, flowstone.plot)  # before processes are forked
+PRELOADED = (matplotlib.pyplot, flowstone.cli.train, flowstone.cli.resume, flowstone.plot)  # before a fork
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 VARYING = ("seconds", "round_trip_max")  # by the clock
 

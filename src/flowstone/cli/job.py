@@ -1,37 +1,29 @@
-"""A training by the command: from a request, or an unfinished run folder, to a finished run folder."""
+"""A training by the command: from its parts (``start``, ``resume``) to a finished run folder."""
 
 import math
-import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from flowstone.cli.again import commands_again
-from flowstone.cli.choice import AUTO, choose, comparable, said
+from flowstone.cli.choice import AUTO, comparable, default_recipe, said
 from flowstone.cli.flags import flag_of
 from flowstone.cli.values import print_metrics, say_noise
 from flowstone.cli.watch import watching
-from flowstone.data import DataRequest, Dataset, Rows, open_source
+from flowstone.data import Dataset, Rows
 from flowstone.density import Density
 from flowstone.errors import (
-    CheckpointError,
     FlowstoneError,
     NonFiniteError,
-    OutputError,
-    SettingError,
-    UnknownNameError,
 )
 from flowstone.evaluation.beside import beside_metrics
 from flowstone.evaluation.metrics import evaluate
 from flowstone.execution import thread_count
-from flowstone.files import remove_unfinished, write_atomically
-from flowstone.recipes import DEFAULT, IMAGE_DEFAULT, MIXED_DEFAULT, all_recipes, build, shape_arguments
+from flowstone.files import write_atomically
 from flowstone.runs import Run
-from flowstone.runs.checkpoint import build_recorded, describe, read_record, save, write_record
+from flowstone.runs.checkpoint import save
 from flowstone.runs.folder import METRICS
 from flowstone.runs.frames import has_frames
 from flowstone.runs.machine import machine
@@ -40,18 +32,13 @@ from flowstone.train import Settings, fit
 from flowstone.train.history import History
 from flowstone.train.interrupt import EXIT_STATUS
 from flowstone.train.processes import Processes
-from flowstone.train.state import load_state
-from flowstone.validation import require_integer
 
-__all__ = ["Job", "Output", "continued", "started"]
+__all__ = ["Job", "Output"]
 
 Say = Callable[[str], None]
 # The parts of flow.json besides the density.
 EXTRA = ("columns", "context_columns", "data", "training", "request", "choice")
 LIVE = "live.html"
-# Options that a training may be given anew when it goes on: its limits, patience, and how often it writes a line.
-LIMITS = {"steps", "epochs", "minutes"}
-EXTENDING = LIMITS | {"patience", "log_every"}
 
 
 class Output(NamedTuple):
@@ -159,7 +146,7 @@ class Job:
         """Why it is this recipe, in parentheses; nothing where the user named it."""
         if choice := self.record.get("choice"):
             return f" ({said(choice)})"
-        if recipe != _default(self.dataset):
+        if recipe != default_recipe(self.dataset):
             return ""
         several = len(comparable(self.dataset)) > 1
         return f" (the default; --flow {AUTO} chooses by held-out likelihood)" if several else " (the default)"
@@ -231,204 +218,6 @@ class Job:
             )
 
 
-def started(out: Path | None, request: Mapping[str, Any], *, device: str, progress: bool) -> Job:
-    """A new training: read the data, build the density, make the run folder. Errors come before the folder is made.
-
-    Args:
-        out: the run folder; None chooses a name that is free.
-        request: what the user gave: source, flow, set, training, data.
-        device: where recipes are tried, if one is to be chosen.
-        progress: whether to show the progress of reading.
-    """
-    processes = Processes()
-    if request["flow"] == AUTO and _is_standard_input(request["source"]):
-        raise SettingError(f"standard input is read once, and --flow {AUTO} may read it twice: name a file")
-    if processes.size > 1 and _is_standard_input(request["source"]):
-        raise SettingError("standard input is read once, so several processes cannot train on it: name a file")
-    dataset, density, settings, record = processes.together(
-        lambda: _prepared(request, device=device, progress=progress)
-    )
-    numbered = Path("runs") / f"{_stem(request['source'])}-{record['recipe']}"
-
-    run: Run | None = None
-
-    def create() -> Path:
-        nonlocal run
-        run = Run.create(out) if out else Run.create_numbered(numbered)
-        try:
-            write_record(run.folder, record)
-        except BaseException:
-            run.lock.release()
-            raise
-        return run.folder
-
-    folder = processes.from_first(create)
-    return Job(run or Run(folder), dataset, density, settings, record, new=True)
-
-
-def _prepared(
-    request: Mapping[str, Any], *, device: str, progress: bool
-) -> tuple[Dataset, Density, Settings, Mapping[str, Any]]:
-    """What a training is made of: its data, the density, the settings, and the content of ``flow.json``."""
-    recipe, settings = request["flow"], _settings(request["training"])
-    if recipe not in (None, AUTO, *all_recipes()):
-        raise UnknownNameError("recipe", recipe, (AUTO, *all_recipes()))
-    data, choice = DataRequest.of(request["source"], request["data"]), []
-    mixed = None if recipe in (None, AUTO) else recipe == MIXED_DEFAULT
-    dataset = open_source(data, progress=progress, mixed=mixed)
-    if recipe == AUTO:
-
-        def settings_for(density: Density) -> Settings:
-            return _with_epochs(settings, request["training"].get("epochs"), dataset, density)
-
-        recipe, choice = choose(dataset, request, settings_for, device=device, progress=progress)
-        if recipe == MIXED_DEFAULT and not dataset.mixed:
-            dataset = open_source(data, progress=progress, mixed=True)
-    recipe = recipe or _default(dataset)
-    arguments = {**shape_arguments(recipe, dataset.event_shape), **request["set"]}
-    if dataset.mixed and dataset.kinds is not None:
-        arguments["columns"] = dataset.kinds.heads()
-    if dataset.context_columns:
-        arguments["context_features"] = len(dataset.context_columns)
-    torch.manual_seed(settings.seed)
-    density = build(recipe, arguments)
-    settings = _with_epochs(settings, request["training"].get("epochs"), dataset, density)
-    extra = {
-        "columns": list(dataset.columns),
-        "context_columns": list(dataset.context_columns),
-        "data": dict(dataset.description),
-        "training": settings.as_record(),
-        "request": dict(request),
-        **({"choice": choice} if choice else {}),
-    }
-    return dataset, density, settings, describe(density, extra)
-
-
-def continued(out: Path | None, request: Mapping[str, Any]) -> Job:
-    """The training in ``out``, to be continued: an unfinished one, or a finished one that is given more steps or time.
-
-    Other options that are given must be those it began with.
-    """
-    if out is None:
-        raise SettingError("--resume needs --out RUN: the folder of the training to continue")
-    processes, run = Processes(), Run(out)
-    try:
-        processes.from_first(lambda: _locked(run))
-        job = processes.together(lambda: _read_again(run, request))
-        processes.from_first(lambda: _keep_settings(job))
-    except BaseException:
-        run.lock.release()
-        raise
-    return job
-
-
-def _locked(run: Run) -> None:
-    read_record(run.folder)  # first, for its error where this is no run folder
-    run.lock.acquire()
-    remove_unfinished(run.folder)
-
-
-def _read_again(run: Run, request: Mapping[str, Any]) -> Job:
-    record, settings = run.record, run.settings()
-    for name, before, now in _compared(record, settings, request):
-        if now != before:
-            raise SettingError(
-                f"--resume continues with the settings of {run.folder}: {name} was {before!r}, not {now!r}"
-            )
-    dataset = run.dataset(data_dir=request["data"].get("data_dir"))
-    torch.manual_seed(settings.seed)
-    density = build_recorded(record)
-    given = {name: value for name, value in request["training"].items() if name in EXTENDING}
-    extended = _extended(settings, given, dataset, density)
-    if run.finished:
-        _require_more(run, extended, dataset, density)
-    if extended != settings:
-        before = record.get("request", {})
-        request = {**before, "training": {**before.get("training", {}), **given}}
-        record = {**record, "training": extended.as_record(), "request": request}
-    return Job(run, dataset, density, extended, record)
-
-
-def _keep_settings(job: Job) -> None:
-    """Write the record of a training that goes on, if its settings have changed."""
-    if job.record != job.run.record:
-        (job.run.folder / METRICS).unlink(missing_ok=True)  # first: from here on the training has not ended
-        write_record(job.run.folder, job.record)
-
-
-def _extended(settings: Settings, given: Mapping[str, Any], dataset: Dataset, density: Density) -> Settings:
-    """The settings of a training that goes on, with what is given anew; a new limit replaces both earlier limits."""
-    _check_epochs(given)
-    limits = {name: given.get(name) for name in ("steps", "minutes")} if given.keys() & LIMITS else {}
-    others = {name: given[name] for name in given.keys() - LIMITS}
-    return _with_epochs(settings.override(limits | others), given.get("epochs"), dataset, density)
-
-
-def _require_more(run: Run, settings: Settings, dataset: Dataset, density: Density) -> None:
-    """Refuse to continue a training that has ended and, with these settings, would end at once."""
-    last, rows = run.history.records[-1], math.inf if callable(dataset.train) else len(dataset.train)
-    resolved = settings.for_data(dataset.event_shape, rows, density.training_settings(rows))
-    ended = f"{run.folder}: this training has ended, after {last.step} steps and {last.seconds:.0f} seconds"
-    if resolved.progress(last.step, last.seconds) >= 1:
-        raise OutputError(f"{ended}; to go on", remedy={"steps": 2 * last.step})
-    if (
-        resolved.patience is not None
-        and last.step - run.history.best.step >= resolved.patience * resolved.validate_every
-    ):
-        more = 2 * resolved.patience
-        raise OutputError(f"{ended}, as validation no longer improved; to go on", remedy={"patience": more})
-    if load_state(run.folder / "resume") is None:
-        raise CheckpointError(f"{ended}, and its state is gone (resume/): it cannot go on")
-
-
-def _compared(record: Mapping[str, Any], settings: Settings, request: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """The name of each option that was given, its value in the record, its value now."""
-    before = {"source": None, "set": {}, "training": {}, "data": {}} | record.get("request", {})
-    sources = (before["source"], record["data"]["source"])
-    compared: list[tuple[str, Any, Any]] = []
-    if (source := request["source"]) is not None and not {source, str(Path(source).resolve())} & {*sources}:
-        compared.append(("source", sources[0] or sources[1], source))
-    if request["flow"] is not None:
-        # A recipe is compared with the one that was trained, auto with what was asked for.
-        flow_before = before.get("flow") if request["flow"] == AUTO else record["recipe"]
-        compared.append(("flow", flow_before, request["flow"]))
-    arguments = record["arguments"] | before["set"]
-    compared += [(name, arguments.get(name), value) for name, value in request["set"].items()]
-    then, now = (DataRequest.of("any", part) for part in (before["data"], request["data"]))
-    elsewhere = ("seed", "data_dir")  # the seed is one of the settings, too; image sets may have moved
-    compared += [(name, getattr(then, name), getattr(now, name)) for name in request["data"] if name not in elsewhere]
-    training = request["training"].items()
-    return compared + [(name, getattr(settings, name), value) for name, value in training if name not in EXTENDING]
-
-
-def _settings(given: Mapping[str, Any]) -> Settings:
-    """The settings of the training; ``_with_epochs`` sets the steps if epochs are given."""
-    _check_epochs(given)
-    return Settings(**{name: value for name, value in given.items() if name != "epochs"})
-
-
-def _check_epochs(given: Mapping[str, Any]) -> None:
-    if given.get("epochs") is not None:
-        require_integer("epochs", given["epochs"])
-        if "steps" in given:
-            raise SettingError("--steps and --epochs say the same thing twice: give one of them")
-
-
-def _default(dataset: Dataset) -> str:
-    """The recipe that measures best on data of this kind."""
-    return IMAGE_DEFAULT if dataset.images else MIXED_DEFAULT if dataset.mixed else DEFAULT
-
-
-def _with_epochs(settings: Settings, epochs: int | None, dataset: Dataset, density: Density) -> Settings:
-    if epochs is None:
-        return settings
-    if callable(dataset.train):
-        raise SettingError(f"--epochs {epochs}: fresh points have no epochs; use --steps, or --points for a fixed set")
-    rows = len(dataset.train)
-    batch = settings.for_data(dataset.event_shape, rows, density.training_settings(rows)).batch_size
-    return replace(settings, steps=epochs * max(1, rows // batch))
-
-
 def _extent(dataset: Dataset) -> str:
     if callable(dataset.train):
         return f"fresh points every step, {len(dataset.columns)} columns"
@@ -437,18 +226,6 @@ def _extent(dataset: Dataset) -> str:
     left_out = dataset.description["left_out"]
     bad = f", {left_out} that cannot be read left out" if left_out else ""
     return f"{len(dataset.train)} images of {'x'.join(map(str, dataset.event_shape))}{bad}"
-
-
-def _is_standard_input(source: str) -> bool:
-    return source in ("-", "/dev/stdin")
-
-
-def _stem(source: str) -> str:
-    """What a run is called after its source."""
-    if _is_standard_input(source):
-        return "stdin"
-    name = Path(source).resolve().name
-    return re.sub(r"[^\w.-]+", "_", Path(name).stem if Path(name).suffix else name)
 
 
 def _count(density: Density) -> int:

@@ -88,7 +88,9 @@ def train(
         summary_writer()
     if launched(devices, device, out):
         return
-    from flowstone.cli.job import Output, continued, started
+    from flowstone.cli.job import Output
+    from flowstone.cli.resume import continued
+    from flowstone.cli.start import started
     from flowstone.train.processes import Processes
 
     with joined(device, out) as place:  # before anything is written
