@@ -159,10 +159,10 @@ def line(name: str, results: list[dict[str, Any]], whole: list[dict[str, Any]]) 
 
 
 TABLE = """\
-By `python benchmarks/ablations.py --steps {steps}`: bits/dim of 1000 test patches after {steps} steps of {batch}
-patches at rate {rate:g}: the mean over {seeds} seeds ± its standard error, and the difference from the first line with
-the same seeds. Weights of the last step; Adam, nothing clipped, no averaged weights. Two scales of two couplings,
-residual nets of one block of 16 channels. Machine: {machine}.
+Measured with `python benchmarks/ablations.py --steps {steps}`: bits/dim of 1000 test patches after {steps} steps of
+{batch} patches at learning rate {rate:g}, as the mean over {seeds} seeds ± its standard error, and the difference from
+the first line with the same seeds. The weights are those of the last step, with Adam, without clipping and averaged
+weights. The flow has two scales of two couplings, and residual nets of one block of 16 channels. Machine: {machine}.
 
 | left out or changed | bits/dim | more than with everything |
 |---|---|---|

@@ -165,22 +165,24 @@ HEAD = """## Anomalies
     python benchmarks/anomaly.py
 
 The {sets} classical sets of ADBench in the data folder. Half of the normal rows of a set (at most {learned}) are
-learned, the other half and all anomalies (at most {judged} together, drawn at random) are judged; {seeds} seeds, 0 …
-{last}. All detectors have the same rows and one default for all sets, those of scikit-learn columns standardised by the
-learned rows: *kNN* the distance to the k-th neighbour (PyOD's default is 5), *LOF* 20 neighbours, *KDE* with the
-bandwidth that held-out rows want, *GaussianMixture* of 1 to 16 components by BIC, *IsolationForest* and *OneClassSVM*
-with scikit-learn's defaults. *FlowDensity alone*: its likelihood, of independent columns, Gaussians and mixtures, as
-in the detector; *noise*: learned from rows to which Gaussian noise of 0.3 standard deviations was added. The terms of
-the detector and their weights were chosen on these sets (with seeds 0 and 1), so that its figures are slightly
-favourable to it. Ranks are among the detectors, 1 the best, of each set's mean; seconds of learning and judging are
-rough, as the machine did other work. Machine: {machine}.
+learned; the other half and all anomalies (at most {judged} together, drawn at random) are judged. There are {seeds}
+seeds, 0 … {last}. All detectors get the same rows, and each has the same settings for all sets; those of scikit-learn
+get columns standardised by the learned rows: *kNN* is the distance to the k-th neighbour (PyOD's default is 5), *LOF*
+has 20 neighbours, *KDE* the bandwidth under which held-out rows are likeliest, *GaussianMixture* 1 to 16 components by
+BIC, *IsolationForest* and *OneClassSVM* have scikit-learn's defaults. *FlowDensity alone*: the likelihood term of the
+detector, from independent columns, Gaussians and mixtures; *FlowDensity, noise*: the same, learned from rows to which
+Gaussian noise of 0.3 standard deviations was added. The terms of *FlowOutlierDetector* and their weights were chosen on
+these sets (with seeds 0 and 1), so that its figures are slightly favourable to it. Ranks are those of each set's mean
+among the detectors, 1 the best; seconds of learning and judging are rough, as the machine did other work. Machine:
+{machine}.
 
 Likelihood alone is behind where columns nearly follow from others, or hold few distinct values: a density is then
 decided by directions in which rows hardly vary, and a normal row that is a little off in one of them is as unlikely as
-an anomaly that is far off (pendigits, Pima, optdigits). Noise, which makes such directions as wide as itself, mends
-these sets and costs detail where there is much of it (magic.gamma, vowels). The distance to the nearest row does not
-see those directions, and the kernels smooth them; the likelihood adds what is unlikely between neighbours. On these
-sets anomalies are hardly ever more likely than all learned rows, so that typicality changes next to nothing here.
+an anomaly that is far off (pendigits, Pima, optdigits). Noise makes such directions at least as wide as itself: it
+helps on these sets, and costs detail on sets that have much of it (magic.gamma, vowels). In the distance to the nearest
+row those directions hardly count, and the kernels smooth them; the likelihood adds which points between neighbours are
+unlikely. On these sets anomalies are hardly ever more likely than all learned rows, so that typicality changes next to
+nothing here.
 
 """
 
@@ -235,7 +237,7 @@ def _margins(outcomes: Sequence[Outcome]) -> str:
             }
             by_seed.append(f"{values[DETECTOR] - values['kNN, k=1']:+.4f}")
         said.append(f"{name} {', '.join(by_seed)}")
-    return f"FlowOutlierDetector less kNN with k=1, means over sets, on each seed: {'; '.join(said)}."
+    return f"FlowOutlierDetector minus kNN with k=1, means over sets, for each seed: {'; '.join(said)}."
 
 
 def main() -> None:

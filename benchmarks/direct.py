@@ -128,27 +128,29 @@ PAGE = """## Direct gradients
 
     python benchmarks/direct.py
 
-A training step of `fit` whose gradient is computed directly (`execution/direct.py`) beside the same step with that of
-autograd (`direct=False`), interleaved in one process, {rounds} rounds. Milliseconds: median (least – most); the ratio
-is the median of neighbouring blocks; above 1 the direct one is faster. Machine: {machine}.
+A training step of `fit` whose gradient is computed by the layers' own formulas (`execution/direct.py`) is compared with
+the same step by autograd (`direct=False`), interleaved in one process, {rounds} rounds. Milliseconds: median (least –
+most). *Ratio*: autograd's time divided by the direct one's, the median over neighbouring blocks; above 1 the direct
+step is faster. Machine: {machine}.
 
 | item | direct, ms | autograd, ms | ratio |
 |---|---|---|---|
 {table}
 
-With the number of features, the depth and the batch:
+The same with more features, more layers and larger batches:
 
 | item | direct, ms | autograd, ms | ratio |
 |---|---|---|---|
 {growth}
 
-On one thread and on all (D=6, 10 layers, width 128), and the number of threads that `fit` takes:
+A direct step on one thread and on all threads (affine, D=6, 10 layers, width 128), and the number of threads that `fit`
+takes:
 
 | rows | one thread, ms | all, ms | `fit` |
 |---|---|---|---|
 {threads}
 
-MiB by which a step raises the peak of the process (Linux):
+MiB by which a step raises the peak memory of the process (Linux):
 
 | item | direct | autograd |
 |---|---|---|
@@ -156,7 +158,8 @@ MiB by which a step raises the peak of the process (Linux):
 
 The same layers without a gradient (`DirectGradient.log_prob`, by which `fit` validates; D=6, 10 layers, width 128,
 100,000 rows) score 1.48 (affine) and 1.39 (spline) times as fast as `log_prob` on one thread, and 1.02 and 0.80 times
-on two, where larger chunks suit the plain layers: `log_prob` and `sample` are therefore computed by those.
+as fast on two, where larger chunks suit the plain layers. `log_prob` and `sample` are therefore computed by the plain
+layers.
 """
 
 

@@ -122,11 +122,13 @@ HEAD = """## The estimator beside mixtures of Gaussians
 
     python benchmarks/estimator.py
 
-Log-likelihood of held-out rows in nats a row, in the columns' own units, higher is better: `FlowDensity(time_limit=90,
-random_state=0)` and scikit-learn's `GaussianMixture` with 1 to 16 components chosen by cross-validation. ±: the
-standard error of the difference. Machine: {machine}.
+Mean log-likelihood of held-out rows in nats a row, in the columns' own units; higher is better.
+`FlowDensity(time_limit=90, random_state=0)` is compared with scikit-learn's `GaussianMixture` with 1 to 16 components,
+chosen by cross-validation. ±: the standard error of the difference. *Seconds*: of `FlowDensity` (and of the mixture);
+its time limit is for the training of nets alone. *Made of*: the heaviest parts of the blend that `FlowDensity` chose,
+with their weights. Machine: {machine}.
 
-Worse than the mixture by more than one standard error on {worse} of {sets} sets.
+`FlowDensity` is worse than the mixture by more than one standard error on {worse} of {sets} sets.
 
 """
 

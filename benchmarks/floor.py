@@ -75,9 +75,9 @@ PAGE = """## Matrix products alone
     .venv-peers/bin/python benchmarks/floor.py
 
 The matrix products of the nets in float32, forward and, for a step, backward. Every library above but FlowJAX computes
-them by the same routines (oneMKL through torch); each is timed here in the fastest of its equivalent forms, interleaved
-with the whole step or density of {name}. Medians in milliseconds. The last column says how many times as fast {name}
-could be if nothing else took time. Machine: {machine}.
+them by the same routines (oneMKL through torch). Each product is timed here in the fastest of its equivalent forms,
+interleaved with the whole step or log_prob of {name}. Medians in milliseconds. *Part*: the share of the products in the
+whole time. *At most*: how many times as fast {name} could be if nothing else took time. Machine: {machine}.
 
 | item | Flowstone, ms | products alone, ms | part | at most |
 |---|---|---|---|---|
@@ -86,7 +86,7 @@ could be if nothing else took time. Machine: {machine}.
 Scoring, and steps with wide nets, are therefore close to the speed of their products. Steps with narrow nets spend the
 rest on launching small operations, of which direct gradients need fewer than autograd. With 32 rows, where the products
 take hardly any time, FlowJAX, which runs a step as one compiled program, is still faster (*Growth of a training step*).
-Nets in bfloat16 shorten the products, the more the wider they are (*bf16*).
+Nets in bfloat16 shorten the products, wide nets more than narrow ones (column *bf16* above).
 """
 
 

@@ -28,7 +28,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, bool]]] = {  # settings of r
     "modern, bf16 nets": ({}, {"bf16": True}),
     "modern": ({}, {}),
     "modern, bf16 nets, plain splines": ({}, {"bf16": True, "fused": False}),
-    "modern, bf16 nets, checkpointed": ({}, {"bf16": True, "checkpoint": True}),
+    "modern, bf16 nets, recomputed": ({}, {"bf16": True, "checkpoint": True}),
     "modern, bf16 nets, affine": ({"transform": "affine"}, {"bf16": True}),
 }
 
@@ -113,11 +113,13 @@ PAGE = """# Speed and memory of image flows
 
     python benchmarks/image_speed.py
 
-One training step (forward, backward, Adam) on a batch of {batch}: 2 scales, 3 + 3 and 4 couplings, 32 channels, 2
-blocks. Beside the modern preset of `realnvp_image` stand two designs whose nets get the full image with half of it
-masked, in float32: the faithful preset, which has the paper's residual nets, and the modern preset's own gated nets
-(`benchmarks/plain.py`), both with affine couplings. Medians (least – most) of interleaved runs in milliseconds, two
-threads; ratios are medians of ratios of neighbours. Machine: {machine}.
+The time of one training step (forward, backward, Adam) on a batch of {batch}: 2 scales, with 3 + 3 couplings and with
+4, 32 channels, 2 blocks. The modern preset of `realnvp_image` is compared with two designs whose nets see the whole
+image with half of it masked, in float32: the faithful preset, which has the residual nets of RealNVP's paper, and the
+modern preset's own gated nets (`benchmarks/plain.py`), both with affine couplings. Of the modern preset's variants,
+*plain splines* has no fused kernel, *recomputed* has `memory="recompute"`, and *affine* has affine couplings in place
+of splines. Medians (least – most) of interleaved runs in milliseconds, two threads. The last two columns say how many
+times as fast a design is as each of the two masked ones: the median over neighbouring runs. Machine: {machine}.
 
 | image | design | ms | images/s | times as fast as the paper's | as gated nets with masks |
 |---|---|---|---|---|---|
@@ -125,8 +127,9 @@ threads; ratios are medians of ratios of neighbours. Machine: {machine}.
 
 ## Memory against depth
 
-MiB by which the gradient of one batch of {batch} (of 64x64: a quarter of that) raises the peak of the process above
-flow, gradients and batch (Linux): with everything kept, and with `memory="recompute"`; and what the parameters take.
+MiB by which computing the gradient of one batch of {batch} (for 64x64, a quarter of that) raises the peak memory of the
+process above that of the flow, its gradients and the batch (Linux). *Kept*: all activations are kept; *recomputed*:
+with `memory="recompute"`; *parameters*: the memory of the parameters.
 
 | couplings | {sizes} |
 |---|{rule}|
@@ -145,7 +148,7 @@ def main() -> None:
         return
     torch.set_num_threads(2)
     lines = [line for shape in SHAPES for line in steps(shape)]
-    sizes = ["x".join(map(str, shape)) + word for shape in SHAPES for word in (" kept", " checkpointed", " parameters")]
+    sizes = ["x".join(map(str, shape)) + word for shape in SHAPES for word in (" kept", " recomputed", " parameters")]
     text = PAGE.format(
         batch=BATCH,
         machine=machine(),

@@ -130,13 +130,13 @@ HEAD = """## Images
 
     python benchmarks/images.py
 
-Bits/dim of the test part, which is used once, after the training: of the integers 0 … 255, dequantized by
-uniform noise, in the data's own size (padding counts for nothing), mean over the images ± its standard error. By one
-draw of the noise, and by {draws}, which is the tighter bound. Nats are the NLL of a whole image, of integers; the last
-column is its log-likelihood in the convention of NICE's paper, of pixels in [0, 1]: D ln 256 more. Seconds are of
-training, the validations in it included; other work ran on the same two cores, and a quiet machine takes more steps.
-The flows `faithful-…` are small ones of the published design, without the logit, and had one thread
-(`OMP_NUM_THREADS=1`). Machine: {machine}.
+Bits/dim are those of the test part, which is used once, after the training. They are of the integers 0 … 255,
+dequantized by uniform noise, per dimension of the data's own size (padding does not count): the mean over the images ±
+its standard error, as a bound from one draw of the noise, and as the tighter bound from {draws} draws. *Nats*: the NLL
+of a whole image of integers, by one draw. *Log-likelihood*: that of a whole image with pixels in [0, 1], the convention
+of NICE's paper, which adds D ln 256. Seconds are those of the training with its validations; other work ran on the same
+two cores, and a quiet machine takes more steps. The flows `faithful-…` are small ones of the published design, without
+the logit, and were trained on one thread (`OMP_NUM_THREADS=1`). Machine: {machine}.
 
 Published: RealNVP 1.06 (MNIST) and 3.49 bits/dim (CIFAR-10), Glow 1.05 and 3.35, NICE a log-likelihood of 1980.50 nats
 (MNIST, 1500 epochs), all on GPUs.

@@ -182,16 +182,17 @@ HEAD = """## Tables of mixed columns
 
 Mean ± standard deviation over {seeds} seeds; XGB-C2ST is 1 where XGBoost cannot tell samples from rows (3 folds, as
 many samples as training rows). *Published*: the best of the literature under the same protocol (TabPC, TabDiff).
-*Test rows*: samples against the test part, and training rows against it, which bounds that. *Given half*: test rows
-half of whose columns are drawn given the others, against them. *TSTR*: AUC on the test part of boosted trees trained on
-samples, and on training rows. *p(target)*: AUC of the model's own probability of the target given all other columns.
-*Nearer*: share of samples that are nearer to a training row than to a test row (0.5: nothing is memorized); *copies*:
-of samples, and of test rows. NLL in nats a row, gaps counted as events, beside independent columns. *Settled*:
-seconds until the NLL of the validation rows was within 0.5% of its least. Seconds are of one processor, training with
-the defaults of `flowstone.learn`. Earlier runs of this page used the test parts, too; what was changed between them
-(rates, dropout, steps, validations, the share of random orders, `encoding_pieces`) was changed for what rows held out
-of the training parts said.
-Machine: {machine}.
+*Test rows*: the same score of samples against the test part, and of training rows against it, which is the best that
+samples can be expected to reach. *Given half*: the score of the test rows with half of their columns drawn given the
+other half, against the test rows as they are. *TSTR, real*: AUC on the test part of boosted trees trained on samples,
+and of trees trained on the training rows. *p(target)*: AUC of the model's own probability of the target given all other
+columns. *Nearer*: share of samples that are nearer to a training row than to a test row (0.5: nothing is memorized);
+*copies*: share of samples, and of test rows, that equal a training row. *NLL, independent*: NLL in nats a row, gaps
+counted as events, of the model, and of independent columns. *Settled, train s*: seconds until the NLL of the validation
+rows was within 0.5% of its least, and of the whole training. Seconds are of one processor, training with the defaults
+of `flowstone.learn`. Earlier runs of this page used the test parts, too; what was changed between them (rates, dropout,
+steps, validations, the share of random orders, `encoding_pieces`) was changed for what rows held out of the training
+parts said. Machine: {machine}.
 
 """
 

@@ -254,15 +254,16 @@ PAGE = """## Beside the peers
 
     make bench
 
-The same flow in each library (`benchmarks/libraries.py`): the same couplings, widths, bins, batch and optimizer, in
-float32; each in a process of its own, blocks of {block} s in turn, {rounds} rounds. Milliseconds: median (least – most)
-of the blocks' medians. A step of Flowstone is that of `fit`, on as many of the threads as `fit` takes. *compiled* and
-*bf16*: how many times as fast Flowstone is with `compile=True`, and with its nets in bfloat16. The peers: how many
-times as long as Flowstone each takes, the median over rounds; above 1 Flowstone is faster. *Fastest*: the ratio of the
-fastest peer, and the one that was aimed at. GFLOP/s: of the nets' matrix products (2 x parameters x rows, three times
-that for a training step), and as a part of a large product on as many threads ({gemm}). GB/s: of what these products
-read and write if each array is read or written once, and as a part of copying memory ({copy}). Parameters in thousands,
-in the order of the columns. Machine: {machine}; {versions}.
+Each library has the same flow (`benchmarks/libraries.py`): the same couplings, widths, bins, batch and optimizer, in
+float32. Each runs in a process of its own, in blocks of {block} s that take turns, {rounds} rounds. Milliseconds:
+median (least – most) of the blocks' medians. A step of Flowstone is that of `fit`, on as many of the threads as `fit`
+takes. *compiled* and *bf16*: how many times as fast Flowstone is with `compile=True`, and with its nets in bfloat16.
+Columns of the peers: how many times as long as Flowstone each takes, the median over rounds; above 1 Flowstone is
+faster. *Fastest*: the ratio for the fastest peer; *aim*: the ratio that was aimed at. *GFLOP/s*: the rate of the nets'
+matrix products (2 x parameters x rows, three times that for a training step), and in parentheses its share of the rate
+of a large product on as many threads ({gemm}). *GB/s*: the rate at which these products read and write if each array is
+read or written once, and its share of the rate of copying memory ({copy}). Parameters are in thousands: those of
+Flowstone, then those of the peers. Machine: {machine}; {versions}.
 
 | item | Flowstone, ms | {names} | fastest | aim | GFLOP/s (of peak) | GB/s (of peak) | parameters |
 |{rule}|
@@ -270,7 +271,7 @@ in the order of the columns. Machine: {machine}; {versions}.
 
 ### Growth of a training step
 
-With the number of features, the depth and the batch; affine couplings, width 128, columns as above.
+The time of a step with more features, more layers and larger batches; affine couplings, width 128, columns as above.
 
 | item | Flowstone, ms | {growth_names} |
 |{growth_rule}|
@@ -278,9 +279,9 @@ With the number of features, the depth and the batch; affine couplings, width 12
 
 ### Memory against depth
 
-MiB by which one training step (affine, D=43, width 128, 1000 rows) raises the peak of the process above flow,
-gradients and moments (Linux); *checkpointed*: with `memory="recompute"`, and how many times as long a step then takes.
-FlowJAX is left out: compiling takes more memory than the step.
+MiB by which one training step (affine, D=43, width 128, 1000 rows) raises the peak memory of the process above that of
+the flow, its gradients and the optimizer's moments (Linux). *Checkpointed*: with `memory="recompute"`; *its time*: how
+many times as long such a step takes. FlowJAX is left out: compiling takes more memory than the step.
 
 | couplings | parameters, MiB | Flowstone | checkpointed | its time | {peers} |
 |---|---|---|---|---|{peer_rule}|
@@ -289,12 +290,12 @@ FlowJAX is left out: compiling takes more memory than the step.
 ### Seconds to learn two moons
 
 From the start of the process until the NLL of 20,000 held-out points is 1.16 nats: imports (of torch for all, because
-it draws the points), compilation and a validation every 20 steps are included. The entropy is 1.1312; by how much the
-true density misses it on the held-out points is subtracted. One thread, 512 fresh points a step. Flowstone: the default
-recipe in `fit`; the first time numba compiles its kernels, and keeps them. That takes 5 s, two in LLVM and three in
-numba's typing of some forty small functions. The steps do not begin without the kernels meanwhile: the last bits of
-the two ways differ, and a run would no longer repeat bit for bit. The peers: the same spline couplings (6, width 64, 8
-bins) with Adam, the better of the rates 1e-3 and 5e-3; at most 100 seconds.
+it draws the points), compilation and a validation every 20 steps are included. The entropy is 1.1312; the difference
+between the true density's NLL on the held-out points and the entropy is subtracted. One thread, 512 fresh points a
+step. Flowstone: the default recipe in `fit`; the first time numba compiles its kernels, and keeps them. That takes 5 s,
+two in LLVM and three in numba's typing of some forty small functions. Meanwhile no steps are taken without the kernels:
+their results differ in the last bits, so such a run would not repeat bit for bit. The peers: the same spline couplings
+(6, width 64, 8 bins) with Adam, the better of the rates 1e-3 and 5e-3; at most 100 seconds.
 
 | library | seconds | NLL reached |
 |---|---|---|

@@ -137,9 +137,11 @@ HEAD = """## Simulation-based inference
 Neural posterior estimation on three tasks of sbibm (Lueckmann et al. 2021) with {simulations:,} simulations:
 `FlowDensity(random_state=seed).fit(theta, context=x)`, the defaults. C2ST: the accuracy with which the benchmark's
 classifier tells 10,000 draws from the reference posterior, mean over its 10 observations (the least and the largest
-beside it); 0.5 is perfect. Published: sbibm's NPE with as many simulations. Ranks: the least p-value over parameters of
-1000 new simulations among 100 draws each (simulation-based calibration; Talts et al. 2018); 90%: how many of them lie
-in the region of highest density with this probability. Machine: {machine}, one thread for nets.
+beside it); 0.5 is perfect. *Published NPE*: that of sbibm's NPE with as many simulations. *Ranks, least p*:
+simulation-based calibration (Talts et al. 2018) tests whether the true parameters of 1000 new simulations have uniform
+ranks among 100 draws each; this is the least p-value over the parameters, which is small where the ranks are not
+uniform. *90% regions hold*: the share of the true parameters in the region of highest density with probability 90%.
+*Heaviest parts*: those of the blend that was chosen, with their weights. Machine: {machine}, one thread for nets.
 
 """
 

@@ -90,10 +90,13 @@ def main() -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     lines = [
-        f"By `{COMMAND}`.",
-        "Milliseconds of a step with the same global batch: time on the clock, and time of the processor",
-        f"in process 0; medians (least – most) of {ROUNDS} blocks of {STEPS} steps, which take turns; seed 0. Machine:",
-        f"{machine()}; one thread a process; gloo. Load of the machine before it began: {os.getloadavg()[0]:.1f}.",
+        f"Measured with `{COMMAND}`.",
+        "Milliseconds of a step with the same global batch: wall-clock time (*clock*), and processor time in process 0",
+        f"(*processor*); medians (least – most) of {ROUNDS} blocks of {STEPS} steps, which take turns; seed 0. The",
+        "last two columns are ratios of times, the median over neighbouring blocks: where *one / two* is above 1 two",
+        "processes are faster, where *DDP / two* is above 1 one `all_reduce` is faster than DistributedDataParallel.",
+        f"The first column has the time in which the gradient is summed over both processes. Machine: {machine()};",
+        f"one thread a process; gloo; load of the machine before the measurement: {os.getloadavg()[0]:.1f}.",
         "",
         "| | | " + " | ".join(WAYS) + " | one / two | DDP / two |",
         "|---|---|" + "---|" * 5,
@@ -109,7 +112,7 @@ def main() -> None:
                 found.append(milliseconds(way, density, x, batch))
         added = reduction(size)
         if dist.get_rank() == 0:
-            flow = f"{name}; {size:,} parameters, whose sum alone takes {added:.2f} ms"
+            flow = f"{name}; {size:,} parameters, whose gradient is summed in {added:.2f} ms"
             for kind, (one, two, ddp) in zip(("clock", "processor"), by_kind(blocks), strict=True):
                 shown = " | ".join(f"{Spread.of(found):.1f}" for found in (one, two, ddp))
                 lines.append(f"| {flow} | {kind} | {shown} | {ratios(one, two):.2f} | {ratios(ddp, two):.2f} |")

@@ -154,13 +154,13 @@ def cases() -> list[str]:
 MUTANTS = """
 ## Are the laws strict enough?
 
-`make mutants` breaks the code on purpose, one small change at a time: a sign, a factor, a term, a comparison, an
-axis, a bound of a slice, a clamp, a buffer that is not saved; what `forward` and `inverse` return is shifted by 1e-4,
-their log-dets are scaled by 1.01, dropped and turned round. Each mutant is run by the quick laws over the cases that
-execute the changed line, by checks of what docstrings promise (in `tests/mutation/`: formulas, bounds, starts, states,
-and a few more cases) and by the examples in docstrings, until one fails. Left out are `traces_whole`,
-`measure_is_kept` and `grid_sums_to_one`, which are slow. A mutant counts for the first check that notices it, and the
-order is fixed: a law with a small count may notice many more.
+`make mutants` breaks the code on purpose, one small change at a time: a sign, a factor, a term, a comparison, an axis,
+a bound of a slice, a clamp, a buffer that is not saved; what `forward` and `inverse` return is shifted by 1e-4, their
+log-dets are multiplied by 1.01, by 0 and by −1. Each mutant is run by the quick laws over the cases that execute the
+changed line, by checks of what docstrings promise (in `tests/mutation/`: formulas, bounds, starts, states, and a few
+more cases) and by the examples in docstrings, until one fails. Left out are `traces_whole`, `measure_is_kept` and
+`grid_sums_to_one`, which are slow. A mutant counts for the first check that notices it, and the order is fixed: a law
+with a small count may notice many more.
 
 {total} mutants, {caught} noticed, {equivalent} equivalent, {survivors} others; {seconds} s, torch {torch}.
 
@@ -169,11 +169,12 @@ order is fixed: a law with a small count may notice many more.
 {classes}
 
 Of those noticed, {by_laws} broke a law, {raised} raised an error in one of the checks, and {added} were first noticed
-by an example or by what `tests/mutation/` adds to the laws: mostly changes that leave forward, inverse and log-det at
-one with each other, but not with the docstring. In all: {laws}.
+by an example or by what `tests/mutation/` adds to the laws: mostly changes after which forward, inverse and log-det
+still agree with each other, but not with the docstring. Over all classes, the first checks to notice were: {laws}.
 
-Equivalent means that the mutated code computes the same map, or that the change is none to a user. Each one was looked
-at, and is listed in `tests/mutation/equivalent.py` with its reason; any other survivor makes `make mutants` fail.
+Equivalent means that the mutated code computes the same map, or that no user can notice the change. Each equivalent
+mutant was looked at, and is listed in `tests/mutation/equivalent.py` with its reason; any other survivor makes
+`make mutants` fail.
 
 | where | original | mutated | why no check can tell |
 |---|---|---|---|
@@ -222,25 +223,27 @@ PAGE = """\
 
 Every bijection obeys the same laws, `flowstone.testing.LAWS`: its two directions undo each other, its log-dets cancel
 and are those of the Jacobian that automatic differentiation finds, rows do not mix, gradients are finite near and far,
-what is saved is what is loaded, precision and device follow, and its density integrates to one. They run on generated
-inputs, in float64, over every case in `tests/cases.py`; `make laws` runs them, and `flowstone.testing.check` runs them
-over a bijection of your own.
+a saved bijection loads as it was, its parameters and results follow a change of precision or device, and the density
+that it makes integrates to one. They run on generated inputs, in float64, over every case in `tests/cases.py`;
+`make laws` runs them, and `flowstone.testing.check` runs them over a bijection of your own.
 {mutants}
 ## How exact it is
 
-The largest errors that were found in each case. *Round trip*: x → z → x and z → x → z, in parts of the largest number
-on the way. *Log-det*: against the Jacobian by automatic differentiation, in nats, or in parts of the largest log-det
-where that is above 1. *As it is*: wild weights, as the tests have them, on {rows} rows of each of {seeds} seeds and
-the spreads {spreads} (Jacobians of {jacobians} each); of what has a bounded domain, rows from it. *Trained*:
-after {steps} steps of Adam from there towards a mixture of two correlated normals, with a standard normal prior, on
-fresh rows of the mixture and of the prior; only where there is something to learn and x can be any vector.
+The table has the largest errors that were found in each case. *Round trip*: x → z → x and z → x → z, relative to the
+largest number on the way. *Log-det*: against the Jacobian by automatic differentiation, in nats, or relative to the
+largest log-det where that is above 1. *As it is*: with random weights far from where a training starts, as in the
+tests, on {rows} rows for each of {seeds} seeds and for each of the spreads {spreads} of the rows (Jacobians on
+{jacobians} rows each); for a bounded domain the rows are drawn from that domain. *Trained*: after {steps} steps of Adam
+from these weights, by the likelihood of a mixture of two correlated normals under a standard normal prior, on fresh
+rows of the mixture and of the prior; only where there is something to learn and x can be any vector.
 
-In float64 the figures are rounding alone. Those of float32 come from the same weights and the same rows, and their
-log-dets are held against float64. They are rounding too, but rounding times how much the map stretches: a number that
-is pressed together a thousandfold on its way loses three digits. So it is with bounded domains (*Logit*, *Interval*,
-*Positive*): a latent far out is so near to the border that float32 hardly tells the two apart. The figures say what
-was lost on these rows, not what a map that stretches more could lose; where that matters, `flow.double()` is the
-remedy. A round trip of noise (*Dequantize*) is exact in one direction and means nothing in the other.
+The errors in float64 are rounding alone. Those in float32 come from the same weights and the same rows, and their
+log-dets are compared with those in float64. They are rounding, too, multiplied by how much the map stretches: numbers
+that are pressed together a thousandfold on their way lose three digits. The same holds for bounded domains (*Logit*,
+*Interval*, *Positive*): the image of a latent far out is so near to the border that float32 hardly tells the two apart.
+The figures say what was lost on these rows, not what a map that stretches more could lose; where that matters,
+`flow.double()` is the remedy. A round trip of noise (*Dequantize*) is exact in one direction and means nothing in the
+other.
 
 | case | as it is, float64: round trip | log-det | float32: round trip | log-det | trained, float64: round trip | log-det | float32: round trip | log-det |
 |---|---|---|---|---|---|---|---|---|

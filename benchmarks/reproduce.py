@@ -336,22 +336,24 @@ INTRODUCTION = """\
 Five tutorials on the web train small flows on points in the plane. Here their trainings are done again with Flowstone,
 with the sizes, learning rates and numbers of steps that each tutorial gives, and with Flowstone's default beside them.
 [The tutorials](tutorials/index.md) of this project explain the same subjects. `make reproduce` makes this page.
-Machine: {machine}; one thread; seed 0. Seconds are of processor time, of training with its validations. Other work ran
-on the two cores: a quiet machine takes less, and the other figures do not depend on it.
+Machine: {machine}; one thread; seed 0. Seconds are processor time of the training with its validations. Other work ran
+on the two cores: a quiet machine takes less time, and the other figures do not depend on it.
 
-Toys are standardised by their exact moments. NLL is the mean over {test:,} test points ± its standard error, of the
-weights that were best on held-out points; *last* is that of the last step, which the tutorials keep. All flows on a toy
-are evaluated on the same points, and so is the *true density*: no flow can be expected to have a lower NLL than it has
-on them. *Integral* is the density summed over a grid of 600 x 600 points, which covers test points and samples. *Round
-trip* is the largest |x − f⁻¹(f(x))|, in float32."""
+Toys are standardised by their exact moments. *Test NLL* is the mean over {test:,} test points ± its standard error,
+with the weights that were best on held-out points; *last* is the NLL with the weights of the last step, which the
+tutorials keep. *Entropy* is that of the toy, in nats. All flows on a toy are evaluated on the same points, and so is
+the *true density*, whose NLL on them is the lowest that a flow can be expected to reach. *Integral* is the density
+summed over a grid of 600 x 600 points, which covers test points and samples. *Round trip* is the largest |x −
+f⁻¹(f(x))|, in float32."""
 
 TABLES_INTRODUCTION = """\
 ## Real tables: the default flow against the best Gaussian mixture
 
-The same split (80/10/10, seed 0) and the same noise for both: uniform, on columns with repeated values, as wide as the
-smallest gap and at most 5% of the deviation. The mixture is scikit-learn's, full covariance, 1 to 20 components chosen
-on validation, fitted to standardised columns. Nats, in the units of the table; lower is better. *Gain* is the mean over
-test rows of the difference, mixture minus flow, ± its standard error.
+Flow and mixture have the same split (80/10/10, seed 0) and the same noise: columns with repeated values get uniform
+noise as wide as the smallest difference between two values, and at most 5% of the standard deviation. The mixture is
+scikit-learn's, with full covariances and 1 to 20 components chosen on validation, fitted to standardised columns. The
+NLL is in nats, in the units of the table; lower is better. *s*: seconds of processor time. *Gain* is the mean over test
+rows of the difference of the NLLs, mixture minus flow, ± its standard error.
 """
 
 SECTIONS: dict[str, tuple[str, str]] = {
@@ -368,7 +370,8 @@ SECTIONS: dict[str, tuple[str, str]] = {
     ),
     "nice-realnvp": (
         "NICE and RealNVP on circles, moons and spirals",
-        "![Densities](images/nice-realnvp.png)\n\nNICE keeps volume but for one scaling, and its prior is logistic.",
+        "![Densities](images/nice-realnvp.png)\n\nNICE changes volumes only by its last layer, a scaling; its prior is "
+        "logistic.",
     ),
     "toys": ("RealNVP on moons, circles, blobs and a uniform square", "![Samples](images/toys.png)"),
     "banana": (

@@ -150,9 +150,10 @@ def _seconds(command: list[str]) -> str:
 PAGE = """\
 ## Beside a plain design
 
-{machine}; {threads} thread for the first table; medians (least – most) in
-milliseconds. *Plain* is RealNVP as tutorials write it (`benchmarks/plain.py`): two full-width nets, binary masks,
-default Adam. The ratio is the median of ratios of neighbouring runs; below 1 Flowstone is faster.
+Machine: {machine}; {threads} thread for the first table; medians (least – most) in milliseconds. *Plain* is RealNVP as
+tutorials write it (`benchmarks/plain.py`): two full-width nets, binary masks, default Adam. *Ratio*: Flowstone's time
+divided by that of the plain flow, the median over neighbouring runs; below 1 Flowstone is faster. Numbers of parameters
+are those of Flowstone and of the plain flow.
 
 | item | Flowstone | plain | ratio |
 |---|---|---|---|
@@ -167,8 +168,8 @@ The same on two threads:
 ### Default training on moons
 
 Seconds of training until the held-out NLL is 1.16 nats, and the best NLL of the whole default run. The entropy is
-1.1312; by how much the true density misses it on the 20,000 held-out points is subtracted from both figures. Seconds
-include a validation every 20 steps.
+1.1312; the difference between the true density's NLL on the 20,000 held-out points and the entropy is subtracted from
+both figures. Seconds include a validation every 20 steps.
 
 | seed | seconds to 1.16 | seconds in all | best NLL |
 |---|---|---|---|
@@ -176,7 +177,8 @@ include a validation every 20 steps.
 
 ### Memory of sampling
 
-By how much the memory of the process peaks above what it had before (Linux), against the size of the result.
+*Growth*: by how much the peak memory of the process exceeds its memory before the sampling (Linux); *result*: the size
+of the samples.
 
 | samples | result, MiB | growth, MiB |
 |---|---|---|

@@ -275,11 +275,11 @@ def page(outcomes: Sequence[Outcome], seconds: float) -> str:
     won = ", ".join(f"{model} on {count}" for model, count in wins.items())
     ranked = ", ".join(f"{model} {rank:.2f}" for model, rank in ranks.items())
     text = HEAD.format(splits=splits, seconds=seconds, machine=machine(), recipe=DEFAULT, lr=LEARNING_RATE)
-    text += f"Of {len(tables)} sets, flowstone has the better mean than {won}.\n"
-    text += f"Mean rank of {len(MODELS)}: {ranked}.\n"
+    text += f"On the {len(tables)} sets, flowstone has a better mean than {won}.\n"
+    text += f"Mean rank among the {len(MODELS)} models: {ranked}.\n"
     text += "\n### Mean\n\n" + _table(head, means)
-    text += "\n### Median\n\nOf the test rows of a split, then the mean over splits: a row at 20,000 deviations has no "
-    text += "influence on it.\n\n" + _table(head, medians)
+    text += "\n### Median\n\nThe median over the test rows of a split, then the mean over splits. A row at 20,000 "
+    text += "standard deviations has no influence on it.\n\n" + _table(head, medians)
     text += "\n### Steps taken\n\n" + _table(["set", *MODELS[:TRAINED]], steps)
     return text
 
@@ -288,11 +288,12 @@ HEAD = """## Density of real tables
 
     python benchmarks/tables.py
 
-The UCI regression tables, the joint density of all columns, target included. Test NLL in nats a row, standardised
-units, lower is better: mean over {splits} seeded 80/10/10 splits ± the standard error of the test rows. Columns
-with repeated values are dequantized the same for all; columns that do not vary are left out. Each trains for
-{seconds:g} seconds, set-up included, on one thread, in the same loop (`flowstone.fit`: Adam, cosine, averaged weights,
-best on validation). Measured by two such processes at once, half of the sets each. Machine: {machine}.
+Each model learns the joint density of all columns, target included, of UCI regression tables. The tables below have the
+NLL of the test part in nats a row, in standardised units; lower is better. It is the mean over {splits} seeded 80/10/10
+splits ± the standard error over the test rows. Columns with repeated values are dequantized in the same way for all
+models; columns that do not vary are left out. All models but *mixture* and *gaussian* train for {seconds:g} seconds,
+set-up included, on one thread, in the same loop (`flowstone.fit`: Adam, cosine schedule, averaged weights, the weights
+that are best on validation). Two such processes ran at once, each with half of the sets. Machine: {machine}.
 
 - **flowstone**: the default recipe (`{recipe}`), the same settings for all sets.
 - **mixed**: the density of mixed columns with its own learning rate; here all columns are numbers on the real line.
@@ -301,8 +302,8 @@ best on validation). Measured by two such processes at once, half of the sets ea
 - **mixture**: scikit-learn's, full covariances, 1 to 20 components chosen on validation (no limit of time).
 - **gaussian**: mean and covariance.
 
-The learning rate is {lr:g} for all flows: of 1e-3, 3e-3 and 5e-3 the best for all three, on rows that are in no test
-part.
+The learning rate is {lr:g} for all flows; of 1e-3, 3e-3 and 5e-3 it was the best for all three, on rows that are in no
+test part.
 
 """
 

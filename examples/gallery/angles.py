@@ -1,7 +1,8 @@
 """Angles: a density on a circle
 =============================
 
-359° and 1° are neighbours. A circular spline has the same density and slope on both sides of the seam.
+359° and 1° are neighbours. A circular spline has the same density and the same slope of the density on both sides of
+the seam at 180°.
 """
 
 import math
@@ -20,7 +21,8 @@ second = torch.distributions.VonMises(torch.tensor(-0.5), torch.tensor(15.0)).sa
 x = torch.cat([first, second])[:, None]
 
 # %%
-# A coupling of one feature keeps none and changes it: the net gives the same spline to every point.
+# A coupling of one feature keeps no feature and changes this one: its net has no input, and gives every point the same
+# spline.
 
 spline = RQSpline(bins=12, bound=math.pi, circular=True)
 flow = flowstone.Flow(

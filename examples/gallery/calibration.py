@@ -2,7 +2,8 @@
 ====================================
 
 Simulation-based calibration (Talts et al. 2018): among draws given the context of a held-out row, the true value
-should have every rank equally often, and the region with 90% of the density should hold 90% of the rows.
+should have every rank equally often, and the region of highest density with probability 90% should hold 90% of the
+rows.
 """
 
 import torch

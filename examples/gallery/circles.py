@@ -1,8 +1,8 @@
 """Circles: NICE, RealNVP and splines
 ==================================
 
-Translations cannot change volumes, affine couplings can, and splines bend each half by itself. The same budget of
-steps for each.
+NICE's additive couplings cannot change volumes, RealNVP's affine couplings can, and spline couplings also bend each
+coordinate by itself. Each flow learns for the same number of steps.
 """
 
 import matplotlib.pyplot as plt

@@ -1,7 +1,8 @@
 """A conditional density
 =====================
 
-The distribution of x given c, for any c: here a ring whose radius is the context.
+A conditional flow learns the distribution of x given a context c, for any c. Here x lies on a ring whose radius is the
+context.
 """
 
 import matplotlib.pyplot as plt

@@ -1,7 +1,8 @@
 """Beside kernels and mixtures
 ===========================
 
-Three estimates of the same density from 2,000 points, each by its usual means, judged on 10,000 new points.
+Three estimates of the same density from 2,000 points, judged on 10,000 new points: kernels whose bandwidth is chosen by
+cross-validation, a mixture of ten Gaussians, and a flow.
 """
 
 import matplotlib.pyplot as plt

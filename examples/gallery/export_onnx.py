@@ -1,7 +1,7 @@
 """Export to ONNX
 ==============
 
-A flow is a module whose ``forward`` is ``log_prob``; exported, it runs without Flowstone and without torch.
+A flow is a module whose ``forward`` is ``log_prob``; as an ONNX file it runs without Flowstone and without torch.
 """
 
 import tempfile

@@ -1,8 +1,8 @@
 """Gaps filled
 ===========
 
-A third of the second column is missing. Filling with the mean gives a line of false points; draws given the rest of
-each row keep the shape of the data.
+A third of the second column is missing. If the gaps are filled with the mean, the filled points lie on a line far from
+the data; draws given the rest of each row keep the shape of the data.
 """
 
 import matplotlib.pyplot as plt

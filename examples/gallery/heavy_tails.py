@@ -30,5 +30,5 @@ ax.legend(frameon=False)
 plt.show()
 
 # %%
-# The recipe ``spline`` has ``log_tails`` instead, and compresses columns whose outliers hide their bulk
+# The recipe ``spline`` has the option ``log_tails`` for heavy tails, and compresses columns that have far outliers
 # (``CompressTails``).

@@ -2,7 +2,7 @@
 ========================
 
 Proportions lie between 0 and 1, and a density of them should have no mass outside. ``Interval`` maps the interval to
-the real line first, and its log-det keeps the likelihood that of the proportions.
+the real line first; with its log-det the likelihood stays that of the proportions.
 """
 
 import matplotlib.pyplot as plt

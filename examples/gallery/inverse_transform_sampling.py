@@ -1,8 +1,8 @@
 """Inverse transform sampling
 ==========================
 
-If u is uniform on [0, 1] and F a distribution function, then F⁻¹(u) has the distribution F. It is a flow with a
-single layer that is known: uniform → exponential → normal.
+If u is uniform on [0, 1] and F a distribution function, then F⁻¹(u) has the distribution F. Such a map is a
+flow whose layer is known in advance. Two of them lead from uniform to exponential to normal.
 """
 
 import matplotlib.pyplot as plt

@@ -1,8 +1,8 @@
 """Layer by layer
 ==============
 
-What each layer of a trained flow does: from data to the latent above, and from the latent to samples below. The
-colour of a point is that of its place in the data.
+The figure shows what each layer of a trained flow does: the upper row goes from data to the latent, the lower row from
+the latent to samples. A point has the same colour in all pictures, by the direction of its latent.
 """
 
 import torch

@@ -1,8 +1,8 @@
 """A learning curve, with the best that is possible
 ================================================
 
-``fit`` returns the history of the training. Where the entropy of the data is known, the curve shows how far there is
-to go.
+``fit`` returns the history of the training. Where the entropy of the data is known, the curve shows how far the NLL is
+from the least that any model can reach.
 """
 
 import matplotlib.pyplot as plt

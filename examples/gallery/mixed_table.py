@@ -1,8 +1,8 @@
 """A table of mixed columns
 ========================
 
-Words, whole numbers, prices with many zeros. Each column has the distribution of its kind, given those before it, and
-samples look like rows of the table.
+The table has words, whole numbers and prices with many zeros. Each column gets a distribution of its own kind, given
+the columns before it, and samples look like rows of the table.
 """
 
 import matplotlib.pyplot as plt

@@ -1,8 +1,9 @@
 """A mixture as the prior
 ======================
 
-A flow maps connected sets to connected sets, so that one Gaussian leaves bridges between clusters. A mixture of
-Gaussians as the prior, set from the data and then learned, has a component for each.
+A flow maps connected sets to connected sets, so with a single Gaussian as the prior thin bridges remain between the
+clusters. A mixture of Gaussians as the prior, set from the data and then learned, can have a component for each of
+them.
 """
 
 import matplotlib.pyplot as plt

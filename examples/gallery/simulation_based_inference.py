@@ -1,8 +1,8 @@
 """Simulation-based inference
 ==========================
 
-A simulator whose likelihood has no formula: learn the posterior of its parameters from simulations, then ask for any
-observation.
+The likelihood of a simulator has no formula. A conditional flow learns the posterior of the simulator's parameters from
+simulations, and then has it for any observation.
 """
 
 import matplotlib.pyplot as plt

@@ -1,8 +1,8 @@
 """Temperature: typical or daring samples
 ======================================
 
-The latent is multiplied by a temperature before it is mapped to data. Below 1 samples stay near the mode, 1 is the
-model, above 1 they go where data are rare.
+The latent is multiplied by a temperature before it is mapped to data. Below 1, samples stay near the
+mode; with 1 they are those of the model; above 1 they also go where data are rare.
 """
 
 import matplotlib.pyplot as plt

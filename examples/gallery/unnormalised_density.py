@@ -1,8 +1,8 @@
 """A density known up to a constant
 ================================
 
-No data, but a function: the log of a posterior or minus an energy. The flow is fitted by the reverse Kullback-Leibler
-divergence, and importance weights say how well.
+Here there are no data, but a function: the log of a posterior or minus an energy. The flow is fitted by minimising the
+reverse Kullback-Leibler divergence, and importance weights show how good the fit is.
 """
 
 import matplotlib.pyplot as plt

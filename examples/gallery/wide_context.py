@@ -1,8 +1,9 @@
 """Given a picture
 ===============
 
-A net makes a wide context narrow: where is the spot, given a noisy picture of 12 x 12 pixels? Each density is one of
-the position given the 144 pixels; that with a net of its own for the pixels is likelier on pictures that none has seen.
+An embedding net maps a wide context to a few numbers: where is the spot, given a noisy picture of 12 x 12 pixels? Two
+densities learn the position given the 144 pixels; the one with a net for the pixels gives held-out positions a higher
+likelihood.
 """
 
 import matplotlib.pyplot as plt

@@ -4,7 +4,7 @@ __all__ = ["EQUIVALENT"]
 
 # (class or module, function, original, mutated) → the reason. An expression that occurs several times in a function is
 # numbered.
-NEWTON = "the slope of a Newton step cancels that of its start: the gradient is the same, and only dearer"
+NEWTON = "the slope of a Newton step cancels that of its start: the gradient is the same, and only costs more"
 SHAPES = "the shapes were checked before: a flow with a standardisation of contexts has a context"
 RECORDED = "what follows records no graph"
 DEGREES = "torch.zeros(self.context_features, dtype=torch.long)"

@@ -48,7 +48,7 @@ app = _App(
 )
 
 COMMANDS = {
-    "train": "Learn the distribution of a toy, a table or images; writes a run folder.",
+    "train": "Learn the distribution of a toy, a table or images, and write a run folder.",
     "columns": "Show what the columns of a table are taken for, and what will be done with them.",
     "evaluate": "Compute the likelihood of the run's own test split, or of other data.",
     "sample": "Draw new rows or images from a trained flow.",

@@ -55,7 +55,7 @@ def evaluate(
         A table, all of whose rows are used; or images: a folder, an array, or the test part of a set by name. Without
         it, the run's own test split.
     bound_samples
-        For images: draws of the noise in the bound on each likelihood; more make it tighter.
+        For images: how many draws of the noise the bound on each likelihood has; more draws make it tighter.
     device
         Where to compute.
     as_json

@@ -35,12 +35,12 @@ def impute(
     data
         A table that holds the density's columns; other columns are carried along.
     out
-        Where to: .csv or .parquet; - writes .csv to standard output.
+        The file to write: .csv or .parquet; - writes .csv to standard output.
     how
-        draw: from the distribution of what is missing; likely: the most likely value, of numbers the median.
+        draw: a draw from the distribution of the missing values; likely: the most likely value, for numbers the median.
     draws
-        So many imputed tables one below the other, in a column imputation that counts from 1; the first has SEED, the
-        next one SEED + 1, and so on.
+        How many imputed tables to write, one below the other; a column imputation counts them from 1. The first one
+        has SEED, the next one SEED + 1, and so on.
     seed
         The same seed gives the same values.
     device

@@ -21,8 +21,8 @@ def plot(run: Path, *, animate: Kinds = None, seed: int = 0, device: Device = "a
     run
         A run folder.
     animate
-        Of a flow of two columns, write points that move through its layers instead: RUN/plots/layers.gif, or
-        layers.mp4, which needs ffmpeg. Without a value: gif.
+        For a flow of two columns, write only an animation of points that move through its layers: RUN/plots/layers.gif,
+        or layers.mp4, which needs ffmpeg. Without a value: gif.
     seed
         Seed of the samples shown.
     device

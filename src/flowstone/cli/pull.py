@@ -26,7 +26,7 @@ def pull(
     revision
         A branch, a tag or a commit. Default: the newest.
     plots
-        Fetch the pictures and the report, too. A report is a page with scripts: open it where you trust its author.
+        Fetch the pictures and the report, too. A report is a page with scripts: open it only if you trust its author.
     """
     from flowstone.runs import pull as fetch
 

@@ -57,21 +57,23 @@ def sample(
     run
         A run folder.
     n
-        How many rows.
+        How many rows or images to draw.
     out
         The file to write: .csv, .parquet, .npz, or .png for a picture; - writes .csv to standard output. For images:
         .npz, as uint8 (n, height, width, channels), or .png.
     temperature
-        Factor on the latent; below 1 stays nearer to the mode, 1 samples the model itself.
+        A factor by which the latent is multiplied; below 1 samples stay nearer to the mode, with 1 they are those of
+        the model itself.
     seed
         The same seed gives the same rows.
     given
-        Values of columns, as column=value, or column=a,b for one of several. For a conditional density: the context;
-        for images, label=NAME.
+        Values of columns, as column=value, or column=a,b for one of several values. For a conditional density: a
+        value for each column of the context; for images, label=NAME.
     given_table
-        A table of values of columns: N rows are drawn for each of its rows. Its gaps are drawn, too.
+        A table of values of columns: N rows are drawn for each of its rows. Values that are missing in it are drawn,
+        too.
     gaps
-        Draw gaps, too, in columns that had some.
+        Let samples have gaps, too, in columns that had some.
     device
         Where to compute.
     """

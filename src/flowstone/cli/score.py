@@ -70,10 +70,10 @@ def score(
         The file to write: .csv or .parquet; - writes .csv to standard output.
     per_column
         For densities of mixed columns: a further column log_prob:NAME for each feature, the log-likelihood of its value
-        given all others of the row.
+        given all other values of the row.
     anomaly
-        For tables: two further columns. p_value is the share of the training's test rows and this one that are at most
-        as likely as this one; blame names the column whose value fits the others of the row worst.
+        For tables: two further columns. p_value is the share of rows that are at most as likely as this one, among the
+        test rows of the training and this one; blame names the column whose value fits the others of the row worst.
     device
         Where to compute.
     """

@@ -42,13 +42,13 @@ def train(
     Parameters
     ----------
     flow
-        The recipe; without it, the default that `flowstone list` names. auto chooses for a table: each recipe whose
-        likelihoods compare learns for a quarter of the training, and the one under which the validation rows are
-        likeliest is trained.
+        The recipe; without it, the default that `flowstone list` names. auto chooses for a table: the recipes whose
+        likelihoods are comparable are each trained for a quarter of the steps or minutes, and the one under which the
+        validation rows are likeliest is then trained.
     recipe_arguments
         Arguments of the recipe, as key=value: --set couplings=8 hidden=256,256
     epochs
-        Training steps as a number of passes over the training rows.
+        The training steps, given as a number of passes over the training rows.
     device
         cpu, cuda, cuda:1; auto takes a GPU where there is one.
     devices
@@ -56,15 +56,15 @@ def train(
     out
         The run folder; without it, runs/<source>-<flow>. An existing one is never written over.
     resume
-        Continue the training in --out, with its own settings; it needs no SOURCE. --steps, --epochs or --minutes, if
-        given, replace the limits it had, also of a training that has ended; --patience may change, too.
+        Continue the training in --out, with its own settings and without a SOURCE. --steps, --epochs or --minutes, if
+        given, replace its limits, also if the training has ended; --patience may change, too.
     plots
         Draw the pictures at the end; for images, also some samples at each validation.
     live
         Write a page, RUN/live.html, that shows samples and losses as they form; open it in a browser while the training
         runs. It takes less than 5% of the training's time.
     report
-        Write RUN/report.html at the end: one page that shows what was learned, and how well. If not said: as --plots.
+        Write RUN/report.html at the end: one page that shows what was learned, and how well. If not set: as --plots.
     tensorboard
         Write event files for TensorBoard into RUN/tensorboard.
     quiet

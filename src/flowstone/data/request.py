@@ -34,8 +34,8 @@ class DataRequest:
     seed: int = option(0, "Seed of the split and of the noise that is added to columns with repeated values.")
     context: Sequence[str] = option(
         (),
-        "Columns that the density of the others is conditioned on. For images: label, one-hot; in a folder it is the "
-        "name of the subfolder, in an .npz the array y.",
+        "Columns that the density of the others is conditioned on. For images: label, which is one-hot; in a folder of "
+        "images it is the name of the subfolder, in an .npz file the array y.",
         applies_to=(TABLE, IMAGES),
     )
     columns: Sequence[str] = option((), "The columns to use, in this order. If not set: all.", applies_to=[TABLE])
@@ -43,15 +43,15 @@ class DataRequest:
         (), "Columns to leave out, also where columns or context name them.", applies_to=[TABLE]
     )
     points: int | None = option(
-        None, "A fixed training set of so many points of a toy instead of fresh points for each step.", applies_to=[TOY]
+        None, "The size of a fixed training set of a toy. If not set: fresh points for each step.", applies_to=[TOY]
     )
     drop_missing: bool = option(
         False, "Leave out rows of a table with a missing, NaN or infinite value.", applies_to=[TABLE]
     )
     dequantize: bool = option(
         True,
-        "Add a little uniform noise to columns of a table with repeated values: the density of a column without it can "
-        "grow without bound at such a value.",
+        "Add a little uniform noise to columns of a table with repeated values: without noise the density of a column "
+        "can grow without bound at such a value.",
         applies_to=[TABLE],
     )
     size: int | str | Sequence[int] | None = option(
@@ -68,13 +68,13 @@ class DataRequest:
     )
     kinds: Mapping[str, str] = option(
         (),
-        "What columns of a table are, where they are taken for something else, as column=kind: continuous, positive, "
+        "The kinds of columns of a table that would be taken for another kind, as column=kind: continuous, positive, "
         "bounded(0,1), circular(0,360), integer, gridded(0.01), ordinal(S,M,L), categorical, boolean, datetime, "
         "identifier or text.",
         applies_to=[TABLE],
     )
     encoding: str | None = option(
-        None, "The encoding of a text file, such as cp1252; without it, what its bytes say.", applies_to=[TABLE]
+        None, "The encoding of a text file, such as cp1252. If not set: guessed from its bytes.", applies_to=[TABLE]
     )
     skip_bad: bool = option(
         False,

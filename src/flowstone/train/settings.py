@@ -60,7 +60,7 @@ class Settings:
         None, "Training time at most. The schedule then follows the clock, and a run does not repeat bit for bit."
     )
     batch_size: int | None = option(
-        None, "Rows a step, of all processes together where several train. If not set: 512, and 64 for images."
+        None, "Rows in each step, over all processes where several train. If not set: 512, and 64 for images."
     )
     lr: float | None = option(
         None,
@@ -87,9 +87,9 @@ class Settings:
     patience: int | None = option(30, "Validations without improvement after which the training stops.")
     recoveries: int = option(
         6,
-        "How often a training returns to its best weights and goes on with 0.3 of the learning rate, where a loss, a "
-        "gradient or a weight is not finite, or the validation loss is more than 10 nats a feature above its start. "
-        "After these, what is not finite ends the training with an error.",
+        "How many times a training may return to its best weights and go on with 0.3 times the learning rate. It does "
+        "so where a loss, a gradient or a weight is not finite, or the validation loss is more than 10 nats a feature "
+        "above its start. After so many times, the next value that is not finite ends the training with an error.",
     )
     validate_every: int | None = option(
         None,
@@ -98,8 +98,8 @@ class Settings:
     )
     log_every: int | None = option(
         None,
-        "Steps between two lines that tell the losses. If not set: no lines beside a progress bar; where there is no "
-        "terminal, a line every half minute.",
+        "Steps between two printed lines with the losses. If not set: no lines beside a progress bar; where there is "
+        "no terminal, a line every half minute.",
     )
     seed: int = option(
         0,
@@ -113,9 +113,9 @@ class Settings:
     )
     schedule: str | Schedule = option(
         "cosine",
-        "The learning rate after the warm-up: cosine lowers it to 0, constant keeps it. In Python also a function of "
-        "the fraction of the run that is over, from 0 to 1, which returns a factor of lr; while the warm-up lasts, the "
-        "lower of the two rates counts.",
+        "The learning rate after the warm-up: cosine lowers it to 0, constant keeps it. In Python also a function from "
+        "the fraction of the run that is over, from 0 to 1, to a factor of lr; during the warm-up, the lower of the "
+        "two rates is used.",
         choices=SCHEDULES,
     )
     flip: bool = option(False, "Mirror half of the images of each batch left to right, chosen anew each time.")
@@ -134,21 +134,22 @@ class Settings:
     )
     memory: str = option(
         "keep",
-        "recompute keeps only the values between couplings (for vectors: after every sixth) and runs layers a second "
-        "time for the gradient, which is the same: deep flows take far less memory and about a third more time.",
+        "recompute keeps only the values between couplings (for vectors: after every sixth coupling) and runs the "
+        "layers a second time to compute the same gradient: deep flows take far less memory and about a third more "
+        "time.",
         choices=MEMORIES,
     )
     compile: bool = option(
         False,
-        "Run the loss through torch.compile, which takes up to a minute when the training begins; on a CUDA device its "
+        "Compile the loss by torch.compile, which takes up to a minute when the training begins; on a CUDA device its "
         "kernels are launched as a CUDA graph. Without a C++ compiler the training warns and runs uncompiled. Noise "
         "and rounding differ from those of an uncompiled training.",
     )
     direct: bool = option(
         True,
-        "Compute gradients without autograd on the CPU, where every layer of the flow is a coupling or another layer "
-        "for which that is known; they are the same up to rounding. A training that goes on keeps to what it began "
-        "with.",
+        "Compute gradients on the CPU without autograd, if every layer of the flow is a coupling or another layer "
+        "whose gradient has a formula here; the gradients are the same up to rounding. A resumed training computes "
+        "them as it did before.",
     )
 
     def __post_init__(self) -> None:
