@@ -223,7 +223,7 @@ def _toys() -> dict[str, Toy]:
     )
     add(
         "blobs",
-        "three round normals of deviation 0.4",
+        "three round normals of standard deviation 0.4",
         *_mixture(BLOB_CENTERS, BLOB_STD),
         mean=tuple(BLOB_CENTERS.mean(0).tolist()),
         variance=tuple((BLOB_CENTERS.var(0, correction=0) + BLOB_STD**2).tolist()),
@@ -271,7 +271,7 @@ def _toys() -> dict[str, Toy]:
     )
     add(
         "8gaussians",
-        "eight normals of deviation 0.25 on a circle of radius 2",
+        "eight normals of standard deviation 0.25 on a circle of radius 2",
         *_mixture(_circle_of(8, 2.0), 0.25),
         variance=(2 + 0.25**2,) * 2,
         entropy=1.4145,
