@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import flowstone as package
 from commands import flowstone
-from flowstone.cli import main
+from flowstone.cli import COMMANDS, main
 from flowstone.cli.flags import flag_of, message_of, select
 from flowstone.data import DataRequest
 from flowstone.errors import DataError, DataWarning, SettingError
@@ -45,6 +45,13 @@ def test_every_option_is_a_flag_with_its_help(capsys, monkeypatch):
     assert " ".join(next(o.help for o in options_of(DataRequest) if o.name == "skip_bad").split()) in help_of(
         capsys, "score"
     )
+
+
+def test_the_help_of_a_command_is_its_whole_docstring(capsys):
+    text = help_of(capsys, "score")
+    assert "OUT.parts" in text
+    assert "exit status is 1" in text
+    assert COMMANDS["score"] in help_of(capsys)
 
 
 def test_the_help_of_a_command_needs_no_torch():

@@ -20,9 +20,11 @@ def commands_page() -> str:
     """Markdown, made of the help of the command itself."""
     from flowstone.cli import COMMANDS, app
 
-    return INTRODUCTION + "\n\n".join(
-        _section(name, app[name].generate_docs(output_format="markdown")) for name in sorted(COMMANDS)
-    )
+    sections = []
+    for name in sorted(COMMANDS):
+        app[name].help = None  # the whole docstring of the command, and not its line in the list of all
+        sections.append(_section(name, app[name].generate_docs(output_format="markdown")))
+    return INTRODUCTION + "\n\n".join(sections)
 
 
 def _section(name: str, text: str) -> str:

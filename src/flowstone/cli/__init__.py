@@ -29,7 +29,20 @@ class _App(App):
         words = sys.argv[1:] if tokens is None else [*tokens]  # not list(tokens): ``list`` is a module of this package
         before = ["", *words]
         tables = [STDIN if word == "-" and before[i] != "--out" else word for i, word in enumerate(words)]
-        return super().__call__(tables, *others, **options)
+        with self._whole_help(words[0] if words else ""):
+            return super().__call__(tables, *others, **options)
+
+    @contextmanager
+    def _whole_help(self, name: str) -> Iterator[None]:
+        """A context in which the help of a command is its docstring, and not its line in the list of all commands."""
+        if name not in COMMANDS:
+            yield
+            return
+        self[name].help = None
+        try:
+            yield
+        finally:
+            self[name].help = COMMANDS[name]
 
 
 def _exactly(kind: Any, tokens: Sequence[Token]) -> Any:
@@ -44,7 +57,7 @@ app = _App(
     name="flowstone",
     help="Learn a probability distribution from data, with an exact likelihood, and sample from it.",
     version=__version__,
-    help_format="plaintext",
+    help_format="markdown",
 )
 
 COMMANDS = {

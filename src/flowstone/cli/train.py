@@ -54,7 +54,7 @@ def train(
     devices
         How many CUDA devices, or with --device cpu how many processes, share the rows of each step. Default: 1.
     out
-        The run folder; without it, runs/<source>-<flow>. An existing one is never written over.
+        The run folder; without it, runs/SOURCE-FLOW. An existing one is never written over.
     resume
         Continue the training in --out, with its own settings and without a SOURCE. --steps, --epochs or --minutes, if
         given, replace its limits, also if the training has ended; --patience may change, too.

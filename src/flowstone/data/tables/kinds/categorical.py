@@ -73,7 +73,7 @@ class Categorical(ModelledKind):
 
     @property
     def unseen(self) -> float | None:
-        r"""The probability of a level that was not learned, in rows that are scored, by the rule of succession:
+        r"""The probability of a level that was not learned, in rows that are scored, by a rule of succession:
 
         $$ p = 1 / (n + 1) $$
 
