@@ -146,6 +146,8 @@ def test_values_given_all_others_are_uniform(float64):
     drawn = alone.sample(3000, seed=8)
     found = conditional_pit(alone, drawn, seed=2)
     assert [name for name, each in zip(NAMES, found.T, strict=True) if uniformity(each)[1] < 1e-3] == []
+    same = independent_columns(density, x).sample(3000, seed=2)
+    assert uniformity(conditional_pit(alone, same, seed=2)[:, 0])[1] > 1e-3  # one seed for both
     drawn[:, 1] += 3
     assert uniformity(conditional_pit(alone, drawn)[:, 1])[1] < 1e-6
     with pytest.raises(SettingError, match="fixed order"):

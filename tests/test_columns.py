@@ -18,6 +18,7 @@ from flowstone.data.tables import Columns, kinds_of, read_table
 from flowstone.data.tables.facts import Facts
 from flowstone.data.tables.values import parse_numbers
 from flowstone.errors import CheckpointError, DataError, DataWarning, FlowstoneError, SettingError, UnknownNameError
+from flowstone.estimators.context import ContextColumns
 from flowstone.mixed import Encoder, columns_of
 
 N = 600
@@ -148,6 +149,15 @@ def test_an_angle_needs_its_name_and_its_range():
     assert kind(TABLE["angle"], "x").name != "circular"
     with pytest.warns(UserWarning, match="may be an angle"):
         assert kind(TABLE["angle"] / 9, "angle").name != "circular"
+
+
+def test_atoms_of_angles_are_values_of_the_column():
+    values = np.round(draws().uniform(-180, 180, N), 3)
+    values[:100] = 0.1
+    columns = kinds_of({"x": values}, {"x": "circular(-180,180)"})
+    assert columns.heads()[0]["atoms"] == [0.1]
+    table = pa.table({"x": values})
+    assert ContextColumns.learn(table, {"x": "circular(-180,180)"}).encode(table)[:, 0].sum() == 100
 
 
 def test_the_users_word_counts():

@@ -1,5 +1,6 @@
 """The distribution of one column of each row, given the others."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -86,7 +87,9 @@ class Prediction:
         present = value.where(~value.isnan(), 0.0)
         upto = self.cdf(present)
         below = upto - self.mass(present)
-        share = torch.rand(len(value), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        share = torch.from_numpy(
+            np.random.default_rng(seed).random(len(value))
+        )  # not those that the same seed samples by
         return (below + share.to(value.device) * (upto - below)).masked_fill(value.isnan(), torch.nan)
 
     def mass(self, value: Tensor) -> Tensor:
