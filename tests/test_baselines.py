@@ -53,6 +53,15 @@ def test_probabilities_of_a_discrete_table_sum_to_one():
     assert model.log_prob(absent).exp().item() == pytest.approx(model.log_prob(same).exp().sum().item(), abs=1e-9)
 
 
+def test_a_level_that_was_not_learned_has_the_probability_of_the_density():
+    columns = [{"name": "level", "atoms": [0, 1], "rest": None, "unseen": 0.01}, {"name": "y"}]
+    rows = torch.randn(200, 2, dtype=torch.float64)
+    rows[:, 0] = (rows[:, 0] > 0).double()
+    unseen = torch.tensor([[2.0, NAN]], dtype=torch.float64)
+    for model in baselines(mixed(2, columns=columns, width=8).double(), rows).values():
+        assert model(unseen).exp().item() == pytest.approx(0.01)
+
+
 @pytest.mark.parametrize("rest", CONTINUOUS.values(), ids=CONTINUOUS)
 def test_densities_integrate_to_one(rest):
     random = torch.Generator().manual_seed(1)

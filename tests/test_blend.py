@@ -1,11 +1,16 @@
 """A blend is the weighted mixture of its parts."""
 
+import math
+
 import pytest
 import torch
 
 import flowstone
+from flowstone import Flow
+from flowstone.bijections import Chain, Dequantize, Standardize
 from flowstone.blend import Blend
-from flowstone.errors import SettingError, ShapeError
+from flowstone.errors import DataError, SettingError, ShapeError
+from flowstone.priors import StandardNormal
 from flowstone.recipes import blend, gaussian_mixture, mixed, nice, realnvp
 
 PARTS = [
@@ -83,8 +88,23 @@ def test_parts_and_weights_that_cannot_be_are_refused():
         Blend([nice(2), mixed(2, width=8)], [1.0])
     with pytest.raises(SettingError, match="one positive number"):
         Blend([nice(2), nice(2)], [1.0, 0.0])
+    with pytest.raises(SettingError, match="one positive number"):
+        Blend([nice(2), nice(2)], [1.0, math.inf])
     with pytest.raises(SettingError, match="at least one"):
         Blend([])
+
+
+def test_it_reads_what_all_parts_read_and_draws_noise_where_one_does(float64):
+    tables, flow = Blend([mixed(2, width=8), mixed(2, width=8)]), Blend([mixed(2, width=8), nice(2)])
+    assert (tables.accepts_gaps, flow.accepts_gaps, tables.stochastic) == (True, False, False)
+    x = torch.tensor([[0.5, math.nan]])
+    alone = torch.stack([part.log_prob(x) for part in tables.densities]).logsumexp(0) - math.log(2)
+    torch.testing.assert_close(tables.log_prob(x), alone)
+    noisy = Flow(Chain(Dequantize(), Standardize(2)), StandardNormal(2))
+    assert Blend([noisy, nice(2)]).stochastic
+    columns = [{"name": "a", "atoms": [0, 1], "rest": None}, {"name": "b"}]
+    with pytest.raises(DataError, match="column 'a' is 2"):
+        Blend([mixed(2, columns=columns, width=8)]).require_possible(torch.tensor([[2.0, 0.0]]), "x")
 
 
 def test_each_sample_is_given_its_own_context(float64):

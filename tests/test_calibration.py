@@ -84,6 +84,33 @@ def test_a_wrong_density_is_told_by_column_and_by_coverage():
     assert wide.levels.isnan().sum() == 0
 
 
+@pytest.mark.parametrize("context_features", [0, 1])
+def test_regions_of_discrete_rows_hold_what_they_say(float64, context_features):
+    torch.manual_seed(0)
+    columns = [{"name": "level", "atoms": [0, 1, 2], "rest": None}, {"name": "flag", "atoms": [0, 1], "rest": None}]
+    density = mixed(2, columns=columns, width=8, context_features=context_features).float()
+    context = torch.randn(1500, 1) if context_features else None
+    x = density.sample(1500, seed=100) if context is None else density.sample(1, context, seed=100)[0]
+    found = calibration(density, x, context, draws=40, seed=1)
+    for level in (0.1, 0.5, 0.9):
+        share, error = found.coverage(level)
+        assert abs(share - level) < 4 * error
+
+
+def test_p_values_and_errors_count_the_chance_in_the_draws():
+    flow = gaussian_mixture(1, components=1).double()
+    found = [calibration(flow, flow.sample(2000, seed=1000 + i), draws=20, seed=2000 * i) for i in range(150)]
+    p_values = torch.cat([each.p_values() for each in found])
+    assert uniformity(p_values)[1] > 1e-3
+    shares, errors = zip(*(each.coverage(0.5) for each in found), strict=True)
+    assert np.std(shares) == pytest.approx(np.mean(errors), rel=0.2)
+    given = gaussian_mixture(1, components=1, context_features=1).double()
+    context = torch.randn(2000, 1).double()
+    alone = calibration(given, given.sample(1, context, seed=5)[0], context, draws=2, seed=7)
+    assert alone.pool is None
+    assert alone.coverage(0.5)[1] == pytest.approx(0.5 / 2000**0.5, rel=0.01)
+
+
 def test_gaps_have_no_ranks_and_rows_with_gaps_no_region(float64):
     density = made()
     x = density.sample(50, seed=0, gaps=True)
@@ -119,6 +146,8 @@ def test_values_given_all_others_are_uniform(float64):
     drawn = alone.sample(3000, seed=8)
     found = conditional_pit(alone, drawn, seed=2)
     assert [name for name, each in zip(NAMES, found.T, strict=True) if uniformity(each)[1] < 1e-3] == []
+    same = independent_columns(density, x).sample(3000, seed=2)
+    assert uniformity(conditional_pit(alone, same, seed=2)[:, 0])[1] > 1e-3  # one seed for both
     drawn[:, 1] += 3
     assert uniformity(conditional_pit(alone, drawn)[:, 1])[1] < 1e-6
     with pytest.raises(SettingError, match="fixed order"):

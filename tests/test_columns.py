@@ -18,6 +18,7 @@ from flowstone.data.tables import Columns, kinds_of, read_table
 from flowstone.data.tables.facts import Facts
 from flowstone.data.tables.values import parse_numbers
 from flowstone.errors import CheckpointError, DataError, DataWarning, FlowstoneError, SettingError, UnknownNameError
+from flowstone.estimators.context import ContextColumns
 from flowstone.mixed import Encoder, columns_of
 
 N = 600
@@ -150,6 +151,15 @@ def test_an_angle_needs_its_name_and_its_range():
         assert kind(TABLE["angle"] / 9, "angle").name != "circular"
 
 
+def test_atoms_of_angles_are_values_of_the_column():
+    values = np.round(draws().uniform(-180, 180, N), 3)
+    values[:100] = 0.1
+    columns = kinds_of({"x": values}, {"x": "circular(-180,180)"})
+    assert columns.heads()[0]["atoms"] == [0.1]
+    table = pa.table({"x": values})
+    assert ContextColumns.learn(table, {"x": "circular(-180,180)"}).encode(table)[:, 0].sum() == 100
+
+
 def test_the_users_word_counts():
     table = {"zip": draws().integers(1, 40, N), "size": np.array(["S", "M", "L"])[draws().integers(0, 3, N)]}
     columns = kinds_of(table, {"zip": "categorical", "size": "ordinal(S,M,L)"})
@@ -247,6 +257,34 @@ def test_numbers_beyond_2_to_the_53_are_exact():
     assert columns.decode(columns.encode({"x": unsigned})).column("x").to_pylist() == unsigned.tolist()
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        2**53 - 20_000 + draws().integers(0, 3000, N),
+        1e9 + draws().integers(0, 200, N) / 100,
+        1e12 + np.where(draws().random(N) < 0.3, 50, draws(1).integers(0, 400, N)) / 10,
+        np.datetime64("2024-03-01", "ms") + draws().integers(0, 900_000, N).astype("timedelta64[ms]"),
+    ],
+    ids=["integers", "cents", "tenths", "milliseconds"],
+)
+def test_values_far_from_zero_keep_their_grid(values):
+    columns = kinds_of({"x": values})
+    x = columns.encode({"x": values})
+    assert columns.heads()[0]["rest"] == "grid"
+    assert columns.decode(x).column("x").to_pylist() == pa.array(values).to_pylist()
+    encoder = Encoder(columns_of(1, columns.heads()), 16)
+    encoder.initialize(x)
+    encoded = encoder.encode(x)
+    assert encoded.possible.all()
+    assert (encoded.high > encoded.low).all()
+    assert np.isin(x, columns.heads()[0]["atoms"]).sum() == (encoded.option < len(columns.heads()[0]["atoms"])).sum()
+
+
+def test_a_grid_needs_numbers_between_its_values():
+    found = kind(2.0**53 - 20_000 + draws().integers(0, 3000, N))  # an integer has an origin that is subtracted
+    assert (found.name, found.step) == ("continuous", 1)
+
+
 def test_many_levels_are_grouped_and_drawn_by_frequency():
     levels = np.array([f"level {i}" for i in range(5000)])
     shares = 1 / np.arange(1, 5001)
@@ -262,6 +300,9 @@ def test_many_levels_are_grouped_and_drawn_by_frequency():
     assert set(back[~kept]) <= set(values[~kept])
     assert columns.encode({"x": ["never seen"]}).item() == 255
     assert columns.decode(x, seed=1).equals(columns.decode(x, seed=1))
+    two = kinds_of({"x": values, "y": values})
+    rare = two.decode(np.full((300, 2), 255.0), seed=1)
+    assert (rare.column("x").to_numpy() == rare.column("y").to_numpy()).mean() < 0.1  # they are drawn apart
 
 
 def test_values_that_a_kind_does_not_know_are_named():

@@ -416,14 +416,40 @@ def test_conditionals_have_samples_likelihoods_quantiles_and_tails(few_steps):
     np.testing.assert_allclose((given_sex + of_sex)[women_rows], joint[women_rows], atol=1.5)  # another order
     with pytest.raises(SettingError, match="'sex' is given"):
         women.quantile("sex", 0.5)
-    with pytest.raises(SettingError, match="no order: ask its probabilities"):
-        all_rows.quantile("sex", 0.5)
+    for asked in (lambda: all_rows.quantile("sex", 0.5), lambda: all_rows.cdf("sex", "f")):
+        with pytest.raises(SettingError, match="no order: ask its probabilities"):
+            asked()
     with pytest.raises(UnknownNameError, match="did you mean 'height'"):
         women.cdf("hight", 170)
     with pytest.raises(SettingError, match="between 0 and 1"):
         women.quantile("height", 1.5)
     with pytest.raises(SettingError, match="models='mixed'"):
         FlowDensity(models="gaussian").fit(X).conditional({0: 1.0})
+
+
+def test_probabilities_are_those_of_rows_and_of_samples():
+    random = np.random.default_rng(0)
+    levels = [f"level {number % 300}" for number in range(600)]  # 45 of which share a probability
+    count = np.where(random.random(600) < 0.3, 30, random.integers(0, 90, 600))
+    frame = pd.DataFrame({"count": count, "level": levels})
+    kinds = {"count": "integer", "level": "categorical"}
+    found = FlowDensity(kinds=kinds, models="independent", random_state=0).fit(frame).conditional({})
+    share = found.probabilities("count")
+    asked = pd.DataFrame({"count": list(share), "level": [None] * len(share)})
+    np.testing.assert_allclose(np.log(list(share.values())), found.score_samples(asked), rtol=1e-5)
+    share = found.probabilities("level")
+    assert sorted(share) == sorted(set(levels))
+    assert sum(share.values()) == pytest.approx(1)
+    assert max(share.values()) < 2 * min(share.values())
+
+
+def test_latents_of_a_frame_come_back_with_its_constant_columns():
+    frame = pd.DataFrame({"unit": ["m"] * len(X), "x": X[:, 0], "y": X[:, 1]})
+    density = FlowDensity(kinds="infer", models="independent", random_state=0).fit(frame)
+    back = density.inverse_transform(density.transform(frame))
+    assert list(back) == list(frame)
+    assert set(back["unit"]) == {"m"}
+    np.testing.assert_allclose(back[["x", "y"]], frame[["x", "y"]], rtol=1e-5)
 
 
 def test_conditionals_of_arrays_keep_constant_columns(few_steps):

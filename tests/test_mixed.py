@@ -267,6 +267,11 @@ def test_a_fixed_order_refuses_what_it_cannot_know():
         made.fill(x, ~late)
     with pytest.raises(SettingError, match="order='any'"):
         made.predict(x, "level")
+    x[:, 1:] = NAN  # gaps that are known as such say something, too
+    with pytest.raises(SettingError, match="column 'real' is given"):
+        made.fill(x, ~late, gaps=True)
+    with pytest.raises(SettingError, match="column 'real' is given"):
+        made.predict(x, "level", gaps="event")
     with pytest.raises(SettingError, match="fixed order"):
         made.log_prob(x, order=[1, 0, 2, 3, 4, 5, 6])
 
@@ -338,6 +343,66 @@ def test_samples_of_a_discrete_table_come_as_often_as_they_are_probable(float64,
     assert not made.sample(500, seed=1).isnan().any()
 
 
+@pytest.mark.parametrize(
+    ("head", "wanted"),
+    [
+        ({"low": 0.0, "high": 5.3}, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]),
+        ({"low": 0.2, "high": 3.0, "anchor": 0.5}, [0.5, 1.5, 2.5]),
+        ({"low": 0.2, "high": 3.0, "anchor": 0.0}, [1.0, 2.0, 3.0]),
+    ],
+)
+def test_a_grid_ends_at_its_last_values_within_its_bounds(float64, head, wanted):
+    values = torch.tensor(wanted, dtype=torch.float64)[:, None]
+    made = density([{"name": "n", "rest": "grid", "step": 1.0, **head}], values.repeat(30, 1), seed=3)
+    assert made.log_prob(values).exp().sum().item() == pytest.approx(1)
+    assert made.sample(5000, seed=0).unique().tolist() == wanted
+    beyond = torch.tensor([[wanted[0] - 1], [wanted[-1] + 1]], dtype=torch.float64)
+    assert (made.log_prob(beyond) == -math.inf).all()
+
+
+def test_an_atom_beside_the_grid_has_nothing_of_a_step(float64):
+    column = {"name": "n", "atoms": [0.5, 2.0], "rest": "grid", "low": 0.0, "high": 4.0, "step": 1.0}
+    every = torch.tensor([0.0, 0.5, 1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+    made = density([column], every.repeat(40)[:, None], seed=2)
+    probability = made.log_prob(every[:, None]).exp()
+    assert probability.sum().item() == pytest.approx(1)
+    told = made.predict(torch.full((6, 1), NAN), "n")
+    same(told.mass(every), probability, 1e-9)
+    same(told.cdf(every), probability.cumsum(0), 1e-9)
+
+
+def test_rounding_makes_no_other_value_of_an_atom_and_no_value_impossible(float64):
+    """3 * 0.1 is no 0.3 in floating point, and steps of 0.01 near 10^9 are wrong by a thousandth."""
+    tenths = {"name": "n", "atoms": [0.3], "rest": "grid", "low": 0.0, "step": 0.1}
+    made = density([tenths], (torch.arange(12.0, dtype=torch.float64).repeat(30) / 10)[:, None], seed=1)
+    either = torch.tensor([[0.3], [3 * 0.1]], dtype=torch.float64)
+    found = made.log_prob(either)
+    assert found[0] == found[1]
+    told = made.predict(torch.full((2, 1), NAN), "n")
+    same(told.mass(either[:, 0]), found.exp(), 1e-9)
+    assert told.cdf(either[:, 0]).unique().numel() == 1
+    anchor, counts = 1e9 + 0.07, torch.arange(200.0, dtype=torch.float64)
+    far = {"name": "n", "rest": "grid", "step": 0.01, "anchor": anchor, "low": anchor, "high": anchor + 1.99}
+    made = density([far], (anchor + counts[:, None] / 100), seed=1)
+    assert made.log_prob(anchor + counts[:, None] / 100).exp().sum().item() == pytest.approx(1)
+    assert made.log_prob(made.sample(1000, seed=0)).isfinite().all()
+
+
+def test_an_angle_is_the_same_a_turn_farther(float64):
+    column = {"name": "angle", "atoms": [180.0, 0.1], "rest": "circle", "low": -180.0, "high": 180.0}
+    x = 360 * torch.rand(300, 1, dtype=torch.float64) - 180
+    x[:80], x[80:160] = 180.0, 0.1
+    made = density([column], x, seed=0)
+    asked = torch.tensor([180.0, -180.0, 77.0, 437.0, 0.1, 0.1], dtype=torch.float64)
+    found, told = made.log_prob(asked[:, None]), made.predict(torch.full((6, 1), NAN), "angle")
+    for one in (found, told.cdf(asked), told.mass(asked)):
+        same(one[::2], one[1::2], 1e-9)
+    same(told.probabilities[0, :2], found.exp()[[0, 4]], 1e-9)
+    drawn = made.sample(20_000, seed=0)[:, 0]
+    for atom, share in zip((-180.0, 0.1), told.probabilities[0].tolist(), strict=False):
+        assert (drawn == atom).double().mean().item() == pytest.approx(share, abs=0.02)
+
+
 def test_a_grid_whose_rest_is_hardly_seen_is_drawn_as_it_is_scored(float64):
     """Of such a rest nothing is learned: it is as in the marginal, whatever the net says."""
     column = {"name": "n", "atoms": [3.0], "rest": "grid", "low": 0.0, "high": 40.0, "step": 1.0}
@@ -383,6 +448,9 @@ def test_a_gap_that_is_given_is_known_where_gaps_are_events(float64):
     assert ((counts - expected).square() / expected).sum().item() < len(table) + 5 * math.sqrt(2 * len(table))
     levels = torch.stack([probability[table[:, 0] == level].sum() for level in (0, 1, 2)])
     same(made.predict(gap, "level", gaps="event").probabilities[0], levels, 1e-9)
+    asked = torch.tensor([[0.0, NAN, NAN], [1.0, NAN, NAN], [2.0, NAN, NAN]], dtype=torch.float64)
+    found = made.conditional_log_prob(asked, torch.tensor([False, True, True]), gaps="event")  # the last has no gaps
+    same(found.exp(), levels, 1e-9)
     assert (made.predict(gap, "level").probabilities[0] - levels).abs().max() > 1e-3
 
 
@@ -446,6 +514,8 @@ def test_latents_come_back(float64, order):
     gap = x.clone()
     gap[0, 2] = NAN
     assert made.to_latent(gap).isnan().nonzero().tolist() == [[0, 2]]
+    gap[1, 0] = NAN
+    same(made.from_latent(made.to_latent(gap)).nan_to_num(), gap.nan_to_num(), 1e-8)
     with pytest.raises(SettingError, match="column 'level' has no latents"):
         small(order=order).to_latent(rows(3))
 
@@ -561,6 +631,7 @@ def test_initialize_gives_the_marginals_of_the_data():
         ({"name": "x", "rest": "interval", "low": 2.0, "high": 1.0}, "must be below"),
         ({"name": "x", "atom": [1]}, "did you mean 'atoms'"),
         ({"name": "x", "atoms": [1, 1]}, "different"),
+        ({"name": "x", "rest": "grid", "step": 1.0, "low": 0.2, "high": 0.8, "anchor": 0.0}, "no value of its grid"),
     ],
 )
 def test_a_column_that_cannot_be_is_named(head, said):

@@ -160,6 +160,10 @@ def test_other_densities_blame_what_could_be_won():
     with torch.no_grad():
         won = (flow.log_prob(changed) - flow.log_prob(rows)).numpy()
     assert (terms[:, 1] <= -won + 1e-5).all()
+    gaps = torch.full((5, 3), torch.nan)  # a column of gaps alone has no values to try
+    gaps[:, :2] = rows[:5, :2]
+    table = flowstone.recipes.mixed(3, order="given", width=8).eval()
+    assert np.isfinite(blamed_terms(table, rows, values=gaps)).all()
 
 
 @pytest.mark.parametrize("frame", [FRAME, GAPS])

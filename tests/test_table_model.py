@@ -96,6 +96,30 @@ def test_of_several_values_each_comes_by_its_probability(model):
     assert set(drawn.column("city").to_pylist()) == {"Oslo", "Bern"}
 
 
+def test_of_several_lists_each_combination_comes_by_its_probability(model):
+    given = {"sex": ["F", "M"], "age": [20, 70], "active": True}
+    one, other = (model.sample(4000, dict(values), seed=0) for values in (given.items(), reversed(given.items())))
+    x = model.encode({"sex": ["F", "F", "M", "M"], "age": [20, 70, 20, 70], "active": [True] * 4}, partial=True)
+    known = torch.tensor([name == "active" for name in model.columns.names])
+    with torch.no_grad():
+        wanted = model.density.conditional_log_prob(x, known).softmax(0).numpy()
+    for drawn in (one, other):
+        x = model.encode(drawn)[:, [model.columns.names.index(name) for name in ("sex", "age")]]
+        found = [((x == torch.tensor([sex, age])).all(1)).double().mean() for sex in (0, 1) for age in (20, 70)]
+        assert (np.abs(np.array(found) - wanted) < 4 * (wanted * (1 - wanted) / 4000) ** 0.5).all()
+    with pytest.raises(SettingError, match="given age, spent: 1500625 combinations"):
+        model.sample(1, {"age": list(range(1225)), "spent": list(range(1225))})
+
+
+def test_what_is_drawn_beside_a_list_of_values_is_drawn_given_them(model):
+    drawn = model.sample(4000, {"active": [True, False]}, seed=0)
+    active, women = (np.array(drawn.column(name).to_pylist()) for name in ("active", "sex"))
+    for value in (True, False):
+        alone = np.array(model.sample(4000, {"active": value}, seed=1).column("sex").to_pylist()) == "F"
+        found, error = (women == "F")[active == value], alone.std() * (1 / (active == value).sum() + 1 / 4000) ** 0.5
+        assert abs(found.mean() - alone.mean()) < 4 * error
+
+
 def test_each_row_of_known_values_has_its_samples(model):
     drawn = model.sample_given(pa.table({"sex": ["F", "M"], "age": [30, None]}), 3, seed=0)
     assert drawn.column("sex").to_pylist() == ["F"] * 3 + ["M"] * 3

@@ -1,5 +1,6 @@
 """Blend: a weighted mixture of densities."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -49,7 +50,7 @@ class Blend(Density):
         super().__init__(parts[0].event_shape, parts[0].context_features)
         self.parts = nn.ModuleList(parts)
         given = [1.0] * len(parts) if weights is None else [float(weight) for weight in weights]
-        if len(given) != len(parts) or not all(weight > 0 for weight in given):
+        if len(given) != len(parts) or not all(0 < weight < math.inf for weight in given):
             raise SettingError(f"weights={weights}: one positive number for each of {len(parts)} densities")
         self.register_buffer("weights", torch.tensor([weight / sum(given) for weight in given], dtype=torch.float64))
 
@@ -84,6 +85,20 @@ class Blend(Density):
     def accepts_any_dtype(self) -> bool:
         """Whether all parts read x in any precision."""
         return all(part.accepts_any_dtype for part in self.densities)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether a part draws noise."""
+        return any(part.stochastic for part in self.densities)
+
+    @property
+    def accepts_gaps(self) -> bool:
+        """Whether all parts read gaps."""
+        return all(part.accepts_gaps for part in self.densities)
+
+    def require_possible(self, x: Tensor, what: str) -> None:
+        for part in self.densities:
+            part.require_possible(x, what)
 
     def distribution(self, context: Tensor | None = None, *, validate_args: bool | None = None) -> FlowDistribution:
         """The blend as a ``torch.distributions.Distribution``; arguments are those of ``Flow.distribution``."""

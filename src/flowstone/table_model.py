@@ -1,5 +1,6 @@
 """A table in, its density out: samples, likelihoods, gaps filled and any columns given, all as tables."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from flowstone.validation import require_choice, require_integer
 __all__ = ["TableModel", "learn"]
 
 CHUNK = 1 << 16  # rows drawn and decoded at a time
+MOST_CHOICES = 1 << 20  # combinations of given values
 WAYS = ("draw", "likely")
 GIVEN_OTHERS = "the likelihood of a column given the others"
 
@@ -133,7 +135,7 @@ class TableModel:
 
         Args:
             given: values by column, ``{"sex": "F", "age": 40}``; from a list of values, ``{"sex": ["F", "M"]}``, each
-                row has one, drawn by their probabilities.
+                row has one, and of several lists one combination, drawn by their probabilities.
             context: of a conditional density, ``(batch, context_features)``: n rows are drawn for each of its rows,
                 those for the first one first.
             temperature: below 1, nearer to the most likely rows.
@@ -161,11 +163,12 @@ class TableModel:
         if context is not None and any(len(options) > 1 for options in values.values()):
             raise SettingError("one of several values can be given without a context alone")
         total = n if context is None else n * len(context)
+        known, shares = self._choices(values)
         for start in range(0, total, CHUNK):
             rows, number = min(CHUNK, total - start), next(seeds)
             part = None if context is None else context[torch.arange(start, start + rows) // n]
             if isinstance(self.density, MixedDensity):
-                x = self._with_given(rows, values, number)
+                x = self._known_rows(rows, known, shares, seeds).to(self.density.device)
                 x = self.density.fill(x, x.isnan(), part, temperature=temperature, gaps=gaps, seed=number)
             else:
                 if values:
@@ -342,33 +345,33 @@ class TableModel:
             found.append(x)
         return torch.stack(found)
 
-    def _with_given(self, rows: int, values: Mapping[int, Tensor], seed: int) -> Tensor:
-        """Rows of NaN but for the values that are given; of several values one each, by their probabilities."""
-        x = torch.full((rows, len(self.columns.names)), torch.nan, dtype=torch.float64)
-        for index, options in values.items():
-            if len(options) == 1:
-                x[:, index] = options[0]
-        generator = torch.Generator().manual_seed(seed)
-        combination = torch.zeros(rows, dtype=torch.long)  # rows of one combination hold the same values so far
-        for index, options in values.items():
-            if len(options) > 1:
-                chosen = torch.empty(rows, dtype=torch.long)
-                for number in combination.unique():
-                    same = (combination == number).nonzero()[:, 0]
-                    share = self._shares(x[same[0]], index, options)
-                    chosen[same] = share.multinomial(len(same), replacement=True, generator=generator)
-                x[:, index] = options[chosen]
-                combination = combination * len(options) + chosen
-        return x.to(self.density.device)
+    @staticmethod
+    def _known_rows(rows: int, known: Tensor, shares: Tensor, seeds: Iterator[int]) -> Tensor:
+        """So many rows of known values, each of these as often as its share says."""
+        if len(known) == 1:
+            return known.repeat(rows, 1)
+        # The numbers that choose are not those by which the other columns are drawn: these would depend on the choice.
+        generator = torch.Generator().manual_seed(next(seeds))
+        return known[shares.multinomial(rows, replacement=True, generator=generator)]
 
     @torch.no_grad()
-    def _shares(self, row: Tensor, index: int, options: Tensor) -> Tensor:
-        """Probabilities of a few values of one column, given the other values of the row: they sum to 1."""
+    def _choices(self, values: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
+        """A row for each combination of the given values, NaN elsewhere, and the probabilities of these rows, which sum
+        to 1.
+        """
+        count = math.prod(map(len, values.values()))
+        if count > MOST_CHOICES:
+            names = ", ".join(self.columns.names[index] for index, options in values.items() if len(options) > 1)
+            raise SettingError(f"given {names}: {count} combinations of values; there can be {MOST_CHOICES} at most")
+        rows = torch.full((count, len(self.columns.names)), torch.nan, dtype=torch.float64)
+        if values:
+            rows[:, list(values)] = torch.cartesian_prod(*values.values()).reshape(count, -1)
+        if count == 1:
+            return rows, torch.ones(1, dtype=torch.float64)
+        known = torch.tensor([len(values.get(index, ())) == 1 for index in range(rows.shape[1])])
         density = self._any_order("one of several values")
-        rows = row.repeat(len(options), 1)
-        known = ~row.isnan()
-        rows[:, index] = options
-        return density.conditional_log_prob(rows.to(density.device), known.to(density.device)).double().softmax(0).cpu()
+        found = density.conditional_log_prob(rows.to(density.device), known.to(density.device)).double()
+        return rows, found.softmax(0).cpu()
 
 
 def learn(

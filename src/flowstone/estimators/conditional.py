@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from flowstone.data.tables import Columns
+from flowstone.data.tables.kinds import Categorical
 from flowstone.errors import SettingError, UnknownNameError
 from flowstone.mixed import MixedDensity
 
@@ -71,10 +72,8 @@ class Conditional:
         Raises:
             SettingError: its levels have no order.
         """
-        index = self._asked(column)
+        index = self._ordered(column)
         kind = None if self._columns is None else self._columns.modelled[index]
-        if kind is not None and not kind.ordered:
-            raise SettingError(f"column {column!r} has no quantiles, its levels have no order: ask its probabilities")
         prediction = self._density.predict(self._known, index, self._context)
         shares = np.atleast_1d(np.asarray(probabilities, dtype=np.float64))
         if not ((shares >= 0) & (shares <= 1)).all():
@@ -83,19 +82,40 @@ class Conditional:
         return found if kind is None else kind.decode(found).to_numpy(zero_copy_only=False)
 
     def cdf(self, column: str | int, value: Any) -> float:
-        """The probability that one column is at or below a value; 1 minus it is that of the tail above."""
-        index = self._asked(column)
+        """The probability that one column is at or below a value; 1 minus it is that of the tail above.
+
+        Raises:
+            SettingError: its levels have no order.
+        """
+        index = self._ordered(column)
         if self._columns is not None:
             value = self._columns.select([self._names[index]]).encode({self._names[index]: [value]})[0, 0].item()
         return self._density.predict(self._known, index, self._context).cdf(float(value)).item()
 
     def probabilities(self, column: str | int) -> dict[Any, float]:
-        """The probability of each level of a column, or of each value that holds mass."""
+        """The probability of each level of a column, or of each value that holds mass; levels that were too rare to
+        have one of their own have their part of that of all of these.
+        """
         index = self._asked(column)
         prediction = self._density.predict(self._known, index, self._context)
+        shares = [prediction.mass(atom[None]).item() for atom in prediction.atoms]
         atoms = prediction.atoms.cpu().numpy()
-        values = atoms if self._columns is None else self._columns.modelled[index].decode(atoms).to_pylist()
-        return dict(zip(values, prediction.probabilities[0].tolist(), strict=False))
+        if self._columns is None:
+            return dict(zip(atoms, shares, strict=True))
+        kind = self._columns.modelled[index]
+        if isinstance(kind, Categorical) and kind.grouped:  # the last atom is all of them
+            rare = np.array(kind.grouped_counts) / sum(kind.grouped_counts) * shares.pop()
+            return dict(zip((*kind.levels, *kind.grouped), (*shares, *rare.tolist()), strict=True))
+        return dict(zip(kind.decode(atoms).to_pylist(), shares, strict=True))
+
+    def _ordered(self, column: str | int) -> int:
+        """The index of a column that is not given and whose values have an order."""
+        index = self._asked(column)
+        if self._columns is not None and not self._columns.modelled[index].ordered:
+            raise SettingError(
+                f"column {column!r} has no quantiles and no tails, its levels have no order: ask its probabilities"
+            )
+        return index
 
     def _asked(self, column: str | int) -> int:
         """The index of a column that is not given."""

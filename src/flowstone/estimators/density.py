@@ -395,6 +395,8 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         """Rows of numbers with the constant columns, in the container that X was fitted in; what ``beside`` holds in
         constant columns stays.
         """
+        if self.columns_ is not None:
+            return in_container(self.columns_.decode(x), self._backend)
         rows = np.empty((len(x), len(self.kinds_)))
         rows[:, self._varying] = x.double().cpu().numpy()
         for index, value in self._constants.items():

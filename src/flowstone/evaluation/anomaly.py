@@ -157,7 +157,7 @@ def _against_the_best(density: Density, x: Tensor, context: Tensor | None, value
     found = []
     for j in range(x.shape[1]):
         held = values[:, j][~values[:, j].isnan()].sort().values
-        tried = held[torch.linspace(0, len(held) - 1, VALUES).round().long()].unique()
+        tried = held[torch.linspace(0, len(held) - 1, VALUES).round().long()].unique() if len(held) else held
         best = own
         for value in tried:
             changed = x.clone()

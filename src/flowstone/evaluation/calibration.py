@@ -15,6 +15,7 @@ from flowstone.validation import require_integer
 
 __all__ = ["Calibration", "calibration", "conditional_pit", "distance_between", "uniformity"]
 
+ROUNDING = 1e-5  # relative difference of likelihoods up to which they are equal, as they are in single precision
 POOLED = 50  # times as many draws make the pool of a density without context
 
 
@@ -27,7 +28,10 @@ class Calibration:
             value; among draws that equal it, it has a place by chance. They are uniform if the density is right: given
             a context this is simulation-based calibration (Talts et al. 2018).
         levels: for each row the share of draws that are likelier than it, ``(rows,)``: the probability of the region
-            of highest density at whose border it lies; NaN for rows with gaps.
+            of highest density at whose border it lies; among draws that are as likely, as of discrete columns, it has a
+            place by chance. NaN for rows with gaps.
+        pool: how many draws serve all rows, which then share what is by chance in them; None where each row has its own
+            draws.
 
     >>> import torch, flowstone
     >>> flow = flowstone.nice(2).double()
@@ -38,6 +42,11 @@ class Calibration:
 
     ranks: Tensor
     levels: Tensor
+    pool: int | None = None
+
+    def effective(self, rows: int) -> float:
+        """How many rows with draws of their own would show as much as these."""
+        return rows if self.pool is None else rows * self.pool / (rows + self.pool)
 
     def coverage(self, probability: float) -> tuple[float, float]:
         """The share of rows inside the region of highest density that has this probability, and its standard error."""
@@ -45,11 +54,20 @@ class Calibration:
         if not len(inside):
             return math.nan, math.nan
         share = inside.mean().item()
-        return share, math.sqrt(max(share * (1 - share), probability * (1 - probability)) / len(inside))
+        variance = max(share * (1 - share), probability * (1 - probability))
+        return share, math.sqrt(variance / self.effective(len(inside)))
 
     def p_values(self) -> Tensor:
         """For each column the probability of ranks as far from uniform, were the density right (``uniformity``)."""
-        return torch.tensor([uniformity(column)[1] for column in self.ranks.unbind(1)], dtype=torch.float64)
+        return torch.tensor([self._p_value(column) for column in self.ranks.unbind(1)], dtype=torch.float64)
+
+    def _p_value(self, ranks: Tensor) -> float:
+        distance, p_value = uniformity(ranks)
+        if self.pool is None or math.isnan(distance):
+            return p_value
+        from scipy.stats import kstwo
+
+        return float(kstwo.sf(distance, max(1, round(self.effective(int((~ranks.isnan()).sum()))))))
 
 
 @torch.no_grad()
@@ -76,7 +94,7 @@ def calibration(
         raise DataError("0 rows: there is nothing to compare")
     x = x.double().cpu()
     own = log_prob(density, x.to(density.data_dtype), context).double()
-    counts = _Counts(x.where(~x.isnan(), 0.0), own, torch.Generator().manual_seed(seed))
+    counts = _Counts(x.where(~x.isnan(), 0.0), own, torch.Generator().manual_seed(seed + draws))
     if context is None:
         drawn = density.sample(POOLED * draws, seed=seed)
         counts.add_pool(drawn.double().cpu(), log_prob(density, drawn).double())
@@ -86,22 +104,27 @@ def calibration(
             counts.add(drawn.double().cpu(), log_prob(density, drawn, context).double())
     gaps = x.isnan()
     ranks, levels = counts.shares()
-    return Calibration(ranks.masked_fill(gaps, torch.nan), levels.masked_fill(gaps.any(1), torch.nan))
+    pool = POOLED * draws if context is None else None
+    return Calibration(ranks.masked_fill(gaps, torch.nan), levels.masked_fill(gaps.any(1), torch.nan), pool)
 
 
 class _Counts:
-    """How many draws lie below each value, how many equal it, and how many are likelier than each row."""
+    """How many draws lie below each value, how many equal it, and how many are likelier than each row or as likely."""
 
     def __init__(self, values: Tensor, likelihoods: Tensor, generator: torch.Generator) -> None:
         self.values, self.likelihoods, self.generator = values, likelihoods, generator
-        self.below, self.equal, self.likelier = torch.zeros_like(values), torch.zeros_like(values), 0 * likelihoods
+        self.below, self.equal = torch.zeros_like(values), torch.zeros_like(values)
+        self.likelier, self.as_likely = torch.zeros_like(likelihoods), torch.zeros_like(likelihoods)
+        rounding = ROUNDING * (1 + likelihoods.abs().nan_to_num(posinf=0.0))
+        self.least, self.most = likelihoods - rounding, likelihoods + rounding
         self.draws = 0
 
     def add(self, drawn: Tensor, likelihoods: Tensor) -> None:
         """One draw for each row."""
         self.below += drawn < self.values
         self.equal += drawn == self.values
-        self.likelier += likelihoods > self.likelihoods
+        self.likelier += likelihoods > self.most
+        self.as_likely += (likelihoods >= self.least) & (likelihoods <= self.most)
         self.draws += 1
 
     def add_pool(self, drawn: Tensor, likelihoods: Tensor) -> None:
@@ -111,8 +134,10 @@ class _Counts:
             below, upto = (torch.searchsorted(ordered, values, right=side) for side in (False, True))
             self.below[:, index] += below
             self.equal[:, index] += upto - below
-        likelier = len(drawn) - torch.searchsorted(likelihoods.sort().values, self.likelihoods, right=True)
-        self.likelier += likelier
+        ordered = likelihoods.sort().values
+        upto = torch.searchsorted(ordered, self.most, right=True)
+        self.likelier += len(drawn) - upto
+        self.as_likely += upto - torch.searchsorted(ordered, self.least)
         self.draws += len(drawn)
 
     def shares(self) -> tuple[Tensor, Tensor]:
@@ -122,7 +147,7 @@ class _Counts:
         chance = torch.rand(self.below.shape, dtype=torch.float64, generator=self.generator)
         other = torch.rand(self.likelier.shape, dtype=torch.float64, generator=self.generator)
         ranks = (self.below + chance * (self.equal + 1)) / (self.draws + 1)
-        return ranks, (self.likelier + other) / (self.draws + 1)
+        return ranks, (self.likelier + other * (self.as_likely + 1)) / (self.draws + 1)
 
 
 @torch.no_grad()

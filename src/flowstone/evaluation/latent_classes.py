@@ -65,6 +65,7 @@ class LatentClasses:
         total = self.weights.log().expand(len(encoded.missing), -1)
         for index, (mass, log_density) in enumerate(masses):
             missing, found = encoded.missing[:, index, None], (mass @ self.shares[index]).log() + log_density[:, None]
+            found = found.where(encoded.possible[:, index, None], self.encoder.table("log_unseen", [index]))
             gone = self.missing[index] if self.columns[index].gaps else torch.zeros_like(self.weights)
             if gaps == "event":
                 total = total + torch.where(missing, gone.log(), found + (1 - gone).log())

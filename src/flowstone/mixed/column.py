@@ -1,16 +1,18 @@
 """The description of a column of a mixed density: the values that hold mass, and the domain of all others."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flowstone.errors import SettingError, UnknownNameError
 
-__all__ = ["Column", "columns_of"]
+__all__ = ["MOST_OFF_GRID", "OFF_GRID", "ROUNDING", "Column", "columns_of"]
 
 RESTS = ("real", "positive", "interval", "circle", "grid")
 MOST_SHOWN = 8  # atoms in a message
+OFF_GRID = 1e-6  # in steps: what is nearer to a value of the grid is that value
+ROUNDING, MOST_OFF_GRID = 2.0**-51, 0.25  # of float64, relative to the value; in steps
 KEYS = ("name", "atoms", "rest", "low", "high", "step", "anchor", "gaps", "unseen")
 
 
@@ -60,7 +62,7 @@ class Column:
         atoms = tuple(sorted(float(atom) for atom in head.get("atoms", ())))
         column = cls(**{**head, "atoms": atoms})
         column._check()
-        return column
+        return column._turned() if column.rest == "circle" else column
 
     @property
     def options(self) -> int:
@@ -78,13 +80,32 @@ class Column:
         return (self.low or 0.0) if self.anchor is None else self.anchor
 
     @property
+    def ends(self) -> tuple[float | None, float | None]:
+        """The least and the greatest value of the grid; None where it has no end."""
+        return self._on_grid(self.low, math.ceil), self._on_grid(self.high, math.floor)
+
+    def _turned(self) -> "Column":
+        """The same with its atoms between the two ends of its circle, the high end being the low one."""
+        low, high = self.low or 0.0, self.high or 0.0
+        turned = {atom if low <= atom < high else low + (atom - low) % (high - low) for atom in self.atoms}
+        return replace(self, atoms=tuple(sorted(turned)))
+
+    def _on_grid(self, end: float | None, inward: Callable[[float], int]) -> float | None:
+        """The value of the grid that is nearest to an end of the domain, and within."""
+        if end is None or self.step is None:
+            return end
+        steps = (end - self.origin) / self.step
+        near = abs(steps - round(steps)) < min(OFF_GRID + ROUNDING * abs(end) / self.step, MOST_OFF_GRID)
+        return end if near else self.origin + inward(steps) * self.step
+
+    @property
     def border(self) -> tuple[float | None, float | None]:
         """The ends of the domain of the rest; None for an end that is open."""
         if self.rest == "positive":
             return self.low or 0.0, None
         if self.rest == "grid" and self.step is not None:
-            half = self.step / 2
-            return None if self.low is None else self.low - half, None if self.high is None else self.high + half
+            half, (low, high) = self.step / 2, self.ends
+            return None if low is None else low - half, None if high is None else high + half
         return (self.low, self.high) if self.rest in ("interval", "circle") else (None, None)
 
     @property
@@ -113,6 +134,9 @@ class Column:
             raise SettingError(f"column {self.name!r}: unseen={self.unseen} is between 0 and 1, and rest is None")
         if self.rest == "grid" and not (self.step is not None and 0 < self.step < math.inf):
             raise SettingError(f"column {self.name!r}: a grid needs a positive step, not {self.step}")
+        low, high = self.ends
+        if self.rest == "grid" and low is not None and high is not None and not low <= high:
+            raise SettingError(f"column {self.name!r}: no value of its grid is between {self.low} and {self.high}")
 
 
 def columns_of(features: int, heads: Sequence[Mapping[str, Any]] | None) -> tuple[Column, ...]:

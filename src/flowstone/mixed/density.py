@@ -302,7 +302,7 @@ class MixedDensity(Density):
         self._check(x, context, self.event_shape)
         known = self._mask("known", known, x)
         require_choice("gaps", gaps, GAPS)
-        event = torch.full_like(known, gaps == "event")
+        event = (self.with_gaps | ~known) & (gaps == "event")  # a gap that cannot be tells nothing
         self._require_order(known & (event | ~x.isnan()), ~known & (event | ~x.isnan()))
         return self._in_chunks(x, context, event=event, known=known).sum(1)
 
@@ -332,7 +332,7 @@ class MixedDensity(Density):
         if not 0 < temperature < math.inf:
             raise SettingError(f"temperature={temperature} must be positive and finite")
         unknown = self._mask("unknown", unknown, x)
-        self._require_order(~unknown & ~x.isnan(), unknown)
+        self._require_order(~unknown & (~x.isnan() | (self.with_gaps & gaps)), unknown)
         return self._fill(x, unknown, context, self._generator(seed), temperature=temperature, gaps=gaps)
 
     @torch.no_grad()
@@ -398,7 +398,7 @@ class MixedDensity(Density):
         x[:, index] = torch.nan
         asked = torch.zeros_like(x, dtype=torch.bool)
         asked[:, index] = True
-        self._require_order(~x.isnan(), asked)
+        self._require_order(~asked & (~x.isnan() | (self.with_gaps & (gaps == "event"))), asked)
         tokens = self._tokens(x, event=self.with_gaps & ~asked if gaps == "event" else None)
         return Prediction(self.heads, index, self._column_parameters(tokens, index, self._standardized(context)))
 
@@ -446,7 +446,8 @@ class MixedDensity(Density):
         for index in range(len(self.columns)):
             parameters = self._column_parameters(tokens, index, given)
             x[:, index] = self.heads.rest_quantile(index, parameters, z[:, index])
-            tokens[:, index] = self.embedding(self.encoder.encode(x[:, index, None], [index]))[:, 0]
+            seen = self.embedding(self.encoder.encode(x[:, index, None], [index]))[:, 0]
+            tokens[:, index] = seen * ~z[:, index, None].isnan()
         return x
 
     def _require_lines(self) -> None:

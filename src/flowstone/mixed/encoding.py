@@ -7,14 +7,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from flowstone.mixed.column import Column
+from flowstone.mixed.column import MOST_OFF_GRID, OFF_GRID, ROUNDING, Column
 from flowstone.mixed.marginals import Marginals
 
 __all__ = ["FEW", "Encoded", "Encoder"]
 
 FEW = 20  # values of the rest, below which its marginal is made from all values of the column
 FARTHEST = torch.finfo(torch.float64).max  # where there is no border
-OFF_GRID = 1e-6  # in steps
 
 
 class Encoded(NamedTuple):
@@ -68,7 +67,7 @@ class Encoder(nn.Module):
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
         """Set the marginals from rows."""
-        values, encoded = self._wrap(x.double(), range(len(self.columns))).clone(), self.encode(x)
+        values, encoded = self.plain(x.double(), range(len(self.columns))).clone(), self.encode(x)
         for index in self.place:
             is_rest = (encoded.option[:, index] == len(self.columns[index].atoms)) & encoded.possible[:, index]
             if (is_rest & ~encoded.missing[:, index]).sum() >= FEW:
@@ -79,9 +78,10 @@ class Encoder(nn.Module):
         """The values of these columns (None: all of them), ``(rows, columns)``."""
         columns = range(len(self.columns)) if columns is None else columns
         missing = x.isnan()
-        x = self._wrap(x.double().where(~missing, 0.0), columns)
+        x = self.plain(x.double().where(~missing, 0.0), columns)
         option, is_atom = self._options(x, columns)
-        possible = missing | is_atom | self._is_inside(x, columns)
+        inside = self.is_inside(x, columns)
+        possible = missing | is_atom | inside
 
         kinds = [self.columns[index].rest for index in columns]
         rests = [at for at, kind in enumerate(kinds) if kind is not None]
@@ -91,9 +91,10 @@ class Encoder(nn.Module):
         value = x[:, rests].where((possible & ~missing)[:, rests], center)
         z, log_density = self.marginals.scale(value, places)
 
-        on_grid, lattice = [rests.index(at) for at in grids], [self.place[columns[at]] for at in grids]
-        half = self.table("steps", columns)[grids] / 2
-        low, high = (self.marginals.scale(value[:, on_grid] + side, lattice)[0] for side in (-half, half))
+        origin, step = (self.table(name, columns)[grids] for name in ("origins", "steps"))
+        count, half = ((x[:, grids] - origin) / step).round(), inside[:, grids] / 2  # an atom off the grid has no step
+        lattice = [places[rests.index(at)] for at in grids]
+        low, high = (self.marginals.scale(origin + (count + side) * step, lattice)[0] for side in (-half, half))
         distance = (value - center) / width
         return Encoded(columns, rests, grids, places, option, missing, possible, z, log_density, low, high, distance)
 
@@ -101,9 +102,9 @@ class Encoder(nn.Module):
         """The values of the rest of column ``index`` that lie at z, ``(rows,)``: on its grid, within its borders."""
         value = self.marginals.quantile(z[:, None], [self.place[index]])[:, 0]
         column = self.columns[index]
-        low, high = column.low if column.rest == "grid" else column.border[0], column.border[1]
+        low, high = column.border
         if column.step is not None and column.rest == "grid":
-            origin, high = column.origin, column.high
+            origin, (low, high) = column.origin, column.ends
             value = origin + ((value - origin) / column.step).round() * column.step
         return value.clamp(low, high) if low is not None or high is not None else value
 
@@ -111,11 +112,14 @@ class Encoder(nn.Module):
         """The lowest z of column ``index``, and the z up to which its values are at or below ``value``, ``(rows,)``; on
         a grid that is the z half a step above the last such value.
         """
-        column, value = self.columns[index], self._wrap(value.double()[:, None], [index])[:, 0]
+        column, value = self.columns[index], self.plain(value.double()[:, None], [index])
         low, high = column.border
         if column.rest == "grid":
-            step = column.step or 1.0
-            value = column.origin + ((value - column.origin) / step + OFF_GRID).floor() * step + step / 2
+            origin, step = self.table("origins", [index]), self.table("steps", [index])
+            count = ((value - origin) / step).round()
+            count = count.where(origin + count * step <= value, count - 1)
+            value = origin + (count + 0.5) * step
+        value = value[:, 0]
         inside = value.clamp(low, high) if low is not None or high is not None else value
         ends = (torch.full_like(inside, -FARTHEST if low is None else low), inside)
         least, z = (self.marginals.scale(end[:, None], [self.place[index]])[0][:, 0] for end in ends)
@@ -129,19 +133,43 @@ class Encoder(nn.Module):
         is_atom = (atoms.gather(1, index) == value) & (index < counts[:, None])
         return index.where(is_atom, counts[:, None]).t(), is_atom.t()
 
-    def _wrap(self, x: Tensor, columns: Sequence[int]) -> Tensor:
-        """Angles between the two ends of their circle."""
-        if all(self.columns[index].rest != "circle" for index in columns):
-            return x
-        turn, low = self.table("turns", columns), self.table("lows", columns)
-        return torch.where(turn > 0, low + torch.remainder(x - low, turn.where(turn > 0, 1.0)), x)
+    def plain(self, x: Tensor, columns: Sequence[int]) -> Tensor:
+        """Values of which equal ones are the same number: angles between the two ends of their circle, and values that
+        only rounding errors separate from one of the grid.
+        """
+        rests = {self.columns[index].rest for index in columns}
+        if "circle" in rests:
+            x = _wrapped(x, self.table("lows", columns), self.table("turns", columns))
+        if "grid" in rests:
+            x = _on_grid(x, self.table("origins", columns), self.table("steps", columns))
+        return x
 
-    def _is_inside(self, x: Tensor, columns: Sequence[int]) -> Tensor:
-        """Whether a value lies in the domain of the column's rest, and on its grid."""
-        low, high, step, origin = (self.table(name, columns) for name in ("lows", "highs", "steps", "origins"))
-        steps = (x - origin) / step.where(step > 0, 1.0)
-        on_grid = (step == 0) | ((steps - steps.round()).abs() < OFF_GRID)
-        return (x >= low) & (x <= high) & on_grid
+    def is_inside(self, x: Tensor, columns: Sequence[int]) -> Tensor:
+        """Whether a value of ``plain`` lies in the domain of the column's rest, and on its grid."""
+        low, high = self.table("lows", columns), self.table("highs", columns)
+        inside = (x >= low) & (x <= high)
+        if all(self.columns[index].rest != "grid" for index in columns):
+            return inside
+        origin, step = self.table("origins", columns), self.table("steps", columns)
+        return inside & ((step == 0) | (x == _nearest(x, origin, step)))
+
+
+def _wrapped(x: Tensor, low: Tensor, turn: Tensor) -> Tensor:
+    """Angles between the two ends of their circle; other values, of a turn of 0, as they are."""
+    return torch.where(turn > 0, low + torch.remainder(x - low, turn.where(turn > 0, 1.0)), x)
+
+
+def _nearest(x: Tensor, origin: Tensor, step: Tensor) -> Tensor:
+    """The nearest values of grids; those of columns with a step of 0, which have none, are rounded."""
+    width = step.where(step > 0, 1.0)
+    return origin + ((x - origin) / width).round() * width
+
+
+def _on_grid(x: Tensor, origin: Tensor, step: Tensor) -> Tensor:
+    """Values of a grid in place of those that only rounding errors separate from them."""
+    nearest = _nearest(x, origin, step)
+    error = (OFF_GRID * step + ROUNDING * x.abs()).minimum(MOST_OFF_GRID * step)
+    return torch.where((x - nearest).abs() < error, nearest, x)
 
 
 def _log_unseen(column: Column) -> float:
@@ -164,13 +192,19 @@ def _tables(columns: Sequence[Column]) -> dict[str, Tensor]:
             turns[index] = highs[index] - lows[index] if column.rest == "circle" else 0.0
         else:
             highs[index] = -FARTHEST
+    origins = torch.tensor([column.origin for column in columns], dtype=torch.float64)
+    widths = [column.step or 0.0 if column.rest == "grid" else 0.0 for column in columns]
+    steps = torch.tensor(widths, dtype=torch.float64)
+    for index, column in enumerate(columns):  # as ``Encoder.plain`` has values
+        own = _wrapped(atoms[index, : len(column.atoms)], lows[index], turns[index])
+        atoms[index, : len(column.atoms)] = _on_grid(own, origins[index], steps[index])
     return {
         "atoms": atoms,
         "counts": torch.tensor([len(column.atoms) for column in columns]),
         "lows": lows,
         "highs": highs,
         "turns": turns,
-        "steps": torch.tensor([column.step or 0.0 for column in columns], dtype=torch.float64),
-        "origins": torch.tensor([column.origin for column in columns], dtype=torch.float64),
+        "steps": steps,
+        "origins": origins,
         "log_unseen": torch.tensor([_log_unseen(column) for column in columns], dtype=torch.float64),
     }

@@ -1,5 +1,6 @@
 """The distribution of one column of each row, given the others."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -69,7 +70,7 @@ class Prediction:
         rows = len(self.probabilities)
         value = torch.as_tensor(value, dtype=torch.float64, device=self.probabilities.device).expand(rows)
         atoms = len(self.atoms)
-        below = ((self.atoms <= value[:, None]) * self.probabilities[:, :atoms]).sum(1)
+        below = ((self._plain(self.atoms) <= self._plain(value)[:, None]) * self.probabilities[:, :atoms]).sum(1)
         if atoms == self.probabilities.shape[1]:
             return below
         return below + self.probabilities[:, atoms] * self._heads.rest_cdf(self._index, self._parameters, value)
@@ -85,19 +86,25 @@ class Prediction:
         value = value.double()
         present = value.where(~value.isnan(), 0.0)
         upto = self.cdf(present)
-        below = upto - self._mass(present)
-        share = torch.rand(len(value), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        below = upto - self.mass(present)
+        share = torch.from_numpy(
+            np.random.default_rng(seed).random(len(value))
+        )  # not those that the same seed samples by
         return (below + share.to(value.device) * (upto - below)).masked_fill(value.isnan(), torch.nan)
 
-    def _mass(self, value: Tensor) -> Tensor:
-        """The probability of each row's value itself."""
-        column = self._heads.columns[self._index]
-        mass = ((self.atoms == value[:, None]) * self.probabilities[:, : len(self.atoms)]).sum(1)
+    def mass(self, value: Tensor) -> Tensor:
+        """The probability of each row's value itself, ``(rows,)``, given that there is one."""
+        column, value = self._heads.columns[self._index], self._plain(value)
+        mass = ((self._plain(self.atoms) == value[:, None]) * self.probabilities[:, : len(self.atoms)]).sum(1)
         if column.rest == "grid":
             step = self._heads.rest_cdf(self._index, self._parameters, value - (column.step or 1.0))
             upto = self._heads.rest_cdf(self._index, self._parameters, value)
-            mass = mass + self.probabilities[:, -1] * (upto - step)
+            inside = self._heads.encoder.is_inside(value[:, None], [self._index])[:, 0]
+            mass = mass + self.probabilities[:, -1] * (upto - step) * inside
         return mass
+
+    def _plain(self, value: Tensor) -> Tensor:
+        return self._heads.encoder.plain(value[:, None], [self._index])[:, 0]
 
     def _points(self) -> tuple[Tensor, Tensor]:
         """Values and their probabilities, ``(rows, atoms and points of the rest)``."""

@@ -26,7 +26,7 @@ def calibration_figure(found: Calibration, columns: Sequence[str]) -> Figure:
     figure, axes = new_figure(down, across, (max(4.0, 2.4 * across), 2.3 * down))
     coverage_curve(found, axes.flat[0])
     for index, name in enumerate(shown):
-        rank_histogram(found.ranks[:, index].numpy(), axes.flat[index + 1], name)
+        rank_histogram(found.ranks[:, index].numpy(), axes.flat[index + 1], name, pool=found.pool)
     for panel in axes.flat[len(shown) + 1 :]:
         panel.set_visible(False)
     return figure
@@ -44,20 +44,23 @@ def coverage_curve(found: Calibration, ax: Axes) -> Axes:
     ax.set_ylabel("held-out rows in it", fontsize=8)
     ax.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1])
     if len(levels):
-        spread = WITHIN * np.sqrt(wanted * (1 - wanted) / len(levels))
+        spread = WITHIN * np.sqrt(wanted * (1 - wanted) / found.effective(len(levels)))
         ax.fill_between(wanted, wanted - spread, wanted + spread, color="0.85", linewidth=0)
         ax.plot(wanted, np.searchsorted(np.sort(levels), wanted, side="right") / len(levels), color=SAMPLES)
     ax.plot([0, 1], [0, 1], color="black", linestyle=":", linewidth=1)
     return ax
 
 
-def rank_histogram(ranks: np.ndarray, ax: Axes, name: str) -> Axes:
-    """How often each rank comes; grey: 99% of what a right density shows by chance in one bar."""
+def rank_histogram(ranks: np.ndarray, ax: Axes, name: str, *, pool: int | None = None) -> Axes:
+    """How often each rank comes; grey: 99% of what a right density shows by chance in one bar, also by the chance that
+    all ranks share where they are among one pool of so many draws.
+    """
     ranks = ranks[~np.isnan(ranks)]
     bins = min(MOST_BINS, max(LEAST_BINS, len(ranks) // ROWS_A_BIN))
     counts, edges = np.histogram(ranks, bins, (0, 1))
     expected = len(ranks) / bins
-    spread = WITHIN * math.sqrt(expected * (1 - 1 / bins))
+    shared = 0.0 if pool is None else len(ranks) / pool
+    spread = WITHIN * math.sqrt(expected * (1 - 1 / bins) * (1 + shared))
     ax.axhspan(max(0.0, expected - spread), expected + spread, color="0.85", linewidth=0)
     ax.stairs(counts, edges, color=DATA, fill=True, alpha=0.6)
     ax.set_title(shortened(name, NAME), fontsize=9)

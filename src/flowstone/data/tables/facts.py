@@ -146,9 +146,9 @@ class Facts:
 
     @cached_property
     def origin(self) -> int:
-        """What is subtracted so that float64 holds every value exactly; 0 where nothing need be."""
+        """What is subtracted so that float64 holds every value, and every half, exactly; 0 where nothing need be."""
         whole = self.whole_numbers
-        if whole is None or not len(whole) or max(abs(int(whole.min())), abs(int(whole.max()))) <= EXACT:
+        if whole is None or not len(whole) or max(abs(int(whole.min())), abs(int(whole.max()))) <= EXACT // 2:
             return 0
         return int(whole.min())
 
@@ -242,6 +242,8 @@ class Facts:
     def on_grid(self) -> bool:
         """Whether the grid of the values is one to model: see the rules above."""
         if self.step is None or self.distinct < 2:
+            return False
+        if np.abs(self.unique[[0, -1]]).max() > EXACT // 2 * self.step:  # float64 does not hold what is between values
             return False
         steps = self.spread / self.step
         if self.is_whole or self.per_unit > 1 or pa.types.is_date(self.type):

@@ -114,7 +114,8 @@ class Categorical(ModelledKind):
         rest = np.flatnonzero((index == count) & ~gaps)
         if len(rest):
             shares = np.array(self.grouped_counts) / sum(self.grouped_counts)
-            index[rest] = count + np.random.default_rng(seed).choice(len(shares), len(rest), p=shares)
+            random = np.random.default_rng([seed, *self.column.encode()])  # columns of one table are drawn apart
+            index[rest] = count + random.choice(len(shares), len(rest), p=shares)
         known = pa.array([*self.levels, *self.grouped], type_from_record(self.level_type))
         if pa.types.is_dictionary(self.type):  # all levels in their order, so that any two samples have the same
             indices = pa.array(index, mask=gaps).cast(self.type.index_type)

@@ -57,7 +57,7 @@ class Circular(Numbers):
 
     @classmethod
     def _made(cls, facts: Facts, low: float, high: float) -> "Circular":
-        turned = low + np.mod(np.array(facts.atoms) - low, high - low)
+        turned = _turned(np.array(facts.atoms), low, high)
         atoms = () if facts.is_short else tuple(sorted(set(turned.tolist())))
         return cls.of(facts, low=low, high=high, atoms=atoms)
 
@@ -74,9 +74,13 @@ class Circular(Numbers):
         )
 
     def _turned(self, values: np.ndarray) -> np.ndarray:
-        low, high = self._ends()
-        inside = (values >= low) & (values < high)
-        return np.where(inside | np.isnan(values), values, low + np.mod(values - low, high - low))
+        return _turned(values, *self._ends())
 
     def _ends(self) -> tuple[Any, Any]:
         return self.low, self.high
+
+
+def _turned(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Angles between the two ends of their circle; those that are, and NaN, as they are."""
+    inside = (values >= low) & (values < high)
+    return np.where(inside | np.isnan(values), values, low + np.mod(values - low, high - low))

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from flowstone.data.tables.arrow import compute
-from flowstone.data.tables.facts import DECIMALS, Facts, difference, ticks_per_unit
+from flowstone.data.tables.facts import Facts, difference, ticks_per_unit
 from flowstone.data.tables.kinds.kind import Description, ModelledKind
 from flowstone.data.tables.types import is_number, is_temporal, is_text, plain_type, python_value
 from flowstone.data.tables.values import date_mask, number_mask, parse_dates, parse_numbers, without_gaps
@@ -15,6 +15,7 @@ from flowstone.errors import DataError
 
 __all__ = ["Numbers", "shown"]
 
+MOST_DIGITS = 16
 OFF_GRID = 1e-6  # of a step: what is nearer to a value of the grid is that value
 
 
@@ -126,7 +127,13 @@ class Numbers(ModelledKind):
         if self.step is None:
             return values
         on_grid = self.anchor + np.round((values - self.anchor) / self.step) * self.step
-        return np.round(on_grid, DECIMALS)
+        return on_grid if self._digits is None else np.round(on_grid, self._digits)  # no more: large values lose some
+
+    @property
+    def _digits(self) -> int | None:
+        """How many digits behind the point step and anchor have; None for more than there can be."""
+        ends = (self.step or 0.0, self.anchor)
+        return next((n for n in range(MOST_DIGITS) if all(round(end, n) == end for end in ends)), None)
 
     def _snapped(self, values: np.ndarray, kind: pa.DataType) -> np.ndarray:
         """Move values that only rounding errors separate from the grid, or from an atom, onto it."""
