@@ -76,7 +76,7 @@ def test_an_estimator_tries_it_for_wide_contexts(tmp_path):
     x, context = (part.double().numpy() for part in wide(600))
     assert "embedded (dropout 0.2)" in names(60)
     assert "embedded (dropout 0.2)" not in names(5)
-    density = FlowDensity(models="embedded", random_state=0, time_limit=3).fit(x, context=context)
+    density: Any = FlowDensity(models="embedded", random_state=0, time_limit=3).fit(x, context=context)
     assert density.flow_.spec["recipe"] == "embedded"
     z = density.transform(x[:9], context[:9])
     np.testing.assert_allclose(density.inverse_transform(z, context[:9]), x[:9], atol=1e-3)

@@ -27,21 +27,20 @@ where = 2 * torch.rand(4500, 2) - 1
 pixels = picture(where)
 train, test = slice(0, 4000), slice(4000, 4500)
 
-likely = {}
-for name, density in {
+densities = {
     "spline": flowstone.spline(2, context_features=144),
     "embedded": flowstone.recipes.embedded(2, context_features=144, width=8),
-}.items():
+}
+for name, density in densities.items():
     flowstone.fit(density, where[train], context=pixels[train], steps=800, dropout=0.2, seed=0, progress=False)
-    likely[name] = density.log_prob(where[test], pixels[test]).mean().item()
-    print(f"{name}: {likely[name]:.2f} nats a held-out position")
+    print(f"{name}: {density.log_prob(where[test], pixels[test]).mean():.2f} nats a held-out position")
 
 # %%
 figure, axes = plt.subplots(2, 3, figsize=(10, 6.8), layout="constrained")
 for column, row in zip(axes.T, (4003, 4008, 4011), strict=True):
     extent = (-1.4, 1.4, -1.4, 1.4)
     column[0].imshow(pixels[row].reshape(12, 12), origin="lower", extent=extent, cmap="Greys")
-    draws = density.sample(1000, pixels[row, None], seed=0)[:, 0]
+    draws = densities["embedded"].sample(1000, pixels[row, None], seed=0)[:, 0]
     plot.points(draws, column[1], color=plot.SAMPLES, limits=((-1.4, 1.4), (-1.4, 1.4)))
     for ax in column:
         ax.plot(*where[row], "x", color=plot.DATA, markersize=9, markeredgewidth=2)
