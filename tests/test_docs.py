@@ -272,15 +272,20 @@ def test_the_api_page_names_the_modules_that_may_change():
 # Formulas
 
 
+def docstrings() -> Iterator[tuple[str, str]]:
+    """Every docstring with its file."""
+    for path in sorted(SOURCE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                yield name_of(path), ast.get_docstring(node) or ""
+
+
 def formulas() -> Iterator[tuple[str, str]]:
     """Every formula between dollars with its place."""
     from latex import BLOCK, INLINE
 
     texts = [(name_of(path), re.sub(r"^```.*?^```", "", path.read_text(), flags=re.M | re.S)) for path in PAGES_OF_TEXT]
-    for path in SOURCE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-                texts += [(name_of(path), ast.get_docstring(node) or "")]
+    texts += docstrings()
     for place, text in texts:
         blocks = BLOCK.findall(text)
         yield from ((place, latex) for _, latex in blocks)
@@ -309,6 +314,13 @@ def test_formulas_of_docstrings_become_roles():
     assert with_roles("±``limit``, not $a$b or ($c$)") == r"±\ ``limit``, not :math:`a`\ b or (:math:`c`)"
     assert with_roles("for $a\nb$, too") == "for :math:`a b`, too"
     assert with_roles("  $$ z =\n     x $$") == "\n  .. math::\n\n     z = x\n"
+
+
+def test_docstrings_have_bars_in_formulas_and_code_alone():
+    """Elsewhere the site reads what is between two bars as the name of a substitution."""
+    apart = re.compile(r"\$\$.*?\$\$|\$.*?\$|``.*?``|^ *(>>>|\.\.\.).*?$", re.S | re.M)
+    for place, text in docstrings():
+        assert not re.search(r"\|[^\s|]+\|", apart.sub("", text)), f"{place}: {text}"
 
 
 def test_attributes_of_docstrings_become_a_list():

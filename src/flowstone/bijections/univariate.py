@@ -122,7 +122,7 @@ class Affine(Univariate):
         return (z - shift) * (-log_scale).exp(), -log_scale
 
     def saturation(self, x: Tensor, parameters: Tensor) -> float | None:
-        """The 95% quantile of the absolute value of s, as a share of ``limit``; None with ``"tanh"``, whose bound is learned."""
+        """The 95% quantile of the size of s, as a share of ``limit``; None with ``"tanh"``, whose bound is learned."""
         if self.factor is not None:
             return None
         return (soft_clamp(parameters[..., 0], self.limit).abs() / self.limit).quantile(0.95).item()

@@ -200,7 +200,7 @@ def _layers(bijection: Bijection) -> Iterator[Bijection]:
 
 
 def _jacobian(direction: Direction, value: Tensor, context: Tensor | None) -> tuple[Tensor | None, float | None]:
-    """Log|det| at the first rows and the largest condition number; None and None in many dimensions."""
+    """The log-determinants at the first rows and the largest condition number; None and None in many dimensions."""
     if value[0].numel() > MANY:
         return None, None
     few = slice(0, JACOBIANS)

@@ -93,7 +93,7 @@ class Marginals(DataLayer):
         return (log_density - log_logistic(z)).sum(-1)
 
     def scale(self, x: Tensor, columns: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The pair (z, log f) of values of these columns, ``(rows, columns)``, in float64; z lies within ± ``FARTHEST``."""
+        """The pair (z, log f) of these columns' values, ``(rows, columns)``, in float64; z is within ± ``FARTHEST``."""
         value = x.double().t().contiguous()
         (left, right), (bottom, top), slopes = self._pieces(value, self.knots, columns)
         inside = value.clamp(self.knots[columns, :1], self.knots[columns, -1:])
