@@ -108,6 +108,6 @@ class LogTails(Bijection):
         return inside * excess.exp(), excess.flatten(1).sum(-1)
 
     def _split(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        """The value clamped to [-B, B], and its size in units of B, at least 1. At B itself only the first has a gradient."""
+        """The value clamped to [-B, B], and its size in units of B, at least 1. At B only the first has a gradient."""
         times = value.abs() / self.bound
         return value.clamp(-self.bound, self.bound), torch.where(times > 1, times, 1.0)
