@@ -195,7 +195,7 @@ def _tables(columns: Sequence[Column]) -> dict[str, Tensor]:
     origins = torch.tensor([column.origin for column in columns], dtype=torch.float64)
     widths = [column.step or 0.0 if column.rest == "grid" else 0.0 for column in columns]
     steps = torch.tensor(widths, dtype=torch.float64)
-    for index, column in enumerate(columns):  # as ``Encoder.plain`` has values
+    for index, column in enumerate(() if atoms.is_meta else columns):  # as ``Encoder.plain`` has values
         own = _wrapped(atoms[index, : len(column.atoms)], lows[index], turns[index])
         atoms[index, : len(column.atoms)] = _on_grid(own, origins[index], steps[index])
     return {
