@@ -170,12 +170,12 @@ def test_a_training_goes_back_to_its_best_weights_and_goes_on(tmp_path, monkeypa
     """It names the row, lowers its rate, and keeps what happened where it can be looked at."""
     flow, x = small(), with_an_outlier()
     make_fragile(flow.bijection.links[2].net, monkeypatch)  # pyright: ignore
-    settings = QUICK | {"steps": 40, "schedule": "constant", "warmup": 0.0, "validation": x[:50]}
+    settings = QUICK | {"steps": 45, "schedule": "constant", "warmup": 0.0, "validation": x[:50]}
     with pytest.warns(UserWarning, match=r"the training goes on from the weights of step 0, with 0.3 of the learning"):
         history = flowstone.fit(flow, x, resume=tmp_path, **settings)
     assert history.stopped == "finished"
     assert all(tensor.isfinite().all() for tensor in weights(flow).values())
-    assert history.column("recoveries") == [0, 1, 1, 1, 1]
+    assert history.column("recoveries") == [0, 1, 1, 1, 1, 1]  # the last validation is no multiple of ten steps
     assert history.records[-1].learning_rate == pytest.approx(history.records[0].learning_rate * 0.3)
     said = re.match(
         r"step (\d+): the loss is nan \(first bad output: bijection.links.2.net, .*; rows 101\)", history.recoveries[0]

@@ -254,7 +254,7 @@ class _Training:
                     self._save()
             update(state.step, self._clock(), self.stepper.last_loss, state.history)
         if not state.history.records or state.history.records[-1].step != state.step:
-            self._validate(settings.learning_rate(1.0))
+            self._validate(settings.learning_rate(1.0) * self._slower())
             update(state.step, self._clock(), self.stepper.last_loss, state.history)
         return "finished"
 
