@@ -177,6 +177,9 @@ def test_the_context_of_a_transform_broadcasts(float64):
     density = td.TransformedDistribution(base, [transform.inv])
     assert density.batch_shape == (3,)
     assert density.rsample(torch.Size((4,))).shape == (4, 3, 2)
+    z = torch.randn(2)
+    for there, back, value in ((transform, transform.inv, x), (transform.inv, transform, z)):  # kept or not: one shape
+        same(back(there(value)), value.expand(3, 2), 1e-6)
 
 
 # --- one evaluation ---------------------------------------------------------------------------------------------------

@@ -209,7 +209,12 @@ class BijectionTransform(Transform, nn.Module):
         if x is not None and y is not None:  # the log-det belongs to the pair, whatever became of the bijection since
             return kept if kept.with_gradient or not torch.is_grad_enabled() else None
         fresh = torch.is_grad_enabled() and kept.with_gradient and self._state(kept.x, kept.y) == kept.state
-        return kept if fresh and self.bijective else None
+        return kept if fresh and self.bijective and self._has_one_batch_shape(kept) else None
+
+    def _has_one_batch_shape(self, kept: _Evaluation) -> bool:
+        """Whether x and y stand in the same batch: where the context has broadcast one, the other is larger."""
+        batches = kept.x.shape[: kept.x.ndim - self._dims], kept.y.shape[: kept.y.ndim - self._latent_dims]
+        return batches[0] == batches[1]
 
     def _state(self, *values: Tensor) -> tuple[Any, ...]:
         """A record that changes whenever the bijection or the values do."""
