@@ -6,7 +6,7 @@ import torch
 import flowstone
 from flowstone.bijections import Scaling
 from flowstone.errors import DataError, SettingError, UnknownNameError
-from flowstone.priors import PRIORS, ClassConditional, FromTorch, GaussianMixture, StudentT, Uniform, make_prior
+from flowstone.priors import PRIORS, ClassConditional, FromTorch, GaussianMixture, Logistic, StudentT, Uniform, make_prior
 
 every_prior = pytest.mark.parametrize("name", PRIORS)
 
@@ -96,6 +96,20 @@ def test_degrees_of_freedom_are_learned():
     flowstone.fit(flow, x, steps=400, lr=0.05, progress=False)
     assert isinstance(flow.prior, StudentT)
     assert flow.prior.df.item() == pytest.approx(3, abs=0.6)
+
+
+@pytest.mark.parametrize("prior", [*(make_prior(name, 3) for name in PRIORS), Uniform(3)], ids=str)
+def test_the_density_of_nan_is_nan(prior):
+    z = torch.full((2, 3), 0.5)
+    z[1, 2] = math.nan
+    assert prior.log_prob(z).isnan().tolist() == [False, True]
+
+
+def test_a_logistic_draw_of_zero_is_no_farther_out_than_the_numbers_beside_it(monkeypatch):
+    """Uniform numbers are multiples of 2**-24 in float32: 0 stands for those below half of that."""
+    monkeypatch.setattr(torch, "rand", lambda *size, dtype, **_: torch.zeros(size, dtype=dtype))
+    assert Logistic(1).sample(1).item() == pytest.approx(-25 * math.log(2), abs=1e-5)
+    assert Logistic(1).double().sample(1).item() == pytest.approx(-54 * math.log(2), abs=1e-9)
 
 
 def test_uniform_is_nothing_outside():

@@ -54,7 +54,8 @@ class Logistic(Prior):
         return -(F.softplus(z) + F.softplus(-z)).flatten(1).sum(-1)
 
     def sample(self, n: int, context: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
-        return self._uniform(n, generator).logit(eps=torch.finfo(self.dtype).tiny)
+        # Half of the distance between two such numbers stands for 0, which a logit takes to minus infinity.
+        return self._uniform(n, generator).logit(eps=torch.finfo(self.dtype).eps / 4)
 
     def cdf(self, z: Tensor) -> Tensor:
         return z.sigmoid()
@@ -107,7 +108,7 @@ class StudentT(Prior):
 
 
 class Uniform(Prior):
-    r"""Uniform on [low, high] in every feature, for circular flows; $-\infty$ outside.
+    r"""Uniform on [low, high] in every feature, for circular flows; $-\infty$ outside, NaN of NaN.
 
     $$ \log p(z) = -D \log(\text{high} - \text{low}) $$
 
@@ -127,7 +128,7 @@ class Uniform(Prior):
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         within = ((z >= self.low) & (z <= self.high)).flatten(1).all(-1)
         inside = z.new_full((), -self.event_shape.numel() * math.log(self.high - self.low))
-        return torch.where(within, inside, -math.inf)
+        return torch.where(z.flatten(1).isnan().any(-1), math.nan, torch.where(within, inside, -math.inf))
 
     def sample(self, n: int, context: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
         return self.low + (self.high - self.low) * self._uniform(n, generator)
