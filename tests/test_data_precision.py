@@ -97,6 +97,14 @@ def test_precision_of_the_result_is_that_of_the_flow():
         assert {part.dtype for part in layer(FAR)} == {dtype}
 
 
+@pytest.mark.parametrize("layer", [Standardize, Whiten])
+@pytest.mark.parametrize("rows", [FAR, FAR - FAR.mean(0)])
+def test_precision_of_the_data_is_what_the_inverse_returns(layer, rows):
+    made = layer(2)
+    made.initialize(rows)
+    assert made.inverse(torch.zeros(1, 2))[0].dtype == made.data_dtype
+
+
 @pytest.mark.parametrize(("scale", "offset", "log_density"), [(10.0, 1.7e9 + 77, -5.14), (1e3, 1.7e12 + 123457, -9.75)])
 @pytest.mark.parametrize("layer", [Standardize, Whiten])
 def test_columns_far_from_zero_have_their_exact_density(layer, scale, offset, log_density):

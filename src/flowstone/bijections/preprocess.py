@@ -148,6 +148,10 @@ class Whiten(DataLayer):
         for name in ("below", "above"):
             self.register_statistic(name, torch.zeros(features, features).fill_diagonal_(1.0))
 
+    @property
+    def data_dtype(self) -> torch.dtype:
+        return self.standardize.data_dtype
+
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         if self.standardize.initialized:
             return
@@ -175,7 +179,7 @@ class Whiten(DataLayer):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         standardized = solve_lu(self.below, self.above, z.double().index_select(1, self.order.argsort()))
         x, log_det = self.standardize.restored(standardized)
-        return x.to(self.standardize.data_dtype), (log_det - self._log_det()).to(self.dtype)
+        return x.to(self.data_dtype), (log_det - self._log_det()).to(self.dtype)
 
     def _log_det(self) -> Tensor:
         """The log-det of the matrix alone."""
