@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import flowstone
+from flowstone.bijections.noise import uniform_like
 from flowstone.data import Rows
 from flowstone.errors import SettingError
 from flowstone.train.held_out import HeldOut
 from flowstone.train.processes import Processes
+from flowstone.train.step import Stepper
 from together import curves, images, resumed, run_two
 
 SETTINGS = {"steps": 40, "batch_size": 64, "validate_every": 10, "progress": False}
@@ -174,6 +176,20 @@ def test_the_parts_of_a_batch_are_all_of_it(n, size):
         assert part
         rows += part
     assert rows == list(range(n))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_a_process_draws_by_itself_is_apart_from_the_noise_of_the_whole_batch(rank):
+    processes = Processes()
+    processes.rank, processes.size = rank, 2
+    stepper: Any = SimpleNamespace(
+        stochastic=True, settings=SimpleNamespace(seed=0), device=torch.device("cpu"), processes=processes
+    )
+    with torch.random.fork_rng([]):
+        Stepper._seed_noise(stepper, 3)
+        own = torch.rand(2, 5)
+    with Stepper._noise_of_whole_batch(stepper, 3, total=4):
+        assert not torch.equal(uniform_like(own), own)
 
 
 def of_rank(rank: int, size: int) -> Any:

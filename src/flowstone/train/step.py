@@ -192,11 +192,11 @@ class Stepper:
         return noise_from(NoiseSource(source, self.processes.part(total), total))
 
     def _seed_noise(self, step: int) -> None:
-        """Seed the noise by seed and step, so that a resumed training repeats it; each process has its own of what is
-        not drawn for the whole batch: noise in compiled steps and in layers of users.
+        """Seed the noise by seed and step, so that a resumed training repeats it; each of several processes has its own,
+        none of which is that of the whole batch, for what each draws by itself: in compiled steps and layers of users.
         """
         if self.stochastic:
-            rank = [self.processes.rank] if self.processes.rank else []
+            rank = [self.processes.rank] if self.processes.size > 1 else []
             torch.manual_seed(generator(self.settings.seed, NOISE, step, *rank).initial_seed())
 
     def _diagnose(self, step: int, loss: float, now: int) -> NonFiniteError:
