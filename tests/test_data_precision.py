@@ -97,6 +97,15 @@ def test_precision_of_the_result_is_that_of_the_flow():
         assert {part.dtype for part in layer(FAR)} == {dtype}
 
 
+def test_latents_near_a_border_come_back_from_an_interval_far_from_zero():
+    layer, z = Interval(1e5, 1e5 + 1), torch.tensor([[-12.0], [12.0]])
+    x, log_det = layer.inverse(z)
+    assert x.dtype == torch.float64
+    back, log_det_back = layer(x)
+    torch.testing.assert_close(back, z, rtol=0, atol=1e-4)
+    torch.testing.assert_close(log_det_back, -log_det, rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("layer", [Standardize, Whiten])
 @pytest.mark.parametrize("rows", [FAR, FAR - FAR.mean(0)])
 def test_precision_of_the_data_is_what_the_inverse_returns(layer, rows):

@@ -66,8 +66,11 @@ class Logit(_Bounded):
         return z, -self._log_slope(z)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z = z.double()
-        return self._inverse_with_log_det((z.sigmoid() - self.alpha) / (1 - 2 * self.alpha), self._log_slope(z))
+        return self._inverse_with_log_det(*self.unbend(z.double()))
+
+    def unbend(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x and log dx/dz of each number in float64."""
+        return (z.sigmoid() - self.alpha) / (1 - 2 * self.alpha), self._log_slope(z)
 
     def _log_slope(self, z: Tensor) -> Tensor:
         """Return log dx/dz."""
@@ -124,12 +127,9 @@ class Interval(_Bounded):
         return self._with_log_det(z, log_slope - (self.high - self.low).log(), is_outside(x, *self._borders()))
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        unit, log_det = self.logit.inverse(z)
-        x = torch.lerp(self.low, self.high, unit.double())
-        return x.to(self.data_dtype), log_det + self._log_width(z)
-
-    def _log_width(self, value: Tensor) -> Tensor:
-        return (self.high - self.low).log().expand(value.shape[1:]).sum()
+        unit, log_slope = self.logit.unbend(z.double())
+        x = torch.lerp(self.low, self.high, unit)
+        return self._inverse_with_log_det(x, log_slope + (self.high - self.low).log())
 
     def extra_repr(self) -> str:
         return f"low={self.low.tolist()}, high={self.high.tolist()}, alpha={self.logit.alpha:g}"
