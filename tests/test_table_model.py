@@ -255,6 +255,12 @@ def test_a_flow_of_whole_rows_is_a_model_too():
         learn(numbers, recipe="nice", steps=2, progress=False)
 
 
+def test_learning_leaves_the_global_random_state_as_it_was():
+    before = torch.get_rng_state()
+    flowstone.learn({"a": np.random.default_rng(0).normal(size=200)}, steps=1, progress=False)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_tables_that_hold_nothing_to_learn():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -417,8 +417,9 @@ def learn(
     if len(x) < MIN_ROWS:
         raise DataError(f"{table.path}: {len(x)} rows; at least {MIN_ROWS} are needed")
     extra = {"columns": columns.heads()} if recipe == "mixed" else {}
-    torch.manual_seed(seed)
-    density = build(recipe, {"features": x.shape[1]} | extra | dict(arguments or {}))
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        density = build(recipe, {"features": x.shape[1]} | extra | dict(arguments or {}))
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(x)))
     validation, rows = x[order[: len(x) // 10]], x[order[len(x) // 10 :]]
     if not isinstance(density, MixedDensity):
