@@ -453,7 +453,12 @@ def test_cdf_that_does_not_exist_says_why():
     wide, student = Flow(b.Scaling(2), priors.StandardNormal(2)), Flow(b.Scaling(1), priors.StudentT(1))
     noisy = Flow(b.Dequantize(), priors.StandardNormal(1))
     foreign = Flow(b.Scaling(1), td.StudentT(torch.full((1,), 3.0)))
+    spline = b.RQSpline(bins=2, bound=1.0, circular=True)
+    turned = Flow(
+        b.Autoregressive(1, spline, MADE(1, spline.parameters_per_feature)), priors.Uniform(1, low=-1.0, high=1.0)
+    )
     refused = [
+        (turned, "no i?cdf on a circle"),
         (wide, r"cdf is of one feature; the events here are of \(2,\)"),
         (student, "StudentT has no (cdf|quantiles) in closed form"),
         (noisy, "no i?cdf of a flow that draws noise"),

@@ -221,6 +221,8 @@ class FlowDistribution(Distribution):
             raise NotImplementedError(f"{name} is of one feature; the events here are of {tuple(self.event_shape)}")
         if density.stochastic:
             raise NotImplementedError(f"no {name} of a flow that draws noise")
+        if any(getattr(module, "circular", False) for module in density.modules()):  # a turn takes the seam elsewhere
+            raise NotImplementedError(f"no {name} on a circle, which has no first point")
         return density.prior, density.transform(self.context)
 
     @staticmethod
