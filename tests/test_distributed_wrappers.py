@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import flowstone
-from flowstone.bijections import LogisticMixtureCDF, Standardize, Whiten
+from flowstone.bijections import Interval, LogisticMixtureCDF, Positive, Rescale, Standardize, Whiten
 from flowstone.mixed import MixedDensity
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -173,6 +173,17 @@ def test_layers_built_without_memory_get_their_numbers_later(make):
     for one, other in zip(empty(x), layer(x), strict=True):
         assert torch.equal(one, other)
     assert torch.equal(empty.inverse(torch.ones(2, 3))[0], layer.inverse(torch.ones(2, 3))[0])
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: Interval(-1.0, 1.7e9), lambda: Rescale(-1.0, 1.7e9), lambda: Positive(low=1.7e9)]
+)
+def test_layers_with_borders_are_built_without_memory(make):
+    with torch.device("meta"):
+        empty = make()
+    empty.to_empty(device="cpu")
+    empty.load_state_dict(make().state_dict())
+    assert empty.data_dtype == make().data_dtype
 
 
 @pytest.mark.parametrize("name", ["spline", "maf"])

@@ -187,7 +187,7 @@ class Positive(_Bounded):
         super().__init__()
         require_number("low", low)
         self.low = low
-        self.needs_float64 = is_coarse(torch.tensor(low), torch.tensor(1.0))
+        self.needs_float64 = is_coarse(*torch.tensor([low, 1.0], device="cpu"))
 
     @property
     def domain(self) -> Constraint:
