@@ -6,7 +6,16 @@ import torch
 import flowstone
 from flowstone.bijections import Scaling
 from flowstone.errors import DataError, SettingError, UnknownNameError
-from flowstone.priors import PRIORS, ClassConditional, FromTorch, GaussianMixture, Logistic, StudentT, Uniform, make_prior
+from flowstone.priors import (
+    PRIORS,
+    ClassConditional,
+    FromTorch,
+    GaussianMixture,
+    Logistic,
+    StudentT,
+    Uniform,
+    make_prior,
+)
 
 every_prior = pytest.mark.parametrize("name", PRIORS)
 
