@@ -192,8 +192,8 @@ class Stepper:
         return noise_from(NoiseSource(source, self.processes.part(total), total))
 
     def _seed_noise(self, step: int) -> None:
-        """Seed the noise by seed and step, so that a resumed training repeats it. Each of several processes has its own,
-        none that of the whole batch, for what it draws by itself: noise in compiled steps and in layers of users.
+        """Seed the noise by seed and step, so that a resumed training repeats it. Each of several processes has a seed
+        of its own, none that of the whole batch, for what it draws by itself: in compiled steps and layers of users.
         """
         if self.stochastic:
             rank = [self.processes.rank] if self.processes.size > 1 else []
