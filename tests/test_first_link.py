@@ -51,6 +51,19 @@ def test_honest_columns_stay_as_they_are_to_the_last_bit(name):
         assert torch.equal(log_det, torch.zeros(len(x), dtype=torch.float64))
 
 
+def test_the_gradient_at_the_farthest_row_is_its_slope():
+    layer = CompressTails(1).double()
+    layer.knots.copy_(torch.tensor([[-3.0], [3.0]]))
+    layer.ranges.fill_(2.0)
+    layer.statistics_changed()
+    x = torch.tensor([[-5.0], [5.0]], dtype=torch.float64)
+    for direction, start in ((layer, x), (layer.inverse, layer(x)[0])):
+        start.requires_grad_()
+        value, log_det = direction(start)
+        (gradient,) = torch.autograd.grad(value.sum(), start)
+        torch.testing.assert_close(gradient[:, 0].log(), log_det)
+
+
 @given(
     seed=st.integers(0, 10_000),
     part=st.sampled_from([0.001, 0.01, 0.1]),

@@ -134,7 +134,8 @@ class CompressTails(DataLayer):
 
 def _cut(value: Tensor, border: Tensor) -> tuple[Tensor, Tensor]:
     """The part up to the border, and the rest."""
-    return value.minimum(border), (value - border).where(value > border, 0.0)
+    over = value > border  # not minimum(), of whose gradient each of two equal numbers has half
+    return torch.where(over, border, value), (value - border).where(over, 0.0)
 
 
 def _log_width(distance: Tensor, room: float) -> Tensor:
