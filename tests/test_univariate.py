@@ -92,3 +92,10 @@ def test_a_mixture_of_components_that_start_alike_part_when_trained():
         optimizer.step()
     _, means, _ = transform._mixture(parameters)
     assert sorted(means.flatten().tolist()) == pytest.approx([-5, 5], abs=0.5)
+
+
+def test_the_log_slope_of_a_mixture_has_its_gradient_where_the_mixture_is_one_half(float64):
+    transform, x = LogisticMixtureCDF(components=3), torch.zeros(1, 1, requires_grad=True)
+    _, log_slope = transform(x, torch.zeros(1, 1, transform.parameters_per_feature))  # the identity
+    (gradient,) = torch.autograd.grad(log_slope.sum(), x)
+    assert gradient.abs().item() < 1e-12

@@ -86,11 +86,13 @@ class LogisticMixtureCDF(Univariate):
         below, above = F.logsigmoid(white), F.logsigmoid(-white)
         log_cdf = (log_weights + below).logsumexp(-1)
         log_rest = (log_weights + above).logsumexp(-1)
-        in_upper_half = (log_rest < log_cdf)[..., None]
+        in_upper_half = log_rest < log_cdf
+        log_larger = torch.where(in_upper_half, log_cdf, log_rest)  # not maximum(), whose gradient errs where F = 1/2
+        in_upper_half = in_upper_half[..., None]
         smaller, larger = torch.where(in_upper_half, above, below), torch.where(in_upper_half, below, above)
         responsibilities = (log_weights + smaller).log_softmax(-1)
         log_hazard = (responsibilities + larger - log_scales).logsumexp(-1)
-        return log_cdf - log_rest, log_hazard - torch.maximum(log_cdf, log_rest)
+        return log_cdf - log_rest, log_hazard - log_larger
 
     def _bisect(self, z: Tensor, log_weights: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
         quantiles = means + log_scales.exp() * z[..., None]
