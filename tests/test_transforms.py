@@ -178,6 +178,8 @@ def test_the_context_of_a_transform_broadcasts(float64):
     assert density.batch_shape == (3,)
     assert density.rsample(torch.Size((4,))).shape == (4, 3, 2)
     z = torch.randn(2)
+    there: Any
+    back: Any
     for there, back, value in ((transform, transform.inv, x), (transform.inv, transform, z)):  # kept or not: one shape
         same(back(there(value)), value.expand(3, 2), 1e-6)
 
