@@ -144,7 +144,7 @@ def nested(depth):
         (lambda f: edit(f, data={"kind": "tables"}), "data.kind: invalid enum value 'tables'"),
         (lambda f: edit(f, format_version=99), "format 99 is newer"),
         (lambda f: edit(f, recipe="realnvq"), "did you mean 'realnvp'"),
-        (lambda f: edit(f, recipe="mine"), "one of your own is known once its module is imported"),
+        (lambda f: edit(f, recipe="mine"), "a recipe of your own is known once its module is imported"),
         (lambda f: edit(f, arguments={"features": 5, "widths": 3}), "'widths'"),
         (lambda f: edit(f, arguments={"features": 5, "hidden": "wide"}), "cannot be used"),
         (lambda f: edit(f, arguments={"features": 6}), "does not fit flow.json"),

@@ -7,7 +7,7 @@ import torch
 
 import flowstone
 from cases import disturb
-from flowstone.bijections import Affine, Chain, Coupling, Permutation, Scaling, Standardize
+from flowstone.bijections import Affine, Chain, Coupling, Pad, Permutation, Scaling, Standardize
 from flowstone.errors import SettingError, ShapeError
 from flowstone.kernels import CHUNK
 from flowstone.nets import MLP
@@ -125,3 +125,14 @@ def test_a_flow_works_on_another_device_throughout():
     z, _ = flow.to_latent(x, context)
     assert flow.from_latent(z, context)[0].device.type == "meta"
     assert flow.sample(4, context).shape == (4, 7, 3)
+
+
+def test_samples_of_a_flow_with_noise_have_the_likelihood_of_log_prob(float64):
+    """Here the bound is tight: the added pixels are independent of the image."""
+    flow = flowstone.Flow(Pad((1, 1, 2), (2, 2)), StandardNormal((1, 2, 2)))
+    x, log_prob = flow.sample_and_log_prob(50, seed=0)
+    assert x.shape == (50, 1, 1, 2)
+    torch.testing.assert_close(log_prob, torch.distributions.Normal(0.0, 1.0).log_prob(x).flatten(1).sum(1))
+    again, same = flow.sample_and_log_prob(50, seed=0)
+    assert torch.equal(again, x)
+    assert torch.equal(same, log_prob)

@@ -208,6 +208,8 @@ class Density(nn.Module, ABC):
     ) -> tuple[Tensor, Tensor]:
         """``sample``, and the log-density of each sample in nats, ``(n,)`` or ``(n, batch)``, in one pass.
 
+        Where the density draws noise (``stochastic``) it is the bound that ``log_prob`` gives, by noise of its own.
+
         >>> import flowstone
         >>> x, log_prob = flowstone.nice(2).sample_and_log_prob(5, seed=0)
         >>> x.shape, log_prob.shape

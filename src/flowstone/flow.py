@@ -1,13 +1,14 @@
 """Flow: a bijection and a prior, which together are a probability distribution."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from flowstone.bijections import BatchNorm, Bijection, Standardize, State
+from flowstone.bijections import BatchNorm, Bijection, Standardize, State, noise_from
 from flowstone.density import Density
 from flowstone.distribution import FlowDistribution
 from flowstone.errors import ShapeError
@@ -176,6 +177,10 @@ class Flow(Density):
     def _sample_and_log_prob(
         self, n: int, context: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
+        if self.stochastic:  # the noise that ``inverse`` takes away has a density, too, which ``forward`` counts
+            x = self._sample(n, context, generator, 1.0)
+            with nullcontext() if generator is None else noise_from(generator):
+                return x, self._log_prob(x, context)
         z = self.prior.sample(n, context, generator)
         x, log_det = self.bijection.inverse(z, self._standardized(context))
         return x, self.prior.log_prob(z, context) - log_det
