@@ -188,6 +188,10 @@ def _array(name: str, values: Any) -> pa.Array:
         return values
     if isinstance(values, str | bytes) or not hasattr(values, "__iter__"):
         raise DataError(f"column {name!r} is one value ({values!r}): expected a value for each row")
+    if hasattr(values, "iloc"):  # of pandas
+        values = _of_series(_plain_series(values) if _is_special(values.dtype) else values)
+        if isinstance(values, pa.Array | pa.ChunkedArray):
+            return values
     mask = np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else None
     if getattr(values, "dtype", None) is not None and hasattr(values, "tolist"):
         values = _numpy(name, np.asarray(values))
