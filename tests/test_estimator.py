@@ -25,6 +25,7 @@ from flowstone import FlowDensity
 from flowstone.errors import CheckpointError, DataError, FlowstoneError, SettingError, UnknownNameError
 from flowstone.estimators import candidates, ladder
 from flowstone.estimators.context import ContextColumns
+from flowstone.estimators.weights import repetitions
 from flowstone.mixed import MixedDensity
 
 SIMPLE = ("independent", "gaussian", "mixture")
@@ -93,6 +94,11 @@ def test_the_same_seed_repeats_exactly_and_another_does_not():
     assert np.array_equal(one.score_samples(X), same.score_samples(X))
     assert np.array_equal(one.sample(5, random_state=1), same.sample(5, random_state=1))
     assert not np.array_equal(one.sample(5, random_state=1), one.sample(5, random_state=2))
+
+
+@pytest.mark.parametrize("weight", [1e308, 0.1, 5e-324])
+def test_equal_weights_are_once_each(weight):
+    assert repetitions(np.full(20, weight), 20, seed=0).tolist() == [1] * 20
 
 
 def test_whole_weights_are_repetitions_and_order_does_not_matter():
