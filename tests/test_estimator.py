@@ -591,3 +591,13 @@ def test_where_nothing_is_blended_the_likeliest_has_all():
     assert ladder._weights(values, blended=False) == {"best": 1.0}
     shares = ladder._weights(values, blended=True)
     assert max(shares, key=shares.__getitem__) == "best"
+
+
+@pytest.mark.parametrize("kinds", ["auto", "infer"])
+def test_filled_frames_keep_their_index(kinds):
+    frame = pd.DataFrame(X, columns=list("abcdefghijklm")[: X.shape[1]], index=np.arange(len(X))[::-1] + 1000)
+    frame.iloc[::7, 0] = np.nan
+    density = FlowDensity(models="mixed", kinds=kinds, time_limit=1, random_state=0).fit(frame)
+    filled = density.impute(frame, random_state=0)
+    assert filled.index.equals(frame.index)
+    assert not filled.isna().any(axis=None)
