@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowstone.data.tables import Columns, kinds_of, read_table
+from flowstone.data.tables import Columns, kinds_of, read_table, write_table
 from flowstone.data.tables.facts import Facts
 from flowstone.data.tables.values import parse_numbers
 from flowstone.errors import CheckpointError, DataError, DataWarning, FlowstoneError, SettingError, UnknownNameError
@@ -733,3 +733,19 @@ def test_the_order_of_levels_stays_where_one_means_a_gap():
     )
     found = kinds_of({"x": column}, na=["none"]).kinds[0]
     assert (found.name, found.levels, found.missing) == ("ordinal", ("S", "M", "L"), 20)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array(draws().normal(size=60).astype(np.float32)),
+        pa.array(draws().integers(10**16, 10**17, 60)).cast(pa.timestamp("us")),
+        pa.array([Decimal(k % 4) / 10 for k in range(60)]).dictionary_encode(),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_a_column_written_as_text_has_the_same_numbers(tmp_path, column):
+    table = pa.table({"x": column, "y": draws().normal(size=60)})
+    columns = kinds_of(table)
+    write_table(tmp_path / "t.csv", table)
+    assert columns.encode(tmp_path / "t.csv").equal(columns.encode(table))

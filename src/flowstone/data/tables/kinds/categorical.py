@@ -157,10 +157,8 @@ class Categorical(ModelledKind):
         if pa.types.is_decimal(own) and pa.types.is_integer(values.type):  # of which Arrow asks for 19 digits
             values = values.cast(pa.string())
         plain = values.cast(own)
-        if (
-            pa.types.is_floating(values.type)
-            and not compute.all(compute.equal(plain.cast(values.type), values)).as_py()
-        ):
+        exact = plain.cast(pa.string()).cast(values.type) if pa.types.is_floating(values.type) else values
+        if not compute.all(compute.equal(exact, values)).as_py():
             raise pa.ArrowInvalid(f"digits that {own} does not hold")
         return plain.cast(kind)
 

@@ -1,5 +1,6 @@
 """What kinds of numbers share: atoms, a grid, an origin, and the way to float64 and back."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar
@@ -149,6 +150,9 @@ class Numbers(ModelledKind):
             return values
         narrow = [each.to_pandas_dtype() for each in (kind, self.type) if each in (pa.float16(), pa.float32())]
         with np.errstate(invalid="ignore", over="ignore"):  # of infinite values
+            if self.type in (pa.float16(), pa.float32()):  # text has fewer digits of them than float64
+                short = values.astype(self.type.to_pandas_dtype()).astype(np.float64)
+                values = np.where(np.isinf(short), values, short)
             for dtype in narrow:
                 values = _snapped_to(np.asarray(self.atoms), values, dtype)
             if self.step is None:
@@ -219,6 +223,8 @@ def _as_times(column: pa.ChunkedArray, kind: Numbers, where: str, start: int) ->
     if is_text(column.type):
         parsed = parse_dates(column)
         if parsed is None:
+            with suppress(pa.ArrowException):  # as Arrow writes moments
+                return column.cast(kind.type)
             row = max(0, compute.index(compute.fill_null(_mask_of_dates(column), True), False).as_py())
             held = f"row {start + row + 1} holds {column[row].as_py()!r}"
             raise DataError(f"{where}: column {kind.column!r}, {held}; it is {kind.name}: a date or a time")
