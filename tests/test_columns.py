@@ -704,6 +704,7 @@ def test_truth_values_as_text_may_have_gaps_and_blanks():
         (pa.array([2**53 + 1, 2**53]), str(2**53 + 1), [None, 2**53]),
         (pa.array([1, 2], pa.uint8()), "1.0", [None, 2]),
         (pa.array([1, 2], pa.uint8()), "-999", [1, 2]),
+        (pa.array([1, 2]), "1.5", [1, 2]),
         (pa.array([1, 2]).dictionary_encode(), "1", [None, 2]),
     ],
 )

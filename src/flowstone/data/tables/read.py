@@ -403,9 +403,11 @@ def _values_of(na: Sequence[str], kind: pa.DataType) -> pa.Array:
     found = []
     for text in numbers:
         with suppress(pa.ArrowException, OverflowError, ValueError):
-            value = Decimal(text) if math.isfinite(float(text)) else None
-            whole = pa.types.is_integer(kind) and value is not None and value == int(value)
-            found.append(pa.scalar(int(value) if whole else value, kind).as_py())
+            value = Decimal(text)
+            if not pa.types.is_integer(kind):
+                found.append(pa.scalar(value, kind).as_py())
+            elif math.isfinite(float(text)) and value == int(value):
+                found.append(pa.scalar(int(value), kind).as_py())
     return pa.array(found, kind)
 
 
