@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowstone.data.tables import Columns, kinds_of, read_table
+from flowstone.data.tables import Columns, kinds_of, read_table, write_table
 from flowstone.data.tables.facts import Facts
 from flowstone.data.tables.values import parse_numbers
 from flowstone.errors import CheckpointError, DataError, DataWarning, FlowstoneError, SettingError, UnknownNameError
@@ -592,3 +592,161 @@ def test_truth_values_may_be_text(kind):
     columns = kinds_of({"is_in": [True, False] * 20})
     x = columns.encode(pa.table({"is_in": pa.array(["true", None, "False"], kind)}))
     np.testing.assert_array_equal(x.numpy(), [[1.0], [np.nan], [0.0]])
+
+
+@pytest.mark.parametrize("kind", [pa.decimal128(1, 0), pa.decimal128(5, 2)])
+def test_decimals_of_0_and_1_come_back(kind):
+    values = [Decimal(k % 2) for k in range(40)]
+    columns = kinds_of({"x": pa.array(values, kind)})
+    assert columns.kinds[0].name == "boolean"
+    found = Columns.from_record(columns.as_record()).decode(columns.encode({"x": pa.array(values, kind)})).column("x")
+    assert (found.type, found.to_pylist()) == (kind, values)
+
+
+@pytest.mark.parametrize(
+    "levels", [[time(9), time(8)], [date(2024, 1, 1), date(1950, 1, 1)], [Decimal("1.5"), Decimal("0.5")]]
+)
+def test_levels_in_an_order_may_be_of_any_type(levels):
+    column = pa.DictionaryArray.from_arrays(pa.array([0, 1] * 20, pa.int8()), pa.array(levels), ordered=True)
+    columns = kinds_of({"x": column})
+    assert columns.kinds[0].name == "ordinal"
+    x = columns.encode({"x": column})
+    assert x[:2].tolist() == [[0.0], [1.0]]
+    found = Columns.from_record(columns.as_record()).decode(x).column("x")
+    assert (found.type, found.to_pylist()) == (column.type, column.to_pylist())
+
+
+def test_moments_more_centuries_apart_than_64_bits_hold_nanoseconds():
+    ticks = draws().integers(-9 * 10**9, 9 * 10**9, 60) * 10**9 + 5
+    column = pa.array(ticks, pa.timestamp("ns"))
+    columns = kinds_of({"x": column})
+    assert columns.kinds[0].ticks % 10**9 == 0
+    assert columns.decode(columns.encode({"x": column})).column("x").to_pylist() == column.to_pylist()
+    fine = pa.array([-(9 * 10**18) + 1, -8 * 10**18, 9 * 10**18], pa.timestamp("ns"))  # float64 rounds these
+    columns = kinds_of({"x": fine})
+    found = columns.decode(columns.encode({"x": fine})).column("x")
+    assert np.abs(np.asarray(found.cast(pa.int64())) - np.asarray(fine.cast(pa.int64()))).max() < 10_000
+
+
+@pytest.mark.parametrize("unit", ["ns", "us"])
+def test_moments_beyond_what_the_type_of_a_column_holds_are_refused(unit):
+    columns = kinds_of({"x": pa.array(draws().integers(0, 10**9, 60), pa.timestamp("s")).cast(pa.timestamp(unit))})
+    far = pa.array([0, 10_413_792_000 if unit == "ns" else 2**62], pa.timestamp("s"))
+    with pytest.raises(DataError, match=rf"'x' holds what timestamp\[{unit}\] cannot hold"):
+        columns.encode({"x": far})
+    if unit == "ns":
+        with pytest.raises(DataError, match="cannot hold"):
+            columns.encode({"x": pa.array([date(2300, 1, 1)])})
+    finer = pa.array([10**9 + 1], pa.timestamp("ns"))
+    assert columns.encode({"x": finer}).isfinite().all()
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.uint64()])
+def test_large_whole_numbers_may_come_as_floats_and_decimals(kind):
+    start = 2**53 if kind == pa.int64() else 2**63
+    columns = kinds_of({"x": pa.array([start + 4096 * int(k) for k in draws().integers(0, 50, 60)], kind)})
+    origin = columns.kinds[0].origin
+    floats = pa.array([float(start + 4096), None, np.nan, np.inf])
+    assert columns.encode({"x": floats})[:, 0].nan_to_num(-1).tolist() == [
+        start + 4096 - origin, -1, -1, torch.finfo(torch.float64).max
+    ]  # fmt: skip
+    assert columns.encode({"x": pa.array([Decimal(start + 1)], pa.decimal128(20, 0))}).item() == start + 1 - origin
+
+
+def test_samples_stay_within_what_a_narrow_type_holds():
+    decimals = pa.array([Decimal(int(k)) / 100 for k in draws().integers(-999, 999, 60)], pa.decimal128(3, 2))
+    columns = kinds_of({"x": decimals}, {"x": "continuous"})
+    assert columns.decode([[12.3], [-50.0], [1.234]]).column("x").to_pylist() == [
+        Decimal("9.99"), Decimal("-9.99"), Decimal("1.23")
+    ]  # fmt: skip
+    for dtype in (np.float16, np.float32):
+        columns = kinds_of({"x": draws().normal(size=60).astype(dtype)})
+        assert columns.decode([[1e39], [-1e39]]).column("x").to_pylist() == [np.finfo(dtype).max, np.finfo(dtype).min]
+
+
+def test_what_is_rounded_to_0_has_no_sign():
+    columns = kinds_of({"x": draws().lognormal(3, 1, 400).round(2) + 0.01}, {"x": "positive"})
+    assert str(columns.decode([[0.001]]).column("x")[0].as_py()) == "0.0"
+
+
+def test_an_angle_just_below_the_lower_end_is_within_the_circle():
+    columns = kinds_of({"x": draws().random(60) * 360}, {"x": "circular(0,360)"})
+    assert columns.encode({"x": [-1e-20, 360.0, 359.5]})[:, 0].tolist() == [0.0, 0.0, 359.5]
+
+
+def test_levels_of_decimals_are_found_among_other_types():
+    columns = kinds_of({"x": pa.array([Decimal("1.50"), Decimal("2.00")] * 30)}, {"x": "categorical"})
+    for same in ([1.5, 2.0], ["1.5", "2"], [Decimal("1.5"), Decimal("2.0")]):
+        assert columns.encode({"x": same})[:, 0].tolist() == [0.0, 1.0]
+    assert columns.encode({"x": [2]}).item() == 1.0
+    with pytest.raises(DataError, match="unknown level"):
+        columns.encode({"x": [1.503]})
+    unseen: list = []
+    assert columns.encode({"x": [1.503, 2.0]}, unseen=unseen)[:, 0].tolist() == [2.0, 1.0]
+    assert len(unseen) == 1
+
+
+def test_truth_values_as_text_may_have_gaps_and_blanks():
+    columns = kinds_of({"x": [True, False] * 30})
+    found = columns.encode({"x": pa.array([" true", "NA", "", "False "])})[:, 0]
+    assert found.nan_to_num(-1).tolist() == [1, -1, -1, 0]
+    assert columns.encode({"x": pa.array(["true"]).dictionary_encode()}).item() == 1
+    with pytest.raises(DataError, match="row 2 holds 'maybe'"):
+        columns.encode({"x": ["NA", "maybe"]})
+
+
+@pytest.mark.parametrize(
+    ("values", "na", "found"),
+    [
+        (pa.array([Decimal("-99.9"), Decimal(1)], pa.decimal128(5, 2)), "-99.9", [None, Decimal(1)]),
+        (pa.array([-99.9, 1], pa.float32()), "-99.9", [None, 1.0]),
+        (pa.array(np.array([-99.9, 1], np.float16)), "-99.9", [None, 1.0]),
+        (pa.array([2**53 + 1, 2**53]), str(2**53 + 1), [None, 2**53]),
+        (pa.array([1, 2], pa.uint8()), "1.0", [None, 2]),
+        (pa.array([1, 2], pa.uint8()), "-999", [1, 2]),
+        (pa.array([1, 2]), "1.5", [1, 2]),
+        (pa.array([1, 2]).dictionary_encode(), "1", [None, 2]),
+    ],
+)
+def test_numbers_that_mean_a_gap_are_those_of_the_type_of_their_column(values, na, found):
+    table = read_table({"x": values}, na=[na, "x", "nan", "inf", "1e400"])
+    assert table.arrow.column("x").to_pylist() == found
+
+
+@pytest.mark.parametrize("dtype", ["Int64", "boolean", "string", "category", "datetime64[ns, Europe/Berlin]"])
+def test_columns_of_pandas_in_a_dictionary_are_those_of_a_frame(dtype):
+    pandas = pytest.importorskip("pandas")
+    value = {"Int64": 2**53 + 1, "boolean": True, "datetime64[ns, Europe/Berlin]": "2024-01-01"}.get(dtype, "a")
+    frame = pandas.DataFrame({"x": pandas.Series([value, None], dtype=dtype)})
+    assert read_table({"x": frame["x"]}).arrow == read_table(frame).arrow
+
+
+def test_what_is_masked_in_a_context_is_a_gap():
+    values = np.ma.masked_array(draws().normal(size=(30, 2)), mask=np.eye(30, 2, dtype=bool))
+    learned = ContextColumns.learn(values, {})
+    assert learned.features == 4
+    assert learned.encode(values).equal(ContextColumns.learn(values.filled(np.nan), {}).encode(values.filled(np.nan)))
+
+
+def test_the_order_of_levels_stays_where_one_means_a_gap():
+    column = pa.DictionaryArray.from_arrays(
+        pa.array([3, 0, 1, 2] * 20, pa.int8()), ["S", "M", "none", "L"], ordered=True
+    )
+    found = kinds_of({"x": column}, na=["none"]).kinds[0]
+    assert (found.name, found.levels, found.missing) == ("ordinal", ("S", "M", "L"), 20)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array(draws().normal(size=60).astype(np.float32)),
+        pa.array(draws().integers(10**16, 10**17, 60)).cast(pa.timestamp("us")),
+        pa.array([Decimal(k % 4) / 10 for k in range(60)]).dictionary_encode(),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_a_column_written_as_text_has_the_same_numbers(tmp_path, column):
+    table = pa.table({"x": column, "y": draws().normal(size=60)})
+    columns = kinds_of(table)
+    write_table(tmp_path / "t.csv", table)
+    assert columns.encode(tmp_path / "t.csv").equal(columns.encode(table))

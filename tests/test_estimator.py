@@ -25,6 +25,7 @@ from flowstone import FlowDensity
 from flowstone.errors import CheckpointError, DataError, FlowstoneError, SettingError, UnknownNameError
 from flowstone.estimators import candidates, ladder
 from flowstone.estimators.context import ContextColumns
+from flowstone.estimators.weights import repetitions
 from flowstone.mixed import MixedDensity
 
 SIMPLE = ("independent", "gaussian", "mixture")
@@ -93,6 +94,11 @@ def test_the_same_seed_repeats_exactly_and_another_does_not():
     assert np.array_equal(one.score_samples(X), same.score_samples(X))
     assert np.array_equal(one.sample(5, random_state=1), same.sample(5, random_state=1))
     assert not np.array_equal(one.sample(5, random_state=1), one.sample(5, random_state=2))
+
+
+@pytest.mark.parametrize("weight", [1e308, 0.1, 5e-324])
+def test_equal_weights_are_once_each(weight):
+    assert repetitions(np.full(20, weight), 20, seed=0).tolist() == [1] * 20
 
 
 def test_whole_weights_are_repetitions_and_order_does_not_matter():
@@ -585,3 +591,13 @@ def test_where_nothing_is_blended_the_likeliest_has_all():
     assert ladder._weights(values, blended=False) == {"best": 1.0}
     shares = ladder._weights(values, blended=True)
     assert max(shares, key=shares.__getitem__) == "best"
+
+
+@pytest.mark.parametrize("kinds", ["auto", "infer"])
+def test_filled_frames_keep_their_index(kinds):
+    frame = pd.DataFrame(X, columns=list("abcdefghijklm")[: X.shape[1]], index=np.arange(len(X))[::-1] + 1000)
+    frame.iloc[::7, 0] = np.nan
+    density = FlowDensity(models="mixed", kinds=kinds, time_limit=1, random_state=0).fit(frame)
+    filled = density.impute(frame, random_state=0)
+    assert filled.index.equals(frame.index)
+    assert not filled.isna().any(axis=None)

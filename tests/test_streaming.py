@@ -122,6 +122,15 @@ def test_chunks_of_a_folder_are_its_files_one_behind_the_other(tmp_path):
         open_chunked(tmp_path, at_least=0)
 
 
+@pytest.mark.parametrize("first", ["", "2024-01-01 00:00:00Z", "7"])
+@pytest.mark.parametrize("last", ["2024-01-01 00:00:00Z", "2024-01-01 00:00:00.5Z", "2024-01-01 00:00:00"])
+def test_moments_of_a_zone_in_chunks_are_those_of_the_whole_text(tmp_path, monkeypatch, first, last):
+    monkeypatch.setattr("flowstone.data.tables.text_chunks.BLOCK", 256)
+    lines = [f"{first},{row}" for row in range(60)] + [f"{last},{row}" for row in range(60)]
+    (tmp_path / "t.csv").write_text("\n".join(["at,x", *lines]) + "\n")
+    assert_chunks_are_the_table(tmp_path / "t.csv", (50,))
+
+
 def problem_of(function, *arguments, **options) -> str | None:
     try:
         function(*arguments, **options)

@@ -291,3 +291,37 @@ def test_quantiles_and_tails_are_of_one_column_given_the_others(model, table):
         model.quantiles(few, "height", [2])
     with pytest.raises(UnknownNameError, match="did you mean 'height'"):
         model.tail(few, "hight")
+
+
+def test_close_probabilities_have_quantiles_of_their_own(model, table):
+    found = model.quantiles(table.slice(0, 2), "height", [0.5, 0.9999999, 1])
+    assert found.column_names == ["height:0.5", "height:0.9999999", "height:1"]
+
+
+def test_texts_that_mean_a_gap_are_filled(model, table):
+    texts = {name: ["NA" if row % 3 else str(each) for row, each in enumerate(table.column(name).to_pylist())]
+             for name in ("age", "height", "active", "day")}  # fmt: skip
+    rows = pa.table({**{name: table.column(name) for name in table.column_names}, **texts})
+    filled = model.impute(rows, seed=0)
+    for name, before in texts.items():
+        after = filled.column(name).to_pylist()
+        assert "NA" not in after
+        assert after[::3] == before[::3]
+
+
+def test_whole_numbers_are_filled_with_the_nearest_ones():
+    learned = learn({"x": np.random.default_rng(0).normal(size=60) * 9}, steps=1, arguments=SMALL, progress=False)
+    whole, exact = (learned.impute({"x": pa.nulls(200, kind)}, seed=0)["x"] for kind in (pa.int64(), pa.float64()))
+    assert whole.to_pylist() == np.round(exact.to_numpy()).tolist()
+
+
+def test_without_a_seed_rare_levels_are_filled_anew():
+    words = [f"w{k}" for k in range(300)] * 2
+    learned = learn({"x": words + ["w0"] * 900, "y": list(range(1500))}, kinds={"x": "categorical", "y": "continuous"},
+                    steps=1, arguments=SMALL, progress=False)  # fmt: skip
+    decoded, seeds = learned.columns.decode, []
+    rows = pa.table({"x": pa.array([None] * 4, pa.string()), "y": [1.0] * 4})
+    object.__setattr__(learned.columns, "decode", lambda x, seed: seeds.append(seed) or decoded(x, seed=seed))
+    learned.impute(rows)
+    learned.impute(rows)
+    assert seeds[0] != seeds[1]

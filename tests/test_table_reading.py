@@ -413,3 +413,27 @@ def test_a_table_from_a_folder_is_opened_and_opened_again(tmp_path):
         )
     dataset = open_source(tmp_path)
     assert dataset.description["rows"] == 100
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_days_among_moments_are_moments_whatever_comes_first(order):
+    cells = [date(2024, 1, 1), None, datetime(2024, 1, 2, 3, 4)][::order]
+    expected = [datetime(2024, 1, 1), None, datetime(2024, 1, 2, 3, 4)][::order]
+    pandas = pytest.importorskip("pandas")
+    for source in ({"x": cells}, [{"x": cell} for cell in cells], pandas.DataFrame({"x": cells}, dtype=object)):
+        assert read_table(source).arrow.column("x").to_pylist() == expected
+
+
+@pytest.mark.parametrize("cells", [[2**64 - 1, None, 1], [np.uint64(2**64 - 1), 1]])
+def test_whole_numbers_of_64_bits_in_a_list_lose_nothing(cells):
+    column = read_table({"x": cells}).arrow.column("x")
+    assert (column.type, column.to_pylist()) == (pa.uint64(), cells)
+
+
+def test_codes_in_a_spreadsheet_keep_their_zeros_and_digits(tmp_path):
+    pytest.importorskip("python_calamine")
+    rows = [["zip", "long", "x"], ["01234", "12345678901234567890", 1.5], ["98765", "22345678901234567891", 2.5]]
+    spreadsheet(tmp_path / "t.xlsx", rows)
+    found = read_table(tmp_path / "t.xlsx").arrow
+    assert found.column("zip").to_pylist() == ["01234", "98765"]
+    assert found.column("long").to_pylist() == ["12345678901234567890", "22345678901234567891"]

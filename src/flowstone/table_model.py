@@ -110,7 +110,10 @@ class TableModel:
         for share in probabilities:
             if not 0 <= share <= 1:
                 raise SettingError(f"probabilities={probabilities}: they lie between 0 and 1")
-            found[f"{column}:{share:g}"] = kind.decode(prediction.quantile(share).cpu().numpy())
+            short = f"{share:g}"
+            found[f"{column}:{short if float(short) == share else repr(float(share))}"] = kind.decode(
+                prediction.quantile(share).cpu().numpy()
+            )
         return pa.table(found)
 
     def tail(self, table: Any, column: str) -> np.ndarray:
@@ -217,15 +220,17 @@ class TableModel:
         density, table = self._any_order("filled gaps"), self._read(table, empty=True)
         x = self.encode(table)
         missing = x.isnan()
+        seed = next(_seeds(None)) if seed is None else seed
         x = density.fill(x, missing, context, seed=seed) if how == "draw" else density.fill_likely(x, context)
-        decoded, arrow = self.columns.decode(x, seed=seed or 0), table.arrow
+        decoded, arrow = self.columns.decode(x, seed=seed), table.arrow
         for index, kind in enumerate(self.columns.modelled):
             if missing[:, index].any():
                 place = arrow.column_names.index(kind.column)
                 column, values = arrow.column(place), decoded.column(kind.column)
                 if isinstance(kind, Datetime):
                     values = pa.chunked_array([kind.decode_like(x[:, index].cpu().numpy(), column)])
-                arrow = arrow.set_column(place, kind.column, _filled(column, values))
+                gaps = pa.chunked_array([missing[:, index].cpu().numpy()])
+                arrow = arrow.set_column(place, kind.column, _filled(column, gaps, values))
         return arrow
 
     def known_row(self, given: Mapping[str, Any]) -> Tensor:
@@ -452,21 +457,21 @@ def _seeds(seed: int | None) -> Iterator[int]:
         yield int(torch.randint(2**62, (1,), generator=generator))
 
 
-def _filled(column: pa.ChunkedArray, values: pa.ChunkedArray) -> pa.ChunkedArray:
+def _filled(column: pa.ChunkedArray, gaps: pa.ChunkedArray, values: pa.ChunkedArray) -> pa.ChunkedArray:
     """The column with values in place of its gaps, in its own type where it has one."""
     if pa.types.is_null(column.type):
         return values
-    if pa.types.is_floating(column.type):
-        column = compute.if_else(compute.is_nan(column), pa.scalar(None, column.type), column)
+    if pa.types.is_integer(column.type) and pa.types.is_floating(values.type):
+        values = compute.round(values)
     if pa.types.is_dictionary(column.type):
-        return _filled_levels(column, values)
-    return compute.coalesce(column, values.cast(column.type, safe=False))
+        return _filled_levels(column, gaps, values)
+    return compute.if_else(gaps, values.cast(column.type, safe=False), column)
 
 
-def _filled_levels(column: pa.ChunkedArray, values: pa.ChunkedArray) -> pa.ChunkedArray:
+def _filled_levels(column: pa.ChunkedArray, gaps: pa.ChunkedArray, values: pa.ChunkedArray) -> pa.ChunkedArray:
     """A dictionary column with values in place of its gaps; its levels keep their order, and new ones follow."""
     kind = column.type
-    plain = compute.coalesce(column.cast(kind.value_type), values.cast(kind.value_type))
+    plain = compute.if_else(gaps, values.cast(kind.value_type), column.cast(kind.value_type))
     levels = pa.chunked_array([*(each.dictionary for each in column.chunks), *plain.chunks], kind.value_type)
     levels = compute.drop_null(compute.unique(levels))
     indices = compute.index_in(plain, value_set=levels).cast(kind.index_type).combine_chunks()

@@ -119,7 +119,7 @@ def _table(context: Any) -> Table:
     """A context as a table; an array with one value for each row becomes one column."""
     if is_frame(context):
         return read_table(context)
-    values = np.asarray(context)
+    values = context if isinstance(context, np.ma.MaskedArray) else np.asarray(context)
     if values.ndim == 1:
         values = values[:, None]
     if values.ndim != 2:

@@ -352,13 +352,13 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
             table = read_table(X)
             given = self._given_context(context, len(table))
             filled = TableModel(self.flow_, self.columns_).impute(table, context=given, seed=seed)
-            return in_container(filled, backend_of(X))
+            return _indexed(in_container(filled, backend_of(X)), X)
         x = self._rows(X)
         filled, given = x[:, self._varying], self._given_context(context, len(x))
         if filled.isnan().any():
             density = self._any_order("filled gaps")
             filled = density.fill(filled.to(density.device), filled.isnan().to(density.device), given, seed=seed)
-        return self._with_constants(filled, beside=x)
+        return _indexed(self._with_constants(filled, beside=x), X)
 
     def transform(self, X: Any, context: Any = None) -> np.ndarray:
         """The latents of rows by the heaviest model of a blend, ``(rows, varying columns)``: normal for ``spline``,
@@ -456,6 +456,11 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
             made.feature_names_in_ = np.array(list(made.kinds_), dtype=object)
         made.candidates_ = [Judgement(**judgement) for judgement in held["candidates"]]
         return made
+
+
+def _indexed(made: Any, X: Any) -> Any:
+    """A frame of pandas with the index of X, if that is one, too."""
+    return made.set_axis(X.index) if hasattr(made, "iloc") and hasattr(X, "iloc") else made
 
 
 def _constants(x: Tensor, names: Sequence[str]) -> dict[int, float]:

@@ -34,8 +34,9 @@ def repetitions(weights: Any, rows: int, seed: int) -> np.ndarray | None:
         raise ValueError(f"sample_weight[{row}] is {values[row]:g}; weights are finite and not negative")
     if not values.any():
         raise ValueError("sample_weight: all weights are zero, so there is no row to learn from")
-    if (values == np.round(values)).all() and values.sum() <= MOST:
+    if (values == np.round(values)).all() and values.max() <= MOST and values.sum() <= MOST:
         return None if (values == 1).all() else values.astype(np.int64)
-    shares = values / values.mean()
+    shares = values / values.max()  # so that no sum of large weights is infinite
+    shares /= shares.mean()
     below = np.floor(shares)
     return (below + (np.random.default_rng(seed).random(rows) < shares - below)).astype(np.int64)

@@ -22,7 +22,7 @@ from flowstone.data.limits import COLUMNS
 from flowstone.data.tables.values import decimal_mark, is_gap, looks_typed
 from flowstone.errors import DataError
 
-__all__ = ["LONG_CELL", "SAMPLE", "Dialect", "Row", "columns_named", "find_header", "sniff"]
+__all__ = ["LONG_CELL", "SAMPLE", "Dialect", "Row", "columns_named", "find_header", "is_code", "sniff"]
 
 SAMPLE = 1 << 18
 SNIFFED_LINES, SNIFFED = 100, 1 << 14
@@ -141,7 +141,7 @@ def sniff(sample: str, *, na: Sequence[str] = ()) -> Dialect:
         names=tuple(names),
         unused=unused,
         point=_point(dialect, values, notes),
-        as_text=tuple(n for i, n in enumerate(names) if _is_code([row[i] for row in values if i < len(row)], na)),
+        as_text=tuple(n for i, n in enumerate(names) if is_code([row[i] for row in values if i < len(row)], na)),
         notes=tuple(notes),
     )
 
@@ -372,7 +372,7 @@ def _point(dialect: Dialect, values: Sequence[Sequence[str]], notes: list[str]) 
     return point
 
 
-def _is_code(cells: Sequence[str], na: Sequence[str]) -> bool:
+def is_code(cells: Sequence[str], na: Sequence[str] = ()) -> bool:
     """Whole numbers that begin with 0, such as postcodes, or with more digits than an int64 holds."""
     cells = [cell.strip() for cell in cells if not is_gap(cell, na)]
     if not cells or not all(map(str.isdecimal, cells)):

@@ -210,7 +210,8 @@ class Facts:
         if whole is None or not len(whole) or self.too_wide:
             return 0
         whole = whole if whole.dtype == np.uint64 else whole.astype(np.int64)
-        return _greatest_common_step(np.unique(whole - whole.min()).astype(np.int64))
+        distances = (whole - whole.min()).view(np.uint64)  # of 64 bits, which times centuries apart need
+        return _greatest_common_step(np.unique(distances))
 
     @cached_property
     def step(self) -> float | None:

@@ -1,8 +1,10 @@
 """Tables that are objects in Python: frames, arrays, dictionaries and lists of rows."""
 
 import dataclasses
+import datetime
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,8 @@ def _from_pandas(frame: Any) -> tuple[pa.Table, list[str]]:
     _require_different(names)
     frame = frame.set_axis(names, axis=1)
     frame = frame.assign(**{name: _plain_series(frame[name]) for name in names if _is_special(frame[name].dtype)})
+    objects = [name for name in names if frame[name].dtype == object and _are_days_and_moments(frame[name])]
+    frame = frame.assign(**{name: frame[name].map(_moment) for name in objects})
     try:
         return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None), notes
     except (pa.ArrowException, TypeError, ValueError, OverflowError):  # of columns of objects
@@ -188,14 +192,27 @@ def _array(name: str, values: Any) -> pa.Array:
         return values
     if isinstance(values, str | bytes) or not hasattr(values, "__iter__"):
         raise DataError(f"column {name!r} is one value ({values!r}): expected a value for each row")
+    if hasattr(values, "iloc"):  # of pandas
+        values = _of_series(_plain_series(values) if _is_special(values.dtype) else values)
+        if isinstance(values, pa.Array | pa.ChunkedArray):
+            return values
     mask = np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else None
     if getattr(values, "dtype", None) is not None and hasattr(values, "tolist"):
         values = _numpy(name, np.asarray(values))
-    try:
-        return pa.array(values, mask=mask) if isinstance(values, np.ndarray) else pa.array(list(values))
-    except (pa.ArrowException, OverflowError):
-        pass
-    cells = list(values)
+    if isinstance(values, np.ndarray):
+        with suppress(pa.ArrowException, OverflowError):
+            return pa.array(values, mask=mask)
+    return _of_cells(name, list(values))
+
+
+def _of_cells(name: str, cells: list[Any]) -> pa.Array:
+    """A column of objects in Python."""
+    if _are_days_and_moments(cells):
+        cells = list(map(_moment, cells))
+    with suppress(pa.ArrowException, OverflowError, TypeError):
+        return pa.array(cells)
+    if all(cell is None or (_is_whole(cell) and 0 <= cell < 2**64) for cell in cells):
+        return pa.array(cells, pa.uint64())
     if any(isinstance(cell, list | dict | set | np.ndarray) for cell in cells):
         row = next(i for i, cell in enumerate(cells, start=1) if isinstance(cell, list | dict | set | np.ndarray))
         raise DataError(f"column {name!r}, row {row} holds a {type(cells[row - 1]).__name__}: expected one value")
@@ -223,5 +240,19 @@ def _plain_number(cell: Any) -> bool:
     return (
         isinstance(cell, int | float | np.number)
         and not isinstance(cell, bool)
-        and not (isinstance(cell, int) and abs(cell) > 2**53)
+        and not (_is_whole(cell) and abs(int(cell)) > 2**53)
     )
+
+
+def _is_whole(cell: Any) -> bool:
+    return isinstance(cell, int | np.integer) and not isinstance(cell, bool | np.timedelta64)
+
+
+def _are_days_and_moments(cells: Iterable[Any]) -> bool:
+    """Whether some cells are days and some moments: Arrow makes days of all of them where a day comes first."""
+    types = set(map(type, cells))
+    return datetime.date in types and any(issubclass(each, datetime.datetime) for each in types)
+
+
+def _moment(cell: Any) -> Any:
+    return datetime.datetime.combine(cell, datetime.time()) if type(cell) is datetime.date else cell

@@ -4,12 +4,15 @@ import difflib
 import glob
 import itertools
 import json
+import math
 import os
 import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +28,7 @@ from flowstone.data.tables.parquet import read_parquet, require_proportion, requ
 from flowstone.data.tables.streams import COMPRESSED, inner_suffix, open_bytes, seekable, spooled_stdin
 from flowstone.data.tables.table import Table, is_number_text
 from flowstone.data.tables.text import read_text
+from flowstone.data.tables.types import is_number
 from flowstone.errors import DataError
 
 __all__ = [
@@ -358,24 +362,53 @@ def with_gaps(table: Table, na: Sequence[str]) -> Table:
     """The table with nulls in place of the texts and numbers that mean a gap."""
     if not na:
         return table
-    numbers = [float(text) for text in na if is_number_text(text)]
-    columns = [_gaps_in(column, na, numbers) for column in table.arrow.columns]
+    columns = [_with_gaps(column, na) for column in table.arrow.columns]
     return replace(table, arrow=pa.table(columns, names=table.columns))
 
 
-def _gaps_in(column: pa.ChunkedArray, na: Sequence[str], numbers: Sequence[float]) -> pa.ChunkedArray:
+def _with_gaps(column: pa.ChunkedArray, na: Sequence[str]) -> pa.ChunkedArray:
     kind = column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        found = compute.is_in(column, value_set=pa.array(na, kind))
-    elif numbers and (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        found = compute.is_in(compute.cast(column, pa.float64(), safe=False), value_set=pa.array(numbers, pa.float64()))
-    elif pa.types.is_dictionary(kind):
-        found = compute.is_in(
-            compute.cast(column, kind.value_type), value_set=pa.array(na, pa.string()).cast(kind.value_type)
-        )
-    else:
+    plain = compute.cast(column, kind.value_type) if pa.types.is_dictionary(kind) else column
+    gaps = _values_of(na, plain.type)
+    if not len(gaps):
         return column
-    return compute.if_else(found, pa.scalar(None, kind), column) if compute.any(found).as_py() else column
+    if pa.types.is_float16(plain.type):  # among which Arrow does not look for values
+        plain, gaps = plain.cast(pa.float32()), gaps.cast(pa.float32())
+    found = compute.is_in(plain, value_set=gaps)
+    if not compute.any(found).as_py():
+        return column
+    if pa.types.is_dictionary(kind):
+        return pa.chunked_array([_without_levels(chunk, gaps) for chunk in column.chunks], kind)
+    return compute.if_else(found, pa.scalar(None, kind), column)
+
+
+def _without_levels(array: pa.DictionaryArray, gaps: pa.Array) -> pa.DictionaryArray:
+    """The array with nulls in place of some levels; the others keep their order."""
+    kind, levels = array.type, array.dictionary
+    levels = levels.filter(compute.invert(compute.is_in(levels, value_set=gaps)))
+    indices = compute.index_in(array.cast(kind.value_type), value_set=levels)
+    return pa.DictionaryArray.from_arrays(indices.cast(kind.index_type), levels, ordered=kind.ordered)
+
+
+def _values_of(na: Sequence[str], kind: pa.DataType) -> pa.Array:
+    """What these texts are in a column of text, or of numbers, exactly; those that it cannot hold are passed over."""
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return pa.array(na, kind)
+    if not is_number(kind):
+        return pa.array([], kind)
+    numbers = [text for text in na if is_number_text(text)]
+    if pa.types.is_floating(kind):
+        with np.errstate(over="ignore"):
+            return pa.array(np.array(list(map(float, numbers))).astype(kind.to_pandas_dtype()))
+    found = []
+    for text in numbers:
+        with suppress(pa.ArrowException, OverflowError, ValueError):
+            value = Decimal(text)
+            if not pa.types.is_integer(kind):
+                found.append(pa.scalar(value, kind).as_py())
+            elif math.isfinite(float(text)) and value == int(value):
+                found.append(pa.scalar(int(value), kind).as_py())
+    return pa.array(found, kind)
 
 
 def checked(table: Table, rows: int | None = None, *, empty: bool = False) -> Table:

@@ -7,7 +7,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from flowstone.data.tables.arrow import compute
-from flowstone.data.tables.dialect import columns_named, find_header
+from flowstone.data.tables.dialect import columns_named, find_header, is_code
 from flowstone.data.tables.frames import from_object
 from flowstone.data.tables.sheet_size import require_small_sheets
 from flowstone.data.tables.values import is_gap, parse_dates, parse_numbers, without_gaps
@@ -79,5 +79,7 @@ def _typed_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if not pa.types.is_string(column.type):
         return column
     text = without_gaps(column)
+    if is_code(compute.drop_null(text).to_pylist()):
+        return text
     numbers, dates = parse_numbers(text, "."), parse_dates(text)
     return numbers if numbers is not None else dates[0] if dates else text

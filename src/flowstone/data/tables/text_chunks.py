@@ -43,7 +43,7 @@ __all__ = ["TextChunks", "scan_text"]
 
 LADDER = (
     pa.null(), pa.int64(), pa.bool_(), pa.date32(), pa.time32("s"), pa.timestamp("s"), pa.timestamp("ns"),
-    pa.float64(), pa.string(), pa.binary(),
+    pa.timestamp("s", "UTC"), pa.timestamp("ns", "UTC"), pa.float64(), pa.string(), pa.binary(),
 )  # fmt: skip
 BLOCK = 1 << 20  # bytes of a file that pyarrow reads at a time
 MISFIT = re.compile(r"In CSV column #(\d+): .*conversion error", re.DOTALL)

@@ -11,6 +11,7 @@ from flowstone.data.tables.arrow import compute
 from flowstone.data.tables.facts import Facts
 from flowstone.data.tables.kinds.kind import Description, ModelledKind
 from flowstone.data.tables.types import is_number, is_text, python_value
+from flowstone.data.tables.values import is_gap, without_gaps
 from flowstone.errors import DataError
 
 __all__ = ["Boolean"]
@@ -44,12 +45,20 @@ class Boolean(ModelledKind):
         return made
 
     def encode(self, column: pa.ChunkedArray, where: str, start: int = 0) -> np.ndarray:
+        if pa.types.is_dictionary(column.type):
+            column = compute.cast(column, column.type.value_type)
         try:
-            plain = compute.cast(column, pa.bool_() if is_text(column.type) else column.type)
+            plain = column
+            if is_text(column.type):
+                plain = compute.cast(without_gaps(compute.cast(column, pa.string())), pa.bool_())
             values = np.array(compute.cast(plain, pa.float64(), safe=False).to_numpy(), dtype=np.float64)
         except pa.ArrowException as error:
             texts = enumerate(map(python_value, column), start=start + 1)
-            bad = ((row, cell) for row, cell in texts if isinstance(cell, str) and cell.lower() not in TRUTH)
+            bad = (
+                (row, cell)
+                for row, cell in texts
+                if isinstance(cell, str) and cell.strip().lower() not in TRUTH and not is_gap(cell)
+            )
             row, cell = next(bad, (0, None))
             held = f", row {row} holds {cell!r}" if row else f" is of type {column.type}"
             raise DataError(f"{where}: column {self.column!r}{held}; it is boolean: true or false, 1 or 0") from error
@@ -62,7 +71,9 @@ class Boolean(ModelledKind):
 
     def decode(self, values: np.ndarray, *, seed: int = 0) -> pa.Array:
         gaps = np.isnan(values)
-        whole = np.clip(np.round(np.where(gaps, 0.0, values)), 0, 1).astype(np.int64)
+        whole = np.clip(np.round(np.where(gaps, 0.0, values)), 0, 1)
+        if not pa.types.is_decimal(self.type):  # which Arrow makes of floats, but not of integers of 64 bits
+            whole = whole.astype(np.int64)
         return pa.array(whole, mask=gaps).cast(self.type)
 
     def head(self) -> dict[str, Any]:

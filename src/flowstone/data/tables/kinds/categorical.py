@@ -151,14 +151,23 @@ class Categorical(ModelledKind):
 
     def _cast(self, values: Any, kind: pa.DataType) -> Any:
         """A column, or one value, in the type of the levels."""
-        return (values.cast(self.type) if is_temporal(self.type) else values).cast(kind)
+        own = self.type.value_type if pa.types.is_dictionary(self.type) else self.type
+        if not is_temporal(own) and not pa.types.is_decimal(own):
+            return values.cast(kind)
+        if pa.types.is_decimal(own) and pa.types.is_integer(values.type):  # of which Arrow asks for 19 digits
+            values = values.cast(pa.string())
+        plain = values.cast(own)
+        exact = plain.cast(pa.string()).cast(values.type) if pa.types.is_floating(values.type) else values
+        if not compute.all(compute.equal(exact, values)).as_py():
+            raise pa.ArrowInvalid(f"digits that {own} does not hold")
+        return plain.cast(kind)
 
     def _cast_each(self, column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
         """The column in the type of the levels, null where a value is of none."""
         values, found = compute.unique(column), []
-        for value in values:
+        for place in range(len(values)):
             try:
-                found.append(self._cast(value, kind).as_py())
+                found.append(self._cast(values.slice(place, 1), kind)[0].as_py())
             except pa.ArrowException:
                 found.append(None)
         return compute.take(pa.array(found, kind), compute.index_in(column, value_set=values))

@@ -83,4 +83,6 @@ class Circular(Numbers):
 def _turned(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """Angles between the two ends of their circle; those that are, and NaN, as they are."""
     inside = (values >= low) & (values < high)
-    return np.where(inside | np.isnan(values), values, low + np.mod(values - low, high - low))
+    turned = low + np.mod(values - low, high - low)
+    turned = np.where(turned < high, turned, low)  # just below the lower end, by rounding
+    return np.where(inside | np.isnan(values), values, turned)

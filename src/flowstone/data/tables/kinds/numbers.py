@@ -1,6 +1,8 @@
 """What kinds of numbers share: atoms, a grid, an origin, and the way to float64 and back."""
 
+from contextlib import suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +18,7 @@ from flowstone.errors import DataError
 __all__ = ["Numbers", "shown"]
 
 MOST_DIGITS = 16
+DAY = 86_400
 OFF_GRID = 1e-6  # of a step: what is nearer to a value of the grid is that value
 
 
@@ -61,7 +64,9 @@ class Numbers(ModelledKind):
     def encode(self, column: pa.ChunkedArray, where: str, start: int = 0) -> np.ndarray:
         column = _as_numbers(column, self, where, start)
         per_unit = ticks_per_unit(self.type)
-        if is_temporal(self.type) or self.origin:
+        if self.origin and not is_temporal(self.type) and not pa.types.is_integer(column.type):
+            values = _less_origin(column, self.origin)
+        elif is_temporal(self.type) or self.origin:
             gaps = np.asarray(column.is_null())
             ticks = difference(_ticks(column, self.type), self.origin)
             values = np.where(gaps, np.nan, ticks.astype(np.float64) / per_unit)
@@ -80,7 +85,8 @@ class Numbers(ModelledKind):
             information = np.iinfo(self.type.to_pandas_dtype())
             whole = np.clip(np.round(values), max(information.min, -(2.0**62)), min(information.max, 2.0**62))
             return pa.array(whole.astype(np.int64), mask=gaps).cast(self.type)
-        array = pa.array(values, mask=gaps)
+        most = _greatest_number(self.type)
+        array = pa.array(np.clip(values, -most, most), mask=gaps)
         return array.cast(self.type, safe=False)
 
     def head(self) -> dict[str, Any]:
@@ -127,7 +133,10 @@ class Numbers(ModelledKind):
         if self.step is None:
             return values
         on_grid = self.anchor + np.round((values - self.anchor) / self.step) * self.step
-        return on_grid if self._digits is None else np.round(on_grid, self._digits)  # no more: large values lose some
+        on_grid = (
+            on_grid if self._digits is None else np.round(on_grid, self._digits)
+        )  # no more: large values lose some
+        return on_grid + 0.0  # no -0
 
     @property
     def _digits(self) -> int | None:
@@ -141,6 +150,9 @@ class Numbers(ModelledKind):
             return values
         narrow = [each.to_pandas_dtype() for each in (kind, self.type) if each in (pa.float16(), pa.float32())]
         with np.errstate(invalid="ignore", over="ignore"):  # of infinite values
+            if self.type in (pa.float16(), pa.float32()):  # text has fewer digits of them than float64
+                short = values.astype(self.type.to_pandas_dtype()).astype(np.float64)
+                values = np.where(np.isinf(short), values, short)
             for dtype in narrow:
                 values = _snapped_to(np.asarray(self.atoms), values, dtype)
             if self.step is None:
@@ -159,13 +171,12 @@ class Numbers(ModelledKind):
         base = anchor + self.origin
         fits = step < 2**63 and -(2**63) <= base < 2**63
         least, greatest = _ticks_limits(self.type)
-        most = (2**63 - 1024) // (step if fits else 1)
-        low, high = max(-most, -((base - least) // step)), min(most, (greatest - base) // step)  # on the grid
-        steps = np.clip(np.round((values * per_unit - anchor) / step), low, high).astype(np.int64)
-        if not fits:  # in Python's numbers
+        low, high = -((base - least) // step), (greatest - base) // step  # on the grid
+        steps = np.clip(np.round((values * per_unit - anchor) / step), low, high)
+        if not fits or np.abs(steps).max(initial=0) * step > 2**63 - 1024:  # in Python's numbers
             whole = [min(max(int(each) * step + base, least), greatest) for each in steps]
             return pa.array(whole, plain_type(self.type), mask=gaps).cast(self.type)
-        steps = steps * step
+        steps = steps.astype(np.int64) * step
         low, high = (min(max(end - base, -(2**63)), 2**63 - 1) for end in (least, greatest))
         ticks = np.clip(steps, low, high).astype(np.uint64 if self.type == pa.uint64() else np.int64)
         ticks = ticks + ticks.dtype.type(base)
@@ -212,6 +223,8 @@ def _as_times(column: pa.ChunkedArray, kind: Numbers, where: str, start: int) ->
     if is_text(column.type):
         parsed = parse_dates(column)
         if parsed is None:
+            with suppress(pa.ArrowException):  # as Arrow writes moments
+                return column.cast(kind.type)
             row = max(0, compute.index(compute.fill_null(_mask_of_dates(column), True), False).as_py())
             held = f"row {start + row + 1} holds {column[row].as_py()!r}"
             raise DataError(f"{where}: column {kind.column!r}, {held}; it is {kind.name}: a date or a time")
@@ -220,9 +233,19 @@ def _as_times(column: pa.ChunkedArray, kind: Numbers, where: str, start: int) ->
         stamps = pa.types.is_timestamp(column.type) and pa.types.is_timestamp(kind.type)
         if stamps and column.type.tz is None and kind.type.tz:
             column = compute.assume_timezone(column, kind.type.tz)
-        return column.cast(kind.type, safe=False)
+        return column.cast(kind.type, safe=_is_coarser(column.type, kind.type))
+    except pa.ArrowInvalid as error:
+        said = str(error).splitlines()[0]
+        raise DataError(f"{where}: column {kind.column!r} holds what {kind.type} cannot hold ({said})") from error
     except pa.ArrowException as error:
         raise DataError(f"{where}: column {kind.column!r} is of type {column.type}, not {kind.type}") from error
+
+
+def _is_coarser(kind: pa.DataType, other: pa.DataType) -> bool:
+    """Whether moments or spans have longer ticks than those of another type, which may then not reach as far."""
+    if not is_temporal(kind) or pa.types.is_date(other):
+        return False
+    return ticks_per_unit(kind) < ticks_per_unit(other) * (DAY if pa.types.is_date(kind) else 1)
 
 
 def _mask_of_dates(text: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -230,12 +253,17 @@ def _mask_of_dates(text: pa.ChunkedArray) -> pa.ChunkedArray:
     return compute.if_else(compute.is_valid(text), date_mask(text), pa.scalar(None, pa.bool_()))
 
 
+def _less_origin(column: pa.ChunkedArray, origin: int) -> np.ndarray:
+    """Floats or decimals less an origin that float64 may not hold; NaN for gaps."""
+    values = (np.nan if value is None else value for value in column.to_pylist())
+    exact = [float(Fraction(value) - origin) if np.isfinite(float(value)) else value for value in values]
+    return np.array(exact, dtype=np.float64)
+
+
 def _ticks(column: pa.ChunkedArray, kind: pa.DataType) -> np.ndarray:
     """Whole ticks, before the origin is subtracted; 0 for gaps."""
     if is_temporal(kind):
         column = compute.cast(column, pa.int32() if kind.bit_width == 32 else pa.int64())
-    elif not pa.types.is_integer(column.type):
-        column = compute.cast(column, pa.int64(), safe=False)
     values = compute.fill_null(column, 0).to_numpy()
     return values.astype(object) if values.dtype == np.uint64 else values.astype(np.int64)
 
@@ -253,6 +281,14 @@ def _ticks_limits(kind: pa.DataType) -> tuple[int, int]:
     if pa.types.is_duration(kind):
         return -(2**63), 2**63 - 1
     return max(least, -(2**63)), min(most, 2**63 - 1)
+
+
+def _greatest_number(kind: pa.DataType) -> float:
+    """The greatest number that a type of floats or decimals holds."""
+    if not pa.types.is_decimal(kind):
+        return float(np.finfo(kind.to_pandas_dtype()).max)
+    most = Fraction(10**kind.precision - 1) / Fraction(10) ** kind.scale
+    return float(most) if Fraction(float(most)) <= most else float(np.nextafter(float(most), 0))
 
 
 def _snapped_to(atoms: np.ndarray, values: np.ndarray, dtype: Any) -> np.ndarray:

@@ -6,9 +6,11 @@ from typing import cast
 
 import pyarrow as pa
 
+from flowstone.data.tables.arrow import compute
 from flowstone.data.tables.facts import Facts
 from flowstone.data.tables.kinds.categorical import Categorical
 from flowstone.data.tables.kinds.kind import Description
+from flowstone.data.tables.types import plain_type
 
 __all__ = ["Ordinal"]
 
@@ -25,8 +27,11 @@ class Ordinal(Categorical):
     def infer(cls, facts: Facts) -> "Ordinal | None":
         if not pa.types.is_dictionary(facts.type) or not facts.type.ordered or not facts.distinct:
             return None
-        declared = facts.column.chunk(0).dictionary.to_pylist()
-        return cls._ordered(facts, declared) if set(facts.level_counts[0].to_pylist()) <= set(declared) else None
+        dictionary = facts.column.chunk(0).dictionary
+        declared, found = (
+            compute.cast(each, plain_type(each.type)).to_pylist() for each in (dictionary, facts.level_counts[0])
+        )
+        return cls._ordered(facts, declared) if set(found) <= set(declared) else None
 
     @classmethod
     def asked(cls, facts: Facts, arguments: Sequence[str]) -> "Ordinal":
