@@ -620,7 +620,8 @@ def test_moments_more_centuries_apart_than_64_bits_hold_nanoseconds():
     ticks = draws().integers(-9 * 10**9, 9 * 10**9, 60) * 10**9 + 5
     column = pa.array(ticks, pa.timestamp("ns"))
     columns = kinds_of({"x": column})
-    assert columns.kinds[0].ticks % 10**9 == 0
+    kind: Any = columns.kinds[0]
+    assert kind.ticks % 10**9 == 0
     assert columns.decode(columns.encode({"x": column})).column("x").to_pylist() == column.to_pylist()
     fine = pa.array([-(9 * 10**18) + 1, -8 * 10**18, 9 * 10**18], pa.timestamp("ns"))  # float64 rounds these
     columns = kinds_of({"x": fine})
@@ -645,7 +646,8 @@ def test_moments_beyond_what_the_type_of_a_column_holds_are_refused(unit):
 def test_large_whole_numbers_may_come_as_floats_and_decimals(kind):
     start = 2**53 if kind == pa.int64() else 2**63
     columns = kinds_of({"x": pa.array([start + 4096 * int(k) for k in draws().integers(0, 50, 60)], kind)})
-    origin = columns.kinds[0].origin
+    kind: Any = columns.kinds[0]
+    origin = kind.origin
     floats = pa.array([float(start + 4096), None, np.nan, np.inf])
     assert columns.encode({"x": floats})[:, 0].nan_to_num(-1).tolist() == [
         start + 4096 - origin, -1, -1, torch.finfo(torch.float64).max
@@ -732,7 +734,7 @@ def test_the_order_of_levels_stays_where_one_means_a_gap():
     column = pa.DictionaryArray.from_arrays(
         pa.array([3, 0, 1, 2] * 20, pa.int8()), ["S", "M", "none", "L"], ordered=True
     )
-    found = kinds_of({"x": column}, na=["none"]).kinds[0]
+    found: Any = kinds_of({"x": column}, na=["none"]).kinds[0]
     assert (found.name, found.levels, found.missing) == ("ordinal", ("S", "M", "L"), 20)
 
 
