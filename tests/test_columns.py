@@ -646,8 +646,8 @@ def test_moments_beyond_what_the_type_of_a_column_holds_are_refused(unit):
 def test_large_whole_numbers_may_come_as_floats_and_decimals(kind):
     start = 2**53 if kind == pa.int64() else 2**63
     columns = kinds_of({"x": pa.array([start + 4096 * int(k) for k in draws().integers(0, 50, 60)], kind)})
-    kind: Any = columns.kinds[0]
-    origin = kind.origin
+    found: Any = columns.kinds[0]
+    origin = found.origin
     floats = pa.array([float(start + 4096), None, np.nan, np.inf])
     assert columns.encode({"x": floats})[:, 0].nan_to_num(-1).tolist() == [
         start + 4096 - origin, -1, -1, torch.finfo(torch.float64).max
