@@ -403,6 +403,13 @@ def test_an_angle_is_the_same_a_turn_farther(float64):
         assert (drawn == atom).double().mean().item() == pytest.approx(share, abs=0.02)
 
 
+def test_an_angle_just_below_the_low_end_is_the_low_end(float64):
+    column = {"name": "a", "atoms": [-1e-20, 90.0], "rest": "circle", "low": 0.0, "high": 360.0}
+    made = density([column], torch.tensor([[0.0], [90.0], [10.0], [200.0]]).repeat(20, 1))
+    assert made.columns[0].atoms == (0.0, 90.0)
+    same(made.log_prob(torch.tensor([[-1e-20], [360.0]])), made.log_prob(torch.zeros(2, 1)), 1e-12)
+
+
 def test_a_grid_whose_rest_is_hardly_seen_is_drawn_as_it_is_scored(float64):
     """Of such a rest nothing is learned: it is as in the marginal, whatever the net says."""
     column = {"name": "n", "atoms": [3.0], "rest": "grid", "low": 0.0, "high": 40.0, "step": 1.0}

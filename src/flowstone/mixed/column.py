@@ -87,8 +87,9 @@ class Column:
     def _turned(self) -> "Column":
         """The same with its atoms between the two ends of its circle, the high end being the low one."""
         low, high = self.low or 0.0, self.high or 0.0
-        turned = {atom if low <= atom < high else low + (atom - low) % (high - low) for atom in self.atoms}
-        return replace(self, atoms=tuple(sorted(turned)))
+        turned = (atom if low <= atom < high else low + (atom - low) % (high - low) for atom in self.atoms)
+        # Just below the low end, rounding gives the high one.
+        return replace(self, atoms=tuple(sorted({atom if atom < high else low for atom in turned})))
 
     def _on_grid(self, end: float | None, inward: Callable[[float], int]) -> float | None:
         """The value of the grid that is nearest to an end of the domain, and within."""

@@ -156,7 +156,9 @@ class Encoder(nn.Module):
 
 def _wrapped(x: Tensor, low: Tensor, turn: Tensor) -> Tensor:
     """Angles between the two ends of their circle; other values, of a turn of 0, as they are."""
-    return torch.where(turn > 0, low + torch.remainder(x - low, turn.where(turn > 0, 1.0)), x)
+    turned = low + torch.remainder(x - low, turn.where(turn > 0, 1.0))
+    turned = turned.where(turned < low + turn, low)  # rounded up to the high end, just below the low one
+    return torch.where(turn > 0, turned, x)
 
 
 def _nearest(x: Tensor, origin: Tensor, step: Tensor) -> Tensor:
