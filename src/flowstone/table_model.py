@@ -111,9 +111,8 @@ class TableModel:
             if not 0 <= share <= 1:
                 raise SettingError(f"probabilities={probabilities}: they lie between 0 and 1")
             short = f"{share:g}"
-            found[f"{column}:{short if float(short) == share else repr(float(share))}"] = kind.decode(
-                prediction.quantile(share).cpu().numpy()
-            )
+            shown = short if float(short) == share else repr(float(share))
+            found[f"{column}:{shown}"] = kind.decode(prediction.quantile(share).cpu().numpy())
         return pa.table(found)
 
     def tail(self, table: Any, column: str) -> np.ndarray:

@@ -87,9 +87,8 @@ class Prediction:
         present = value.where(~value.isnan(), 0.0)
         upto = self.cdf(present)
         below = upto - self.mass(present)
-        share = torch.from_numpy(
-            np.random.default_rng(seed).random(len(value))
-        )  # not those that the same seed samples by
+        # Torch's numbers of this seed are those by which samples are drawn; NumPy's are independent of them.
+        share = torch.from_numpy(np.random.default_rng(seed).random(len(value)))
         return (below + share.to(value.device) * (upto - below)).masked_fill(value.isnan(), torch.nan)
 
     def mass(self, value: Tensor) -> Tensor:

@@ -48,10 +48,9 @@ class Boolean(ModelledKind):
         if pa.types.is_dictionary(column.type):
             column = compute.cast(column, column.type.value_type)
         try:
-            plain = column
             if is_text(column.type):
-                plain = compute.cast(without_gaps(compute.cast(column, pa.string())), pa.bool_())
-            values = np.array(compute.cast(plain, pa.float64(), safe=False).to_numpy(), dtype=np.float64)
+                column = compute.cast(without_gaps(compute.cast(column, pa.string())), pa.bool_())
+            values = np.array(compute.cast(column, pa.float64(), safe=False).to_numpy(), dtype=np.float64)
         except pa.ArrowException as error:
             texts = enumerate(map(python_value, column), start=start + 1)
             bad = (

@@ -133,10 +133,9 @@ class Numbers(ModelledKind):
         if self.step is None:
             return values
         on_grid = self.anchor + np.round((values - self.anchor) / self.step) * self.step
-        on_grid = (
-            on_grid if self._digits is None else np.round(on_grid, self._digits)
-        )  # no more: large values lose some
-        return on_grid + 0.0  # no -0
+        if self._digits is not None:  # more digits would change large values
+            on_grid = np.round(on_grid, self._digits)
+        return on_grid + 0.0  # 0 in place of -0
 
     @property
     def _digits(self) -> int | None:
