@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from flowstone.data.request import MIN_ROWS, TABLE
 from flowstone.data.tables import Columns, Table, Unseen, kinds_of, read_table, warn_unseen
 from flowstone.data.tables.arrow import compute
 from flowstone.data.tables.kinds import Datetime, ModelledKind
+from flowstone.data.tables.reading import AS_SHOWN, Reading
 from flowstone.density import Density
 from flowstone.errors import CheckpointError, DataError, SettingError, UnknownNameError
 from flowstone.mixed import MixedDensity
@@ -48,11 +50,11 @@ class TableModel:
         density: a density of the columns, such as the recipe ``mixed`` makes.
         columns: their kinds.
         history: of its training, where it was trained here.
-        na: texts or numbers that mean a gap in the tables that go in.
+        reading: how tables that go in are read where they do not show it.
     """
 
     def __init__(
-        self, density: Density, columns: Columns, history: History | None = None, *, na: Sequence[str] = ()
+        self, density: Density, columns: Columns, history: History | None = None, *, reading: Reading = AS_SHOWN
     ) -> None:
         if tuple(density.event_shape) != (len(columns.names),):
             raise SettingError(
@@ -61,7 +63,7 @@ class TableModel:
         self.density = density
         self.columns = columns
         self.history = history
-        self.na = tuple(na)
+        self.reading = replace(reading, day_first=columns.day_first)
 
     def __repr__(self) -> str:
         return f"TableModel({', '.join(self.columns.names)})"
@@ -260,7 +262,7 @@ class TableModel:
     def save(self, folder: Path | str) -> None:
         """Write the density and the kinds of its columns into a folder that ``TableModel.load`` reads."""
         mixed, schema = isinstance(self.density, MixedDensity), self.columns.as_record()
-        data = {"kind": TABLE, "mixed": mixed, "schema": schema, "na": self.na}
+        data = {"kind": TABLE, "mixed": mixed, "schema": schema, "na": self.reading.na, "decimal": self.reading.decimal}
         save(self.density, folder, extra={"columns": list(self.columns.names), "data": data})
 
     @classmethod
@@ -279,11 +281,14 @@ class TableModel:
             columns = Columns.from_record(schema)
             if columns.names != tuple(record["columns"]):
                 columns = columns.select(record["columns"])
-        return cls(load(folder, device=device), columns, na=data.get("na", ()))
+        return cls(
+            load(folder, device=device), columns, reading=Reading(data.get("na", ()), decimal=data.get("decimal"))
+        )
 
     def _read(self, table: Any, *, empty: bool = False) -> Table:
-        """Read a table, with the texts and numbers for gaps of the one that was learned."""
-        return read_table(table, na=self.na, empty=empty)
+        """Read a table as the one that was learned."""
+        how = self.reading
+        return read_table(table, na=how.na, decimal=how.decimal, day_first=how.day_first, empty=empty)
 
     def _any_order(self, what: str) -> MixedDensity:
         if not isinstance(self.density, MixedDensity):
@@ -384,6 +389,8 @@ def learn(
     kinds: Mapping[str, str] | None = None,
     exclude: Sequence[str] = (),
     na: Sequence[str] = (),
+    decimal: str | None = None,
+    day_first: bool | None = None,
     recipe: str = "mixed",
     arguments: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -397,7 +404,7 @@ def learn(
         table: a path, a frame of pandas or polars, an Arrow table, an array, a dictionary of columns …
         kinds: corrections of what ``flowstone.kinds_of`` infers, such as ``{"zip": "categorical"}``.
         exclude: columns to leave out.
-        na: texts or numbers that mean a gap.
+        na, decimal, day_first: as ``flowstone.data.read_table`` takes them.
         recipe: ``mixed``, or one for columns of numbers without gaps, such as ``spline``.
         arguments: of the recipe, such as ``{"order": "given"}``.
         seed: of the split, the initial weights and the training.
@@ -412,8 +419,7 @@ def learn(
     >>> model.sample(2, {"sex": "f"}, seed=0).column("sex").to_pylist()
     ['f', 'f']
     """
-    na = (str(na),) if isinstance(na, str | int | float) else tuple(map(str, na))
-    table = read_table(table, na=na)
+    table = read_table(table, na=na, decimal=decimal, day_first=day_first)
     columns = kinds_of(table, kinds, exclude)
     if not columns.names:
         raise DataError(f"{table.path}: no column is left to learn the density of ({', '.join(columns.notes)})")
@@ -430,7 +436,7 @@ def learn(
         _require_whole(x, columns, table)
     history = fit(density, rows, validation=validation, seed=seed, **settings)
     density.eval()
-    return TableModel(density, columns, history, na=na)
+    return TableModel(density, columns, history, reading=table.reading)
 
 
 def _require_whole(x: Tensor, columns: Columns, table: Table) -> None:

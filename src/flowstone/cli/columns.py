@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from flowstone.cli.flags import select, with_flags
 from flowstone.data.request import DataRequest
+from flowstone.data.tables.reading import READING
 from flowstone.files import to_json
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ __all__ = ["columns"]
 WIDE = 200  # characters, where the output is no terminal
 
 
-@with_flags(DataRequest, "kinds", "exclude", "na", "encoding", "skip_bad")
+@with_flags(DataRequest, "kinds", "exclude", *READING)
 def columns(
     table: str, *, as_json: Annotated[bool, Parameter(name="--json", negative=())] = False, **options: Any
 ) -> None:
@@ -34,7 +35,7 @@ def columns(
     from flowstone.data.tables import kinds_of, read_table
 
     request = DataRequest.of(table, select(DataRequest, options))
-    read = read_table(table, na=request.na, encoding=request.encoding, skip_bad=request.skip_bad)
+    read = read_table(table, **{name: getattr(request, name) for name in READING})
     found = kinds_of(read, dict(request.kinds), request.exclude)
     if as_json:
         print(to_json({"source": str(read.path), "read": read.notes[0], "rows": len(read), "columns": _plain(found)}))

@@ -20,6 +20,7 @@ from flowstone.cli.values import (
     say_noise,
 )
 from flowstone.data.request import DataRequest
+from flowstone.data.tables.reading import READING
 from flowstone.errors import DataError
 from flowstone.files import to_json
 from flowstone.train.settings import Settings
@@ -34,7 +35,7 @@ PIECE = 1 << 18  # rows of a large table that are compared at a time
 
 
 @with_flags(Settings, "precision")
-@with_flags(DataRequest, "drop_missing", "na", "encoding", "skip_bad", "data_dir")
+@with_flags(DataRequest, "drop_missing", *READING, "data_dir")
 def evaluate(
     run: Path,
     data: str | None = None,

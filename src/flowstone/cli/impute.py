@@ -8,13 +8,14 @@ from cyclopts import Parameter
 from flowstone.cli.flags import select, with_flags
 from flowstone.cli.values import Device, Out, model_of, reading_options, say_left_out
 from flowstone.data.request import DataRequest
+from flowstone.data.tables.reading import READING
 from flowstone.errors import DataError, OutputError, SettingError
 from flowstone.validation import require_seed
 
 __all__ = ["impute"]
 
 
-@with_flags(DataRequest, "na", "encoding", "skip_bad")
+@with_flags(DataRequest, *READING)
 def impute(
     run: Path,
     data: str,

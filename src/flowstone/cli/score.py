@@ -20,6 +20,7 @@ from flowstone.cli.values import (
     say_left_out,
 )
 from flowstone.data.request import DataRequest
+from flowstone.data.tables.reading import READING
 from flowstone.errors import OutputError, SettingError
 from flowstone.train.settings import Settings
 
@@ -36,7 +37,7 @@ __all__ = ["score"]
 
 
 @with_flags(Settings, "precision")
-@with_flags(DataRequest, "drop_missing", "na", "encoding", "skip_bad", "data_dir")
+@with_flags(DataRequest, "drop_missing", *READING, "data_dir")
 def score(
     run: Path,
     data: str,

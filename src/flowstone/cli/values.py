@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from flowstone.data.tables.reading import READING
 from flowstone.errors import NonFiniteError, SettingError
 from flowstone.validation import require_choice
 
@@ -111,7 +112,7 @@ def device_of(name: Device) -> str:
 
 def reading_options(chosen: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the data options that say how a file of a table is read."""
-    return {name: chosen[name] for name in ("na", "encoding", "skip_bad") if name in chosen}
+    return {name: chosen[name] for name in READING if name in chosen}
 
 
 def images_options(chosen: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
+from flowstone.data.tables.reading import Reading
 from flowstone.errors import SettingError
 from flowstone.options import describe_options, option, options_of, require_options
 from flowstone.validation import require_bool, require_integer, require_seed
@@ -76,6 +77,18 @@ class DataRequest:
     encoding: str | None = option(
         None, "The encoding of a text file, such as cp1252. If not set: guessed from its bytes.", applies_to=[TABLE]
     )
+    decimal: str | None = option(
+        None,
+        "The decimal mark of a text file, . or a comma, where its numbers do not show it. If not set: a point, in a "
+        "file separated by semicolons a comma.",
+        applies_to=[TABLE],
+    )
+    day_first: bool | None = option(
+        None,
+        "Whether 3/4/2024 is in April, where dates that are text do not show it. If not set: the month comes first "
+        "between slashes, the day between hyphens.",
+        applies_to=[TABLE],
+    )
     skip_bad: bool = option(
         False,
         "Leave out images that cannot be read, and rows of a text file with too many or too few fields.",
@@ -104,6 +117,7 @@ class DataRequest:
         plain["na"] = tuple(map(str, na))
         if not isinstance(self.encoding, str | None):
             raise SettingError(f"encoding={self.encoding!r} must be a name, such as cp1252")
+        Reading(decimal=self.decimal, day_first=self.day_first)
         plain["kinds"] = _pairs("kinds", self.kinds)
         plain["data_dir"] = None if self.data_dir is None else str(self.data_dir)
         for name, value in plain.items():

@@ -33,6 +33,7 @@ from flowstone.data.tables import (
     open_chunked,
     read_table,
 )
+from flowstone.data.tables.reading import READING
 from flowstone.data.toy import TOYS, Toy
 from flowstone.errors import DataError, UnknownNameError
 
@@ -140,7 +141,7 @@ def _open_table(
     request: DataRequest, mixed: bool | None, columns: Columns | None = None, *, progress: bool = False
 ) -> Dataset:
     """Open a table; ``columns`` holds the kinds of its columns if they were decided before."""
-    reading = {"na": request.na, "encoding": request.encoding, "skip_bad": request.skip_bad}
+    reading = {name: getattr(request, name) for name in READING}
     large = open_chunked(request.source, **reading)
     if large is None:
         return _dataset_of(read_table(request.source, **reading), request, mixed, columns)
@@ -157,6 +158,7 @@ def _dataset_of(table: Table, request: DataRequest, mixed: bool | None, columns:
     described = {
         "kind": TABLE,
         **replace(request, source=source).as_record(TABLE),
+        "decimal": table.reading.decimal,
         "sha256": _digest(request.source),
         "read": table.notes[0] if table.notes else None,
         "schema": columns.as_record(),

@@ -181,21 +181,28 @@ class Run:
             return None if schema is None else Columns.from_record(schema)
 
     def read(self, source: Any, *, na: Sequence[str] = (), **reading: Any) -> Table:
-        """Read a table as the training read its own, with the same texts and numbers for gaps.
+        """Read a table as the training read its own: with the same texts and numbers for gaps, and, where the table
+        does not show them, the same decimal mark and order of day and month.
 
         Args:
             source: a path or an object, as ``read_table`` takes it.
             na: further texts or numbers that mean a gap.
-            reading: ``encoding``, ``skip_bad`` and ``empty`` of ``read_table``.
+            reading: other options of ``read_table``.
         """
-        return read_table(source, na=[*self.record.get("data", {}).get("na", ()), *na], **reading)
+        return read_table(source, **self._reading(na, reading))
 
     def chunked(self, path: Path | str, *, na: Sequence[str] = (), **reading: Any) -> ChunkedTable | None:
         """A large table to be read in chunks; None for tables that ``read`` reads whole (see ``open_chunked``).
 
         Arguments are those of ``read``.
         """
-        return open_chunked(path, na=[*self.record.get("data", {}).get("na", ()), *na], **reading)
+        return open_chunked(path, **self._reading(na, reading))
+
+    def _reading(self, na: Sequence[str], asked: Mapping[str, Any]) -> dict[str, Any]:
+        data, kinds = self.record.get("data", {}), self.kinds
+        known = {"decimal": data.get("decimal"), "day_first": None if kinds is None else kinds.day_first}
+        na = [*data.get("na", ()), *na]
+        return known | {name: value for name, value in asked.items() if value is not None} | {"na": na}
 
     def table(self, path: Path | str | Table, *, drop_missing: bool = False) -> tuple[Table, Rows]:
         """A table and its rows as the density takes them; its columns are found by name, others are ignored.

@@ -1,9 +1,10 @@
 """ChunkedTable: a large Parquet or text table, read a chunk of rows at a time."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -12,12 +13,15 @@ from flowstone.data.tables.parquet import ParquetReader
 from flowstone.data.tables.read import (
     STANDARD_INPUT,
     TEXT,
+    as_shown,
     checked,
     files_of,
     pandas_index,
+    read_alike,
     together,
     with_gaps,
 )
+from flowstone.data.tables.reading import Reading
 from flowstone.data.tables.streams import inner_suffix, open_bytes
 from flowstone.data.tables.table import Table
 from flowstone.data.tables.text_chunks import TextChunks, scan_text
@@ -37,13 +41,11 @@ class ChunkedTable:
         head: the table without its rows: path, names, types, notes, index.
         rows: how many rows it has.
         files: what it is read from.
-        na: texts or numbers that mean a gap.
     """
 
     head: Table
     rows: int
     files: tuple["ParquetChunks | TextFile", ...]
-    na: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.rows
@@ -60,7 +62,7 @@ class ChunkedTable:
             arrow = block.select(empty.column_names).replace_schema_metadata(None)
             if arrow.schema != empty.schema:  # of several files, whose types are promoted to common ones
                 arrow = pa.concat_tables([empty, arrow], promote_options="permissive")
-            yield with_gaps(Table(self.head.path, arrow, self.head.notes, self.head.index, start), self.na)
+            yield with_gaps(replace(self.head, arrow=arrow, start=start), self.head.reading.na)
             start += len(arrow)
 
     def _from(self, start: int) -> Iterator[pa.Table]:
@@ -115,12 +117,10 @@ class TextFile:
     text: TextChunks
 
     @classmethod
-    def of(cls, path: Path, *, na: Sequence[str], encoding: str | None, skip_bad: bool) -> "TextFile":
+    def of(cls, path: Path, reading: Reading) -> "TextFile":
         """The file at a path, whose dialect and types are found by reading it once."""
         with naming_the_file(path, inner_suffix(path)):
-            return cls(
-                path, scan_text(str(path), lambda: open_bytes(path), na=na, encoding=encoding, skip_bad=skip_bad)
-            )
+            return cls(path, scan_text(str(path), lambda: open_bytes(path), reading))
 
     @property
     def rows(self) -> int:
@@ -130,7 +130,7 @@ class TextFile:
     @property
     def head(self) -> Table:
         """The table without its rows."""
-        return Table(self.path, self.text.schema.empty_table(), self.text.notes)
+        return Table(self.path, self.text.schema.empty_table(), self.text.notes, reading=self.text.reading)
 
     def read(self, start: int) -> Iterator[pa.Table]:
         """The rows from row ``start`` on; those before it are read and dropped."""
@@ -141,10 +141,8 @@ class TextFile:
 def open_chunked(
     source: str | os.PathLike[str],
     *,
-    na: Sequence[str] = (),
-    encoding: str | None = None,
-    skip_bad: bool = False,
     at_least: int | None = None,
+    **options: Any,
 ) -> ChunkedTable | None:
     """A large table that can be read in chunks: Parquet, or text that may be compressed, one file or several.
 
@@ -152,7 +150,7 @@ def open_chunked(
     it is not set): ``read_table`` reads those whole.
 
     Args:
-        na, encoding, skip_bad: as ``read_table`` takes them.
+        options: those of ``Reading``.
 
     Raises:
         DataError: for the same reasons as ``read_table``.
@@ -164,16 +162,16 @@ def open_chunked(
         return None
     if sum(path.stat().st_size for path in paths) < (LARGE if at_least is None else at_least):
         return None
-    files = tuple(
-        ParquetChunks.of(path)
-        if path.suffix.lower() == ".parquet"
-        else TextFile.of(path, na=na, encoding=encoding, skip_bad=skip_bad)
-        for path in paths
-    )
+    reading = Reading(**options)
+    files = read_alike(paths, reading, _opened, lambda file: file.head)
     rows = sum(file.rows for file in files)
     heads = [file.head for file in files]
-    head = heads[0] if len(heads) == 1 else together(Path(source), heads, rows)
-    return ChunkedTable(checked(head, rows), rows, files, tuple(na))
+    head = replace(together(Path(source), heads, rows), reading=as_shown(heads, reading))
+    return ChunkedTable(checked(head, rows), rows, tuple(files))
+
+
+def _opened(path: Path, reading: Reading) -> ParquetChunks | TextFile:
+    return ParquetChunks.of(path) if path.suffix.lower() == ".parquet" else TextFile.of(path, reading)
 
 
 def _streams(path: Path) -> bool:

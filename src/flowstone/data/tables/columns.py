@@ -167,6 +167,12 @@ class Columns:
         """The record of each column of the tensor by which a density is built."""
         return [kind.head() for kind in self.modelled]
 
+    @property
+    def day_first(self) -> bool | None:
+        """Whether the day comes first in dates that are text; None where nothing said so, or not all agree."""
+        orders = {kind.day_first for kind in self.modelled if isinstance(kind, Datetime)} - {None}
+        return orders.pop() if len(orders) == 1 else None
+
     def as_record(self) -> list[dict[str, Any]]:
         """Plain values for JSON."""
         return [kind.as_record() for kind in self.kinds]
@@ -192,7 +198,7 @@ class Columns:
 
 
 def kinds_of(
-    table: Any, kinds: Mapping[str, str] | None = None, exclude: Sequence[str] = (), *, na: Sequence[str] = ()
+    table: Any, kinds: Mapping[str, str] | None = None, exclude: Sequence[str] = (), **reading: Any
 ) -> Columns:
     """The kinds of a table's columns: inferred by the rules in ``flowstone.data.tables.kinds``, or as asked.
 
@@ -201,7 +207,7 @@ def kinds_of(
         kinds: what columns are where the inference errs, such as ``{"price": "positive", "angle": "circular(0,360)",
             "zip": "categorical", "size": "ordinal(S,M,L)"}``.
         exclude: columns to leave out.
-        na: texts or numbers that mean a gap, beside the usual ones.
+        reading: options of ``read_table``, such as ``na=["-999"]``.
 
     Raises:
         DataError: there are columns of which no kind can be made as they are; all of them are named at once.
@@ -211,7 +217,7 @@ def kinds_of(
     >>> [(kind.column, kind.name) for kind in columns.kinds]
     [('id', 'left_out'), ('x', 'continuous'), ('unit', 'constant')]
     """
-    table = read_table(table, na=na)
+    table = read_table(table, **reading)
     columns, doubts = decide(table, kinds, exclude)
     for doubt in doubts:
         warnings.warn(doubt, stacklevel=2)
@@ -231,7 +237,13 @@ def decide(
     decided, notes, doubts, problems = [], list(table.notes[1:]), [], []
     in_doubt = [note for note in notes if is_doubt(note)]
     for name in table.columns:
-        facts = Facts(name, table.arrow.column(name), str(table.path), index=name in table.index)
+        facts = Facts(
+            name,
+            table.arrow.column(name),
+            str(table.path),
+            index=name in table.index,
+            day_first=table.reading.day_first,
+        )
         try:
             decided.append(_decide(facts, "left_out" if name in exclude else kinds.get(name), name in keep))
         except (DataError, SettingError) as error:

@@ -11,7 +11,15 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from flowstone.data.tables.arrow import compute
-from flowstone.data.tables.values import DATE_READINGS, SOME, DateReading, date_readings, differs_by_order, looks_dated
+from flowstone.data.tables.values import (
+    DATE_READINGS,
+    SOME,
+    DateReading,
+    date_readings,
+    differs_by_order,
+    in_order,
+    looks_dated,
+)
 
 __all__ = ["READINGS", "find_form", "read_form", "write_form"]
 
@@ -19,10 +27,13 @@ ZEROS = ("%d", "%m", "%H")  # parts that are written with and without a zero bef
 PARTS = re.compile(r"(%-?[A-Za-z])")
 
 
-def find_form(levels: pa.Array) -> tuple[str, str | None] | None:
+def find_form(levels: pa.Array, day_first: bool | None = None) -> tuple[str, str | None] | None:
     """The form of a column's different texts, and what is in doubt about it; None where one of them is no date.
 
     Where the texts are written in several ways, such as ``3/1/2024`` and ``03/02/2024``, it is the longer one.
+
+    Args:
+        day_first: whether 3/4/2024 is in April, where the texts do not show the order; None: not known.
 
     >>> find_form(pa.array(["1.3.2024", "24.12.2023"]))
     ('%-d.%-m.%Y', None)
@@ -30,12 +41,13 @@ def find_form(levels: pa.Array) -> tuple[str, str | None] | None:
     if not len(levels) or not all(looks_dated(cell) for cell in levels[:SOME].to_pylist()):
         return None
     column = pa.chunked_array([levels])
-    reading = next(date_readings(column, WRITTEN), None)
-    if reading is None:
+    readings = list(date_readings(column, WRITTEN))
+    if not readings:
         return None
+    reading = in_order(readings, day_first)
     text, dates = compute.utf8_trim_whitespace(column), reading.parse(column)
     form = next((form for form in _forms(reading) if write_form(dates, form).equals(text)), reading.form)
-    return form, reading.doubt(text[0].as_py(), ambiguous=differs_by_order(column, reading))
+    return form, reading.doubt(text[0].as_py(), ambiguous=day_first is None and differs_by_order(column, reading))
 
 
 def read_form(column: pa.ChunkedArray, form: str) -> pa.ChunkedArray | None:

@@ -57,6 +57,7 @@ class Dialect:
         names: of the columns; x1, x2, … where the file has none.
         padded: separators are followed by blanks that belong to no value.
         point: the decimal mark.
+        decimal: the same where cells show it or where it was asked for, else None.
         as_text: columns to be kept as text: whole numbers that begin with 0, or have more than 18 digits.
         unused: names of columns without values that separators at the ends of lines make.
         notes: what was understood beside the separator, and what is in doubt.
@@ -70,6 +71,7 @@ class Dialect:
     names: tuple[str, ...] = ()
     padded: bool = False
     point: str = "."
+    decimal: str | None = None
     as_text: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -108,12 +110,13 @@ class Dialect:
         return f"text separated by {SPOKEN.get(self.separator, repr(self.separator))}{comma}"
 
 
-def sniff(sample: str, *, na: Sequence[str] = ()) -> Dialect:
+def sniff(sample: str, *, na: Sequence[str] = (), decimal: str | None = None) -> Dialect:
     """The dialect of a file from its first lines.
 
     Args:
         sample: whole lines.
         na: further texts that mean a gap.
+        decimal: the decimal mark where the cells do not show it.
 
     Raises:
         DataError: there is no line that is not blank or a comment.
@@ -134,13 +137,16 @@ def sniff(sample: str, *, na: Sequence[str] = ()) -> Dialect:
     if units:
         notes.append(f"the row below the names is skipped as units: {', '.join(cells[1])}")
     names, unused = columns_named(names, values, notes)
+    mark, _ = decimal_mark(cell for row in values[:2000] for cell in row)
+    decimal = mark or decimal
     last = start + header + units
     return replace(
         dialect,
         skip=numbered[rows[last - 1].end - 1][0] if last else numbered[0][0] - 1,
         names=tuple(names),
         unused=unused,
-        point=_point(dialect, values, notes),
+        point=_point(dialect, values, notes) if decimal is None else decimal,
+        decimal=decimal,
         as_text=tuple(n for i, n in enumerate(names) if is_code([row[i] for row in values if i < len(row)], na)),
         notes=tuple(notes),
     )
@@ -360,15 +366,15 @@ def _are_units(row: Sequence[str], typed: Sequence[int], na: Sequence[str]) -> b
 
 
 def _point(dialect: Dialect, values: Sequence[Sequence[str]], notes: list[str]) -> str:
-    mark, _ = decimal_mark(cell for row in values[:2000] for cell in row)
-    if mark:
-        return mark
+    """The decimal mark where no cell shows it."""
     grouped = next((c.strip() for row in values for c in row if re.fullmatch(r"[+-]?\d{1,3},\d{3}", c.strip())), None)
     if grouped is None:
         return "."
-    point = "," if dialect.separator == ";" else "."
-    what = "a decimal comma" if point == "," else "a comma between thousands"
-    notes.append(f"in doubt: nothing shows what the comma in {grouped!r} is; it is read as {what}")
+    point, what, other = (
+        (",", "a decimal comma", ".") if dialect.separator == ";" else (".", "a comma between thousands", ",")
+    )
+    taken = f"it is read as {what}; decimal={other!r} reads it otherwise"
+    notes.append(f"in doubt: nothing shows what the comma in {grouped!r} is; {taken}")
     return point
 
 

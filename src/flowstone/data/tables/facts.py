@@ -72,6 +72,7 @@ class Facts:
         column: its values.
         where: the table, for messages.
         index: whether the table's source says that it is an index.
+        day_first: whether the table's dates that were text have the day before the month; None where nothing says so.
         notes: sentences that the decision about its kind adds.
         doubts: the same for what is in doubt, with the options that would decide otherwise.
     """
@@ -80,6 +81,7 @@ class Facts:
     column: pa.ChunkedArray
     where: str = "table"
     index: bool = False
+    day_first: bool | None = None
     doubts: list[tuple[str, str, dict]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -122,7 +124,7 @@ class Facts:
     @cached_property
     def date_form(self) -> tuple[str, str | None] | None:
         """How a column of text writes its dates, and what is in doubt about that; None of others."""
-        return find_form(self.level_counts[0]) if is_text(self.type) else None
+        return find_form(self.level_counts[0], self.day_first) if is_text(self.type) else None
 
     @property
     def is_numeric(self) -> bool:

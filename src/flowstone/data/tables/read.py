@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ from flowstone.data.npy import read_npy
 from flowstone.data.tables.arrow import compute
 from flowstone.data.tables.frames import from_object
 from flowstone.data.tables.parquet import read_parquet, require_proportion, require_valid
+from flowstone.data.tables.reading import Reading
 from flowstone.data.tables.streams import COMPRESSED, inner_suffix, open_bytes, seekable, spooled_stdin
 from flowstone.data.tables.table import Table, is_number_text
 from flowstone.data.tables.text import read_text
@@ -35,18 +36,21 @@ __all__ = [
     "READABLE",
     "STANDARD_INPUT",
     "TEXT",
+    "as_shown",
     "checked",
     "files_of",
     "is_doubt",
     "is_pattern",
     "is_table",
     "pandas_index",
+    "read_alike",
     "read_table",
     "together",
     "with_gaps",
 ]
 
 TEXT = (".csv", ".tsv", ".txt", ".dat", ".tab", ".data")
+SPREADSHEETS = (".xlsx", ".xls", ".ods")
 READABLE = (
     *TEXT,
     ".parquet",
@@ -57,13 +61,13 @@ READABLE = (
     ".ndjson",
     ".json",
     ".npy",
-    ".xlsx",
-    ".xls",
-    ".ods",
+    *SPREADSHEETS,
 )
 OF_A_FOLDER = (".csv", ".tsv", ".parquet", ".feather", ".arrow", ".ipc", ".jsonl", ".ndjson")  # a .txt may be prose
 JSON_TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"?')  # one that never ends is the rest of the line
 STANDARD_INPUT = ("-", "/dev/stdin")
+
+File = TypeVar("File")  # what is read from a file
 
 
 def is_table(source: str | os.PathLike[str]) -> bool:
@@ -85,6 +89,8 @@ def read_table(
     na: Sequence[str] = (),
     encoding: str | None = None,
     skip_bad: bool = False,
+    decimal: str | None = None,
+    day_first: bool | None = None,
     empty: bool = False,
 ) -> Table:
     """Read a table from a file, by its ending, from several, or from an object that holds one.
@@ -99,26 +105,51 @@ def read_table(
         na: texts or numbers that mean a gap, beside the usual ones of text files (``NA ? - None null`` …).
         encoding: of a text file; without it, UTF-8, or UTF-16 or cp1252 where the bytes say so.
         skip_bad: leave out rows of a text file that have too many or too few fields.
+        decimal: the decimal mark of a text file, ``"."`` or ``","``, where its numbers do not show it.
+        day_first: whether 3/4/2024 is in April, where dates that are text do not show it.
         empty: accept an object without rows, which a chunk of a larger table may be.
 
     Raises:
         DataError: missing, empty, of another kind, or not readable as what its name says.
+        SettingError, UnknownNameError: an option has a value that it cannot have.
 
     >>> table = read_table({"a": [1, 2], "b": ["x", None]})
     >>> table.columns, len(table)
     (['a', 'b'], 2)
     """
-    na = (str(na),) if isinstance(na, str | int | float) else tuple(map(str, na))
+    reading = Reading(na, encoding, skip_bad, decimal, day_first)
     if isinstance(source, Table):
-        return with_gaps(source, na)
+        return with_gaps(source, reading.na)
     if _are_paths(source):
         where, paths = Path(source[0]), [Path(each) for each in source]
     elif isinstance(source, str | os.PathLike):
         where, paths = Path(source), files_of(str(source))
     else:
-        return checked(with_gaps(from_object(source), na), empty=empty)
-    tables = [_read_file(path, na=na, encoding=encoding, skip_bad=skip_bad) for path in paths]
-    return checked(with_gaps(tables[0] if len(tables) == 1 else together(where, tables), na))
+        table = replace(from_object(source), reading=reading)
+        return checked(with_gaps(table, reading.na), empty=empty)
+    tables = read_alike(paths, reading, _read_file, lambda table: table)
+    table = replace(together(where, tables), reading=as_shown(tables, reading))
+    return checked(with_gaps(table, reading.na))
+
+
+def read_alike(
+    paths: Sequence[Path], reading: Reading, read: Callable[[Path, Reading], File], table_of: Callable[[File], Table]
+) -> tuple[File, ...]:
+    """What is read from each file; those in which something is in doubt are read once more, as the others show it."""
+    files = [read(path, reading) for path in paths]
+    shown = as_shown(list(map(table_of, files)), reading)
+    in_doubt = [shown != reading and any(map(is_doubt, table_of(file).notes)) for file in files]
+    again = zip(paths, files, in_doubt, strict=True)
+    return tuple(read(path, shown) if doubt else file for path, file, doubt in again)
+
+
+def as_shown(tables: Sequence[Table], reading: Reading) -> Reading:
+    """The reading with the decimal mark and the order of day and month that tables show, where all agree."""
+    shown = {}
+    for name in ("decimal", "day_first"):
+        found = {getattr(table.reading, name) for table in tables} - {None}
+        shown |= {name: found.pop()} if len(found) == 1 else {}
+    return replace(reading, **shown)
 
 
 def _are_paths(source: Any) -> bool:
@@ -164,9 +195,9 @@ def _files_in(folder: Path) -> list[Path]:
     return [file for file in found if inner_suffix(file) in OF_A_FOLDER]
 
 
-def _read_file(path: Path, *, na: Sequence[str], encoding: str | None, skip_bad: bool) -> Table:
+def _read_file(path: Path, reading: Reading) -> Table:
     if str(path) in STANDARD_INPUT:
-        return _read_stdin(na=na, encoding=encoding, skip_bad=skip_bad)
+        return _read_stdin(reading)
     suffix = inner_suffix(path)
     if suffix not in READABLE:
         what = "a folder" if path.is_dir() else repr(path.suffix) if path.suffix else "a name without an ending"
@@ -177,17 +208,17 @@ def _read_file(path: Path, *, na: Sequence[str], encoding: str | None, skip_bad:
         siblings = [file.name for file in path.parent.glob("*")] if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, siblings, n=1)
         raise DataError(f"{path}: no such file" + (f"; did you mean {near[0]!r}?" if near else ""))
-    return _guarded(path, suffix, lambda: open_bytes(path), na=na, encoding=encoding, skip_bad=skip_bad)
+    return _guarded(path, suffix, lambda: open_bytes(path), reading)
 
 
-def _read_stdin(*, na: Sequence[str], encoding: str | None, skip_bad: bool) -> Table:
+def _read_stdin(reading: Reading) -> Table:
     with naming_the_file("standard input"):
         spool = spooled_stdin()
     with spool:
-        return _read_spool(spool, na=na, encoding=encoding, skip_bad=skip_bad)
+        return _read_spool(spool, reading)
 
 
-def _read_spool(spool: IO[bytes], **options: Any) -> Table:
+def _read_spool(spool: IO[bytes], reading: Reading) -> Table:
     start = spool.read(64)
     other = ".jsonl" if re.match(rb"\s*(?:\[\s*)?\{", start) else ".csv"
     suffix = {b"PAR1": ".parquet", b"ARRO": ".arrow"}.get(start[:4], other)
@@ -196,7 +227,7 @@ def _read_spool(spool: IO[bytes], **options: Any) -> Table:
         spool.seek(0)
         return _KeptOpen(spool)  # pyright: ignore[reportReturnType]
 
-    return _guarded(Path("standard input"), suffix, opened, **options)
+    return _guarded(Path("standard input"), suffix, opened, reading)
 
 
 class _KeptOpen:
@@ -221,12 +252,14 @@ class _KeptOpen:
         """Nothing: the file is read again."""
 
 
-def _guarded(path: Path, suffix: str, opened: Callable[[], IO[bytes]], **options: Any) -> Table:
+def _guarded(path: Path, suffix: str, opened: Callable[[], IO[bytes]], reading: Reading) -> Table:
     with naming_the_file(path, suffix):
         if suffix in TEXT:
-            arrow, notes = read_text(str(path), opened, **options)
-            return Table(path, arrow, tuple(notes))
-        return READERS[suffix](path, opened)
+            arrow, notes, read = read_text(str(path), opened, reading)
+            return Table(path, arrow, tuple(notes), reading=read)
+        if suffix in SPREADSHEETS:
+            return _read_excel(path, reading)
+        return replace(READERS[suffix](path, opened), reading=reading)
 
 
 def _read_parquet(path: Path, opened: Callable[[], IO[bytes]]) -> Table:
@@ -312,12 +345,12 @@ def _read_npy(path: Path, opened: Callable[[], IO[bytes]]) -> Table:
     return replace(from_object(array), path=path)
 
 
-def _read_excel(path: Path, _: Callable[[], IO[bytes]]) -> Table:  # a workbook is an archive of its own
+def _read_excel(path: Path, reading: Reading) -> Table:
     from flowstone.data.tables.spreadsheet import read_spreadsheet
 
     with path.open("rb") as stream:
-        arrow, notes = read_spreadsheet(stream)
-    return Table(path, arrow, tuple(notes))
+        arrow, notes, read = read_spreadsheet(stream, reading)
+    return Table(path, arrow, tuple(notes), reading=read)
 
 
 READERS = {
@@ -329,9 +362,6 @@ READERS = {
     ".ndjson": _read_json,
     ".json": _read_json,
     ".npy": _read_npy,
-    ".xlsx": _read_excel,
-    ".xls": _read_excel,
-    ".ods": _read_excel,
 }
 
 
@@ -342,6 +372,8 @@ def together(path: Path, tables: Sequence[Table], rows: int | None = None) -> Ta
         rows: how many there are, for the notes; None counts them.
     """
     first = tables[0]
+    if len(tables) == 1:
+        return first
     for table in tables[1:]:
         if set(table.columns) != set(first.columns):
             odd = sorted(set(table.columns) ^ set(first.columns))

@@ -2,6 +2,7 @@
 
 import datetime
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import IO, Any
 
 import pyarrow as pa
@@ -9,15 +10,17 @@ import pyarrow as pa
 from flowstone.data.tables.arrow import compute
 from flowstone.data.tables.dialect import columns_named, find_header, is_code
 from flowstone.data.tables.frames import from_object
+from flowstone.data.tables.reading import Reading
 from flowstone.data.tables.sheet_size import require_small_sheets
-from flowstone.data.tables.values import is_gap, parse_dates, parse_numbers, without_gaps
+from flowstone.data.tables.text import understood
+from flowstone.data.tables.values import is_gap, without_gaps
 from flowstone.errors import DataError
 
 __all__ = ["read_spreadsheet"]
 
 
-def read_spreadsheet(stream: IO[bytes]) -> tuple[pa.Table, list[str]]:
-    """A table from .xlsx, .xls or .ods, and what was understood.
+def read_spreadsheet(stream: IO[bytes], reading: Reading) -> tuple[pa.Table, list[str], Reading]:
+    """A table from .xlsx, .xls or .ods, what was understood, and how its text was read: as shown, else as asked.
 
     Raises:
         DataError: the package is missing, or no sheet holds rows.
@@ -32,10 +35,10 @@ def read_spreadsheet(stream: IO[bytes]) -> tuple[pa.Table, list[str]]:
         for name in book.sheet_names:
             rows = [row for row in book.get_sheet_by_name(name).to_python() if any(cell != "" for cell in row)]
             if rows:
-                arrow, notes = _table_of(rows)
+                arrow, notes, read = _table_of(rows, reading)
                 others = f" of {len(book.sheet_names)}" if len(book.sheet_names) > 1 else ""
                 said = f"read as a spreadsheet, sheet {name!r}{others}, {len(arrow)} rows, {arrow.num_columns} columns"
-                return arrow, [said, *notes]
+                return arrow, [said, *notes], read
     except BaseException as error:
         if type(error).__name__ == "PanicException":  # of a library in Rust; it is no Exception
             raise DataError("the spreadsheet is damaged") from error
@@ -43,7 +46,7 @@ def read_spreadsheet(stream: IO[bytes]) -> tuple[pa.Table, list[str]]:
     raise DataError("the spreadsheet is empty")
 
 
-def _table_of(rows: Sequence[Sequence[Any]]) -> tuple[pa.Table, list[str]]:
+def _table_of(rows: Sequence[Sequence[Any]], reading: Reading) -> tuple[pa.Table, list[str], Reading]:
     width = max(map(len, rows))
     start = next((i for i, row in enumerate(rows) if sum(cell != "" for cell in row) * 2 > width), 0)
     rows = rows[start:]
@@ -57,7 +60,13 @@ def _table_of(rows: Sequence[Sequence[Any]]) -> tuple[pa.Table, list[str]]:
         for i, name in enumerate(names)
         if name not in unused
     }
-    return _typed(from_object(columns).arrow) if columns else pa.table({}), notes
+    if not columns:
+        return pa.table({}), notes, reading
+    arrow = from_object(columns).arrow
+    arrow = pa.table({name: _whole(arrow.column(name)) for name in arrow.column_names})
+    codes = [name for name in arrow.column_names if _is_code(arrow.column(name))]
+    arrow, day_first = understood(arrow, reading, notes, point=reading.decimal or ".", as_text=codes)
+    return arrow, notes, replace(reading, day_first=day_first)
 
 
 def _word(cell: Any) -> str:
@@ -66,20 +75,14 @@ def _word(cell: Any) -> str:
     return str(cell)
 
 
-def _typed(table: pa.Table) -> pa.Table:
-    return pa.table([_typed_column(column) for column in table.columns], names=table.column_names)
-
-
-def _typed_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Whole floats as integers, as a spreadsheet knows no integers; text of numbers and dates as those."""
-    if pa.types.is_floating(column.type):
-        whole = compute.all(compute.equal(column, compute.floor(column)), skip_nulls=True).as_py()
-        small = compute.all(compute.less(compute.abs(column), 2.0**53), skip_nulls=True).as_py()
-        return column.cast(pa.int64()) if whole and small else column
-    if not pa.types.is_string(column.type):
+def _whole(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Whole floats as integers, as a spreadsheet knows no integers."""
+    if not pa.types.is_floating(column.type):
         return column
-    text = without_gaps(column)
-    if is_code(compute.drop_null(text).to_pylist()):
-        return text
-    numbers, dates = parse_numbers(text, "."), parse_dates(text)
-    return numbers if numbers is not None else dates[0] if dates else text
+    whole = compute.all(compute.equal(column, compute.floor(column)), skip_nulls=True).as_py()
+    small = compute.all(compute.less(compute.abs(column), 2.0**53), skip_nulls=True).as_py()
+    return column.cast(pa.int64()) if whole and small else column
+
+
+def _is_code(column: pa.ChunkedArray) -> bool:
+    return pa.types.is_string(column.type) and is_code(compute.drop_null(without_gaps(column)).to_pylist())

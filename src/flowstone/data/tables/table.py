@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from flowstone.data.tables.arrow import compute
+from flowstone.data.tables.reading import AS_SHOWN, Reading
 from flowstone.data.tables.types import python_value
 from flowstone.errors import DataError
 
@@ -25,6 +26,7 @@ class Table:
         notes: what was understood while it was read, such as "read as cp1252 text separated by ';'"; the first says
             its form, the others what was done or doubted.
         index: names of columns that hold an index by the file's own word, such as pandas' in Parquet.
+        reading: how its text was read: what its cells showed, else what was asked for.
         start: how many rows of its source come before its first one, where it is a chunk of a larger table.
     """
 
@@ -32,6 +34,7 @@ class Table:
     arrow: pa.Table
     notes: tuple[str, ...] = ()
     index: tuple[str, ...] = ()
+    reading: Reading = AS_SHOWN
     start: int = 0
 
     @property

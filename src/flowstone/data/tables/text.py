@@ -5,6 +5,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import IO, Any
 
 import pyarrow as pa
@@ -12,12 +13,26 @@ import pyarrow.csv
 
 from flowstone.data.tables.arrow import compute
 from flowstone.data.tables.dialect import LONG_CELL, SAMPLE, Dialect, sniff
+from flowstone.data.tables.reading import Reading
 from flowstone.data.tables.streams import encoding_of
-from flowstone.data.tables.values import MISSING, SHARES, parse_dates, parse_numbers, signs_of, without_gaps
+from flowstone.data.tables.values import (
+    MISSING,
+    SHARES,
+    DateReading,
+    date_readings,
+    differs_by_order,
+    first_cell,
+    in_order,
+    order_shown,
+    parse_numbers,
+    signs_of,
+    without_gaps,
+)
 from flowstone.errors import DataError, DataWarning
 
 __all__ = [
     "BadRows",
+    "chosen_dates",
     "csv_options",
     "csv_source",
     "dialect_of",
@@ -25,6 +40,7 @@ __all__ = [
     "read_text",
     "said",
     "sign_notes",
+    "understood",
     "without_blank_rows",
 ]
 
@@ -37,24 +53,19 @@ OTHER_FORMS = (
 BATCH = 2000  # lines that are rewritten at a time
 
 
-def read_text(
-    where: str, opened: Callable[[], IO[bytes]], *, na: Sequence[str] = (), encoding: str | None = None,
-    skip_bad: bool = False,
-) -> tuple[pa.Table, list[str]]:  # fmt: skip
-    """A table from text, and what was understood.
+def read_text(where: str, opened: Callable[[], IO[bytes]], reading: Reading) -> tuple[pa.Table, list[str], Reading]:
+    """A table from text, what was understood, and how it was read: as its cells show, else as asked.
 
     Args:
         where: the file, for messages.
         opened: gives the bytes from their beginning, each time it is called.
-        na: further texts that mean a gap.
-        encoding: of the text; without it, see ``encoding_of``.
-        skip_bad: leave out rows with too many or too few fields.
+        reading: how it is to be read.
     """
-    encoding, dialect = dialect_of(where, opened, na=na, encoding=encoding)
+    encoding, dialect = dialect_of(where, opened, reading)
     bad = BadRows(dialect)
     try:
         with opened() as stream:
-            source, options = csv_source(stream, encoding, dialect), csv_options(encoding, dialect, bad, na)
+            source, options = csv_source(stream, encoding, dialect), csv_options(encoding, dialect, bad, reading.na)
             table = pyarrow.csv.read_csv(source, **options)
     except pa.ArrowInvalid as error:
         if "skip initial" in str(error) or "Empty CSV" in str(error):  # a line of names, and no end of line
@@ -63,11 +74,12 @@ def read_text(
             raise DataError(f"{where}: {LONG_CELL}") from error
         raise
     _require_closed(opened, table, encoding, dialect)
-    notes = [*dialect.notes, *bad.notes(where, skip_bad=skip_bad)]
+    notes = [*dialect.notes, *bad.notes(where, skip_bad=reading.skip_bad)]
     table = _without_unused(table, dialect)
-    columns = [_understood(name, table.column(name), dialect, na, notes) for name in table.column_names]
-    table = without_blank_rows(pa.table(columns, names=table.column_names), notes)
-    return table, [said(encoding, dialect, len(table), table.num_columns), *notes]
+    table, day_first = understood(table, reading, notes, point=dialect.point, as_text=dialect.as_text)
+    table = without_blank_rows(table, notes)
+    read = replace(reading, encoding=encoding, decimal=dialect.decimal, day_first=day_first)
+    return table, [said(encoding, dialect, len(table), table.num_columns), *notes], read
 
 
 def _require_closed(opened: Callable[[], IO[bytes]], table: pa.Table, encoding: str, dialect: Dialect) -> None:
@@ -90,10 +102,9 @@ def said(encoding: str, dialect: Dialect, rows: int, columns: int) -> str:
     return f"read as {shown}{dialect.said()}, {rows} rows, {columns} columns"
 
 
-def dialect_of(
-    where: str, opened: Callable[[], IO[bytes]], *, na: Sequence[str], encoding: str | None
-) -> tuple[str, Dialect]:
+def dialect_of(where: str, opened: Callable[[], IO[bytes]], reading: Reading) -> tuple[str, Dialect]:
     """The encoding of a text, found from its bytes where none is given, and its dialect."""
+    encoding = reading.encoding
     if encoding is None:
         with opened() as stream:
             encoding = encoding_of(stream)
@@ -108,7 +119,7 @@ def dialect_of(
     form = next((form for start, form in OTHER_FORMS if start.match(sample)), None)
     if form:
         raise DataError(f"the file holds {form}")
-    return encoding, sniff(sample, na=na)
+    return encoding, sniff(sample, na=reading.na, decimal=reading.decimal)
 
 
 class BadRows:
@@ -233,26 +244,62 @@ class _Rewritten(io.RawIOBase):
         yield held.getvalue().encode()
 
 
-def _understood(
-    name: str, column: pa.ChunkedArray, dialect: Dialect, na: Sequence[str], notes: list[str]
-) -> pa.ChunkedArray:
-    """A column of text as what its cells are: numbers in another notation, dates, or text."""
-    if not pa.types.is_string(column.type):
-        return column
-    column = without_gaps(column, na)
-    if name in dialect.as_text or column.null_count == len(column):
-        return column
-    numbers = parse_numbers(column, dialect.point)
-    if numbers is not None:
-        notes.extend(sign_notes(name, signs_of(column)))
-        return numbers
-    dates = parse_dates(column)
-    if dates is None:
-        return column
-    parsed, doubt = dates
-    if doubt:
-        notes.append(f"in doubt: column {name!r}: {doubt}")
-    return parsed
+def understood(
+    table: pa.Table, reading: Reading, notes: list[str], *, point: str = ".", as_text: Collection[str] = ()
+) -> tuple[pa.Table, bool | None]:
+    """Columns of text as what their cells are: numbers in another notation, dates, or text; ``day_first`` as shown.
+
+    Args:
+        reading: how the table is to be read.
+        notes: what was understood, and what is in doubt, is added to it.
+        point: the decimal mark.
+        as_text: columns that stay text.
+    """
+    columns = dict(zip(table.column_names, table.columns, strict=True))
+    dates: dict[str, list[DateReading]] = {}
+    for name, column in columns.items():
+        if not pa.types.is_string(column.type):
+            continue
+        columns[name] = text = without_gaps(column, reading.na)
+        if name in as_text or is_empty(text):
+            continue
+        numbers = parse_numbers(text, point)
+        if numbers is not None:
+            notes.extend(sign_notes(name, signs_of(text)))
+            columns[name] = numbers
+        elif found := list(date_readings(text)):
+            dates[name] = found
+    differing = {name for name, found in dates.items() if differs_by_order(columns[name], found[0])}
+    first = {name: first_cell(columns[name]) or "" for name in dates}
+    chosen, day_first = chosen_dates(dates, reading.day_first, differing, first, notes)
+    columns |= {name: each.parse(columns[name]) for name, each in chosen.items()}
+    return pa.table(columns), day_first
+
+
+def chosen_dates(
+    possible: Mapping[str, Sequence[DateReading]],
+    day_first: bool | None,
+    differing: Collection[str],
+    first: Mapping[str, str],
+    notes: list[str],
+) -> tuple[dict[str, DateReading], bool | None]:
+    """The reading of each column of dates, in the order of day and month that some columns show, else as asked; and
+    that order.
+
+    Args:
+        possible: the readings by which every cell of a column is a date or a gap.
+        day_first: as in ``Reading``.
+        differing: columns of which another order makes other dates.
+        first: their first cells.
+        notes: what is in doubt is added to it.
+    """
+    shown = order_shown(possible.values())
+    day_first = day_first if shown is None else shown
+    chosen = {name: in_order(readings, day_first) for name, readings in possible.items()}
+    for name, each in chosen.items():
+        if doubt := each.doubt(first[name], ambiguous=day_first is None and name in differing):
+            notes.append(f"in doubt: column {name!r}: {doubt}")
+    return chosen, day_first
 
 
 def sign_notes(name: str, signs: Collection[str]) -> list[str]:

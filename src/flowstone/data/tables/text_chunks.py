@@ -8,15 +8,17 @@ chunks allow are those that the whole column allows.
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO
 
 import pyarrow as pa
 import pyarrow.csv
 
 from flowstone.data.tables.dialect import LONG_CELL, Dialect
+from flowstone.data.tables.reading import Reading
 from flowstone.data.tables.text import (
     BadRows,
+    chosen_dates,
     csv_options,
     csv_source,
     dialect_of,
@@ -57,44 +59,44 @@ class TextChunks:
         schema: names and types of its columns.
         rows: how many there are.
         notes: what was understood.
+        reading: how it is read: as its cells show, else as asked.
     """
 
     opened: Callable[[], IO[bytes]]
     encoding: str
     dialect: Dialect
-    na: tuple[str, ...]
     types: Mapping[str, pa.DataType]
     readings: Mapping[str, NumberReading | DateReading]
     schema: pa.Schema
     rows: int
     notes: tuple[str, ...]
+    reading: Reading
 
     def __iter__(self) -> Iterator[pa.Table]:
         """The rows, in chunks of any size."""
-        for table in _batches(self.opened, self.encoding, self.dialect, BadRows(self.dialect), self.na, self.types):
+        for table in _batches(
+            self.opened, self.encoding, self.dialect, BadRows(self.dialect), self.reading.na, self.types
+        ):
             columns = [self._column(name, table.column(name)) for name in self.schema.names]
             yield without_blank_rows(pa.table(columns, schema=self.schema), [])
 
     def _column(self, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
         if not pa.types.is_string(column.type):
             return column
-        column = without_gaps(column, self.na)
+        column = without_gaps(column, self.reading.na)
         return self.readings[name].parse(column) if name in self.readings else column
 
 
-def scan_text(
-    where: str, opened: Callable[[], IO[bytes]], *, na: Sequence[str] = (), encoding: str | None = None,
-    skip_bad: bool = False,
-) -> TextChunks:  # fmt: skip
+def scan_text(where: str, opened: Callable[[], IO[bytes]], reading: Reading) -> TextChunks:
     """Find the dialect and the types of a text file in one pass (or a few, where the first rows mislead), in memory
     that does not grow with the file. Arguments and errors are those of ``read_text``.
     """
-    encoding, dialect = dialect_of(where, opened, na=na, encoding=encoding)
+    encoding, dialect = dialect_of(where, opened, reading)
     types: dict[str, pa.DataType] = {}
     while True:
-        bad, found = BadRows(dialect), _Found(dialect, tuple(na))
+        bad, found = BadRows(dialect), _Found(dialect, tuple(reading.na))
         try:
-            for table in _batches(opened, encoding, dialect, bad, na, types):
+            for table in _batches(opened, encoding, dialect, bad, reading.na, types):
                 types = {name: table.schema.field(name).type for name in table.column_names}
                 found.add(table)
             break
@@ -102,9 +104,9 @@ def scan_text(
             if "straddl" in str(error):
                 raise DataError(f"{where}: {LONG_CELL}") from error
             types = _loosened(types, dialect, error)
-    notes = [*dialect.notes, *bad.notes(where, skip_bad=skip_bad)]
+    notes = [*dialect.notes, *bad.notes(where, skip_bad=reading.skip_bad)]
     names = [name for name in dialect.names if name not in dialect.unused or name in found.used]
-    readings = {name: reading for name in names if (reading := found.reading(name, notes)) is not None}
+    readings, day_first = found.readings(names, reading.day_first, notes)
     rows, blank = found.rows, found.blank if len(names) > 1 else 0
     if blank:
         notes.append(f"rows without any value left out: {blank}")
@@ -112,7 +114,8 @@ def scan_text(
         raise DataError(f"{where}: the table is empty (0 rows, {len(names)} columns)")
     schema = pa.schema([(name, readings[name].type if name in readings else types[name]) for name in names])
     notes = (said(encoding, dialect, rows - blank, len(names)), *notes)
-    return TextChunks(opened, encoding, dialect, tuple(na), types, readings, schema, rows - blank, notes)
+    read = replace(reading, encoding=encoding, decimal=dialect.decimal, day_first=day_first)
+    return TextChunks(opened, encoding, dialect, types, readings, schema, rows - blank, notes, read)
 
 
 def _batches(
@@ -188,15 +191,15 @@ class _Found:
         if dates and name not in self.other_day and any(differs_by_order(column, each) for each in dates):
             self.other_day.add(name)
 
-    def reading(self, name: str, notes: list[str]) -> NumberReading | DateReading | None:
-        """How a column of text is to be read; what is to be said of it goes to ``notes``."""
-        numbers, dates = self.possible.get(name, ([], []))
-        if numbers:
+    def readings(
+        self, names: Sequence[str], day_first: bool | None, notes: list[str]
+    ) -> tuple[dict[str, NumberReading | DateReading], bool | None]:
+        """How columns of text are to be read, and ``day_first`` as they show; what is to be said goes to ``notes``."""
+        numbers = {name: self.possible[name][0] for name in names if name in self.possible}
+        chosen = {name: possible[0] for name, possible in numbers.items() if possible}
+        for name in chosen:
             notes.extend(sign_notes(name, self.signs[name]))
-            return numbers[0]
-        if not dates:
-            return None
-        doubt = dates[0].doubt(self.first[name], ambiguous=dates[0].other_order in dates and name in self.other_day)
-        if doubt:
-            notes.append(f"in doubt: column {name!r}: {doubt}")
-        return dates[0]
+        dates = {name: self.possible[name][1] for name in numbers if name not in chosen and self.possible[name][1]}
+        differing = {name for name in self.other_day if name in dates and dates[name][0].other_order in dates[name]}
+        of_dates, day_first = chosen_dates(dates, day_first, differing, self.first, notes)
+        return chosen | of_dates, day_first

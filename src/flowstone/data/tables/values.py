@@ -27,11 +27,13 @@ __all__ = [
     "decimal_mark",
     "differs_by_order",
     "first_cell",
+    "in_order",
     "is_gap",
     "looks_dated",
     "looks_typed",
     "number_mask",
     "number_readings",
+    "order_shown",
     "parse_dates",
     "parse_numbers",
     "possible_numbers",
@@ -108,12 +110,8 @@ CLOCKS = (  # what a time of day looks like, and its format
 )
 COMPACT = r"\d{6}(?P<day>\d{2})[T ]\d{6}", "%Y%m%d %H%M%S"
 UTC = r" (?:UTC|GMT)"
-ORDERS = {  # the order of day and month that is tried first, and the other one
-    "%m/%d/%Y": "%d/%m/%Y",
-    "%d-%m-%Y": "%m-%d-%Y",
-    "%m/%d/%y": "%d/%m/%y",
-}
-ORDER_SAID = {"%m/%d": "the month first", "%d-%m": "the day first"}
+ORDERS = {"%m/%d/%Y": "%d/%m/%Y", "%d-%m-%Y": "%m-%d-%Y", "%m/%d/%y": "%d/%m/%y"}  # both orders of day and month
+ORDERS |= {other: form for form, other in ORDERS.items()}
 DATE_LIKE = re.compile(
     "^(?:"
     + "|".join(look.replace("?P<day>", "?:") for look, _ in DATES)
@@ -213,20 +211,30 @@ class DateReading:
         return compute.if_else(exists, parsed, pa.scalar(None, parsed.type))
 
     @property
+    def day_first(self) -> bool | None:
+        """Whether the day comes before the month, where both are numbers and the year is last; None for others."""
+        return {"%d": True, "%m": False}.get(self.form[:2]) if "b" not in self.form else None
+
+    @property
     def other_order(self) -> "DateReading | None":
         """The reading that takes day for month, where both orders are usual."""
-        other = next((ORDERS[form] + self.form.removeprefix(form) for form in ORDERS if form in self.form), None)
-        return next((each for each in DATE_READINGS if each.form == other and each.type == self.type), None)
+        form = self.form.partition(" ")[0]
+        other = ORDERS.get(form, form) + self.form.removeprefix(form)
+        same = (each for each in DATE_READINGS if each.form == other != self.form)
+        return next((each for each in same if each.type == self.type), None)
 
     def doubt(self, first: str, *, ambiguous: bool) -> str | None:
         """What is in doubt about this reading of cells, of which ``first`` is the first.
 
         Args:
-            ambiguous: whether ``other_order`` reads all cells, too, and some of them as another day.
+            ambiguous: whether ``other_order`` reads all cells, too, and some of them as another day, and nothing else
+                tells the order.
         """
         doubts = ["years of two digits are taken for 1969 to 2068"] if "%y" in self.form else []
         if ambiguous:
-            doubts.append(f"day and month cannot be told apart ({first!r}); read with {ORDER_SAID[self.form[:5]]}")
+            read, other = ("day", False) if self.day_first else ("month", True)
+            told = f"read with the {read} first; day_first={other} reads the other order"
+            doubts.append(f"day and month cannot be told apart ({first!r}); {told}")
         return "; ".join(doubts) or None
 
 
@@ -319,13 +327,34 @@ def signs_of(column: pa.ChunkedArray) -> set[str]:
     return {sign.as_py() or "" for sign in signs}
 
 
-def parse_dates(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, str | None] | None:
-    """Text as dates or timestamps where every cell is one in the same form, and a doubt about it; else None."""
-    reading = next(date_readings(column), None)
-    if reading is None:
+def order_shown(columns: Iterable[Sequence[DateReading]]) -> bool | None:
+    """Whether the day comes before the month, where the possible readings of some columns show it and all these agree.
+
+    >>> order_shown([list(date_readings(pa.chunked_array([[day]]))) for day in ("3/4/2024", "24/12/2024")])
+    True
+    """
+    orders = [{reading.day_first for reading in readings} for readings in columns]
+    shown = {order for each in orders if len(each) == 1 for order in each} - {None}
+    return shown.pop() if len(shown) == 1 else None
+
+
+def in_order(readings: Sequence[DateReading], day_first: bool | None) -> DateReading:
+    """The first of the possible readings of a column, if it can be one of this order of day and month."""
+    return next((each for each in readings if each.day_first == day_first is not None), readings[0])
+
+
+def parse_dates(column: pa.ChunkedArray, day_first: bool | None = None) -> tuple[pa.ChunkedArray, str | None] | None:
+    """Text as dates or timestamps where every cell is one in the same form, and a doubt about it; else None.
+
+    Args:
+        day_first: whether 3/4/2024 is in April, where the cells do not show the order; None: not known.
+    """
+    readings = list(date_readings(column))
+    if not readings:
         return None
-    parsed, first = reading.parse(column), first_cell(compute.utf8_trim_whitespace(column)) or ""
-    return parsed, reading.doubt(first, ambiguous=differs_by_order(column, reading))
+    reading, first = in_order(readings, day_first), first_cell(compute.utf8_trim_whitespace(column)) or ""
+    ambiguous = day_first is None and differs_by_order(column, reading)
+    return reading.parse(column), reading.doubt(first, ambiguous=ambiguous)
 
 
 def differs_by_order(column: pa.ChunkedArray, reading: DateReading) -> bool:

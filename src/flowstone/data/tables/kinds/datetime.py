@@ -12,7 +12,7 @@ from flowstone.data.tables.date_forms import READINGS, find_form, read_form, wri
 from flowstone.data.tables.facts import Facts, ticks_per_unit
 from flowstone.data.tables.kinds.numbers import Numbers
 from flowstone.data.tables.types import is_temporal, is_text, plain_type, python_value
-from flowstone.data.tables.values import without_gaps
+from flowstone.data.tables.values import parse_dates, without_gaps
 from flowstone.data.times import TimeFormat
 
 __all__ = ["Datetime"]
@@ -28,11 +28,13 @@ class Datetime(Numbers):
     Attributes:
         gridded: whether it is modelled on its grid.
         form: of a column of text, how it writes its dates, which is how samples are written; of others empty.
+        day_first: whether the day comes before the month where its dates are text; None where nothing said so.
     """
 
     name = "datetime"
     gridded: bool = True
     form: str = ""
+    day_first: bool | None = None
 
     def __post_init__(self) -> None:
         if self.form and self.form not in READINGS:
@@ -58,14 +60,15 @@ class Datetime(Numbers):
         times = read_form(compute.cast(facts.column, pa.string()), form)
         assert times is not None
         facts.notes.append(f"its texts are dates, {form}")
-        return replace(cls._made(replace(facts, column=times)), type=facts.type, form=form)
+        made = cls._made(replace(facts, column=times, day_first=READINGS[form].day_first))
+        return replace(made, type=facts.type, form=form)
 
     @classmethod
     def _made(cls, facts: Facts) -> "Datetime":
         seconds = DAY if pa.types.is_date(facts.type) else 1
         counted = pa.types.is_date(facts.type) or pa.types.is_timestamp(facts.type)
         far = [v for v in facts.unique[[0, -1]] if not FAR[0].as_py() <= v * seconds <= FAR[1].as_py()]
-        made = cls.of(facts, gridded=facts.on_grid, step=facts.step)
+        made = cls.of(facts, gridded=facts.on_grid, step=facts.step, day_first=facts.day_first)
         if counted and far and not facts.origin:
             facts.doubt(f"{made.said(float(far[0]))} is far from all dates that are usual: it may stand for a gap")
         return made
@@ -91,6 +94,10 @@ class Datetime(Numbers):
             return None
         return read_form(without_gaps(compute.cast(column, pa.string())), self.form)
 
+    def dates_of(self, text: pa.ChunkedArray) -> pa.ChunkedArray | None:
+        parsed = parse_dates(text, self.day_first)
+        return None if parsed is None else parsed[0]
+
     def decode(self, values: np.ndarray, *, seed: int = 0) -> pa.Array:
         if not self.form:
             return super().decode(values, seed=seed)
@@ -103,7 +110,8 @@ class Datetime(Numbers):
             return times
         if self.read(column) is not None:
             return write_form(times, self.form)
-        found = find_form(compute.unique(compute.drop_null(without_gaps(compute.cast(column, pa.string())))))
+        levels = compute.unique(compute.drop_null(without_gaps(compute.cast(column, pa.string()))))
+        found = find_form(levels, self.day_first)
         return write_form(times, found[0]) if found else compute.cast(times, pa.string())
 
     def said(self, value: float | None) -> str:

@@ -74,6 +74,11 @@ class Numbers(ModelledKind):
             values = np.array(compute.cast(column, pa.float64(), safe=False).to_numpy(), dtype=np.float64)
         return self._snapped(values, column.type)
 
+    def dates_of(self, text: pa.ChunkedArray) -> pa.ChunkedArray | None:
+        """Text without gap markers as dates or times; None where a cell is neither."""
+        parsed = parse_dates(text)
+        return None if parsed is None else parsed[0]
+
     def decode(self, values: np.ndarray, *, seed: int = 0) -> pa.Array:
         values = np.asarray(values, dtype=np.float64)
         gaps = np.isnan(values)
@@ -220,14 +225,14 @@ def _as_numbers(column: pa.ChunkedArray, kind: Numbers, where: str, start: int) 
 
 def _as_times(column: pa.ChunkedArray, kind: Numbers, where: str, start: int) -> pa.ChunkedArray:
     if is_text(column.type):
-        parsed = parse_dates(column)
+        parsed = kind.dates_of(column)
         if parsed is None:
             with suppress(pa.ArrowException):  # as Arrow writes moments
                 return column.cast(kind.type)
             row = max(0, compute.index(compute.fill_null(_mask_of_dates(column), True), False).as_py())
             held = f"row {start + row + 1} holds {column[row].as_py()!r}"
             raise DataError(f"{where}: column {kind.column!r}, {held}; it is {kind.name}: a date or a time")
-        column = parsed[0]
+        column = parsed
     try:
         stamps = pa.types.is_timestamp(column.type) and pa.types.is_timestamp(kind.type)
         if stamps and column.type.tz is None and kind.type.tz:
