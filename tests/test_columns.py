@@ -752,3 +752,15 @@ def test_a_column_written_as_text_has_the_same_numbers(tmp_path, column):
     columns = kinds_of(table)
     write_table(tmp_path / "t.csv", table)
     assert columns.encode(tmp_path / "t.csv").equal(columns.encode(table))
+
+
+@pytest.mark.parametrize(("resolution", "rest"), [(0.000001, "circle"), (1, "grid"), (60, "grid")])
+def test_midnight_is_both_ends_of_a_day(resolution, rest):
+    drawn = np.random.default_rng(0).normal(0, 7000, 400) % 86_400 // resolution * resolution
+    times = [(datetime(2024, 1, 1) + timedelta(seconds=second)).time() for second in drawn.tolist()]
+    columns = kinds_of(pa.table({"at": pa.array(times)}))
+    head = columns.heads()[0]
+    assert (head["rest"], head["low"]) == (rest, 0.0)
+    assert 86_400 - 1 < head["high"] <= 86_400
+    decoded = columns.decode([[0.0], [86_399.9999999], [86_400.0], [86_460.0]]).column("at").to_pylist()
+    assert decoded == [time(0, 0), time(0, 0), time(0, 0), time(0, 1)]

@@ -325,3 +325,13 @@ def test_without_a_seed_rare_levels_are_filled_anew():
     learned.impute(rows)
     learned.impute(rows)
     assert seeds[0] != seeds[1]
+
+
+def test_times_of_day_have_a_density_on_the_circle_of_a_day():
+    drawn = np.random.default_rng(0).normal(0, 3000, 300) % 86_400
+    times = [(datetime.datetime(2024, 1, 1) + datetime.timedelta(seconds=second)).time() for second in drawn.tolist()]
+    model = flowstone.learn(pa.table({"at": pa.array(times)}), steps=20, progress=False)
+    grid = torch.arange(0, 86_400, 60.0, dtype=torch.float64)[:, None]
+    density = model.density.log_prob(grid.to(model.density.data_dtype)).double().exp()
+    assert density.sum().item() * 60 == pytest.approx(1, abs=0.02)
+    assert all(0 <= each.hour < 24 for each in model.sample(200, seed=0).column("at").to_pylist())

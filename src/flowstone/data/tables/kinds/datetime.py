@@ -99,6 +99,8 @@ class Datetime(Numbers):
         return None if parsed is None else parsed[0]
 
     def decode(self, values: np.ndarray, *, seed: int = 0) -> pa.Array:
+        if pa.types.is_time(self.type):
+            values = np.mod(self.on_grid(np.asarray(values, dtype=np.float64)), DAY)
         if not self.form:
             return super().decode(values, seed=seed)
         return write_form(self.times.decode(values), self.form).cast(self.type)
@@ -131,13 +133,21 @@ class Datetime(Numbers):
         return TimeFormat(self.said, "moment", unit, start, getattr(first, "tzinfo", None))
 
     def head(self) -> dict[str, Any]:
+        head = super().head()
+        if pa.types.is_time(self.type):  # midnight is both ends of a day
+            head |= {"rest": "circle", "low": 0.0, "high": float(DAY)}
         if self.gridded and self.step:
-            return super().head() | {"rest": "grid", "step": self.step, "anchor": self.anchor}
-        return super().head()
+            head |= {"rest": "grid", "step": self.step, "anchor": self.anchor}
+            if pa.types.is_time(self.type):
+                head["high"] = DAY - 1 / ticks_per_unit(self.type)
+        return head
 
     def treatment(self) -> str:
         if self.form:
             return self.times.treatment()
         if pa.types.is_date(self.type):
             return "a probability for each day" if self.step == 1 else f"a probability for each {self.step:g} days"
-        return f"in seconds, rounded to {self.step:g}" if self.step else "in seconds, a density on the real line"
+        rounded = f", rounded to {self.step:g}" if self.step else ""
+        if pa.types.is_time(self.type):
+            return f"in seconds{rounded}" if self.gridded else f"in seconds, a density on the circle of a day{rounded}"
+        return f"in seconds{rounded}" if rounded else "in seconds, a density on the real line"
