@@ -43,7 +43,7 @@ JOBS = {
     "cifar10": Job("cifar10", "realnvp_image", COLOUR, 90, "59,813 of its 60,000 images"),
     "faces32": Job("faces32", "realnvp_image", COLOUR, 15, "split by person"),
     "faithful-mnist": Job("mnist", "realnvp_image", FAITHFUL, 80),
-    "faithful-fashion-mnist": Job("fashion-mnist", "realnvp_image", FAITHFUL, 45),
+    "faithful-fashion-mnist": Job("fashion-mnist", "realnvp_image", FAITHFUL, 80),
     "faithful-cifar10": Job("cifar10", "realnvp_image", (*FAITHFUL, "--flip"), 45, "59,813 of its 60,000 images"),
     "nice-mnist": Job("mnist", "nice_image", ("--batch-size", "200", "--lr", "1e-3"), 20),
 }

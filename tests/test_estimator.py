@@ -1,5 +1,6 @@
 """FlowDensity behaves as scikit-learn's estimators do, and is not worse than simple models."""
 
+import math
 import pickle
 from typing import Any
 
@@ -22,6 +23,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import flowstone
 from flowstone import FlowDensity
+from flowstone.data import Rows
 from flowstone.errors import CheckpointError, DataError, FlowstoneError, SettingError, UnknownNameError
 from flowstone.estimators import candidates, ladder
 from flowstone.estimators.context import ContextColumns
@@ -591,6 +593,22 @@ def test_where_nothing_is_blended_the_likeliest_has_all():
     assert ladder._weights(values, blended=False) == {"best": 1.0}
     shares = ladder._weights(values, blended=True)
     assert max(shares, key=shares.__getitem__) == "best"
+
+
+def test_a_candidate_with_members_is_the_mean_of_their_densities():
+    rows = Rows(torch.from_numpy(X[:, :2]))
+    seeds = []
+
+    def fit(rows, seed, _minutes):
+        seeds.append(seed)
+        flow, _ = candidates._mixture(rows, seed, None, count=3, shape=candidates.Shape("diag"))
+        return flow, None
+
+    made = candidates.Candidate("mixture", fit, members=3)
+    density: Any = ladder.choose([made], rows, seed=5, minutes=None, blended=True, say=lambda _: None)[0]
+    assert seeds == [5, 6, 7]
+    expected = torch.stack([part.log_prob(rows.x) for part in density.densities]).logsumexp(0) - math.log(3)
+    torch.testing.assert_close(density.log_prob(rows.x), expected)
 
 
 @pytest.mark.parametrize("kinds", ["auto", "infer"])

@@ -29,7 +29,8 @@ WIDE = 20  # numbers of a context, from which on ``embedded`` is tried by itself
 COMPONENTS = (1, 2, 4, 8, 16, 32)
 FLOW_ROWS, MIXED_ROWS, ROWS_PER_COLUMN = 500, 100, 5  # the fewest from which a net may learn
 EMBEDDED_DROPOUT = 0.2
-REGULARIZED = ((0.1, 3), (0.2, 5))  # dropout and layers of maf_spline; several blended overfit less than each does
+REGULARIZED = ((0.1, 3), (0.2, 5))  # dropout and layers of maf_spline
+MEMBERS = 4  # nets with dropout that are averaged: where rows are few, they overfit less than each of them does
 MOST_ROWS = 20_000  # that expectation-maximization uses
 
 Fitted = tuple[Density, History | None]
@@ -65,6 +66,7 @@ class Candidate:
         name: such as ``mixture of 4 (tied)``.
         fit: from rows, seed and minutes to a density and the history of its training, if it has one.
         trained: whether a net is trained, which takes long.
+        members: how often it is fitted, with one seed after the other, once it is chosen; the densities are averaged.
         family: candidates of one family come in order of size; once one is worse than the one before it, no further
             candidates of its family are tried.
     """
@@ -72,6 +74,7 @@ class Candidate:
     name: str
     fit: Callable[[Rows, int, float | None], Fitted]
     trained: bool = False
+    members: int = 1
     family: str | None = None
 
 
@@ -120,7 +123,8 @@ def _nets(models: Sequence[str], shared: dict[str, Any], device: str) -> list[Ca
             found.append(_trained(name, {**shared, **more}, device))
     if "maf_spline" in models:  # few rows want regularization, sharp densities suffer from it: both are tried
         for dropout, layers in REGULARIZED:
-            found.append(_trained("maf_spline", {**shared, "layers": layers}, device, dropout=dropout))
+            arguments = {**shared, "layers": layers}
+            found.append(_trained("maf_spline", arguments, device, dropout=dropout, members=MEMBERS))
     if "embedded" in models and width >= (1 if len(models) == 1 else WIDE):
         found.append(_trained("embedded", shared, device, dropout=EMBEDDED_DROPOUT))
     return found
@@ -189,7 +193,9 @@ def _with_components(flow: Any, weights: np.ndarray, means: np.ndarray, covarian
     return flow.eval()
 
 
-def _trained(recipe: str, arguments: dict[str, Any], device: str, *, dropout: float | None = None) -> Candidate:
+def _trained(
+    recipe: str, arguments: dict[str, Any], device: str, *, dropout: float | None = None, members: int = 1
+) -> Candidate:
     def train(rows: Rows, seed: int, minutes: float | None) -> Fitted:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "validation has not moved")  # the candidates' likelihoods show it
@@ -201,4 +207,4 @@ def _trained(recipe: str, arguments: dict[str, Any], device: str, *, dropout: fl
         return density.eval(), history
 
     name = recipe if dropout is None else f"{recipe} (dropout {dropout:g})"
-    return Candidate(name, train, trained=True)
+    return Candidate(name, train, trained=True, members=members)

@@ -64,7 +64,7 @@ def choose(
         say: a function that is called with a sentence about each judgement.
     """
     splits = _splits(len(rows))
-    fits = sum(candidate.trained for candidate in candidates) * (len(splits) + 1)
+    fits = sum(len(splits) + candidate.members for candidate in candidates if candidate.trained)
     share = None if minutes is None else minutes / max(1, fits)
     judged, values = _judge_all(candidates, rows, splits, seed, share, say)
     weights = _weights(values, blended=blended) if values else {candidates[0].name: 1.0}
@@ -72,7 +72,9 @@ def choose(
     parts: list[tuple[float, Density, History | None]] = []
     for candidate in candidates:
         if candidate.name in weights:
-            parts.append((weights[candidate.name], *candidate.fit(rows, seed, share)))
+            share_of_one = weights[candidate.name] / candidate.members
+            fitted = [candidate.fit(rows, seed + member, share) for member in range(candidate.members)]
+            parts.extend((share_of_one, *each) for each in fitted)
             say(f"chosen: {candidate.name}, weight {weights[candidate.name]:.2f}")
     parts.sort(key=lambda part: -part[0])
     history = next((history for _, _, history in parts if history is not None), None)
