@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -25,9 +26,11 @@ from flowstone.data import source as source_module
 from flowstone.data.tables import STDOUT, chunked, files_of, mapped, open_chunked, read_table, text_chunks, write_chunks
 from flowstone.data.tables import columns as columns_module
 from flowstone.errors import DataError, DataWarning, OutputError
+from flowstone.files import only_writer
 from flowstone.runs import Run
 from flowstone.runs.checkpoint import write_record
 from flowstone.streaming import Parts, Scorer, score, scorer
+from flowstone.streaming.parts import parts_folder
 
 SMALL = ["--set", "width=8", "blocks=1", "bins=4", "--steps", 3, "--quiet", "--no-plots"]
 
@@ -374,6 +377,14 @@ def test_nothing_is_printed_for_a_chunk_without_rows(capsysbinary):
     assert capsysbinary.readouterr().out == b'"a"\n1\n2\n1\n2\n'
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_full_standard_output_is_named(monkeypatch):
+    with open("/dev/full", "wb", buffering=0) as full, monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", SimpleNamespace(buffer=full))
+        with pytest.raises(OutputError, match="cannot write to standard output: No space left"):
+            write_chunks(STDOUT, [pa.table({"a": [1.0]})])
+
+
 def test_numbers_as_text_are_read_whole(small_parts, monkeypatch, runs):
     """What a comma means in one row depends on other rows: 1,234 is 1234 unless another cell is 1,5."""
     once = Scorer(runs / "mixed").density.rows_at_once
@@ -524,6 +535,17 @@ def test_a_scoring_broken_off_while_it_writes_scores_nothing_again(broken_off, r
     flowstone("score", runs / "flow", "t.parquet", "--out", "o.parquet")
     assert scored == []
     assert pyarrow.parquet.read_table("o.parquet").equals(pyarrow.parquet.read_table("whole.parquet"))
+
+
+def test_one_command_at_a_time_scores_to_an_output(broken_off, runs, monkeypatch, capsys):
+    break_off, scored, once = broken_off
+    break_off(2)
+    with only_writer(parts_folder(Path("o.parquet"))):
+        line = refused(capsys, monkeypatch, "score", runs / "flow", "t.parquet", "--out", "o.parquet")
+        assert line == "flowstone: o.parquet.parts: another command writes it"
+    flowstone("score", runs / "flow", "t.parquet", "--out", "o.parquet")
+    assert sum(scored) == 3 * once + 9
+    assert not Path("o.parquet.parts").exists()
 
 
 def test_parts_of_another_table_run_or_setting_are_not_used(broken_off, runs, capsys):

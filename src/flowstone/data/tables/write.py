@@ -98,8 +98,13 @@ def _print_chunks(tables: Iterable[pa.Table]) -> None:
         if number and not len(table):
             continue  # pyarrow writes uninitialised memory for a batch without rows where it writes no names
         options = pyarrow.csv.WriteOptions(include_header=number == 0)
-        pyarrow.csv.write_csv(table.combine_chunks(), sys.stdout.buffer, options)
-    sys.stdout.flush()
+        try:
+            pyarrow.csv.write_csv(table.combine_chunks(), sys.stdout.buffer, options)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError(f"cannot write to standard output: {error.strerror or error}") from error
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
