@@ -156,6 +156,18 @@ def test_names_with_equals_signs_and_rows_without_values(tmp_path, monkeypatch, 
     assert b"holes.csv: rows without any value left out: 1" in capsysbinary.readouterr().err
 
 
+def test_the_table_that_is_read_is_not_written_over(capsys, monkeypatch):
+    before = Path("people.parquet").read_bytes()
+    for words in (
+        ["impute", "R", "people.parquet"],
+        ["impute", "R", "people.parquet", "--draws", 2],
+        ["sample", "R", "-n", 1, "--given-table", "people.parquet"],
+    ):
+        line = refused(capsys, monkeypatch, *words, "--out", "people.parquet")
+        assert "cannot write people.parquet: the table is read from it" in line
+    assert Path("people.parquet").read_bytes() == before
+
+
 def test_a_column_of_imputations_is_not_replaced(capsys, monkeypatch):
     pyarrow.parquet.write_table(people().append_column("imputation", pa.array([1] * 120)), "done.parquet")
     line = refused(capsys, monkeypatch, "impute", "R", "done.parquet", "--out", "twice.csv", "--draws", 2)

@@ -5,11 +5,15 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
 from commands import flowstone, make_run, make_table, refused
+from flowstone.errors import OutputError
+from flowstone.streaming import Scorer
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +43,7 @@ def test_other_columns_are_carried_along(tmp_path):
     make_table(tmp_path / "t.csv")
     make_run("R", "t.csv", columns=["c", "a"])
     new = {"who": ["x", "y"], "a": [0.1, 0.2], "c": [1.0, 2.0]}
-    pyarrow.parquet.write_table(pyarrow.table(new), "new.parquet")
+    pyarrow.parquet.write_table(pa.table(new), "new.parquet")
     flowstone("score", "R", "new.parquet", "--out", "out.parquet")
     scored = pyarrow.parquet.read_table("out.parquet")
     assert scored.column_names == ["who", "a", "c", "log_prob"]
@@ -103,7 +107,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, capsys, monkeypatch):
         (["evaluate", "nowhere"], "nowhere is not a run folder"),
         (["evaluate", "R", "two.csv"], "no column 'c'"),
         (["evaluate", "R", "nan.csv"], "column 'b', row 2 is missing"),
-        (["score", "R", "t.csv", "--out", "t.csv"], "it is the table to be scored"),
+        (["score", "R", "t.csv", "--out", "t.csv"], "the table is read from it"),
         (["score", "R", "two.csv", "--out", "o.csv"], "no column 'c'"),
         (["score", "R", "two.npy", "--out", "o.csv"], "2 columns, expected 3"),
         (["score", "R", "text.csv", "--out", "o.csv"], "column 'c' is not numeric (row 1 holds 'red')"),
@@ -115,6 +119,46 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, capsys, monkeypatch):
     for words, message in said:
         assert message in refused(capsys, monkeypatch, *words)
     assert sorted(str(p) for p in tmp_path.rglob("*")) == before
+
+
+def test_no_file_of_the_table_is_written_over(tmp_path, capsys, monkeypatch):
+    (tmp_path / "rows").mkdir()
+    make_table(tmp_path / "rows" / "1.csv")
+    make_table(tmp_path / "rows" / "2.csv")
+    make_run("R", "rows/1.csv")
+    before = (tmp_path / "rows" / "1.csv").read_bytes()
+    for table, out, said in (
+        ("rows", "rows/1.csv", "it would be a part of the table rows"),
+        ("rows", "rows/new.csv", "it would be a part of the table rows"),
+        ("rows/*.csv", "rows/1.csv", "the table is read from it"),
+    ):
+        assert said in refused(capsys, monkeypatch, "score", "R", table, "--out", out)
+    assert sorted(path.name for path in (tmp_path / "rows").iterdir()) == ["1.csv", "2.csv"]
+    assert (tmp_path / "rows" / "1.csv").read_bytes() == before
+
+
+def test_columns_that_csv_cannot_hold_are_named_before_rows_are_scored(tmp_path, capsysbinary, monkeypatch):
+    make_table(tmp_path / "t.csv", rows=40)
+    make_run("R", "t.csv")
+    table = pyarrow.csv.read_csv("t.csv")
+    pyarrow.feather.write_feather(
+        table.append_column("tags", pa.array([["a"]] * 40)).append_column("raw", pa.array([b"\xff"] * 40)), "t.feather"
+    )
+    flowstone("score", "R", "t.feather", "--out", "o.parquet")
+    assert pyarrow.parquet.read_table("o.parquet").column("tags").to_pylist() == [["a"]] * 40
+    monkeypatch.setattr(Scorer, "score", None)
+    for out in ("o.csv", "-"):
+        with pytest.raises(OutputError, match=r"\.csv cannot hold column 'tags' of type list<.*; .parquet may"):
+            flowstone("score", "R", "t.feather", "--out", out)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    pyarrow.feather.write_feather(table.append_column("raw", pa.array([b"\xff"] * 40)), "t.feather")
+    with pytest.raises(OutputError, match="column 'raw' holds bytes that are no text"):
+        flowstone("score", "R", "t.feather", "--out", "o.csv")
+    pyarrow.feather.write_feather(table.append_column("raw", pa.array([b"abc"] * 40)), "t.feather")
+    flowstone("score", "R", "t.feather", "--out", "-")
+    assert b',"abc",' in capsysbinary.readouterr().out
+    assert not Path("o.csv").exists()
 
 
 def test_rows_that_were_learned_from_are_counted(capsys):
@@ -157,12 +201,12 @@ def test_p_values_and_blame_of_mixed_columns(tmp_path):
     random = np.random.default_rng(0)
     sex = random.choice(["f", "m"], 300)
     height = np.where(sex == "f", 160, 185) + random.normal(0, 4, 300)
-    table = pyarrow.table({"sex": sex, "height": height, "age": random.integers(20, 60, 300)})
+    table = pa.table({"sex": sex, "height": height, "age": random.integers(20, 60, 300)})
     pyarrow.parquet.write_table(table, "t.parquet")
     small = ["--set", "width=16", "blocks=1", "bins=4", "--steps", 100, "--quiet", "--no-plots"]
     flowstone("train", "t.parquet", "--out", "R", *small)
     new = {"sex": ["f", "f", None, None], "height": [160.0, 900.0, 161.0, None], "age": [40, 40, 40, None]}
-    pyarrow.parquet.write_table(pyarrow.table(new), "new.parquet")
+    pyarrow.parquet.write_table(pa.table(new), "new.parquet")
     flowstone("score", "R", "new.parquet", "--out", "o.parquet", "--anomaly")
     scored = pyarrow.parquet.read_table("o.parquet").to_pydict()
     assert scored["p_value"][1] == pytest.approx(1 / 31)

@@ -252,6 +252,28 @@ def test_a_folder_that_is_no_run_is_not_pushed(tmp_path, fake):
         flowstone.push(tmp_path, "me/x")
 
 
+@pytest.mark.parametrize(
+    "name", ["README.md", "history.csv", "metrics.json", "report.html", "plots", "plots/pairs.png"]
+)
+def test_what_a_link_names_outside_the_folder_is_not_sent(run, fake, tmp_path, name):
+    shutil.copytree(run / "plots", tmp_path / "outside")
+    (tmp_path / "outside" / "secret").write_text("precious")
+    path = run / name
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    path.symlink_to(tmp_path / "outside" / ("" if name == "plots" else "secret"))
+    with pytest.raises(CheckpointError, match="it is a link out of its folder"):
+        flowstone.push(run, "me/x", plots=True)
+    assert not fake.folder.exists()
+
+
+def test_a_damaged_history_is_not_sent(run, fake):
+    (run / "history.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(CheckpointError, match=r"R/history.csv: "):
+        flowstone.push(run, "me/x")
+
+
 # --- the card ---------------------------------------------------------------------------------------------------------
 
 

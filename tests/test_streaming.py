@@ -8,10 +8,12 @@ import shutil
 import tempfile
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
+import pyarrow.feather
 import pyarrow.parquet
 import pytest
 import torch
@@ -21,12 +23,14 @@ from hypothesis import strategies as st
 from commands import flowstone, make_run, make_table, refused
 from flowstone.data import Dataset, Rows, noise, open_source, split_rows
 from flowstone.data import source as source_module
-from flowstone.data.tables import STDOUT, chunked, mapped, open_chunked, read_table, text_chunks, write_chunks
+from flowstone.data.tables import STDOUT, chunked, files_of, mapped, open_chunked, read_table, text_chunks, write_chunks
 from flowstone.data.tables import columns as columns_module
 from flowstone.errors import DataError, DataWarning, OutputError
+from flowstone.files import only_writer
 from flowstone.runs import Run
 from flowstone.runs.checkpoint import write_record
 from flowstone.streaming import Parts, Scorer, score, scorer
+from flowstone.streaming.parts import parts_folder
 
 SMALL = ["--set", "width=8", "blocks=1", "bins=4", "--steps", 3, "--quiet", "--no-plots"]
 
@@ -120,6 +124,100 @@ def test_chunks_of_a_folder_are_its_files_one_behind_the_other(tmp_path):
     pyarrow.parquet.write_table(people(5).drop_columns("age"), tmp_path / "3.parquet")
     with pytest.raises(DataError, match=r"3.parquet: its columns are not those of 0.parquet: 'age'"):
         open_chunked(tmp_path, at_least=0)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["x,y\n", "x,y\n1,2\n3,4\n"],
+        ["x,y\n1,2\n3,4\n", "x,y"],
+        ["x,y\n1,a\n", "x,y\n", "x,y\n,b\n2.5,b\n"],
+        ["x,y\n1,2\n", "y,x\n3,4\n", "x,y\n,\n5,6\n"],
+    ],
+)
+def test_files_of_a_folder_may_hold_names_alone(tmp_path, texts):
+    for number, text in enumerate(texts):
+        (tmp_path / f"{number}.csv").write_text(text)
+    assert_chunks_are_the_table(tmp_path, (1, 2, 9))
+
+
+def test_row_groups_without_rows(tmp_path):
+    table = people(12)
+    with pyarrow.parquet.ParquetWriter(tmp_path / "0.parquet", table.schema) as writer:
+        for start, count in ((0, 0), (0, 5), (5, 0), (5, 7), (12, 0)):
+            writer.write_table(table.slice(start, count))
+    pyarrow.parquet.write_table(table.slice(0, 0), tmp_path / "1.parquet")
+    assert_chunks_are_the_table(tmp_path, (1, 5, 7, 20))
+
+
+def test_columns_without_nulls_in_which_a_value_means_a_gap(tmp_path):
+    fields = [pa.field("x", pa.int64(), nullable=False, metadata={"unit": "m"}), pa.field("s", pa.string())]
+    table = pa.table([[1, 2, 3], ["a", "b", None]], schema=pa.schema(fields))
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    assert_chunks_are_the_table(tmp_path / "t.parquet", (1, 2))
+    assert_chunks_are_the_table(tmp_path / "t.parquet", (1, 2), na=["2", "a"])
+    large = open_chunked(tmp_path / "t.parquet", na=["2"], at_least=0)
+    assert large is not None
+    with mapped.mapped_table(large) as whole:
+        assert whole.arrow.column("x").to_pylist() == [1, None, 3]
+
+
+def test_layouts_of_files_are_plain(tmp_path):
+    words = pa.array(["a", "b", None]).cast(pa.string_view())
+    flags = pa.ExtensionArray.from_storage(pa.bool8(), pa.array([0, 1, 0], pa.int8()))
+    pyarrow.parquet.write_table(pa.table({"word": words, "flag": flags}), tmp_path / "t.parquet")
+    assert_chunks_are_the_table(tmp_path / "t.parquet", (1, 2))
+    levels = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0], pa.int8()), words.slice(0, 2))
+    runs = pa.RunEndEncodedArray.from_arrays(pa.array([1, 3], pa.int32()), pa.array([0.5, 1.5]))
+    pyarrow.feather.write_feather(pa.table({"word": words, "level": levels, "run": runs}), tmp_path / "t.feather")
+    read = read_table(tmp_path / "t.feather").arrow
+    kinds = [field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in read.schema]
+    assert kinds == [pa.large_string(), pa.large_string(), pa.float64()]
+    assert read.column("run").to_pylist() == [0.5, 1.5, 1.5]
+
+
+def test_files_in_hidden_folders_are_no_part_of_a_table(tmp_path):
+    for folder in (".ipynb_checkpoints", "_temporary/0", "a", "_year=2024"):
+        (tmp_path / folder).mkdir(parents=True)
+        make_table(tmp_path / folder / "t.csv", rows=3)
+    assert [path.parent.name for path in files_of(str(tmp_path))] == ["_year=2024", "a"]
+
+
+def no_text(folder: Path) -> None:
+    bad = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(np.array([0, 1], np.int32)), pa.py_buffer(b"\xff")])
+    pyarrow.parquet.write_table(pa.table({"x": ["a", *bad]}), folder / "0.parquet")
+
+
+def too_many_digits(folder: Path) -> None:
+    for number, values in enumerate(([1, 2**53 + 1], [0.5])):
+        pyarrow.parquet.write_table(pa.table({"x": values}), folder / f"{number}.parquet")
+
+
+def numbers_and_words(folder: Path) -> None:
+    for number, cell in enumerate(("1", "2", "a")):
+        (folder / f"{number}.csv").write_text(f"x,y\n{cell},1\n")
+
+
+def open_quote(folder: Path) -> None:
+    (folder / "0.csv").write_text('x,y\n1,a\n2,"b\n3,c\n4,d\n')
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (no_text, "0.parquet: column 'x' is damaged: .*UTF8"),
+        (too_many_digits, "0.parquet: column 'x' cannot be double, the type that its files have in common: .*9007199"),
+        (numbers_and_words, "column 'x' has different types in its files: string in 2.csv, int64 before it"),
+        (open_quote, r"0.csv: row 2: a quote \(\"\) is opened and never closed"),
+    ],
+)
+def test_a_large_table_is_refused_as_a_small_one(tmp_path, make, said):
+    make(tmp_path)
+    with pytest.raises(DataError, match=said) as whole:
+        read_table(tmp_path)
+    with pytest.raises(DataError, match=said) as chunks:
+        list(open_chunked(tmp_path, at_least=0).chunks(1))  # pyright: ignore[reportOptionalMemberAccess]
+    assert str(whole.value) == str(chunks.value)
 
 
 @pytest.mark.parametrize("first", ["", "2024-01-01 00:00:00Z", "7"])
@@ -279,6 +377,14 @@ def test_nothing_is_printed_for_a_chunk_without_rows(capsysbinary):
     assert capsysbinary.readouterr().out == b'"a"\n1\n2\n1\n2\n'
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_full_standard_output_is_named(monkeypatch):
+    with open("/dev/full", "wb", buffering=0) as full, monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", SimpleNamespace(buffer=full))
+        with pytest.raises(OutputError, match="cannot write to standard output: No space left"):
+            write_chunks(STDOUT, [pa.table({"a": [1.0]})])
+
+
 def test_numbers_as_text_are_read_whole(small_parts, monkeypatch, runs):
     """What a comma means in one row depends on other rows: 1,234 is 1234 unless another cell is 1,5."""
     once = Scorer(runs / "mixed").density.rows_at_once
@@ -429,6 +535,17 @@ def test_a_scoring_broken_off_while_it_writes_scores_nothing_again(broken_off, r
     flowstone("score", runs / "flow", "t.parquet", "--out", "o.parquet")
     assert scored == []
     assert pyarrow.parquet.read_table("o.parquet").equals(pyarrow.parquet.read_table("whole.parquet"))
+
+
+def test_one_command_at_a_time_scores_to_an_output(broken_off, runs, monkeypatch, capsys):
+    break_off, scored, once = broken_off
+    break_off(2)
+    with only_writer(parts_folder(Path("o.parquet"))):
+        line = refused(capsys, monkeypatch, "score", runs / "flow", "t.parquet", "--out", "o.parquet")
+        assert line == "flowstone: o.parquet.parts: another command writes it"
+    flowstone("score", runs / "flow", "t.parquet", "--out", "o.parquet")
+    assert sum(scored) == 3 * once + 9
+    assert not Path("o.parquet.parts").exists()
 
 
 def test_parts_of_another_table_run_or_setting_are_not_used(broken_off, runs, capsys):

@@ -28,6 +28,7 @@ __all__ = [
     "atomic_folder",
     "atomic_path",
     "make_folder",
+    "only_writer",
     "read_bytes",
     "read_header",
     "read_json",
@@ -107,6 +108,29 @@ def _temporary(path: Path, make: Callable[..., tuple[int, str]], stem: str, suff
             os.close(handle)
 
 
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """A context in which no other process writes a folder, which is made where it is missing.
+
+    Raises:
+        OutputError: another process is writing it, or it cannot be made.
+    """
+    make_folder(folder)
+    if fcntl is None:
+        yield
+        return
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror}") from error
+    try:
+        if _is_locked(handle) or not _is_still(handle, folder):  # another one may just have removed it
+            raise OutputError(f"{folder}: another command writes it")
+        yield
+    finally:
+        os.close(handle)
+
+
 def remove_unfinished(folder: Path) -> None:
     """Delete what programs that were killed had begun to write in a folder and those below it."""
     for path in sorted(folder.rglob(f"{UNFINISHED}*")):
@@ -148,6 +172,17 @@ def _lock(handle: int, *, wait: bool) -> bool:
     except OSError:  # another process has it, or this disk has no locks
         return False
     return True
+
+
+def _is_locked(handle: int) -> bool:
+    """Whether another process has the system's lock on an open file; else this one has it, if the disk has locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # pyright: ignore[reportOptionalMemberAccess]
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _is_still(handle: int, path: Path | str) -> bool:

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from flowstone.cli.flags import select, with_flags
-from flowstone.cli.values import Device, Out, model_of, reading_options, say_left_out
+from flowstone.cli.values import Device, Out, model_of, reading_options, require_apart, say_left_out
 from flowstone.data.request import DataRequest
 from flowstone.data.tables.reading import READING
-from flowstone.errors import DataError, OutputError, SettingError
+from flowstone.errors import DataError, SettingError
 from flowstone.validation import require_seed
 
 __all__ = ["impute"]
@@ -49,12 +49,11 @@ def impute(
     """
     import pyarrow as pa
 
-    from flowstone.data.tables import check_writable, write_chunks
+    from flowstone.data.tables import check_writable, require_types, write_chunks
     from flowstone.runs import Run
 
     check_writable(out)
-    if out.exists() and Path(data).exists() and out.samefile(data):
-        raise OutputError(f"cannot write {out}: it is the table to be filled")
+    require_apart(out, data)
     require_seed("seed", seed)
     if draws < 1:
         raise SettingError(f"--draws {draws}: at least one is needed")
@@ -62,6 +61,7 @@ def impute(
     if not folder.of_mixed_columns:
         raise SettingError(f"{run} is not of mixed columns, so it cannot fill gaps: train with --flow mixed")
     model, table = model_of(folder, device), folder.read(data, **reading_options(select(DataRequest, options)))
+    require_types(out, table.arrow.schema)
     say_left_out(table)
     if draws == 1:
         write_chunks(out, [model.impute(table, how=how, seed=seed)])

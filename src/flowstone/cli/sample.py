@@ -17,6 +17,7 @@ from flowstone.cli.values import (
     given_values,
     model_of,
     precision_of,
+    require_apart,
 )
 from flowstone.errors import SettingError
 from flowstone.train.settings import Settings
@@ -84,6 +85,8 @@ def sample(
     if n < 1:
         raise SettingError(f"-n {n}: at least one sample is needed")
     folder = Run(run)
+    if given_table is not None:
+        require_apart(out, given_table)
     check_writable(out, (".csv", ".parquet") if folder.of_mixed_columns else tuple(_WRITERS))
     if folder.of_mixed_columns:
         model = model_of(folder, device)

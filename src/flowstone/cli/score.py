@@ -17,11 +17,12 @@ from flowstone.cli.values import (
     images_options,
     precision_of,
     reading_options,
+    require_apart,
     say_left_out,
 )
 from flowstone.data.request import DataRequest
 from flowstone.data.tables.reading import READING
-from flowstone.errors import OutputError, SettingError
+from flowstone.errors import SettingError
 from flowstone.train.settings import Settings
 
 if TYPE_CHECKING:
@@ -83,8 +84,6 @@ def score(
     from flowstone.streaming import Scorer
 
     check_writable(out)
-    if out.exists() and Path(data).exists() and out.samefile(data):
-        raise OutputError(f"cannot write {out}: it is the table to be scored")
     folder, finite, chosen = Run(run), FiniteCheck(), select(DataRequest, options)
     if per_column and not folder.of_mixed_columns:
         raise SettingError(f"--per-column is for densities of mixed columns (--flow mixed); {run} is none")
@@ -95,6 +94,7 @@ def score(
             folder, data, out, finite, device=device_of(device), precision=precision, **images_options(chosen)
         )
     else:
+        require_apart(out, data)
         scorer = Scorer(
             folder,
             per_column=per_column,
@@ -127,13 +127,15 @@ def _score_table(
 ) -> None:
     import torch
 
-    from flowstone.data.tables import STDOUT, ChunkedTable, write_chunks
+    from flowstone.data.tables import STDOUT, ChunkedTable, require_types, write_chunks
     from flowstone.streaming import score_to_file
 
     table = scorer.run.chunked(data, **reading)
     if table is None or not scorer.scores_chunks_alike(table.head):
         table = scorer.run.read(data, **reading)
-    say_left_out(table.head if isinstance(table, ChunkedTable) else table)
+    head = table.head if isinstance(table, ChunkedTable) else table
+    require_types(out, head.arrow.schema)
+    say_left_out(head)
     written = 0
 
     def watch(scores: "pa.Table") -> None:

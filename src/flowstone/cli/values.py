@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from flowstone.data.tables.reading import READING
-from flowstone.errors import NonFiniteError, SettingError
+from flowstone.errors import NonFiniteError, OutputError, SettingError
 from flowstone.validation import require_choice
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ __all__ = [
     "precision_of",
     "print_metrics",
     "reading_options",
+    "require_apart",
     "say_left_out",
     "say_noise",
     "settings_of",
@@ -108,6 +109,18 @@ def device_of(name: Device) -> str:
         return str(device)
     except (RuntimeError, AssertionError) as error:
         raise SettingError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from error
+
+
+def require_apart(out: Path, data: str) -> None:
+    """Refuse to write in place of a table that is read, or into its folder, where the file would be a part of it."""
+    from flowstone.data.tables import STDOUT, files_of
+
+    if out == STDOUT:
+        return
+    if Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
+        raise OutputError(f"cannot write {out}: it would be a part of the table {data}; choose another folder")
+    if out.exists() and any(path.exists() and out.samefile(path) for path in files_of(data)):
+        raise OutputError(f"cannot write {out}: the table is read from it")
 
 
 def reading_options(chosen: Mapping[str, Any]) -> dict[str, Any]:

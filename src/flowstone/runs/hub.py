@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flowstone.errors import CheckpointError, DataError, FlowstoneError, OutputError, SettingError
-from flowstone.files import atomic_folder, read_json, write_atomically
+from flowstone.files import atomic_folder, read_bytes, read_json, require_regular, write_atomically
 from flowstone.runs.checkpoint import RECORD, WEIGHTS, load, read_record, save
 from flowstone.runs.folder import METRICS, Run
 from flowstone.runs.model_card import CARD, model_card
@@ -58,23 +58,24 @@ def push(folder: Path | str, name: str, *, plots: bool = False, public: bool = F
         public: let everybody see it.
 
     Raises:
-        CheckpointError: the folder is damaged or holds no density.
+        CheckpointError: the folder is damaged or holds no density, or a link in it leads out of it.
         SettingError: the name cannot be one, nobody is signed in, or a model of this name is public already.
         DataError: the hub cannot be reached, or refuses.
     """
     folder = Path(folder)
     _require_name(name)
     library, record = _library(), read_record(folder)
-    with tempfile.TemporaryDirectory() as place, _plain_errors(library, name):
+    with tempfile.TemporaryDirectory() as place:
         staging = Path(place)
         _stage(folder, staging, record, name, plots=plots)
-        api = library.HfApi()
-        address = str(api.create_repo(name, repo_type="model", private=not public, exist_ok=True))
-        if not public and not api.model_info(name).private:
-            raise SettingError(f"{name} is public already; to send it there", remedy={"public": True})
-        api.upload_folder(
-            repo_id=name, repo_type="model", folder_path=str(staging), commit_message="A density by Flowstone"
-        )
+        with _plain_errors(library, name):
+            api = library.HfApi()
+            address = str(api.create_repo(name, repo_type="model", private=not public, exist_ok=True))
+            if not public and not api.model_info(name).private:
+                raise SettingError(f"{name} is public already; to send it there", remedy={"public": True})
+            api.upload_folder(
+                repo_id=name, repo_type="model", folder_path=str(staging), commit_message="A density by Flowstone"
+            )
         sent = {path.relative_to(staging).as_posix(): path.stat().st_size for path in _files(staging)}
     there = (path.relative_to(folder).as_posix() for path in _files(folder))
     return Pushed(address, sent, tuple(path for path in there if path not in sent))
@@ -87,17 +88,25 @@ def _stage(folder: Path, staging: Path, record: Mapping[str, Any], name: str, *,
         data = {key: value for key, value in public["data"].items() if key not in ("sha256", "data_dir")}
         public["data"] = data | ({"source": Path(data["source"]).name} if data.get("source") else {})
     save(load(folder), staging, extra=public)
-    run = Run(folder)
-    for file in (HISTORY, METRICS):
+    metrics = Run(folder).metrics()
+    if (folder / HISTORY).exists():
+        History.load(folder / HISTORY)
+    pictures = [f"plots/{path.name}" for path in sorted((folder / "plots").glob("*.png"))]
+    for file in (HISTORY, METRICS, CARD, *((REPORT, *pictures) if plots else ())):
         if (folder / file).exists():
+            _require_own(folder, folder / file)
+            (staging / file).parent.mkdir(exist_ok=True)
             shutil.copyfile(folder / file, staging / file)
-    card = (folder / CARD).read_text() if (folder / CARD).exists() else model_card(record, run.metrics())
-    write_atomically(staging / CARD, card.replace("NAMESPACE/NAME", name).encode())
-    if plots:
-        for path in [folder / REPORT, *sorted((folder / "plots").glob("*.png"))]:
-            if path.is_file():
-                (staging / path.relative_to(folder)).parent.mkdir(exist_ok=True)
-                shutil.copyfile(path, staging / path.relative_to(folder))
+    card = staging / CARD
+    text = read_bytes(card) if card.exists() else model_card(record, metrics).encode()
+    write_atomically(card, text.replace(b"NAMESPACE/NAME", name.encode()))
+
+
+def _require_own(folder: Path, path: Path) -> None:
+    """Refuse to send what a link, such as one in a foreign run folder, names elsewhere on this machine."""
+    require_regular(path)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise CheckpointError(f"{path}: is not sent (it is a link out of its folder)")
 
 
 def pull(name: str, folder: Path | str, *, revision: str | None = None, plots: bool = False) -> Run:

@@ -11,9 +11,14 @@ import pyarrow.feather
 from flowstone.errors import CheckpointError, OutputError
 from flowstone.files import UNFINISHED, atomic_path, make_folder, read_json, to_json, write_atomically
 
-__all__ = ["Parts"]
+__all__ = ["Parts", "parts_folder"]
 
 RECORD = "parts.json"
+
+
+def parts_folder(out: Path) -> Path:
+    """The folder of the parts of an output."""
+    return out.with_name(f"{out.name}.parts")
 
 
 class Parts:
@@ -40,7 +45,7 @@ class Parts:
     """
 
     def __init__(self, out: Path, record: Mapping[str, Any]) -> None:
-        self.folder = out.with_name(f"{out.name}.parts")
+        self.folder = parts_folder(out)
         self.count, self.said = 0, None
         record = json.loads(to_json(record))
         before = self._record()
@@ -95,8 +100,8 @@ class Parts:
         return [path for pattern in patterns for path in self.folder.glob(pattern)]
 
     def _record(self) -> dict[str, Any] | None:
-        """The record of the folder as it is; None where there is no folder."""
-        if not self.folder.exists():
+        """The record of the folder as it is; None where there is no folder, or nothing in it."""
+        if not self.folder.exists() or (self.folder.is_dir() and not any(self.folder.iterdir())):
             return None
         strange = set(self.folder.iterdir()) - set(self._files()) if self.folder.is_dir() else {self.folder}
         if strange:

@@ -9,7 +9,8 @@ import pyarrow as pa
 from flowstone.bars import counting_bar
 from flowstone.data.tables import ChunkedTable, Unseen, warn_unseen, write_chunks
 from flowstone.errors import DataError, FlowstoneError, OutputError
-from flowstone.streaming.parts import Parts
+from flowstone.files import only_writer
+from flowstone.streaming.parts import Parts, parts_folder
 from flowstone.streaming.scorer import Scorer
 
 __all__ = ["score_to_file"]
@@ -38,25 +39,27 @@ def score_to_file(
 
     Raises:
         DataError: a row cannot be scored, or the table changes meanwhile; the parts are deleted.
-        OutputError: something cannot be written; the parts stay.
+        OutputError: something cannot be written, or another process scores to ``out``; the parts stay.
     """
     scorer.require_names_free(table.head)
     record = _record(scorer, table, settings)
-    parts = Parts(out, record)
-    if parts.said:
-        say(parts.said)
-    try:
-        _fill(parts, scorer, table, progress=progress)
-        if _record(scorer, table, settings) != record:
-            raise DataError(f"{table.head.path} or {scorer.run.folder} has changed while rows were scored: score anew")
-        with counting_bar(f"writing {out.name}", table.rows, enabled=progress, rate="rows") as advance:
-            write_chunks(out, _joined(parts, scorer, table, watch, advance))
-    except OutputError:
-        raise
-    except FlowstoneError:
+    with only_writer(parts_folder(out)):
+        parts = Parts(out, record)
+        if parts.said:
+            say(parts.said)
+        try:
+            _fill(parts, scorer, table, progress=progress)
+            if _record(scorer, table, settings) != record:
+                changed = f"{table.head.path} or {scorer.run.folder} has changed while rows were scored"
+                raise DataError(f"{changed}: score anew")
+            with counting_bar(f"writing {out.name}", table.rows, enabled=progress, rate="rows") as advance:
+                write_chunks(out, _joined(parts, scorer, table, watch, advance))
+        except OutputError:
+            raise
+        except FlowstoneError:
+            parts.remove()
+            raise
         parts.remove()
-        raise
-    parts.remove()
 
 
 def _fill(parts: Parts, scorer: Scorer, table: ChunkedTable, *, progress: bool) -> None:

@@ -14,7 +14,14 @@ if TYPE_CHECKING:
     from flowstone.data.tables.read import READABLE, STANDARD_INPUT, files_of, is_pattern, is_table, read_table
     from flowstone.data.tables.table import Table
     from flowstone.data.tables.unseen import Unseen, warn_unseen
-    from flowstone.data.tables.write import STDOUT, check_writable, write_arrays, write_chunks, write_table
+    from flowstone.data.tables.write import (
+        STDOUT,
+        check_writable,
+        require_types,
+        write_arrays,
+        write_chunks,
+        write_table,
+    )
 
 __all__ = [
     "READABLE",
@@ -33,6 +40,7 @@ __all__ = [
     "mapped_table",
     "open_chunked",
     "read_table",
+    "require_types",
     "warn_unseen",
     "write_arrays",
     "write_chunks",
@@ -49,6 +57,6 @@ __getattr__, __dir__ = lazy_names(
         "read": ["READABLE", "STANDARD_INPUT", "files_of", "is_pattern", "is_table", "read_table"],
         "table": ["Table"],
         "unseen": ["Unseen", "warn_unseen"],
-        "write": ["STDOUT", "check_writable", "write_arrays", "write_chunks", "write_table"],
+        "write": ["STDOUT", "check_writable", "require_types", "write_arrays", "write_chunks", "write_table"],
     },
 )

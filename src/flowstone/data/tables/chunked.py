@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from flowstone.data.guards import naming_the_file
+from flowstone.data.tables.frames import plain_layout
 from flowstone.data.tables.parquet import ParquetReader
 from flowstone.data.tables.read import (
     STANDARD_INPUT,
@@ -16,6 +17,7 @@ from flowstone.data.tables.read import (
     as_shown,
     checked,
     files_of,
+    in_types,
     pandas_index,
     read_alike,
     together,
@@ -57,18 +59,15 @@ class ChunkedTable:
 
     def chunks(self, size: int, start: int = 0) -> Iterator[Table]:
         """The rows from row ``start`` on, so many at a time; the last chunk may be smaller."""
-        empty = self.head.arrow
-        for block in _in_blocks(self._from(start), size):
-            arrow = block.select(empty.column_names).replace_schema_metadata(None)
-            if arrow.schema != empty.schema:  # of several files, whose types are promoted to common ones
-                arrow = pa.concat_tables([empty, arrow], promote_options="permissive")
+        for arrow in _in_blocks(self._from(start), size):
             yield with_gaps(replace(self.head, arrow=arrow, start=start), self.head.reading.na)
             start += len(arrow)
 
     def _from(self, start: int) -> Iterator[pa.Table]:
         for file in self.files:
-            if start < file.rows:
-                yield from file.read(max(0, start))
+            if max(0, start) < file.rows:
+                for arrow in file.read(max(0, start)):
+                    yield in_types(file.path, arrow.replace_schema_metadata(None), self.head.arrow.schema)
             start -= file.rows
 
 
@@ -90,7 +89,7 @@ class ParquetChunks:
     def head(self) -> Table:
         """The table without its rows."""
         note = f"read as Parquet, {self.rows} rows, {len(self.schema)} columns"
-        empty = self.schema.empty_table().replace_schema_metadata(None)
+        empty = plain_layout(self.schema.empty_table()).replace_schema_metadata(None)
         return Table(self.path, empty, (note,), pandas_index(self.schema))
 
     def read(self, start: int) -> Iterator[pa.Table]:
@@ -106,7 +105,7 @@ class ParquetChunks:
             while groups and (rows := reader.file.metadata.row_group(groups[0]).num_rows) <= start:
                 start -= rows
                 del groups[0]
-            yield from _skip(reader.batches(BATCH, groups), start)
+            yield from map(plain_layout, _skip(reader.batches(BATCH, groups), start))
 
 
 @dataclass(frozen=True)
@@ -167,7 +166,7 @@ def open_chunked(
     rows = sum(file.rows for file in files)
     heads = [file.head for file in files]
     head = replace(together(Path(source), heads, rows), reading=as_shown(heads, reading))
-    return ChunkedTable(checked(head, rows), rows, tuple(files))
+    return ChunkedTable(with_gaps(checked(head, rows), reading.na), rows, tuple(files))
 
 
 def _opened(path: Path, reading: Reading) -> ParquetChunks | TextFile:
@@ -193,10 +192,10 @@ def _in_blocks(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
     for table in tables:
         taken = 0
         while count + len(table) - taken >= size:
-            yield pa.concat_tables([*held, table.slice(taken, size - count)], promote_options="permissive")
+            yield pa.concat_tables([*held, table.slice(taken, size - count)])
             held, count, taken = [], 0, taken + size - count
         if taken < len(table):
             held.append(table.slice(taken))
             count += len(table) - taken
     if held:
-        yield pa.concat_tables(held, promote_options="permissive")
+        yield pa.concat_tables(held)

@@ -15,7 +15,7 @@ from flowstone.data.tables.arrow import compute
 from flowstone.data.tables.table import Table
 from flowstone.errors import DataError
 
-__all__ = ["from_object"]
+__all__ = ["from_object", "plain_layout"]
 
 
 def from_object(source: Any) -> Table:
@@ -27,7 +27,7 @@ def from_object(source: Any) -> Table:
         DataError: the object is no table.
     """
     arrow, notes = _arrow_of(source)
-    arrow = pa.table([_plain_layout(column) for column in arrow.columns], names=arrow.column_names)
+    arrow = plain_layout(pa.table(arrow.columns, names=arrow.column_names))
     what = type(source).__module__.partition(".")[0]
     what = f"{what} {type(source).__name__}" if what not in ("builtins", "__main__") else type(source).__name__
     return Table(
@@ -75,8 +75,16 @@ def _require_different(names: Sequence[str]) -> None:
         raise DataError(f"column name {name!r} occurs more than once")
 
 
-def _plain_layout(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Values in a layout that Arrow's functions know: no string views (of polars), run lengths or 8-bit booleans."""
+def plain_layout(arrow: pa.Table) -> pa.Table:
+    """The table in a layout that Arrow's functions know: no string views (of polars), run lengths or 8-bit booleans."""
+    for place, (name, column) in enumerate(zip(arrow.column_names, arrow.columns, strict=True)):
+        plain = _plain_column(column)
+        if plain is not column:
+            arrow = arrow.set_column(place, name, plain)
+    return arrow
+
+
+def _plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_string_view(column.type):
         return column.cast(pa.large_string())
     if pa.types.is_run_end_encoded(column.type):

@@ -23,9 +23,7 @@ def read_parquet(source: IO[bytes] | Path, size: int) -> pa.Table:
         DataError: they take far more memory than the file, or are damaged. Other errors are those of pyarrow.
     """
     with ParquetReader(source, size) as reader:
-        table = reader.read()
-    require_valid(table)
-    return table
+        return reader.read()
 
 
 class ParquetReader:
@@ -57,7 +55,9 @@ class ParquetReader:
     def read(self) -> pa.Table:
         """All rows."""
         if self.rows is None:
-            return self._plain(self.file.read())
+            table = self._plain(self.file.read())
+            require_valid(table)
+            return table
         pieces, size = [self.schema.empty_table()], 0
         for piece in self.batches(self.rows, list(range(self.file.num_row_groups))):
             size += piece.nbytes
@@ -69,7 +69,9 @@ class ParquetReader:
     def batches(self, rows: int, groups: list[int]) -> Iterator[pa.Table]:
         """The rows of some row groups, so many at a time, or fewer."""
         for batch in self.file.iter_batches(min(rows, self.rows or rows), row_groups=groups):
-            yield self._plain(pa.Table.from_batches([batch]))
+            table = self._plain(pa.Table.from_batches([batch]))
+            require_valid(table)
+            yield table
 
     def _plain(self, table: pa.Table) -> pa.Table:
         """The table in the types of the file's schema."""
@@ -95,7 +97,11 @@ def require_proportion(rows: int, columns: int, size: int) -> None:
 
 def require_valid(table: pa.Table) -> None:
     """Refuse a table whose offsets point elsewhere, or whose texts are no UTF-8."""
-    table.validate(full=True)
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        try:
+            column.validate(full=True)
+        except pa.ArrowException as error:
+            raise DataError(f"column {name!r} is damaged: {str(error).splitlines()[0]}") from error
 
 
 def _longest_texts(file: pyarrow.parquet.ParquetFile, most: int) -> dict[str, int]:

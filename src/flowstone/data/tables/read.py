@@ -23,7 +23,7 @@ from flowstone.data.guards import naming_the_file, require_file_or_folder
 from flowstone.data.limits import COLUMNS, DEPTH, FILES, UNPACKED
 from flowstone.data.npy import read_npy
 from flowstone.data.tables.arrow import compute
-from flowstone.data.tables.frames import from_object
+from flowstone.data.tables.frames import from_object, plain_layout
 from flowstone.data.tables.parquet import read_parquet, require_proportion, require_valid
 from flowstone.data.tables.reading import Reading
 from flowstone.data.tables.streams import COMPRESSED, inner_suffix, open_bytes, seekable, spooled_stdin
@@ -39,6 +39,7 @@ __all__ = [
     "as_shown",
     "checked",
     "files_of",
+    "in_types",
     "is_doubt",
     "is_pattern",
     "is_table",
@@ -191,8 +192,15 @@ def _files_in(folder: Path) -> list[Path]:
         files = list(itertools.islice(folder.rglob("*"), FILES + 1))
         if len(files) > FILES:
             raise DataError(f"more than {FILES} files, which is more than is read")
-        found = sorted(file for file in files if file.is_file() and not file.name.startswith((".", "_")))
+        found = sorted(file for file in files if file.is_file() and not _is_hidden(file.relative_to(folder)))
     return [file for file in found if inner_suffix(file) in OF_A_FOLDER]
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether a file in a folder, or a folder above it, is no part of the table by its name, such as the copies in
+    ``.ipynb_checkpoints``. A folder ``_column=value`` holds rows.
+    """
+    return any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in path.parts)
 
 
 def _read_file(path: Path, reading: Reading) -> Table:
@@ -286,7 +294,7 @@ def _read_feather(path: Path, opened: Callable[[], IO[bytes]]) -> Table:
 def _of_arrow(path: Path, arrow: pa.Table, form: str) -> Table:
     index = pandas_index(arrow.schema)
     note = f"read as {form}, {len(arrow)} rows, {arrow.num_columns} columns"
-    return Table(path, arrow.replace_schema_metadata(None), (note,), index)
+    return Table(path, plain_layout(arrow).replace_schema_metadata(None), (note,), index)
 
 
 def pandas_index(schema: pa.Schema) -> tuple[str, ...]:
@@ -380,14 +388,45 @@ def together(path: Path, tables: Sequence[Table], rows: int | None = None) -> Ta
             raise DataError(
                 f"{table.path}: its columns are not those of {first.path.name}: {', '.join(map(repr, odd[:5]))}"
             )
-    try:
-        arrow = pa.concat_tables([t.arrow.select(first.columns) for t in tables], promote_options="permissive")
-    except pa.ArrowException as error:
-        raise DataError(f"{path}: a column has different types in its files: {str(error).splitlines()[0]}") from error
+    schema = pa.schema([_common_field(path, name, tables) for name in first.columns])
+    arrow = pa.concat_tables([in_types(table.path, table.arrow, schema) for table in tables])
     form = first.notes[0].rsplit(", ", 2)[0] if first.notes else "read"
     rows = len(arrow) if rows is None else rows
     notes = [f"{form} from {len(tables)} files, {rows} rows, {arrow.num_columns} columns"]
     return Table(path, arrow, (*notes, *dict.fromkeys(note for t in tables for note in t.notes[1:])), first.index)
+
+
+def _common_field(path: Path, name: str, tables: Sequence[Table]) -> pa.Field:
+    """A column with the type to which those of its files can be converted."""
+    common = tables[0].arrow.schema.field(name)
+    for table in tables[1:]:
+        field = table.arrow.schema.field(name)
+        try:
+            common = pa.unify_schemas([pa.schema([common]), pa.schema([field])], promote_options="permissive").field(0)
+        except pa.ArrowException as error:
+            raise DataError(
+                f"{path}: column {name!r} has different types in its files: {field.type} in {table.path.name}, "
+                f"{common.type} before it"
+            ) from error
+    return common
+
+
+def in_types(path: Path, arrow: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of one of several files in the order and the types that all of them have in common."""
+    arrow = arrow.select(schema.names)
+    for place, field in enumerate(schema):
+        if arrow.schema.field(place).equals(field):
+            continue
+        pieces = [pa.schema([field]).empty_table(), arrow.select([place])]
+        try:
+            column = pa.concat_tables(pieces, promote_options="permissive").column(0)
+        except pa.ArrowException as error:
+            raise DataError(
+                f"{path}: column {field.name!r} cannot be {field.type}, the type that its files have in common: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
+        arrow = arrow.set_column(place, field, column)
+    return arrow
 
 
 def with_gaps(table: Table, na: Sequence[str]) -> Table:

@@ -36,8 +36,10 @@ __all__ = [
     "csv_options",
     "csv_source",
     "dialect_of",
+    "has_only_names",
     "is_empty",
     "read_text",
+    "require_closed",
     "said",
     "sign_notes",
     "understood",
@@ -68,12 +70,12 @@ def read_text(where: str, opened: Callable[[], IO[bytes]], reading: Reading) -> 
             source, options = csv_source(stream, encoding, dialect), csv_options(encoding, dialect, bad, reading.na)
             table = pyarrow.csv.read_csv(source, **options)
     except pa.ArrowInvalid as error:
-        if "skip initial" in str(error) or "Empty CSV" in str(error):  # a line of names, and no end of line
-            raise DataError(f"{where}: the table is empty (0 rows, {len(dialect.names)} columns)") from error
         if "straddl" in str(error):
             raise DataError(f"{where}: {LONG_CELL}") from error
-        raise
-    _require_closed(opened, table, encoding, dialect)
+        if not has_only_names(error):
+            raise
+        table = pa.table({name: pa.nulls(0) for name in dialect.names})
+    require_closed(opened, table, len(table), encoding, dialect)
     notes = [*dialect.notes, *bad.notes(where, skip_bad=reading.skip_bad)]
     table = _without_unused(table, dialect)
     table, day_first = understood(table, reading, notes, point=dialect.point, as_text=dialect.as_text)
@@ -82,17 +84,26 @@ def read_text(where: str, opened: Callable[[], IO[bytes]], reading: Reading) -> 
     return table, [said(encoding, dialect, len(table), table.num_columns), *notes], read
 
 
-def _require_closed(opened: Callable[[], IO[bytes]], table: pa.Table, encoding: str, dialect: Dialect) -> None:
-    """Refuse a quote that is opened and never closed: it takes all lines to the end of the file into one cell."""
-    cells = [column[-1].as_py() for column in table.columns if len(column) and pa.types.is_string(column.type)]
+def has_only_names(error: pa.ArrowInvalid) -> bool:
+    """Whether pyarrow found a line of names, and no end of line."""
+    return "skip initial" in str(error) or "Empty CSV" in str(error)
+
+
+def require_closed(opened: Callable[[], IO[bytes]], last: pa.Table, row: int, encoding: str, dialect: Dialect) -> None:
+    """Refuse a quote that is opened and never closed: it takes all lines to the end of the file into one cell.
+
+    Args:
+        last: some rows, of which the last is that of the file.
+        row: its number.
+    """
+    cells = [column[-1].as_py() for column in last.columns if len(column) and pa.types.is_string(column.type)]
     if not dialect.quote or not any(cell and "\n" in cell for cell in cells):
         return
     with opened() as stream:
         text = io.TextIOWrapper(stream, encoding=encoding)
         if sum(piece.count(dialect.quote) for piece in iter(lambda: text.read(PIECE), "")) % 2:
             raise DataError(
-                f"row {len(table)}: a quote ({dialect.quote}) is opened and never closed, so that all lines below "
-                "are one cell"
+                f"row {row}: a quote ({dialect.quote}) is opened and never closed, so that all lines below are one cell"
             )
 
 

@@ -22,7 +22,9 @@ from flowstone.data.tables.text import (
     csv_options,
     csv_source,
     dialect_of,
+    has_only_names,
     is_empty,
+    require_closed,
     said,
     sign_notes,
     without_blank_rows,
@@ -103,15 +105,17 @@ def scan_text(where: str, opened: Callable[[], IO[bytes]], reading: Reading) -> 
         except pa.ArrowInvalid as error:
             if "straddl" in str(error):
                 raise DataError(f"{where}: {LONG_CELL}") from error
+            if has_only_names(error):
+                break
             types = _loosened(types, dialect, error)
+    require_closed(opened, found.last, found.rows, encoding, dialect)
     notes = [*dialect.notes, *bad.notes(where, skip_bad=reading.skip_bad)]
     names = [name for name in dialect.names if name not in dialect.unused or name in found.used]
     readings, day_first = found.readings(names, reading.day_first, notes)
     rows, blank = found.rows, found.blank if len(names) > 1 else 0
     if blank:
         notes.append(f"rows without any value left out: {blank}")
-    if rows == blank:
-        raise DataError(f"{where}: the table is empty (0 rows, {len(names)} columns)")
+    types = {name: types.get(name, pa.null()) for name in dialect.names}
     schema = pa.schema([(name, readings[name].type if name in readings else types[name]) for name in names])
     notes = (said(encoding, dialect, rows - blank, len(names)), *notes)
     read = replace(reading, encoding=encoding, decimal=dialect.decimal, day_first=day_first)
@@ -149,6 +153,7 @@ class _Found:
 
     Attributes:
         rows, blank: how many rows there are, and how many of them are separators alone.
+        last: the last rows.
         used: columns that hold a value.
         possible: of columns of text, the readings that all chunks allow.
         first: of these columns, the first cell that is no gap.
@@ -160,6 +165,7 @@ class _Found:
     na: tuple[str, ...]
     rows: int = 0
     blank: int = 0
+    last: pa.Table = field(default_factory=lambda: pa.table({}))
     used: set[str] = field(default_factory=set)
     possible: dict[str, tuple[list[NumberReading], list[DateReading]]] = field(default_factory=dict)
     first: dict[str, str] = field(default_factory=dict)
@@ -174,6 +180,7 @@ class _Found:
                 table = table.set_column(place, name, without_gaps(table.column(name), self.na))
         self.used |= {name for name in table.column_names if not is_empty(table.column(name))}
         self.rows += len(table)
+        self.last = table if len(table) else self.last
         self.blank += len(table) - len(without_blank_rows(table, []))
         for name in texts.difference(self.dialect.as_text):
             self._narrow(name, table.column(name))

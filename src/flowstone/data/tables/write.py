@@ -12,7 +12,7 @@ import pyarrow as pa
 from flowstone.errors import OutputError
 from flowstone.files import atomic_path
 
-__all__ = ["STDOUT", "check_writable", "write_arrays", "write_chunks", "write_table"]
+__all__ = ["STDOUT", "check_writable", "require_types", "write_arrays", "write_chunks", "write_table"]
 
 
 STDOUT = Path("-")
@@ -40,21 +40,54 @@ def write_chunks(path: Path, tables: Iterable[pa.Table]) -> None:
     check_writable(path)
     chunks = iter(tables)
     first = next(chunks)
+    require_types(path, first.schema)
+    if path.suffix.lower() != ".parquet":
+        chunks = (_with_text(path, chunk) for chunk in chain([first], chunks))
+        first = next(chunks)
     if path == STDOUT:
         _print_chunks(chain([first], chunks))
         return
-    with atomic_path(path) as temporary:
-        if path.suffix.lower() == ".parquet":
-            import pyarrow.parquet
+    with atomic_path(path) as temporary, _writer(path, temporary, first.schema) as writer:
+        for chunk in chain([first], chunks):
+            writer.write_table(chunk)
 
-            writer: Any = pyarrow.parquet.ParquetWriter(temporary, first.schema)
-        else:
-            import pyarrow.csv
 
-            writer = pyarrow.csv.CSVWriter(temporary, first.schema)
-        with writer:
-            for chunk in chain([first], chunks):
-                writer.write_table(chunk)
+def require_types(path: Path, schema: pa.Schema) -> None:
+    """Refuse columns of types that the file cannot hold, such as lists in ``.csv``, before any work is done for it."""
+    for field in schema:
+        try:
+            _writer(path, pa.BufferOutputStream(), pa.schema([field])).close()
+        except pa.ArrowException as error:
+            other = "" if path.suffix.lower() == ".parquet" else "; .parquet may"
+            form = path.suffix.lower() or ".csv"
+            raise OutputError(
+                f"cannot write {path}: {form} cannot hold column {field.name!r} of type {field.type}{other}"
+            ) from error
+
+
+def _with_text(path: Path, table: pa.Table) -> pa.Table:
+    """The table with its columns of bytes as text, which is all that ``.csv`` holds."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
+            try:
+                text = table.column(place).cast(pa.large_string())
+            except pa.ArrowException as error:
+                raise OutputError(
+                    f"cannot write {path}: column {field.name!r} holds bytes that are no text; .parquet holds them"
+                ) from error
+            table = table.set_column(place, field.name, text)
+    return table
+
+
+def _writer(path: Path, sink: Any, schema: pa.Schema) -> Any:
+    """What writes tables of a schema to a sink, in the format that the path names."""
+    if path.suffix.lower() == ".parquet":
+        import pyarrow.parquet
+
+        return pyarrow.parquet.ParquetWriter(sink, schema)
+    import pyarrow.csv
+
+    return pyarrow.csv.CSVWriter(sink, schema)
 
 
 def _print_chunks(tables: Iterable[pa.Table]) -> None:
@@ -65,8 +98,13 @@ def _print_chunks(tables: Iterable[pa.Table]) -> None:
         if number and not len(table):
             continue  # pyarrow writes uninitialised memory for a batch without rows where it writes no names
         options = pyarrow.csv.WriteOptions(include_header=number == 0)
-        pyarrow.csv.write_csv(table.combine_chunks(), sys.stdout.buffer, options)
-    sys.stdout.flush()
+        try:
+            pyarrow.csv.write_csv(table.combine_chunks(), sys.stdout.buffer, options)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError(f"cannot write to standard output: {error.strerror or error}") from error
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
