@@ -619,3 +619,87 @@ def test_filled_frames_keep_their_index(kinds):
     filled = density.impute(frame, random_state=0)
     assert filled.index.equals(frame.index)
     assert not filled.isna().any(axis=None)
+
+
+@pytest.mark.parametrize("labels", [range(3), [30, 10, 20], pd.date_range("2020", periods=3)])
+def test_columns_of_pandas_may_have_numbers_in_place_of_names(labels):
+    frame = pd.DataFrame(X, columns=labels)
+    density = FlowDensity(models="independent", random_state=0).fit(frame)
+    np.testing.assert_array_equal(density.score_samples(frame), density.score_samples(X))
+    assert list(density.sample(2).columns) == [0, 1, 2]
+    assert list(density.impute(frame).columns) == list(labels)
+    frame.iloc[40, 1] = np.inf
+    with pytest.raises(DataError, match="row 41 is infinite"):
+        density.fit(frame)
+    assert len(FlowDensity(models="independent").fit(pd.DataFrame(X[:2])).sample(1).columns) == 3
+
+
+@pytest.mark.parametrize("container", [np.asarray, pd.DataFrame, pa.table])
+@pytest.mark.filterwarnings("ignore:X (has|does not have valid) feature names")
+def test_what_is_filled_is_of_the_kind_of_what_had_gaps(container):
+    learned = X if container is np.asarray else container(dict(zip("abc", X.T, strict=True)))
+    density = FlowDensity(models="independent", random_state=0).fit(learned)
+    frame = pd.DataFrame(X, columns=list("abc"), index=np.arange(len(X)) + 7)
+    for rows in (X, frame, pl.from_pandas(frame), pa.Table.from_pandas(frame, preserve_index=False)):
+        filled: Any = density.impute(rows)
+        assert type(filled) is type(rows)
+        if rows is not X:
+            assert list(filled.schema.names if isinstance(filled, pa.Table) else filled.columns) == list("abc")
+    assert density.impute(frame).index.equals(frame.index)
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        (np.inf, DataError, r"X\[1, 0\] is infinite"),
+        ("inf", DataError, r"X\[1, 0\] is infinite"),
+        (2**60, DataError, r"X\[1, 0\] is 1152921504606846976: whole numbers beyond 2\^53"),
+        (-(2**70), DataError, r"X\[1, 0\] is -1180591620717411303424: whole numbers"),
+        (pd.Timestamp("2020"), DataError, r"X\[1, 0\] holds a date"),
+        (pd.NA, TypeError, r"X\[1, 0\] holds <NA>"),
+    ],
+)
+def test_objects_that_are_no_numbers_are_named(value, error, message):
+    rows = np.array([[1.0, 2.0], [value, 4.0], [5.0, 7.0]], dtype=object)
+    with pytest.raises(error, match=message):
+        FlowDensity(models="independent").fit(rows)
+
+
+@pytest.mark.parametrize("make", [lambda x: x.requires_grad_(), lambda x: x.bfloat16()], ids=["gradient", "bfloat16"])
+def test_tensors_of_any_kind_are_rows_and_contexts(make):
+    x, context = (make(torch.tensor(part)) for part in line(60))
+    density = FlowDensity(models="gaussian", random_state=0).fit(x, context=context)
+    assert np.isfinite(density.score(x, context=context))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (np.zeros(9, dtype=[("a", float)]), r"structured array: pandas.DataFrame\(X\)"),
+        (pa.Table.from_arrays([pa.array(X[:, 0])] * 2, names=["a", "a"]), "column name 'a' of X occurs more than once"),
+    ],
+)
+def test_containers_that_are_no_rows_are_named(rows, message):
+    with pytest.raises(DataError, match=message):
+        FlowDensity(models="independent").fit(rows)
+
+
+def test_a_context_that_cannot_be_read_is_named():
+    x, context = line(60)
+    density = FlowDensity(models="gaussian", random_state=0).fit(x, context=context)
+    with pytest.raises(DataError, match="the context is a dict; expected an array"):
+        density.score_samples(x, {"a": context[:, 0], "b": context[:, 1]})
+    with pytest.raises(DataError, match="structured array"):
+        density.score_samples(x, np.zeros(60, dtype=[("a", float)]))
+    with pytest.raises(DataError, match="the context: no column 'context0'"):
+        density.score_samples(x, pd.DataFrame(context, columns=["a", "b"]))
+    with pytest.raises(DataError, match="fitted as numbers without gaps; column 'context1', row 1 is nan"):
+        density.score_samples(x[:1], [[1.0, np.nan]])
+
+
+def test_arrow_without_learned_names_is_read_in_its_order():
+    density = FlowDensity(models="independent", random_state=0).fit(X)
+    table = pa.table(dict(zip("abc", X.T, strict=True)))
+    np.testing.assert_array_equal(density.score_samples(table), density.score_samples(X))
+    with pytest.raises(ValueError, match="2 features"):
+        density.score_samples(table.drop(["c"]))

@@ -5,10 +5,10 @@ import torch
 
 pytest.importorskip("sbi", reason="sbi is not installed")
 
-from sbi.inference import NPE
+from sbi.inference import NLE, NPE
 from torch.distributions import MultivariateNormal
 
-from flowstone.sbi import density_estimator
+from flowstone.sbi import density_estimator, likelihood_estimator
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +71,20 @@ def test_sbi_trains_it_and_samples_its_posterior():
     wanted = (observed[0] - SHIFT) / 1.25  # the prior has deviation 1, the noise 0.5
     torch.testing.assert_close(drawn.mean(0), wanted, atol=0.2, rtol=0)
     torch.testing.assert_close(drawn.std(0), torch.full((2,), 0.2**0.5), atol=0.1, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:Maximum number of epochs")
+def test_sbi_trains_it_as_a_likelihood():
+    """Of x given theta, which sbi hands to its builder in the other order."""
+    torch.manual_seed(0)
+    prior = MultivariateNormal(torch.zeros(2), torch.eye(2))
+    theta, x = simulate(1500)
+    x = torch.cat((x, 100 + torch.randn(len(x), 1)), 1)
+    inference = NLE(prior, density_estimator=likelihood_estimator("gaussian_mixture", components=1))
+    estimator = inference.append_simulations(theta, x).train(max_num_epochs=1)
+    assert (estimator.input_shape, estimator.condition_shape) == ((3,), (2,))
+    drawn = estimator.sample(torch.Size((2000,)), torch.tensor([[1.0, 1.0]]))[:, 0]
+    torch.testing.assert_close(drawn.mean(0), torch.tensor([2.0, -1.0, 100.0]), atol=0.15, rtol=0)
 
 
 def test_shapes_that_do_not_fit_are_named():

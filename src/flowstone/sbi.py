@@ -1,5 +1,6 @@
 """Flowstone's densities inside the library ``sbi``, for simulation-based inference."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,11 +14,11 @@ except ImportError as error:
 from flowstone.density import Density
 from flowstone.recipes import build
 
-__all__ = ["SbiEstimator", "density_estimator"]
+__all__ = ["SbiEstimator", "density_estimator", "likelihood_estimator"]
 
 
 class SbiEstimator(ConditionalDensityEstimator):
-    """A conditional density as sbi's training and posteriors use it; ``density_estimator`` makes it.
+    """A conditional density as sbi's training and posteriors use it; the builders make it.
 
     Args:
         density: of vectors, given a context.
@@ -52,7 +53,7 @@ class SbiEstimator(ConditionalDensityEstimator):
 
 
 def density_estimator(recipe: str = "spline", **arguments: Any) -> ConditionalEstimatorBuilder[SbiEstimator]:
-    """A builder of recipes, for the argument ``density_estimator`` of sbi's ``NPE``, ``NLE`` and similar classes.
+    """A builder of posteriors, densities of theta given x, for ``NPE(density_estimator=…)`` and its variants.
 
     Args:
         recipe: of a density that takes a context.
@@ -63,11 +64,25 @@ def density_estimator(recipe: str = "spline", **arguments: Any) -> ConditionalEs
     >>> estimator.sample(torch.Size((4,)), torch.zeros(1, 3)).shape
     torch.Size([4, 1, 2])
     """
+    return lambda theta, x: _estimator(recipe, arguments, theta, x)
 
-    def builder(theta: Tensor, x: Tensor) -> SbiEstimator:
-        shared = {"features": theta[0].numel(), "context_features": x[0].numel()}
-        density = build(recipe, {**arguments, **shared})
-        density.initialize(theta.flatten(1).to(density.data_dtype), x.flatten(1))
-        return SbiEstimator(density, x[0].shape)
 
-    return builder
+def likelihood_estimator(recipe: str = "spline", **arguments: Any) -> ConditionalEstimatorBuilder[SbiEstimator]:
+    """A builder of likelihoods, densities of x given theta, for ``NLE(density_estimator=…)``.
+
+    Args:
+        recipe, arguments: as in ``density_estimator``.
+
+    >>> estimator = likelihood_estimator("spline", hidden=(32, 32))(torch.randn(50, 2), torch.randn(50, 3))
+    >>> estimator.sample(torch.Size((4,)), torch.zeros(1, 2)).shape
+    torch.Size([4, 1, 3])
+    """
+    return lambda theta, x: _estimator(recipe, arguments, x, theta)
+
+
+def _estimator(recipe: str, arguments: Mapping[str, Any], input: Tensor, condition: Tensor) -> SbiEstimator:
+    """A density of ``input`` given ``condition``, with the statistics of these rows."""
+    shared = {"features": input[0].numel(), "context_features": condition[0].numel()}
+    density = build(recipe, {**arguments, **shared})
+    density.initialize(input.flatten(1).to(density.data_dtype), condition.flatten(1))
+    return SbiEstimator(density, condition[0].shape)

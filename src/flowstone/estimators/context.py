@@ -1,7 +1,8 @@
 """The context that an estimator is given with the rows: columns of any kind, as numbers that nets can read."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,13 @@ import torch
 from torch import Tensor
 
 from flowstone.data.tables import Columns, Table, kinds_of, read_table
+from flowstone.data.tables.frames import is_tensor, tensor_values
 from flowstone.errors import DataError
 from flowstone.estimators.tables import is_frame, is_plain, plain_values
 
 __all__ = ["ContextColumns"]
 
+WHERE = Path("the context")  # in messages
 REST = {None: 0, "circle": 2}  # how many numbers stand for a value that is no atom, by its rest; one for others
 
 
@@ -74,7 +77,7 @@ class ContextColumns:
         if self.columns is None:
             table = Table(table.path, table.arrow.select(self.names))
             if not is_plain(table):
-                raise DataError(f"{table.path}: the context was fitted as whole numbers; {_first_gap(table)}")
+                raise DataError(f"{table.path}: it was fitted as numbers without gaps; {_first_gap(table)}")
             return _finite(torch.from_numpy(plain_values(table)), self.names)
         return self._encoded(_finite(self.columns.encode(table), self.columns.names))
 
@@ -118,13 +121,18 @@ class ContextColumns:
 def _table(context: Any) -> Table:
     """A context as a table; an array with one value for each row becomes one column."""
     if is_frame(context):
-        return read_table(context)
+        return replace(read_table(context), path=WHERE)
+    context = tensor_values(context) if is_tensor(context) else context
     values = context if isinstance(context, np.ma.MaskedArray) else np.asarray(context)
+    if values.ndim == 0 and values.dtype == object:
+        raise DataError(f"the context is a {type(context).__name__}; expected an array of rows and columns, or a frame")
+    if values.dtype.names:
+        raise DataError("the context is a structured array: pandas.DataFrame(context) makes a frame of it")
     if values.ndim == 1:
         values = values[:, None]
     if values.ndim != 2:
         raise DataError(f"the context has shape {values.shape}; expected (rows, columns)")
-    return read_table({f"context{index}": values[:, index] for index in range(values.shape[1])})
+    return replace(read_table({f"context{index}": values[:, index] for index in range(values.shape[1])}), path=WHERE)
 
 
 def _finite(x: Tensor, names: Sequence[str]) -> Tensor:

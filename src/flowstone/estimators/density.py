@@ -1,7 +1,7 @@
 """FlowDensity: a density of tables with the interface of scikit-learn."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from numbers import Real
 from pathlib import Path
@@ -26,7 +26,7 @@ from flowstone.estimators.conditional import Conditional
 from flowstone.estimators.context import ContextColumns
 from flowstone.estimators.ladder import Judgement, choose
 from flowstone.estimators.rows import TableInput
-from flowstone.estimators.tables import as_rows, backend_of, in_container
+from flowstone.estimators.tables import as_rows, in_container, in_container_of, is_frame
 from flowstone.estimators.weights import repetitions
 from flowstone.evaluation import log_prob
 from flowstone.mixed import MixedDensity
@@ -348,18 +348,19 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
     def impute(self, X: Any, context: Any = None, *, random_state: Any = None) -> Any:
         """X with its gaps drawn given what each row holds, and its context, in its own container."""
         check_is_fitted(self)
-        X, seed = as_rows(X), int(check_random_state(random_state).randint(2**31))
+        given_rows, X, seed = X, as_rows(X), int(check_random_state(random_state).randint(2**31))
         if self.columns_ is not None:
             table = read_table(X)
             given = self._given_context(context, len(table))
             filled = TableModel(self.flow_, self.columns_).impute(table, context=given, seed=seed)
-            return _indexed(in_container(filled, backend_of(X)), X)
+            return in_container_of(given_rows, filled)
         x = self._rows(X)
         filled, given = x[:, self._varying], self._given_context(context, len(x))
         if filled.isnan().any():
             density = self._any_order("filled gaps")
             filled = density.fill(filled.to(density.device), filled.isnan().to(density.device), given, seed=seed)
-        return _indexed(self._with_constants(filled, beside=x), X)
+        rows = self._whole_rows(filled, beside=x)
+        return in_container_of(given_rows, _table(read_table(X).columns, rows)) if is_frame(X) else rows
 
     def transform(self, X: Any, context: Any = None) -> np.ndarray:
         """The latents of rows by the heaviest model of a blend, ``(rows, varying columns)``: normal for ``spline``,
@@ -392,19 +393,23 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
             raise SettingError(f"{what}: not of the model that was chosen; fit with models='mixed'")
         return self.flow_
 
-    def _with_constants(self, x: Tensor, beside: Tensor | None = None) -> Any:
-        """Rows of numbers with the constant columns, in the container that X was fitted in; what ``beside`` holds in
-        constant columns stays.
-        """
+    def _with_constants(self, x: Tensor) -> Any:
+        """Rows of numbers with the constant columns, in the container that X was fitted in."""
         if self.columns_ is not None:
             return in_container(self.columns_.decode(x), self._backend)
+        rows = self._whole_rows(x)
+        if self._backend is None:
+            return rows
+        made = in_container(_table(self.kinds_, rows), self._backend)
+        return made if hasattr(self, "feature_names_in_") else made.set_axis(range(rows.shape[1]), axis=1)
+
+    def _whole_rows(self, x: Tensor, beside: Tensor | None = None) -> np.ndarray:
+        """Rows of numbers with the constant columns; what ``beside`` holds in constant columns stays."""
         rows = np.empty((len(x), len(self.kinds_)))
         rows[:, self._varying] = x.double().cpu().numpy()
         for index, value in self._constants.items():
             rows[:, index] = value if beside is None else beside[:, index].nan_to_num(value).numpy()
-        if self._backend is None:
-            return rows
-        return in_container(pa.table({name: rows[:, index] for index, name in enumerate(self.kinds_)}), self._backend)
+        return rows
 
     # --- files --------------------------------------------------------------------------------------------------------
 
@@ -459,9 +464,8 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         return made
 
 
-def _indexed(made: Any, X: Any) -> Any:
-    """A frame of pandas with the index of X, if that is one, too."""
-    return made.set_axis(X.index) if hasattr(made, "iloc") and hasattr(X, "iloc") else made
+def _table(names: Iterable[str], rows: np.ndarray) -> pa.Table:
+    return pa.table(dict(zip(names, rows.T, strict=True)))
 
 
 def _constants(x: Tensor, names: Sequence[str]) -> dict[int, float]:

@@ -57,19 +57,20 @@ class TableInput:
         accepted: dict[str, Any] = {
             "dtype": np.float64, "ensure_all_finite": "allow-nan", "ensure_min_samples": self.least_rows if reset else 1
         }  # fmt: skip
-        if is_frame(X) and backend_of(X) == "pyarrow":  # whose names scikit-learn does not look at
-            table = read_table(X)
-            require_numbers(X)
-            values = check_array(plain_values(table), **accepted)
-            if reset:
-                self.n_features_in_, self.feature_names_in_ = values.shape[1], np.array(table.columns, dtype=object)
-            elif list(self.feature_names_in_) != table.columns:
-                raise ValueError(
-                    f"columns {table.columns} are not those that were fitted: {list(self.feature_names_in_)}"
-                )
+        require_numbers(X)
+        if not (is_frame(X) and backend_of(X) == "pyarrow"):
+            return torch.from_numpy(np.array(validate_data(self, X, reset=reset, **accepted)))
+        table = read_table(X)  # whose names scikit-learn does not look at
+        numbers: Any = plain_values(table)
+        names = list(getattr(self, "feature_names_in_", ()))
+        if not reset and names and names != table.columns:
+            raise ValueError(f"columns {table.columns} are not those that were fitted: {names}")
+        if reset or not names:
+            values = validate_data(self, numbers, reset=reset, **accepted)
         else:
-            require_numbers(X)
-            values = validate_data(self, X, reset=reset, **accepted)
+            values = check_array(numbers, **accepted)
+        if reset:
+            self.feature_names_in_ = np.array(table.columns, dtype=object)
         return torch.from_numpy(np.array(values))
 
     def _rows(self, X: Any) -> Tensor:

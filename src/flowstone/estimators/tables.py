@@ -1,20 +1,32 @@
 """The input of estimators as tables and arrays, and results in the container that rows came in."""
 
+import datetime
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from flowstone.data.tables import Table, read_table
+from flowstone.data.tables.frames import is_tensor, tensor_values
 from flowstone.data.tables.table import is_number_text
 from flowstone.data.tables.types import is_number
 from flowstone.errors import DataError
 
-__all__ = ["as_rows", "backend_of", "in_container", "is_frame", "is_plain", "plain_values", "require_numbers"]
+__all__ = [
+    "as_rows",
+    "backend_of",
+    "in_container",
+    "in_container_of",
+    "is_frame",
+    "is_plain",
+    "plain_values",
+    "require_numbers",
+]
 
 LARGEST = 2**53  # up to which float64 tells whole numbers apart
+TOO_WIDE = "whole numbers beyond 2^53 cannot be told apart in float64; subtract an offset first"
 
 
 def is_frame(x: Any) -> bool:
@@ -48,9 +60,11 @@ def as_rows(x: Any) -> Any:
     Raises:
         DataError: X has no rows and columns; the message says how to make some.
     """
+    x = tensor_values(x) if is_tensor(x) else x
     what, shape = type(x).__name__, getattr(x, "shape", ())
-    if isinstance(x, pa.RecordBatch):
-        return pa.Table.from_batches([x])
+    if isinstance(x, pa.Table | pa.RecordBatch):
+        _require_different(x.schema.names)
+        return pa.Table.from_batches([x]) if isinstance(x, pa.RecordBatch) else x
     if isinstance(x, np.ma.MaskedArray) and x.dtype.kind in "biuf":
         return np.where(np.ma.getmaskarray(x), np.nan, np.asarray(x, dtype=np.float64))
     if what == "LazyFrame":
@@ -59,6 +73,8 @@ def as_rows(x: Any) -> Any:
         raise DataError(f"X is a {what}; expected an array of rows and columns, or a frame")
     if what == "Series":
         raise DataError("X is a Series, which has no columns; Reshape your data: X.to_frame() is a frame of one column")
+    if getattr(getattr(x, "dtype", None), "names", None):
+        raise DataError("X is a structured array: pandas.DataFrame(X) makes a frame of it")
     if len(shape) == 1 and hasattr(x, "dtype"):
         raise DataError(
             f"X has shape {tuple(shape)}; expected (rows, columns). Reshape your data: X.reshape(-1, 1) is one column"
@@ -69,11 +85,15 @@ def as_rows(x: Any) -> Any:
 def _plainly_named(frame: Any) -> Any:
     """A frame of pandas whose names of several levels are text."""
     names = list(frame.columns)
+    _require_different(names)
+    several = any(isinstance(name, tuple) for name in names)
+    return frame.set_axis([str(name) for name in names], axis=1) if several else frame
+
+
+def _require_different(names: Sequence[Any]) -> None:
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise DataError(f"column name {repeated[0]!r} of X occurs more than once")
-    several = any(isinstance(name, tuple) for name in names)
-    return frame.set_axis([str(name) for name in names], axis=1) if several else frame
 
 
 def require_numbers(x: Any) -> None:
@@ -107,28 +127,37 @@ def _require_numbers(values: np.ndarray, column: str, place: Callable[[int], str
     kind = values.dtype.kind
     if kind in "Mm":
         raise DataError(f"{column} holds dates; a frame with kinds='infer' learns them as such")
-    if kind in "USO":
-        texts = (row for row, value in enumerate(values) if isinstance(value, str) and not is_number_text(value))
-        row = next(texts, None)
-        if row is not None:
-            raise DataError(f"{place(row)} holds {str(values[row])!r}, which is no number")
+    if kind in "UO":
+        for row, value in enumerate(values):
+            _require_number(value, lambda row=row: place(row))
     if kind == "f" and np.isinf(values).any():
         raise DataError(f"{place(int(np.isinf(values).argmax()))} is infinite")
     if kind in "iu":
         wide = (values > LARGEST) | (values < -LARGEST)
         if wide.any():
             row = int(wide.argmax())
-            raise DataError(
-                f"{place(row)} is {values[row]}: whole numbers beyond 2^53 cannot be told apart in float64; subtract "
-                "an offset first"
-            )
+            raise DataError(f"{place(row)} is {values[row]}: {TOO_WIDE}")
+
+
+def _require_number(value: Any, place: Callable[[], str]) -> None:
+    """``require_numbers`` for one object; None is a gap."""
+    if isinstance(value, datetime.date | datetime.timedelta):
+        raise DataError(f"{place()} holds a date; a frame with kinds='infer' learns dates as such")
+    if isinstance(value, str) and not is_number_text(value):
+        raise DataError(f"{place()} holds {str(value)!r}, which is no number")
+    if isinstance(value, int | np.integer) and not -LARGEST <= value <= LARGEST:
+        raise DataError(f"{place()} is {value}: {TOO_WIDE}")
+    if isinstance(value, str | float | np.floating) and np.isinf(float(value)):
+        raise DataError(f"{place()} is infinite")
+    if value is not None and not isinstance(value, str) and not hasattr(value, "__float__"):
+        raise TypeError(f"{place()} holds {value!r}; the argument must be a string or a real number")
 
 
 def _columns(x: Any) -> list[tuple[str, Any]]:
     import narwhals as nw
 
     frame = nw.from_native(x, eager_only=True)
-    return [(name, frame[name]) for name in frame.columns]
+    return [(column.name, column) for column in frame.iter_columns()]
 
 
 def backend_of(x: Any) -> str | None:
@@ -136,6 +165,12 @@ def backend_of(x: Any) -> str | None:
     import narwhals as nw
 
     return nw.from_native(x, eager_only=True).implementation.name.lower() if is_frame(x) else None
+
+
+def in_container_of(x: Any, table: pa.Table) -> Any:
+    """An Arrow table with the rows and columns of X in the container of X, with the names and index of pandas."""
+    made = in_container(table, backend_of(x))
+    return made.set_axis(x.index).set_axis(x.columns, axis=1) if hasattr(x, "iloc") else made
 
 
 def in_container(table: pa.Table, backend: Any) -> Any:

@@ -15,7 +15,7 @@ from flowstone.data.tables.arrow import compute
 from flowstone.data.tables.table import Table
 from flowstone.errors import DataError
 
-__all__ = ["from_object", "plain_layout"]
+__all__ = ["from_object", "is_tensor", "plain_layout", "tensor_values"]
 
 
 def from_object(source: Any) -> Table:
@@ -38,9 +38,8 @@ def from_object(source: Any) -> Table:
 def _arrow_of(source: Any) -> tuple[pa.Table, list[str]]:
     if hasattr(source, "iloc") and hasattr(source, "index"):
         return _from_pandas(source)
-    if hasattr(source, "detach") and hasattr(source, "numpy"):
-        source = source.detach().cpu()
-        source = (source.float() if "bfloat16" in str(source.dtype) else source).numpy()
+    if is_tensor(source):
+        source = tensor_values(source)
     if isinstance(source, np.ndarray):
         return _from_array(source), []
     if isinstance(source, Mapping):
@@ -49,6 +48,17 @@ def _arrow_of(source: Any) -> tuple[pa.Table, list[str]]:
     if isinstance(source, Sequence) and not isinstance(source, str | bytes) and len(source):
         return _from_rows(source), []
     return _from_arrow(source), []
+
+
+def is_tensor(source: Any) -> bool:
+    """Whether an object is a tensor of torch, or behaves as one."""
+    return hasattr(source, "detach") and hasattr(source, "numpy")
+
+
+def tensor_values(tensor: Any) -> np.ndarray:
+    """The values of a tensor, wherever it is and whether or not it has a gradient."""
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if "bfloat16" in str(tensor.dtype) else tensor).numpy()
 
 
 def _from_arrow(source: Any) -> pa.Table:
