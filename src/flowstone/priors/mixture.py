@@ -65,10 +65,13 @@ class GaussianMixture(Prior):
         """Log of weight times density of each component, ``(batch, K)``."""
         factor = self._factor()
         count, features = self.means.shape
-        white = (z @ factor.flatten(0, 1).T).unflatten(-1, (count, features))
+        infinite = z.isinf()
+        # A zero of A times infinity would be NaN.
+        white = (z.masked_fill(infinite, 0.0) @ factor.flatten(0, 1).T).unflatten(-1, (count, features))
         white = white - torch.einsum("kij,kj->ki", factor, self.means)
         constant = self.logits.log_softmax(0) + self.log_diagonal.sum(-1) - 0.5 * features * math.log(2 * math.pi)
-        return constant - 0.5 * white.square().sum(-1)
+        log_prob = constant - 0.5 * white.square().sum(-1)
+        return torch.where(infinite.any(-1, keepdim=True), log_prob - math.inf, log_prob)
 
     @without_autocast
     @torch.no_grad()
