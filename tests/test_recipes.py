@@ -5,7 +5,9 @@ import json
 import math
 import sys
 import textwrap
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.func import jacrev, vmap
@@ -245,6 +247,43 @@ def test_wrong_names_and_values_are_named():
         flowstone.nice(2, prior="logistc")
     with pytest.raises(UnknownNameError, match="'relu'"):
         flowstone.nice(2, activation="rely")
+
+
+@every_recipe
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"features": 0}, "features=0 must be a whole number, at least 1"),
+        ({"features": 1.5}, r"features=1\.5 must be"),
+        ({"features": True}, "features=True must be"),
+        ({"context_features": -1}, "context_features=-1 must be a whole number, at least 0"),
+        ({"hidden": (8, 0)}, r"hidden=\(8, 0\) must be whole numbers, at least 1"),
+        ({"hidden": (8, 1.5)}, r"hidden=\(8, 1\.5\) must be"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused_by_every_recipe(name, settings, message):
+    with pytest.raises(SettingError, match=message):
+        RECIPES[name](**{"features": 2, "hidden": (8, 8)} | settings)
+
+
+def test_what_is_true_or_false_is_nothing_else():
+    """A word such as "no" would be true."""
+    for name, function in RECIPES.items():
+        flags = [key for key, one in inspect.signature(function).parameters.items() if "bool" in str(one.annotation)]
+        shape = {"event_shape": (1, 4, 4)} if "event_shape" in TAKES[name] else {"features": 2}
+        for flag in flags:
+            with pytest.raises(SettingError, match=f"{flag}='no' must be True or False"):
+                function(**shape, **{flag: "no"})
+
+
+@every_recipe
+def test_numbers_of_numpy_are_numbers(name, tmp_path):
+    sizes: dict[str, Any] = {"features": np.int64(3), "context_features": np.int64(2), "hidden": np.array([8, 8])}
+    flow = RECIPES[name](**sizes)
+    flowstone.save(flow, tmp_path)
+    assert flowstone.load(tmp_path).spec == json.loads(json.dumps(flow.spec))
+    assert flow.spec["arguments"]["hidden"] == [8, 8]
+    assert RECIPES[name](3, hidden=np.int64(8)).spec["arguments"]["hidden"] == (8,)
 
 
 def test_a_recipe_of_ones_own_is_known_by_name(tmp_path):
