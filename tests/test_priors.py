@@ -5,13 +5,14 @@ import torch
 
 import flowstone
 from flowstone.bijections import Scaling
-from flowstone.errors import DataError, SettingError, UnknownNameError
+from flowstone.errors import DataError, SettingError, ShapeError, UnknownNameError
 from flowstone.priors import (
     PRIORS,
     ClassConditional,
     FromTorch,
     GaussianMixture,
     Logistic,
+    StandardNormal,
     StudentT,
     Uniform,
     make_prior,
@@ -190,8 +191,15 @@ def test_wrong_settings_are_named():
         make_prior("norml", 2)
     with pytest.raises(SettingError, match=r"low=2\.0 must be below high=1\.0"):
         Uniform(1, low=2.0, high=1.0)
-    with pytest.raises(SettingError, match=r"df=1\.0"):
-        StudentT(1, df=1.0)
+    with pytest.raises(SettingError, match="high=inf must be a finite number"):
+        Uniform(1, high=math.inf)
+    for df in (1.0, math.inf, math.nan):
+        with pytest.raises(SettingError, match=f"df={df}"):
+            StudentT(1, df=df)
+    with pytest.raises(ShapeError, match=r"StandardNormal: event shape \(0,\) has a size below 1"):
+        StandardNormal(0)
+    with pytest.raises(DataError, match="the class is in column 2 of the context, which has 1"):
+        ClassConditional(2, classes=2, column=2).log_prob(torch.zeros(3, 2), torch.zeros(3, 1))
     with pytest.raises(SettingError, match="components=0"):
         GaussianMixture(2, components=0)
     with pytest.raises(SettingError, match="classes=0"):

@@ -12,6 +12,7 @@ from flowstone.bijections.base import Bijection
 from flowstone.bijections.noise import normal_like, uniform_like
 from flowstone.bijections.statistics import DataLayer
 from flowstone.errors import DataError, SettingError
+from flowstone.validation import require_integer
 
 __all__ = ["Dequantize"]
 
@@ -56,6 +57,8 @@ class Dequantize(DataLayer):
             raise SettingError(
                 "Dequantize(noise) needs levels, how many integers there are: the noise sees x / levels - 1/2"
             )
+        if levels is not None:
+            require_integer("levels", levels)
         self.noise = noise
         self.levels = levels
 
