@@ -351,7 +351,7 @@ class Gaussian(Density):
     """A density that is no flow."""
 
     def __init__(self) -> None:
-        super().__init__(torch.Size((2,)), 1)
+        super().__init__((2,), 1)
 
     @property
     def device(self):

@@ -37,9 +37,9 @@ class Density(nn.Module, ABC):
 
     trained: bool | None = False
 
-    def __init__(self, event_shape: torch.Size, context_features: int = 0) -> None:
+    def __init__(self, event_shape: Sequence[int], context_features: int = 0) -> None:
         super().__init__()
-        self.event_shape = event_shape
+        self.event_shape = torch.Size(event_shape)
         self.context_features = context_features
         self.spec: Mapping[str, Any] | None = None
         keep_freed_memory()

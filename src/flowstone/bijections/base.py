@@ -162,9 +162,14 @@ def _checked(direction: Direction) -> Direction:
         device = value.device.type
         if not self.keeps_autocast and device != "meta" and torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
-                result, log_det = direction(self, value, context)
+                both = direction(self, value, context)
         else:
-            result, log_det = direction(self, value, context)
+            both = direction(self, value, context)
+        if not isinstance(both, tuple) or len(both) != 2 or not isinstance(both[1], Tensor):
+            raise ShapeError(
+                f"{type(self).__name__}: {direction.__name__} returns a value and its log_det, two tensors"
+            )
+        result, log_det = both
         if log_det.shape != value.shape[:1]:
             raise ShapeError(f"{type(self).__name__}: log_det has shape {tuple(log_det.shape)}, expected (batch,)")
         return result, log_det
