@@ -50,6 +50,30 @@ def test_bf16_conditioners_learn_and_leave_no_trace():
     assert "forward" not in vars(net)
 
 
+def test_a_flow_in_float64_stays_there_as_autocast_leaves_it():
+    flow, x = flowstone.realnvp(2, couplings=2, hidden=(8,)).double(), torch.randn(5, 2, dtype=torch.float64)
+    for recorded in (True, False):
+        with bf16_conditioners(flow), torch.set_grad_enabled(recorded):
+            found = flow.log_prob(x)
+        assert torch.equal(found, flow.log_prob(x))
+
+
+def test_a_net_of_a_user_with_layers_without_bias():
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = torch.nn.Sequential(torch.nn.Linear(1, 8, bias=False), torch.nn.ReLU())
+            self.output = torch.nn.Linear(8, 2)
+
+        def forward(self, x, context=None):
+            return self.output(self.layers(x))
+
+    flow, x = flowstone.Flow(Coupling(2, Affine(1), Net()), StandardNormal(2)), torch.randn(5, 2)
+    with bf16_conditioners(flow), torch.no_grad():
+        low = flow.log_prob(x)
+    torch.testing.assert_close(low, flow.log_prob(x), atol=0.05, rtol=0.05)
+
+
 def test_bf16_changes_the_nets_alone():
 
     flow = flowstone.realnvp(4, hidden=(64,))

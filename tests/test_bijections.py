@@ -224,6 +224,20 @@ def test_wrong_settings_are_named():
         Rescale(1.0, 1.0)
     with pytest.raises(SettingError, match="needs levels"):
         Dequantize(LULinear(1))
+    for levels in (0, 1.5):
+        with pytest.raises(SettingError, match=f"levels={levels} must be a whole number"):
+            Dequantize(levels=levels)  # pyright: ignore
+    with pytest.raises(SettingError, match=r"low=0\.0 must be below high=inf, both finite"):
+        Interval(0.0, math.inf)
+    with pytest.raises(SettingError, match="high=inf must be a finite number"):
+        Rescale(0.0, math.inf)
+    for layer in (LULinear, ActNorm, BatchNorm, Standardize):
+        with pytest.raises(SettingError, match=f"{layer.__name__}: features=0 must be at least 1"):
+            layer(0)
+    for order in ([1, 1], [0.0, 1.0], [True, False], [[1, 0]]):
+        with pytest.raises(SettingError, match="is not a permutation of 0 … 1"):
+            Permutation(order)  # pyright: ignore
+    assert torch.equal(Permutation([1, 0])(torch.tensor([[3.0, 4.0]]))[0], torch.tensor([[4.0, 3.0]]))
 
 
 def test_householder_is_a_rotation_that_starts_as_none(float64):

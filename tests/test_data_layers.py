@@ -12,6 +12,7 @@ from flowstone.bijections import (
     Interval,
     Logit,
     Positive,
+    Regression,
     Standardize,
     Whiten,
 )
@@ -24,6 +25,19 @@ def test_standardize_uses_exact_moments_once():
     torch.testing.assert_close(layer(x)[0], torch.tensor([[-1.0, -1.0], [1.0, 1.0]]))
     layer.initialize(100 * x)
     torch.testing.assert_close(layer.mean, torch.tensor([2.0, 20.0], dtype=torch.float64))
+
+
+def test_regression_is_set_once_and_keeps_what_was_learned(float64):
+    context = torch.randn(200, 2)
+    x = context @ torch.tensor([[3.0, 0.0, 1.0], [0.0, -2.0, 1.0]]) + 5
+    layer = Regression(3, 2)
+    layer.initialize(x, context)
+    assert layer(x, context)[0].abs().max() < 0.2
+    for parameter in layer.parameters():
+        parameter.data += 0.1
+    learned = layer(x, context)[0]
+    layer.initialize(2 * x, context)
+    assert torch.equal(layer(x, context)[0], learned)
 
 
 def test_standardize_keeps_the_digits_of_a_float64_table():

@@ -23,7 +23,14 @@ from training import QUICK, same, small, weights
 
 RECIPES: dict[str, list[dict[str, Any]]] = {
     "nice": [{}, {"prior": "normal"}],
-    "realnvp": [{}, {"scale": "soft"}, {"separate_nets": True}, {"shuffle": False}, {"prior": "logistic"}],
+    "realnvp": [
+        {},
+        {"scale": "soft"},
+        {"shift_first": True},
+        {"separate_nets": True},
+        {"shuffle": False},
+        {"prior": "logistic"},
+    ],
     "spline": [{}, {"residual": True}, {"mixing": "permutation"}, {"whiten": None, "log_tails": False}],
 }
 CONSTANT: dict[str, Any] = QUICK | {"schedule": "constant"}
@@ -144,6 +151,12 @@ UNKNOWN: dict[str, Callable[[], Any]] = {
     "a hook on gradients": changed(lambda flow: last(flow).register_full_backward_hook(lambda *_: None)),
     "a hook of a parameter": changed(lambda flow: last(flow).net.output.bias.register_hook(lambda g: g)),
     "a forward of its own": changed(replace_forward),
+    "a hook after gradients": changed(
+        lambda flow: last(flow).net.output.bias.register_post_accumulate_grad_hook(lambda _: None)
+    ),
+    "an activation with settings": changed(
+        lambda flow: setattr(last(flow).net.blocks[0], "0", nn.GELU(approximate="tanh"))
+    ),
     "a parameter held fixed": changed(lambda flow: last(flow).net.output.bias.requires_grad_(False)),
     "parameters that are shared": changed(share),
     "a parametrization": changed(lambda flow: weight_norm(last(flow).net.output)),

@@ -57,6 +57,14 @@ def test_net_and_density_are_trained_together_and_come_back(inner, tmp_path):
     assert torch.equal(again.log_prob(x[:9], context[:9]), density.log_prob(x[:9], context[:9]))
 
 
+def test_a_net_of_another_width_is_named():
+    density = Embedded(flowstone.nice(2, context_features=4), torch.nn.Linear(10, 3), context_features=10)
+    x, context = torch.randn(5, 2), torch.randn(5, 10)
+    for call in (lambda: density(x, context), lambda: density.log_prob(x, context), lambda: density.sample(2, context)):
+        with pytest.raises(ShapeError, match=r"returns shape \(\d+, 3\), the density takes \(batch, 4\)"):
+            call()
+
+
 def test_latents_are_those_of_the_inner_density():
     torch.manual_seed(0)
     density: Any = embedded(2, context_features=60, density=INNER[0]).eval()

@@ -1,14 +1,30 @@
 """The likelihood of a flow: that it is normalised, exact, in the units of the data, and asks for the right shapes."""
 
 import math
+import re
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 import flowstone
 from cases import disturb
-from flowstone.bijections import Affine, Chain, Coupling, Pad, Permutation, Scaling, Standardize
-from flowstone.errors import SettingError, ShapeError
+from flowstone.bijections import (
+    ActNorm,
+    Affine,
+    Chain,
+    Coupling,
+    Half,
+    Inverse,
+    MultiScale,
+    Pad,
+    Permutation,
+    Scaling,
+    Squeeze,
+    Standardize,
+)
+from flowstone.errors import DataError, SettingError, ShapeError
 from flowstone.kernels import CHUNK
 from flowstone.nets import MLP
 from flowstone.priors import StandardNormal
@@ -93,6 +109,45 @@ def test_gradients_reach_the_context_and_the_data():
     assert x.grad is not None
     assert context.grad is not None
     assert context.grad.abs().sum() > 0
+
+
+def test_latents_of_any_precision_are_taken():
+    flow = wild(flowstone.spline, 2)
+    z = torch.randn(4, 2)
+    for given in (z.double(), z.double().requires_grad_()):
+        assert torch.equal(flow.from_latent(given)[0], flow.from_latent(z)[0])
+        assert torch.equal(flow.inverse_states(given)[-1].value, flow.from_latent(z)[0])
+    assert flow.from_latent(torch.ones(4, 2, dtype=torch.long))[0].dtype == torch.float32
+
+
+def test_no_rows_set_nothing():
+    for flow in (flowstone.spline(2), flowstone.Flow(ActNorm(2), StandardNormal(2))):
+        with pytest.raises(DataError, match="no rows"):
+            flow.initialize(torch.zeros(0, 2))
+        assert flow.log_prob(torch.zeros(0, 2)).shape == (0,)
+        assert flow.log_prob(torch.zeros(3, 2)).isfinite().all()
+
+
+def test_what_makes_no_flow_is_named():
+    prior = StandardNormal(2)
+    wrongs: dict[str, Callable[[], Any]] = {
+        "Flow takes a bijection first, got the class Scaling": lambda: flowstone.Flow(Scaling, prior),  # pyright: ignore
+        "Flow takes a prior, or a distribution of torch, got a NoneType": (
+            lambda: flowstone.Flow(Scaling(2), None)  # pyright: ignore
+        ),
+        "Chain takes bijections one by one, as in Chain(a, b), got a list": lambda: Chain([Scaling(2)]),  # pyright: ignore
+        "Inverse takes a bijection, got the class Scaling": lambda: Inverse(Scaling),  # pyright: ignore
+        "Half takes a bijection, got a NoneType": lambda: Half(2, None),  # pyright: ignore
+        "MultiScale takes a bijection for each scale, got the class Squeeze": (
+            lambda: MultiScale((1, 4, 4), [Squeeze])  # pyright: ignore
+        ),
+        "Coupling takes a univariate transform, got the class Affine": (
+            lambda: Coupling(2, Affine, MLP(1, 2))  # pyright: ignore
+        ),
+    }
+    for message, make in wrongs.items():
+        with pytest.raises(SettingError, match=re.escape(message)):
+            make()
 
 
 def test_shapes_that_do_not_fit_are_named():

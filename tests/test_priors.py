@@ -5,13 +5,14 @@ import torch
 
 import flowstone
 from flowstone.bijections import Scaling
-from flowstone.errors import DataError, SettingError, UnknownNameError
+from flowstone.errors import DataError, SettingError, ShapeError, UnknownNameError
 from flowstone.priors import (
     PRIORS,
     ClassConditional,
     FromTorch,
     GaussianMixture,
     Logistic,
+    StandardNormal,
     StudentT,
     Uniform,
     make_prior,
@@ -114,6 +115,14 @@ def test_the_density_of_nan_is_nan(prior):
     assert prior.log_prob(z).isnan().tolist() == [False, True]
 
 
+@pytest.mark.parametrize("prior", [*(make_prior(name, 3) for name in PRIORS), Uniform(3)], ids=str)
+def test_there_is_no_density_at_infinity(prior):
+    z = torch.zeros(3, 3)
+    z[0, 1], z[1, 2], z[2, 0], z[2, 1] = math.inf, -math.inf, math.inf, math.nan
+    assert prior.log_prob(z)[:2].tolist() == [-math.inf, -math.inf]
+    assert prior.log_prob(z)[2].isnan()
+
+
 def test_a_logistic_draw_of_zero_is_no_farther_out_than_the_numbers_beside_it(monkeypatch):
     """Uniform numbers are multiples of 2**-24 in float32: 0 stands for those below half of that."""
     monkeypatch.setattr(torch, "rand", lambda *size, dtype, **_: torch.zeros(size, dtype=dtype))
@@ -166,13 +175,31 @@ def test_a_prior_of_torch_is_minus_infinity_outside_its_support():
     assert prior.log_prob(z)[2].isnan()
 
 
+def test_the_cdf_of_a_prior_of_torch_is_0_below_its_support_and_1_above():
+    z = torch.tensor([[-math.inf, -1.0, 0.0, 0.3, 1.0, 2.0, math.inf]]).T
+    unit = FromTorch(torch.distributions.Uniform(torch.zeros(1), torch.ones(1)))
+    torch.testing.assert_close(unit.cdf(z)[:, 0], torch.tensor([0.0, 0.0, 0.0, 0.3, 1.0, 1.0, 1.0]))
+    gamma = torch.distributions.Gamma(torch.tensor([2.0]), torch.tensor([1.0]))
+    found = FromTorch(gamma).cdf(z)[:, 0]
+    torch.testing.assert_close(found[3:6], gamma.cdf(z[3:6])[:, 0])
+    assert found[[0, 1, 2, 6]].tolist() == [0.0, 0.0, 0.0, 1.0]
+    assert unit.cdf(torch.tensor([[math.nan]])).isnan()
+
+
 def test_wrong_settings_are_named():
     with pytest.raises(UnknownNameError, match="did you mean 'normal'"):
         make_prior("norml", 2)
     with pytest.raises(SettingError, match=r"low=2\.0 must be below high=1\.0"):
         Uniform(1, low=2.0, high=1.0)
-    with pytest.raises(SettingError, match=r"df=1\.0"):
-        StudentT(1, df=1.0)
+    with pytest.raises(SettingError, match="high=inf must be a finite number"):
+        Uniform(1, high=math.inf)
+    for df in (1.0, math.inf, math.nan):
+        with pytest.raises(SettingError, match=f"df={df}"):
+            StudentT(1, df=df)
+    with pytest.raises(ShapeError, match=r"StandardNormal: event shape \(0,\) has a size below 1"):
+        StandardNormal(0)
+    with pytest.raises(DataError, match="the class is in column 2 of the context, which has 1"):
+        ClassConditional(2, classes=2, column=2).log_prob(torch.zeros(3, 2), torch.zeros(3, 1))
     with pytest.raises(SettingError, match="components=0"):
         GaussianMixture(2, components=0)
     with pytest.raises(SettingError, match="classes=0"):

@@ -5,7 +5,9 @@ import json
 import math
 import sys
 import textwrap
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.func import jacrev, vmap
@@ -15,6 +17,8 @@ from cases import disturb
 from flowstone.bijections import Affine, BatchNorm, Chain, Coupling, Half, Rescale, walk
 from flowstone.errors import SettingError, UnknownNameError
 from flowstone.evaluation import check
+from flowstone.nets import ResConvNet
+from flowstone.nets.resconv import NORMS
 from flowstone.recipes import DEFAULT, RECIPES, build, recipe
 from flowstone.recipes import __all__ as names
 from flowstone.recipes.registry import RECIPES as REGISTRY
@@ -107,6 +111,31 @@ def test_images_of_any_size_come_back_exactly(float64, name, shape, context_feat
     samples = flow.sample(3, context, seed=0)
     assert samples.shape[-3:] == shape
     assert bool(((samples >= 0) & (samples <= 255) & (samples == samples.round())).all())
+
+
+@every_image_recipe
+def test_pixels_that_no_image_has_have_no_density(name):
+    flow = of_images(name, (1, 4, 4)).eval()
+    x = torch.zeros(5, 1, 4, 4)
+    x[1:, 0, 0, 0] = torch.tensor([-1.0, 256.0, math.inf, -math.inf])
+    assert flow.log_prob(x).isfinite().tolist() == [True, False, False, False, False]
+    assert flow.log_prob(x)[1:].tolist() == [-math.inf] * 4
+    assert flow.log_prob(x[:0]).shape == (0,)
+    x[0, 0, 1, 2] = math.nan
+    assert flow.log_prob(x)[0].isnan()
+
+
+@pytest.mark.filterwarnings("ignore:var_mean.*degrees of freedom")  # torch's, of no images
+@pytest.mark.parametrize("norm", NORMS)
+def test_nets_of_every_norm_take_images_of_one_pixel_and_no_images(float64, norm):
+    net = ResConvNet(2, 3, hidden=8, blocks=1, norm=norm)
+    disturb(net)
+    pixel, wide = torch.randn(6, 2, 1, 1), torch.randn(6, 2, 2, 2)
+    for x in (pixel, wide):
+        net.train()(x).sum().backward()
+        assert net.eval()(x[:0]).shape == (0, 3, *x.shape[2:])
+    if norm == "instance":
+        torch.testing.assert_close(net(pixel), net(pixel + 1))  # the norm takes the mean away
 
 
 @every_image_recipe
@@ -227,6 +256,11 @@ def test_wrong_names_and_values_are_named():
         build("nice", {"features": 2, "coupling": 3})
     with pytest.raises(SettingError, match="couplings=0"):
         build("nice", {"features": 2, "couplings": 0})
+    for setting, least in (("scales", 1), ("couplings", 1), ("channels", 1), ("blocks", 0)):
+        with pytest.raises(SettingError, match=f"{setting}={least - 1} must be a whole number, at least {least}"):
+            of_images("realnvp_image", (1, 4, 4), **{setting: least - 1})
+    with pytest.raises(SettingError, match="channels=0 must be a whole number, at least 1"):
+        of_images("glow", (1, 4, 4), channels=0)
     with pytest.raises(SettingError, match=r"hidden=\(-3,\)"):
         build("nice", {"features": 2, "hidden": -3})
     with pytest.raises(UnknownNameError, match="did you mean 'modern'"):
@@ -245,6 +279,43 @@ def test_wrong_names_and_values_are_named():
         flowstone.nice(2, prior="logistc")
     with pytest.raises(UnknownNameError, match="'relu'"):
         flowstone.nice(2, activation="rely")
+
+
+@every_recipe
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"features": 0}, "features=0 must be a whole number, at least 1"),
+        ({"features": 1.5}, r"features=1\.5 must be"),
+        ({"features": True}, "features=True must be"),
+        ({"context_features": -1}, "context_features=-1 must be a whole number, at least 0"),
+        ({"hidden": (8, 0)}, r"hidden=\(8, 0\) must be whole numbers, at least 1"),
+        ({"hidden": (8, 1.5)}, r"hidden=\(8, 1\.5\) must be"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused_by_every_recipe(name, settings, message):
+    with pytest.raises(SettingError, match=message):
+        RECIPES[name](**{"features": 2, "hidden": (8, 8)} | settings)
+
+
+def test_what_is_true_or_false_is_nothing_else():
+    """A word such as "no" would be true."""
+    for name, function in RECIPES.items():
+        flags = [key for key, one in inspect.signature(function).parameters.items() if "bool" in str(one.annotation)]
+        shape = {"event_shape": (1, 4, 4)} if "event_shape" in TAKES[name] else {"features": 2}
+        for flag in flags:
+            with pytest.raises(SettingError, match=f"{flag}='no' must be True or False"):
+                function(**shape, **{flag: "no"})
+
+
+@every_recipe
+def test_numbers_of_numpy_are_numbers(name, tmp_path):
+    sizes: dict[str, Any] = {"features": np.int64(3), "context_features": np.int64(2), "hidden": np.array([8, 8])}
+    flow = RECIPES[name](**sizes)
+    flowstone.save(flow, tmp_path)
+    assert flowstone.load(tmp_path).spec == json.loads(json.dumps(flow.spec))
+    assert flow.spec["arguments"]["hidden"] == [8, 8]
+    assert RECIPES[name](3, hidden=np.int64(8)).spec["arguments"]["hidden"] == (8,)
 
 
 def test_a_recipe_of_ones_own_is_known_by_name(tmp_path):

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -42,6 +43,13 @@ def test_seed_and_temperature():
     assert not torch.equal(flow.sample(100, seed=3), flow.sample(100, seed=4))
     cold, warm = (flow.to_latent(flow.sample(500, seed=0, temperature=t))[0].std() for t in (0.5, 1.0))
     assert (cold / warm).item() == pytest.approx(0.5, abs=1e-3)
+
+
+def test_numbers_of_numpy_are_numbers():
+    flow = wild(flowstone.realnvp, 2, context_features=1)
+    context = torch.randn(2, 1)
+    samples = flow.sample(np.int64(3), context, seed=np.uint32(5))  # pyright: ignore[reportArgumentType]
+    assert torch.equal(samples, flow.sample(3, context, seed=5))
 
 
 def test_samples_follow_the_density(float64):
@@ -84,6 +92,7 @@ def test_a_stream_is_the_samples_in_pieces_and_refuses_at_once():
     wrongs: tuple[dict[str, Any], ...] = (
         {"n": -1},
         {"n": 1, "temperature": 0.0},
+        *({"n": 1, "seed": seed} for seed in (-1, 1.5, "a", True, 2**64)),
         {"n": 1, "context": torch.randn(3, 2)},
     )
     for wrong in wrongs:

@@ -9,7 +9,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 import flowstone
-from cases import disturb, same, vector
+from cases import disturb, ordered, same, soft, vector
 from flowstone import Flow, priors
 from flowstone import bijections as b
 from flowstone.density import Density
@@ -351,7 +351,7 @@ class Gaussian(Density):
     """A density that is no flow."""
 
     def __init__(self) -> None:
-        super().__init__(torch.Size((2,)), 1)
+        super().__init__((2,), 1)
 
     @property
     def device(self):
@@ -422,6 +422,8 @@ ONE_FEATURE = {
     "uniform": lambda: (Flow(b.Scaling(1), priors.Uniform(1, low=-1.0, high=2.0)), None),
     "of torch": lambda: (Flow(b.LogTails(), td.Laplace(torch.zeros(1), 2.0)), None),
     "positive": lambda: (Flow(b.Chain(b.Positive(low=-3.0), b.ActNorm(1)), priors.StandardNormal(1)), None),
+    "autoregressive": lambda: (Flow(ordered(1, soft), priors.StandardNormal(1)), None),
+    "inverse autoregressive": lambda: (Flow(b.Inverse(ordered(1, soft)), priors.StandardNormal(1)), None),
     "falling": lambda: (Flow(b.Chain(b.Scaling(1), falling()), priors.StandardNormal(1)), None),
     "conditional": lambda: (
         Flow(b.Chain(vector(1, b.Affine, context=2), falling()), priors.StandardNormal(1), context_features=2),
@@ -444,6 +446,11 @@ def test_cdf_is_the_integral_of_the_density(float64, name):
     grid = torch.lerp(x[0], x[-1], steps)
     mass = torch.trapezoid(density.log_prob(grid).exp(), grid[..., 0], dim=0)
     same(mass, levels[-1] - levels[0], 1e-4)
+    ends = density.icdf(torch.tensor([0.0, 1.0]).reshape(2, *(1 for _ in density.batch_shape)))
+    same(
+        density.cdf(ends),
+        torch.tensor([0.0, 1.0]).reshape(2, *(1 for _ in density.batch_shape)).expand(ends.shape[:-1]),
+    )
     wider = density.expand((3, *density.batch_shape))
     assert wider.cdf(x[0]).shape == (3, *density.batch_shape)
     assert wider.icdf(levels[0]).shape == (3, *density.batch_shape, 1)

@@ -204,6 +204,25 @@ def test_a_log_det_of_a_wrong_shape_is_refused(shape):
                 direction(torch.rand(5, 3))
 
 
+@pytest.mark.parametrize(
+    "wrong", [lambda x: x, lambda x: (x, 0.0), lambda x: (x,), lambda x: (x, x.sum(1), x), lambda x: None]
+)
+def test_what_is_no_value_with_a_log_det_is_refused(wrong):
+    class Wrong(b.Bijection):
+        def forward(self, x, context=None):
+            return wrong(x)
+
+        def inverse(self, z, context=None):
+            return wrong(z)
+
+    for direction in (Wrong(), Wrong().inverse):
+        for rows in (2, 5):
+            with pytest.raises(
+                ShapeError, match=r"Wrong: (forward|inverse) returns a value and its log_det, two tensors"
+            ):
+                direction(torch.rand(rows, 2))
+
+
 def test_the_width_of_a_bijection_of_one_s_own_is_checked():
     class Doubling(b.Bijection):
         def forward(self, x, context=None):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from flowstone.errors import SettingError, ShapeError
 from flowstone.kernels import chunks, keep_freed_memory, one_thread_after_fork, rows_at_once
 from flowstone.notebook import html_table
+from flowstone.validation import as_integer, require_seed
 
 __all__ = ["Density"]
 
@@ -36,9 +37,9 @@ class Density(nn.Module, ABC):
 
     trained: bool | None = False
 
-    def __init__(self, event_shape: torch.Size, context_features: int = 0) -> None:
+    def __init__(self, event_shape: Sequence[int], context_features: int = 0) -> None:
         super().__init__()
-        self.event_shape = event_shape
+        self.event_shape = torch.Size(event_shape)
         self.context_features = context_features
         self.spec: Mapping[str, Any] | None = None
         keep_freed_memory()
@@ -192,7 +193,7 @@ class Density(nn.Module, ABC):
         With context, the first sample of every context row comes first, then the second of every row, and so on.
 
         Raises:
-            SettingError: n or the temperature cannot be used.
+            SettingError: n, the temperature or the seed cannot be used.
             ShapeError: the density takes another context, or none.
 
         >>> import flowstone
@@ -224,7 +225,8 @@ class Density(nn.Module, ABC):
         """``sample_and_log_prob`` with gradients to parameters and context (the reparameterization trick).
 
         Raises:
-            SettingError: samples do not carry every gradient: the prior has parameters of its own, or x is rounded.
+            SettingError: samples do not carry every gradient: the prior has parameters of its own, or x is rounded;
+                or n or the seed cannot be used.
         """
         if not self.reparameterized or self.stochastic:
             raise SettingError(
@@ -279,10 +281,13 @@ class Density(nn.Module, ABC):
         return rows if context is None else rows.unflatten(0, (n, len(context)))
 
     def _generator(self, seed: int | None) -> torch.Generator | None:
-        return None if seed is None else torch.Generator(self.device).manual_seed(seed)
+        if seed is None:
+            return None
+        require_seed("seed", as_integer(seed))
+        return torch.Generator(self.device).manual_seed(int(seed))
 
     def _check_sampling(self, n: int, context: Tensor | None) -> None:
-        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+        if type(as_integer(n)) is not int or n < 0:
             raise SettingError(f"n={n!r}: the number of samples is a whole number, and not negative")
         self._require_context(context, None)
 

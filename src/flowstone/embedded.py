@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from flowstone.bijections import Standardize
 from flowstone.density import Density
 from flowstone.distribution import FlowDistribution
-from flowstone.errors import SettingError
+from flowstone.errors import SettingError, ShapeError
 
 __all__ = ["Embedded"]
 
@@ -101,8 +101,17 @@ class Embedded(Density):
         self.density.initialize(x, self.embed(context))
 
     def embed(self, context: Tensor) -> Tensor:
-        """What the net makes of a context, ``(batch, density.context_features)``."""
-        return self.net(self.standardize_context(context)[0])
+        """What the net makes of a context, ``(batch, density.context_features)``.
+
+        Raises:
+            ShapeError: the net returns another shape.
+        """
+        embedded = self.net(self.standardize_context(context)[0])
+        width = self.density.context_features
+        if embedded.ndim != 2 or embedded.shape[1] != width:
+            found = tuple(embedded.shape)
+            raise ShapeError(f"the net for the context returns shape {found}, the density takes (batch, {width})")
+        return embedded
 
     def to_latent(self, x: Tensor, context: Tensor) -> Any:
         """The latents of x by ``to_latent`` of q, given the embedded context; only where q has this method."""

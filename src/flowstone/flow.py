@@ -11,9 +11,10 @@ from torch.distributions import Distribution
 from flowstone.bijections import BatchNorm, Bijection, Standardize, State, noise_from
 from flowstone.density import Density
 from flowstone.distribution import FlowDistribution
-from flowstone.errors import ShapeError
+from flowstone.errors import DataError, ShapeError
 from flowstone.priors import FromTorch, Prior
 from flowstone.transform import BijectionTransform
+from flowstone.validation import require_instance
 
 __all__ = ["Flow"]
 
@@ -36,6 +37,7 @@ class Flow(Density):
 
     Raises:
         ShapeError: the bijection or one of its layers is for another width than the prior.
+        SettingError: one of them is something else.
 
     >>> import torch
     >>> from flowstone import Flow
@@ -47,6 +49,8 @@ class Flow(Density):
     """
 
     def __init__(self, bijection: Bijection, prior: Prior | Distribution, *, context_features: int = 0) -> None:
+        require_instance("Flow takes a bijection first", bijection, Bijection)
+        require_instance("Flow takes a prior, or a distribution of torch", prior, (Prior, Distribution))
         prior = prior if isinstance(prior, Prior) else FromTorch(prior)
         try:
             event_shape = bijection.event_shape(prior.event_shape)
@@ -98,7 +102,7 @@ class Flow(Density):
     def from_latent(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Latent → data: ``(x, log|det dx/dz|)``, shapes ``(batch, *event_shape)`` and ``(batch,)``."""
         self._check(z, context, self.prior.event_shape)
-        return self.bijection.inverse(z, self._standardized(context))
+        return self.bijection.inverse(z.to(self.dtype), self._standardized(context))
 
     def states(self, x: Tensor, context: Tensor | None = None) -> list[State]:
         """Data → latent, the value after every layer with the layer's log-det; the first state is x itself.
@@ -115,6 +119,7 @@ class Flow(Density):
     def inverse_states(self, z: Tensor, context: Tensor | None = None) -> list[State]:
         """Latent → data, the value after every layer with the layer's log-det; the first state is z itself."""
         self._check(z, context, self.prior.event_shape)
+        z = z.to(self.dtype)
         return [State(None, z, z.new_zeros(z.shape[0])), *self.bijection.inverse_states(z, self._standardized(context))]
 
     def distribution(self, context: Tensor | None = None, *, validate_args: bool | None = None) -> FlowDistribution:
@@ -153,8 +158,14 @@ class Flow(Density):
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
-        """Set what depends on data (standardisation, data-dependent layers) from one large batch; ``fit`` does."""
+        """Set what depends on data (standardisation, data-dependent layers) from one large batch; ``fit`` does.
+
+        Raises:
+            DataError: there is no row, or a layer cannot be set from these, such as of a constant column.
+        """
         self._check(x, context, self.event_shape)
+        if len(x) == 0:
+            raise DataError("no rows: what depends on data is set from at least two")
         if self.standardize_context is not None and context is not None:
             self.standardize_context.initialize(context)
         x, standardized = self._to_own_dtype(x), self._standardized(context)

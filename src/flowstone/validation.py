@@ -2,12 +2,20 @@
 
 import math
 from collections.abc import Iterable
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 from flowstone.errors import SettingError, UnknownNameError
 
-__all__ = ["require_bool", "require_choice", "require_integer", "require_number", "require_seed"]
+__all__ = [
+    "as_integer",
+    "require_bool",
+    "require_choice",
+    "require_instance",
+    "require_integer",
+    "require_number",
+    "require_seed",
+]
 
 MOST_SEED = 2**63 - 1
 
@@ -27,6 +35,18 @@ def require_bool(name: str, value: Any) -> None:
     """Require that ``value`` is True or False."""
     if not isinstance(value, bool):
         raise SettingError(f"{name}={value!r} must be True or False")
+
+
+def require_instance(wanted: str, value: Any, kinds: type | tuple[type, ...]) -> None:
+    """Require an object of one of these classes; ``wanted`` begins the message, such as "Inverse takes a bijection"."""
+    if not isinstance(value, kinds):
+        given = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+        raise SettingError(f"{wanted}, got {given}")
+
+
+def as_integer(value: Any) -> Any:
+    """A whole number of NumPy as Python's own; anything else as it is."""
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
 
 
 def require_integer(name: str, value: Any, *, at_least: int = 1) -> None:

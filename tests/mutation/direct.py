@@ -28,6 +28,7 @@ FLOWS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("nice", {"prior": "normal", "activation": "tanh"}),
     ("realnvp", {"activation": "silu", "couplings": 5}),
     ("realnvp", {"scale": "soft"}),
+    ("realnvp", {"scale": "soft", "shift_first": True}),
     ("realnvp", {"separate_nets": True, "prior": "logistic"}),
     ("spline", {}),
     ("spline", {"residual": True, "mixing": "permutation", "activation": "tanh"}),

@@ -48,7 +48,8 @@ class Autoregressive(Conditioned):
             )
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z, log_slope = self.transform(x, self.conditioner_parameters(x, context))
+        # What a mask hides from the net is multiplied by 0, which makes NaN of an infinite number.
+        z, log_slope = self.transform(x, self.conditioner_parameters(x.nan_to_num(0.0, 0.0, 0.0), context))
         return z, log_slope.sum(-1)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from torch.distributions.constraints import Constraint
 
 from flowstone.bijections.constraints import compose_domain
 from flowstone.errors import SettingError, ShapeError
+from flowstone.validation import require_instance
 
 __all__ = ["Bijection", "Chain", "Inverse", "State", "walk"]
 
@@ -73,6 +74,8 @@ class Bijection(nn.Module, ABC):
 
     def __init__(self, features: int | None = None, latent_features: int | None = None) -> None:
         super().__init__()
+        if features is not None and features < 1:
+            raise SettingError(f"{type(self).__name__}: features={features} must be at least 1")
         self.features = features
         self.latent_features = features if latent_features is None else latent_features
 
@@ -159,9 +162,14 @@ def _checked(direction: Direction) -> Direction:
         device = value.device.type
         if not self.keeps_autocast and device != "meta" and torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
-                result, log_det = direction(self, value, context)
+                both = direction(self, value, context)
         else:
-            result, log_det = direction(self, value, context)
+            both = direction(self, value, context)
+        if not isinstance(both, tuple) or len(both) != 2 or not isinstance(both[1], Tensor):
+            raise ShapeError(
+                f"{type(self).__name__}: {direction.__name__} returns a value and its log_det, two tensors"
+            )
+        result, log_det = both
         if log_det.shape != value.shape[:1]:
             raise ShapeError(f"{type(self).__name__}: log_det has shape {tuple(log_det.shape)}, expected (batch,)")
         return result, log_det
@@ -204,9 +212,7 @@ class Chain(Bijection):
         if not bijections:
             raise SettingError("Chain needs at least one bijection")
         for link in bijections:
-            if not isinstance(link, Bijection):
-                what = f"the class {link.__name__}" if isinstance(link, type) else f"a {type(link).__name__}"
-                raise SettingError(f"Chain takes bijections one by one, as in Chain(a, b), got {what}")
+            require_instance("Chain takes bijections one by one, as in Chain(a, b)", link, Bijection)
         super().__init__()
         self.features, self.latent_features = _widths(bijections)
         self.links = nn.ModuleList(bijections)
@@ -308,6 +314,7 @@ class Inverse(Bijection):
 
     def __init__(self, bijection: Bijection) -> None:
         super().__init__()
+        require_instance("Inverse takes a bijection", bijection, Bijection)
         self.features, self.latent_features = bijection.latent_features, bijection.features
         self.event_dims, self.latent_dims = bijection.latent_dims, bijection.event_dims
         self.bijection = bijection

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from flowstone.bijections.base import Bijection
 from flowstone.bijections.univariate import Univariate
 from flowstone.errors import ShapeError
+from flowstone.validation import require_instance
 
 __all__ = ["Conditioned"]
 
@@ -30,6 +31,7 @@ class Conditioned(Bijection):
 
     def __init__(self, features: int, transformed: int, transform: Univariate, net: nn.Module) -> None:
         super().__init__(features)
+        require_instance(f"{type(self).__name__} takes a univariate transform", transform, Univariate)
         if transform.features is not None and transform.features != transformed:
             raise ShapeError(
                 f"{type(self).__name__} of {features} features transforms {transformed} of them; "

@@ -10,6 +10,7 @@ from flowstone.bijections.conditioned import Conditioned
 from flowstone.bijections.constraints import is_real, unknown
 from flowstone.bijections.univariate import Univariate
 from flowstone.errors import ShapeError
+from flowstone.validation import require_instance
 
 __all__ = ["Coupling", "Half"]
 
@@ -87,6 +88,7 @@ class Half(Bijection):
 
     def __init__(self, features: int, bijection: Bijection, *, swap: bool = False) -> None:
         super().__init__(features)
+        require_instance("Half takes a bijection", bijection, Bijection)
         changed = Coupling.sizes(features, swap=swap)[1]
         if bijection.features not in (None, changed):
             raise ShapeError(f"Half of {features} features changes {changed}; its bijection is of {bijection.features}")

@@ -12,6 +12,7 @@ from flowstone.bijections.base import Bijection
 from flowstone.bijections.noise import normal_like, uniform_like
 from flowstone.bijections.statistics import DataLayer
 from flowstone.errors import DataError, SettingError
+from flowstone.validation import require_integer
 
 __all__ = ["Dequantize"]
 
@@ -56,6 +57,8 @@ class Dequantize(DataLayer):
             raise SettingError(
                 "Dequantize(noise) needs levels, how many integers there are: the noise sees x / levels - 1/2"
             )
+        if levels is not None:
+            require_integer("levels", levels)
         self.noise = noise
         self.levels = levels
 
@@ -73,7 +76,10 @@ class Dequantize(DataLayer):
         return "" if self.levels is None else f"levels={self.levels}"
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        x = self._exact(x)
+        x, outside = self._exact(x), None
+        if self.levels is not None:
+            outside = ((x < 0) | (x > self.levels - 1)).flatten(1).any(-1)
+            x = x.clamp(0, self.levels - 1)  # infinite numbers would become NaN
         if self.noise is None:
             u, log_density = uniform_like(x), x.new_zeros(x.shape[0])
         else:
@@ -82,8 +88,7 @@ class Dequantize(DataLayer):
             u = raw.sigmoid()
             log_normal = -0.5 * (epsilon.square() + math.log(2 * math.pi))
             log_density = (log_normal - F.logsigmoid(raw) - F.logsigmoid(-raw)).flatten(1).sum(-1) - log_det
-        if self.levels is not None:
-            outside = ((x < 0) | (x > self.levels - 1)).flatten(1).any(-1)
+        if outside is not None:
             log_density = torch.where(outside, math.inf, log_density)
         # Rounding may carry x + u up to the next integer; it is then set to the last number below.
         return torch.minimum(x + u, _next_below(x + 1)), -log_density

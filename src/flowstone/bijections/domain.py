@@ -88,7 +88,7 @@ class Interval(_Bounded):
     ``alpha`` and numbers beyond a border are treated as in ``Logit``.
 
     Raises:
-        SettingError: ``low`` is not below ``high``, or their numbers of features differ.
+        SettingError: ``low`` is not below ``high``, one of them is infinite, or their numbers of features differ.
 
     >>> import torch
     >>> Interval(0.0, 10.0)(torch.tensor([[5.0, 7.5]]))[0]
@@ -102,8 +102,10 @@ class Interval(_Bounded):
         bottom, top = (torch.as_tensor(border, dtype=torch.float64) for border in (low, high))
         super().__init__(len(bottom) if bottom.ndim else None)
         self.event_dims = self.latent_dims = 1 if bottom.ndim else None
-        if bottom.shape != top.shape or not (bottom.is_meta or (bottom < top).all()):
-            raise SettingError(f"low={low} must be below high={high}, one for all features or one for each")
+        if bottom.shape != top.shape or not (bottom.is_meta or ((bottom < top) & (top - bottom).isfinite()).all()):
+            raise SettingError(
+                f"low={low} must be below high={high}, both finite, one for all features or one for each"
+            )
         self.register_statistic("low", bottom)
         self.register_statistic("high", top)
         self.logit = Logit(alpha=alpha)
@@ -149,6 +151,8 @@ class Rescale(_Bounded):
 
     def __init__(self, low: float, high: float) -> None:
         super().__init__()
+        require_number("low", low)
+        require_number("high", high)
         if not low < high:
             raise SettingError(f"low={low} must be below high={high}")
         self.low, self.width = low, high - low

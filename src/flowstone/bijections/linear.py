@@ -1,5 +1,6 @@
 """Bijections that are linear in all features (of images: in all channels, at each pixel) at once."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,7 +28,8 @@ class Permutation(Bijection):
     order: Tensor
     undo: Tensor
 
-    def __init__(self, order: Tensor) -> None:
+    def __init__(self, order: Tensor | Sequence[int]) -> None:
+        order = torch.as_tensor(order)
         super().__init__(order.numel())
         _require_permutation(order)
         self.register_buffer("order", order)
@@ -57,7 +59,10 @@ class Permutation(Bijection):
 
 
 def _require_permutation(order: Tensor) -> None:
-    if not order.is_meta and not torch.equal(order.sort().values, torch.arange(order.numel(), device=order.device)):
+    if order.is_meta:
+        return
+    counted = torch.arange(order.numel(), device=order.device)
+    if order.dtype not in (torch.int32, torch.int64) or not torch.equal(order.sort().values.long(), counted):
         raise SettingError(f"order={order.tolist()} is not a permutation of 0 … {order.numel() - 1}")
 
 

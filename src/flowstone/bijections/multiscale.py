@@ -11,7 +11,7 @@ from torch.distributions.constraints import Constraint
 from flowstone.bijections.base import Bijection, Chain, Inverse
 from flowstone.bijections.constraints import compose_domain, is_real, unknown
 from flowstone.errors import SettingError, ShapeError
-from flowstone.validation import require_choice
+from flowstone.validation import require_choice, require_instance
 
 __all__ = ["Flatten", "MultiScale", "Squeeze", "checkerboard"]
 
@@ -141,6 +141,8 @@ class MultiScale(Bijection):
         super().__init__(event_shape[0], torch.Size(event_shape).numel())
         if not scales:
             raise SettingError("MultiScale needs at least one scale")
+        for scale in scales:
+            require_instance("MultiScale takes a bijection for each scale", scale, Bijection)
         self.image = torch.Size(event_shape)
         self.scales = nn.ModuleList(scales)
         self.leaving: list[torch.Size] = []  # the shapes of what leaves after each scale

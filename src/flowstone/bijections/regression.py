@@ -15,7 +15,8 @@ class Regression(Bijection):
     $$ z = x - (W c + b), \qquad \log|\det| = 0. $$
 
     ``initialize`` sets W and b by ridge regression, with the penalty $\|W\|^2$ on the sum of squares over all rows.
-    With a Gaussian prior the flow is the linear Gaussian model of x given c.
+    It does so while both are zero, as they are at the start: a later training goes on from what was learned. With a
+    Gaussian prior the flow is the linear Gaussian model of x given c.
 
     Args:
         features: number of features.
@@ -43,7 +44,9 @@ class Regression(Bijection):
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
-        """Set W and b by ridge regression of these rows."""
+        """Set W and b by ridge regression of these rows, if both are zero."""
+        if any(parameter.any() for parameter in self.mean.parameters()):
+            return
         given, wanted = self._given(x, context).double(), x.double()
         centre, middle = given.mean(0), wanted.mean(0)
         centred = given - centre

@@ -70,6 +70,7 @@ class DirectGradient:
             and not any("forward" in attributes for attributes in self._attributes)
             and all(map(attrgetter("requires_grad"), self.parameters))
             and not any(map(attrgetter("_backward_hooks"), self.parameters))
+            and not any(map(attrgetter("_post_accumulate_grad_hooks"), self.parameters))
             and not (torch.is_autocast_enabled("cpu") or torch.is_anomaly_enabled())
         )
 

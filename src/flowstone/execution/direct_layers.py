@@ -94,6 +94,8 @@ class _Activation:
     r"""$y = \phi(x)$: $\bar x = \phi'(x)\,\bar y$; ReLU and tanh have φ' as a function of y, which is kept then."""
 
     def __init__(self, layer: nn.Module) -> None:
+        if getattr(layer, "approximate", "none") != "none":
+            raise UnknownLayerError(f"{layer}")
         self.phi, self.gradient = layer.forward, ACTIVATIONS[type(layer)]
         self.keeps_y = type(layer) in (nn.ReLU, nn.Tanh)
 
@@ -207,11 +209,13 @@ class _Affine:
     r"""$z = x e^{s} + t$: $\bar x = \bar z e^s$, $\bar t = \bar z$; s is the log-slope, so $\bar s = \bar x x - share$.
 
     With $s = a \tanh r$: $\bar a = \sum_i \bar s_i \tanh r_i$ and $\bar r = \bar s\,a\,(1 - \tanh^2 r)$; with a soft
-    clamp $s = c \arctan(r / c)$: $\bar r = \bar s / (1 + (r / c)^2)$.
+    clamp $s = c \arctan(r / c)$: $\bar r = \bar s / (1 + (r / c)^2)$. With ``shift_first``, $z = (x + t)\,e^{s}$, it is
+    x + t that takes the place of x, and $\bar t = \bar x$.
     """
 
     def __init__(self, transform: Affine) -> None:
         self.factor, self.cap = transform.factor, 2 * transform.limit / math.pi
+        self.shift_first = transform.shift_first
         if self.factor is not None and self.factor.ndim != 1:
             raise UnknownLayerError("a factor of images")
 
@@ -224,15 +228,17 @@ class _Affine:
             bent = raw / self.cap
             log_scale = self.cap * bent.atan()
         scale = log_scale.exp()
+        if self.shift_first:
+            x = x + shift
         tape += (x, scale, bent)
-        return torch.addcmul(shift, x, scale), log_scale
+        return x * scale if self.shift_first else torch.addcmul(shift, x, scale), log_scale
 
     def backward(self, by_z: Tensor, share: float, tape: Tape) -> tuple[Tensor, Tensor]:
         bent, scale, x = tape.pop(), tape.pop(), tape.pop()
         by_parameters = by_z.new_empty(2 * len(x), x.shape[1])
         by_raw, by_shift = by_parameters[0::2], by_parameters[1::2]
-        by_shift.copy_(by_z)
         by_x = by_z * scale
+        by_shift.copy_(by_x if self.shift_first else by_z)
         by_log_scale = (by_x * x).sub_(share)
         if self.factor is not None:
             torch.sum(by_log_scale * bent, 1, out=self.factor.grad)

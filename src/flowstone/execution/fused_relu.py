@@ -29,10 +29,12 @@ def fused_relu(layers: nn.Sequential, x: Tensor) -> Tensor:
 
 
 def _are_linear_relu(parts: list[nn.Module]) -> bool:
-    """Whether the layers alternate between Linear and ReLU, without hooks or another forward."""
+    """Whether the layers alternate between Linear (with bias) and ReLU, without hooks or another forward."""
     kinds = [type(part) for part in parts]
-    return kinds == [nn.Linear, nn.ReLU] * (len(kinds) // 2) and not any(
-        "forward" in vars(part) or has_hooks(part) for part in parts
+    return (
+        kinds == [nn.Linear, nn.ReLU] * (len(kinds) // 2)
+        and all(layer.bias is not None for layer in parts[::2])
+        and not any("forward" in vars(part) or has_hooks(part) for part in parts)
     )
 
 
@@ -41,6 +43,7 @@ def _applies(x: Tensor) -> bool:
         not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and x.device.type == "cpu"
+        and x.dtype != torch.float64  # autocast leaves it as it is
         and torch.is_autocast_enabled("cpu")
         and torch.get_autocast_dtype("cpu") == torch.bfloat16
         and type(x) is Tensor

@@ -18,15 +18,24 @@ class _GroupNorm(nn.GroupNorm):
     """``nn.GroupNorm`` in plain arithmetic: torch's kernel does not take half of the channels under ``vmap``."""
 
     def forward(self, input: Tensor) -> Tensor:
-        groups = input.reshape(len(input), self.num_groups, -1)
+        groups = input.unflatten(1, (self.num_groups, -1)).flatten(2)
         variance, mean = torch.var_mean(groups, -1, correction=0, keepdim=True)
         normed = ((groups - mean) * (variance + self.eps).rsqrt()).reshape(input.shape)
         return torch.addcmul(self.bias[:, None, None], normed, self.weight[:, None, None])
 
 
+class _InstanceNorm(nn.InstanceNorm2d):
+    """``nn.InstanceNorm2d``, also where torch refuses: of images of one pixel, its own mean, and of no images."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.shape[0] and input.shape[2:].numel() > 1:
+            return super().forward(input)
+        return torch.addcmul(self.bias[:, None, None], input - input, self.weight[:, None, None])
+
+
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,
-    "instance": lambda channels: nn.InstanceNorm2d(channels, affine=True),
+    "instance": lambda channels: _InstanceNorm(channels, affine=True),
     "layer": lambda channels: _GroupNorm(1, channels),
     "group": lambda channels: _GroupNorm(8 if channels % 8 == 0 else 1, channels),
     "none": lambda _: nn.Identity(),

@@ -27,6 +27,8 @@ class Prior(nn.Module, ABC):
     def __init__(self, event_shape: int | Sequence[int]) -> None:
         super().__init__()
         self.event_shape = torch.Size((event_shape,) if isinstance(event_shape, int) else event_shape)
+        if any(size < 1 for size in self.event_shape):
+            raise ShapeError(f"{type(self).__name__}: event shape {tuple(self.event_shape)} has a size below 1")
         if not self.event_shape:
             raise ShapeError(
                 f"{type(self).__name__}: one z needs a dimension at least, event shape () has none; "

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from flowstone.errors import DataError, SettingError
+from flowstone.errors import DataError
 from flowstone.priors.base import Prior
+from flowstone.validation import require_integer
 
 __all__ = ["ClassConditional"]
 
@@ -25,7 +26,7 @@ class ClassConditional(Prior):
 
     Raises:
         SettingError: ``classes`` is below 1.
-        DataError: from its methods: there is no context, or it holds what is no class.
+        DataError: from its methods: there is no context, it has no such column, or that holds what is no class.
 
     >>> import torch
     >>> ClassConditional(2, classes=3).log_prob(torch.zeros(4, 2), torch.tensor([[0.0], [1.0], [2.0], [1.0]])).shape
@@ -34,8 +35,7 @@ class ClassConditional(Prior):
 
     def __init__(self, event_shape: int | Sequence[int], *, classes: int, column: int = 0) -> None:
         super().__init__(event_shape)
-        if classes < 1:
-            raise SettingError(f"classes={classes} must be at least 1")
+        require_integer("classes", classes)
         self.column = column
         self.means = nn.Parameter(torch.randn(classes, *self.event_shape))
         self.log_scales = nn.Parameter(torch.zeros(classes, *self.event_shape))
@@ -54,6 +54,8 @@ class ClassConditional(Prior):
     def _classes(self, context: Tensor | None) -> Tensor:
         if context is None:
             raise DataError("a class-conditional prior needs the class of each row, in a column of the context")
+        if not -context.shape[1] <= self.column < context.shape[1]:
+            raise DataError(f"the class is in column {self.column} of the context, which has {context.shape[1]}")
         label, count = context[:, self.column], len(self.means)
         wrong = (label != label.round()) | (label < 0) | (label >= count)
         if wrong.any():

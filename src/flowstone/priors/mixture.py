@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from flowstone.errors import SettingError
 from flowstone.priors.base import Prior, without_autocast
 from flowstone.priors.em import Mixture, best_mixture
+from flowstone.validation import require_integer
 
 __all__ = ["GaussianMixture"]
 
@@ -45,11 +46,9 @@ class GaussianMixture(Prior):
 
     def __init__(self, event_shape: int | Sequence[int], *, components: int = 16) -> None:
         super().__init__(event_shape)
-        if len(self.event_shape) != 1 or components < 1:
-            raise SettingError(
-                f"a mixture needs vectors and at least 1 component, got event shape "
-                f"{tuple(self.event_shape)} and components={components}"
-            )
+        require_integer("components", components)
+        if len(self.event_shape) != 1:
+            raise SettingError(f"a mixture is of vectors, got event shape {tuple(self.event_shape)}")
         features = self.event_shape.numel()
         self.logits = nn.Parameter(torch.zeros(components))
         self.means = nn.Parameter(torch.randn(components, features))
@@ -65,10 +64,13 @@ class GaussianMixture(Prior):
         """Log of weight times density of each component, ``(batch, K)``."""
         factor = self._factor()
         count, features = self.means.shape
-        white = (z @ factor.flatten(0, 1).T).unflatten(-1, (count, features))
+        infinite = z.isinf()
+        # A zero of A times infinity would be NaN.
+        white = (z.masked_fill(infinite, 0.0) @ factor.flatten(0, 1).T).unflatten(-1, (count, features))
         white = white - torch.einsum("kij,kj->ki", factor, self.means)
         constant = self.logits.log_softmax(0) + self.log_diagonal.sum(-1) - 0.5 * features * math.log(2 * math.pi)
-        return constant - 0.5 * white.square().sum(-1)
+        log_prob = constant - 0.5 * white.square().sum(-1)
+        return torch.where(infinite.any(-1, keepdim=True), log_prob - math.inf, log_prob)
 
     @without_autocast
     @torch.no_grad()

@@ -11,6 +11,7 @@ from torch.distributions.constraints import Constraint
 
 from flowstone.errors import SettingError
 from flowstone.priors.base import Prior
+from flowstone.validation import require_number
 
 __all__ = ["Logistic", "StandardNormal", "StudentT", "Uniform"]
 
@@ -87,8 +88,7 @@ class StudentT(Prior):
 
     def __init__(self, event_shape: int | Sequence[int], *, df: float = 5.0) -> None:
         super().__init__(event_shape)
-        if not df > 1:
-            raise SettingError(f"df={df} must be above 1")
+        require_number("df", df, above=1)
         self.log_excess = nn.Parameter(torch.full(tuple(self.event_shape), math.log(df - 1)))
 
     @property
@@ -121,6 +121,8 @@ class Uniform(Prior):
 
     def __init__(self, event_shape: int | Sequence[int], *, low: float = 0.0, high: float = 1.0) -> None:
         super().__init__(event_shape)
+        require_number("low", low)
+        require_number("high", high)
         if not low < high:
             raise SettingError(f"low={low} must be below high={high}")
         self.low, self.high = low, high

@@ -42,17 +42,26 @@ class FromTorch(Prior):
         return cast(Constraint, self.distribution.support)
 
     def cdf(self, z: Tensor) -> Tensor:
-        return self._by_feature("cdf", z)
+        own = z.to(self.own)
+        within = cast(Constraint, self._of_features().support).check(own)
+        # Outside of the support, where torch refuses to answer, it is 0 below and 1 above.
+        beyond = torch.where(own.isnan(), math.nan, (own > self.inside).to(own))
+        return torch.where(within, self._by_feature("cdf", torch.where(within, own, self.inside)), beyond).to(z)
 
     def icdf(self, probability: Tensor) -> Tensor:
-        return self._by_feature("icdf", probability)
+        return self._by_feature("icdf", probability.to(self.own)).to(probability)
 
-    def _by_feature(self, name: str, value: Tensor) -> Tensor:
+    def _of_features(self) -> Distribution:
+        """The distribution of each feature by itself, if the features are independent."""
         one = self.distribution
         while isinstance(one, Independent):
             one = one.base_dist
+        return one
+
+    def _by_feature(self, name: str, value: Tensor) -> Tensor:
+        one = self._of_features()
         try:
-            return getattr(one, name)(value.to(self.own)).to(value)
+            return getattr(one, name)(value)
         except NotImplementedError:
             raise NotImplementedError(f"{type(one).__name__} has no {name} in closed form") from None
 

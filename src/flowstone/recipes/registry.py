@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from flowstone.density import Density
 from flowstone.errors import SettingError, UnknownNameError
+from flowstone.validation import require_bool, require_integer
 
 __all__ = ["RECIPES", "all_recipes", "build", "recipe", "shape_arguments"]
 
@@ -16,15 +17,20 @@ P = ParamSpec("P")
 D = TypeVar("D", bound=Density)
 
 RECIPES: dict[str, Callable[..., Any]] = {}
+LEAST = {"features": 1, "context_features": 0}
+SIZES = ("event_shape", "hidden")  # arguments that are several whole numbers above 0
 
 
 def recipe(function: Callable[P, D]) -> Callable[P, D]:
     """Decorate ``name(features, *, …) -> Density``: registers it and records name + arguments as its ``spec``.
 
-    The arguments must be plain (numbers, strings, tuples of them), because the record is written as JSON.
+    The arguments must be plain (numbers, strings, tuples of them), because the record is written as JSON; numbers and
+    arrays of NumPy become Python's own. One number where several may stand, as in ``hidden=64``, is a tuple of one.
 
     Raises:
-        SettingError: another module has registered a recipe of this name.
+        SettingError: another module has registered a recipe of this name; from a recipe: ``features``,
+            ``context_features``, ``event_shape`` or ``hidden`` is no number of columns, pixels or units, or what is
+            either True or False is something else.
     """
     return _register(function.__name__, function)
 
@@ -38,12 +44,40 @@ def _register(name: str, function: Callable[P, D]) -> Callable[P, D]:
     def recorded(*args: P.args, **kwargs: P.kwargs) -> D:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        density = function(*args, **kwargs)
+        for key, value in bound.arguments.items():
+            bound.arguments[key] = _checked(signature.parameters[key], value)
+        density = function(*bound.args, **bound.kwargs)
         density.spec = {"recipe": name, "arguments": dict(bound.arguments)}
         return density
 
     RECIPES[name] = recorded
     return recorded
+
+
+def _checked(parameter: inspect.Parameter, value: Any) -> Any:
+    """An argument of a recipe as a plain value."""
+    name, value = parameter.name, _plain(value)
+    if value is None:
+        return None
+    several = isinstance(parameter.default, tuple) or "Sequence[int]" in str(parameter.annotation)
+    if several and isinstance(value, int):
+        value = (value,)
+    if name in LEAST:
+        require_integer(name, value, at_least=LEAST[name])
+    if name in SIZES and not all(type(size) is int and size > 0 for size in value):
+        raise SettingError(f"{name}={tuple(value)} must be whole numbers, at least 1")
+    if isinstance(parameter.default, bool) or parameter.annotation == bool | None:
+        require_bool(name, value)
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and arrays of NumPy or torch, also in sequences and mappings, as Python's own, which JSON can hold."""
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 @functools.cache
@@ -93,11 +127,6 @@ def build(name: str, arguments: Mapping[str, Any]) -> Any:
     for argument in arguments:
         if argument not in known:
             raise UnknownNameError(f"argument of recipe {name!r}:", argument, known)
-    # One number where several may stand, as in hidden=64, is a tuple of one.
-    arguments = {
-        key: (value,) if isinstance(known[key].default, tuple) and isinstance(value, int) else value
-        for key, value in arguments.items()
-    }
     try:
         return RECIPES[name](**arguments)
     except (TypeError, ValueError, RuntimeError) as error:
