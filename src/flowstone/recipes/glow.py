@@ -21,6 +21,7 @@ from flowstone.priors import make_prior
 from flowstone.recipes.couplings import vector_coupling
 from flowstone.recipes.images import image_flow
 from flowstone.recipes.registry import recipe
+from flowstone.validation import require_integer
 
 __all__ = ["glow"]
 
@@ -71,8 +72,9 @@ def glow(
     """
     if (features is None) == (event_shape is None):
         raise SettingError("glow takes either features (vectors) or event_shape (images)")
-    if couplings < 1:
-        raise SettingError(f"couplings={couplings} must be at least 1")
+    require_integer("couplings", couplings)
+    if channels is not None:
+        require_integer("channels", channels)
     if event_shape is None:
         assert features is not None
         _refuse("vectors", scales=scales, channels=channels, alpha=alpha)

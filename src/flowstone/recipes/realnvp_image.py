@@ -26,7 +26,7 @@ from flowstone.flow import Flow
 from flowstone.nets import FullResolution, GatedConvNet, ResConvNet
 from flowstone.recipes.images import image_flow
 from flowstone.recipes.registry import recipe
-from flowstone.validation import require_choice
+from flowstone.validation import require_choice, require_integer
 
 __all__ = ["realnvp_image"]
 
@@ -111,6 +111,9 @@ def realnvp_image(
     torch.Size([2, 1, 5, 5])
     """
     require_choice("preset", preset, PRESETS)
+    require_integer("couplings", couplings)
+    require_integer("channels", channels)
+    require_integer("blocks", blocks, at_least=0)
     given = {
         "net": net,
         "masked": masked,
