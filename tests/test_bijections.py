@@ -224,6 +224,8 @@ def test_wrong_settings_are_named():
         Rescale(1.0, 1.0)
     with pytest.raises(SettingError, match="needs levels"):
         Dequantize(LULinear(1))
+    with pytest.raises(SettingError, match="levels=0 must be a whole number, at least 1"):
+        Dequantize(levels=0)
 
 
 def test_householder_is_a_rotation_that_starts_as_none(float64):

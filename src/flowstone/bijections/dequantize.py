@@ -12,11 +12,13 @@ from flowstone.bijections.base import Bijection
 from flowstone.bijections.noise import normal_like, uniform_like
 from flowstone.bijections.statistics import DataLayer
 from flowstone.errors import DataError, SettingError
+from flowstone.validation import require_integer
 
 __all__ = ["Dequantize"]
 
 
-LARGEST_INTEGER = {torch.float32: 2**20, torch.bfloat16: 2**4, torch.float16: 2**7}  # up to these, noise keeps 3 bits
+# Up to these, noise keeps 3 bits.
+LARGEST_INTEGER = {torch.float32: 2**21 - 1, torch.bfloat16: 2**5 - 1, torch.float16: 2**8 - 1}
 
 
 class Dequantize(DataLayer):
@@ -37,7 +39,7 @@ class Dequantize(DataLayer):
             density (log-det $-\infty$). None allows any integer, with uniform noise alone.
 
     Raises:
-        SettingError: ``noise`` is given without ``levels``.
+        SettingError: ``noise`` is given without ``levels``, or ``levels`` is no number of integers.
         DataError: from ``forward``: an integer is too large for the flow's precision.
 
     >>> import torch
@@ -56,6 +58,8 @@ class Dequantize(DataLayer):
             raise SettingError(
                 "Dequantize(noise) needs levels, how many integers there are: the noise sees x / levels - 1/2"
             )
+        if levels is not None:
+            require_integer("levels", levels)
         self.noise = noise
         self.levels = levels
 
@@ -83,7 +87,7 @@ class Dequantize(DataLayer):
             log_normal = -0.5 * (epsilon.square() + math.log(2 * math.pi))
             log_density = (log_normal - F.logsigmoid(raw) - F.logsigmoid(-raw)).flatten(1).sum(-1) - log_det
         if self.levels is not None:
-            outside = ((x < 0) | (x > self.levels - 1)).flatten(1).any(-1)
+            outside = ((x < 0) | (x > self.levels - 1) | (x != x.floor())).flatten(1).any(-1)
             log_density = torch.where(outside, math.inf, log_density)
         # Rounding may carry x + u up to the next integer; it is then set to the last number below.
         return torch.minimum(x + u, _next_below(x + 1)), -log_density
@@ -95,10 +99,11 @@ class Dequantize(DataLayer):
     def _exact(self, x: Tensor) -> Tensor:
         """Convert x to the flow's precision, which must hold these integers and the noise between them."""
         most = LARGEST_INTEGER.get(self.dtype)
-        if most is not None and self.levels is None and x.numel() and not torch.compiler.is_compiling():
-            largest = x.abs().max().item()
+        if most is not None and x.numel() and not torch.compiler.is_compiling():
+            largest = x.abs().max().item() if self.levels is None else self.levels - 1
             if largest > most:
-                raise DataError(f"Dequantize: {largest:.0f} is too large for {self.dtype}; use flow.double()")
+                wider = "float" if largest <= LARGEST_INTEGER[torch.float32] else "double"
+                raise DataError(f"Dequantize: {largest:.0f} is too large for {self.dtype}; use flow.{wider}()")
         return x.to(self.dtype)
 
     def _noise_context(self, x: Tensor, context: Tensor | None) -> Tensor:
