@@ -6,7 +6,7 @@ from PIL import Image
 
 from flowstone.data import open_source, reopen
 from flowstone.errors import DataError, SettingError
-from image_data import RNG, encoded, make_folder, make_mnist, pixels, same_images, together
+from image_data import RNG, encoded, make_folder, make_mnist, pixels, same_images, together, train_of
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -220,6 +220,18 @@ def test_labels_are_the_names_of_one_level_of_folders(tmp_path):
     make_folder(tmp_path / "deep" / "train", pixels(30, 4, 4), classes=2)
     with pytest.raises(DataError, match=r"no labels.* not each directly in a subfolder"):
         open_source("deep", context=["label"])
+
+
+def test_what_is_shown_is_of_all_classes(tmp_path):
+    """The images of a folder are in the order of their classes, and pictures show the first ones of what they get."""
+    images = np.arange(90, dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2)
+    make_folder(tmp_path / "pics", images, classes=3)
+    dataset = open_source("pics", context=["label"])
+    shown = dataset.rows_to_show
+    assert shown.context is not None
+    assert shown.context[:16].any(0).all()
+    assert (shown.x[:, 0, 0, 0] % 3 == shown.context.argmax(1)).all()
+    assert same_images(shown.x.numpy(), train_of(dataset).x.numpy())
 
 
 def test_arrays_of_images(tmp_path):
