@@ -16,6 +16,7 @@ from flowstone.bijections import (
     Standardize,
     Whiten,
 )
+from flowstone.errors import DataError
 
 
 def test_standardize_uses_exact_moments_once():
@@ -143,6 +144,23 @@ def test_dequantized_integers_come_back_exactly():
         assert torch.equal(layer.inverse(z)[0], x)
         assert (z >= x).all()
         assert not log_det.any()
+
+
+def test_numbers_that_are_no_level_have_no_density():
+    x = torch.tensor([[0.0], [3.0], [0.5], [-1.0], [4.0]])
+    assert Dequantize(levels=4)(x)[1].isfinite().tolist() == [True, True, False, False, False]
+    pixels = torch.randint(256, (20, 1, 4, 4), dtype=torch.uint8)
+    with pytest.raises(DataError, match=r"255 is too large for torch.bfloat16; use flow.float\(\)"):
+        Dequantize(levels=256).bfloat16()(pixels)
+    flow = flowstone.nice_image((1, 4, 4), hidden=(4,))
+    for kind in (torch.uint8, torch.int64, torch.float16, torch.float64):
+        flow.require_possible(pixels.to(kind), "data")
+    flow.require_possible(torch.full((1, 1, 4, 4), 127, dtype=torch.int8), "data")
+    pixels[:2] = 255
+    for x, value in ((pixels / 256, "0.996094"), (pixels / 127.5 - 0.5, "1.5"), (pixels + 1.0, "256")):
+        message = rf"^data: row 0, feature 0, 0, 0 is {value}; it can be an integer from 0 to 255$"
+        with pytest.raises(DataError, match=message):
+            flowstone.fit(flow, x, steps=1, progress=False)
 
 
 def test_variational_dequantization_is_a_bound_that_learning_tightens():

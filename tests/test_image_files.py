@@ -6,7 +6,7 @@ from PIL import Image
 
 from flowstone.data import open_source, reopen
 from flowstone.errors import DataError, SettingError
-from image_data import RNG, encoded, make_folder, make_mnist, pixels, same_images, together
+from image_data import RNG, encoded, make_folder, make_mnist, pixels, same_images, together, train_of
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -115,7 +115,7 @@ def test_size_crops_the_middle_and_takes_means(tmp_path):
     assert dataset.description["resized"].startswith("centre crop")
     assert open_source("pics", size="4x8").event_shape == (3, 4, 8)
     assert open_source("pics", size=(16, 32)).event_shape == (3, 16, 32)
-    for size in ("0", "4x", "-3", "4x4x4", "big"):
+    for size in ("0", "4x", "-3", "4x4x4", "big", 4.5):
         with pytest.raises(SettingError, match=rf"size={size}: expected"):
             open_source("pics", size=size)
     make_mnist(tmp_path)
@@ -161,6 +161,13 @@ def test_bad_images_are_counted_and_named(tmp_path, content, reason):
     assert sum(dataset.description["rows"].values()) == 37
     assert dataset.description["left_out"] == 3
     assert together(reopen(dataset.description)).tobytes() == together(dataset).tobytes()
+
+
+def test_a_bad_image_that_is_left_out_does_not_make_the_others_colour(tmp_path):
+    images = pixels(24, 4, 4)
+    make_folder(tmp_path / "pics", images)
+    (tmp_path / "pics" / "bad.tiff").write_bytes(encoded(np.ones((4, 4), np.float32), "tiff"))
+    assert same_images(together(open_source("pics", skip_bad=True)), images[:, None])
 
 
 def test_a_decompression_bomb_is_not_decoded(tmp_path, monkeypatch):
@@ -210,6 +217,21 @@ def test_labels_are_the_names_of_one_level_of_folders(tmp_path):
     Image.fromarray(pixels(1, 4, 4)[0]).save(tmp_path / "pics" / "loose.png")
     with pytest.raises(DataError, match="no labels"):
         open_source("pics", context=["label"])
+    make_folder(tmp_path / "deep" / "train", pixels(30, 4, 4), classes=2)
+    with pytest.raises(DataError, match=r"no labels.* not each directly in a subfolder"):
+        open_source("deep", context=["label"])
+
+
+def test_what_is_shown_is_of_all_classes(tmp_path):
+    """The images of a folder are in the order of their classes, and pictures show the first ones of what they get."""
+    images = np.arange(90, dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2)
+    make_folder(tmp_path / "pics", images, classes=3)
+    dataset = open_source("pics", context=["label"])
+    shown = dataset.rows_to_show
+    assert shown.context is not None
+    assert shown.context[:16].any(0).all()
+    assert (shown.x[:, 0, 0, 0] % 3 == shown.context.argmax(1)).all()
+    assert same_images(shown.x.numpy(), train_of(dataset).x.numpy())
 
 
 def test_arrays_of_images(tmp_path):
@@ -223,6 +245,8 @@ def test_arrays_of_images(tmp_path):
     for name in ("grey.npy", "grey.npz"):
         assert same_images(together(open_source(name)), images[..., :1].transpose(0, 3, 1, 2))
     assert open_source("grey.npz", size=3).event_shape == (1, 3, 3)
+    np.save("columns_first.npy", np.asfortranarray(images[..., 0]))
+    assert together(open_source("columns_first.npy")).tobytes() == together(open_source("grey.npy")).tobytes()
     dataset = open_source("x.npz", context=["label"])
     assert dataset.context_columns == ("label=0", "label=1", "label=2", "label=3")
     assert together(reopen(dataset.description)).tobytes() == together(dataset).tobytes()

@@ -144,7 +144,7 @@ def test_without_a_flow_images_get_one_that_fits_them(tmp_path, capsys):
     settings = ["--set", "couplings=1", "channels=8", "--steps", "2", "--batch-size", "8", "--no-plots"]
     command("train", "pics", *settings, "--skip-bad")
     said = capsys.readouterr().err
-    assert "images of 1x12x12, 1 that cannot be read left out" in said
+    assert "images of 1x12x12 with values 0 … 255, 1 that cannot be read left out" in said
     assert "flow: realnvp_image (the default)" in said
     assert (tmp_path / "runs" / "pics-realnvp_image" / "metrics.json").exists()
     command("list", "--json")

@@ -336,6 +336,17 @@ def test_levels_are_slanted_where_they_have_no_room(levels, slanted):
     assert [label.get_rotation() > 0 for label in figure.axes[0].get_xticklabels()] == [slanted] * len(levels)
 
 
+@pytest.mark.parametrize("name", ["$_$", "$\\frac$", "US$ and A$"])
+def test_a_dollar_in_a_name_begins_no_formula(name):
+    figure = plot.pair_plot(torch.randn(50, 3), torch.randn(50, 3), [name, "b", "c"])
+    plot.png_of(figure)  # a formula that cannot be parsed would raise
+    flow = flowstone.nice_image((1, 4, 4), hidden=(4,), context_features=2)
+    ax = plot.label_figure(flow, [name, "b"]).axes[0]
+    assert ax.figure is not None
+    plot.png_of(ax.figure)  # pyright: ignore[reportArgumentType]
+    assert not ax.get_yticklabels()[0].get_parse_math()  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def test_long_names_end_in_their_panels():
     names = ["a", "the district of the station where the ride began"]
     x = torch.randn(200, 2)

@@ -269,6 +269,13 @@ def test_wrong_names_and_values_are_named():
         of_images("realnvp_image", (1, 5, 4), noise="variational")
     with pytest.raises(SettingError, match=r"alpha='off': wanted a number from 0 to below 0\.5, or none"):
         of_images("realnvp_image", (1, 4, 4), alpha="off")
+    for name in ("realnvp_image", "glow"):
+        for setting in ({"scales": 1.5}, {"channels": 0}, {"channels": "a"}, {"couplings": 0}):
+            ((key, value),) = setting.items()
+            with pytest.raises(SettingError, match=f"^{key}={value!r} must be a whole number, at least 1$"):
+                build(name, {"event_shape": (1, 4, 4), **setting})
+    with pytest.raises(SettingError, match="blocks=-1 must be a whole number, at least 0"):
+        of_images("realnvp_image", (1, 4, 4), blocks=-1)
     with pytest.raises(SettingError, match="channels, height, width"):
         flowstone.nice_image((4, 4))
     with pytest.raises(SettingError, match=r"hidden=.*images has no such setting"):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.distributions.constraints import integer_interval
 
 from flowstone.bijections import BatchNorm, Bijection, Standardize, State, noise_from
 from flowstone.density import Density
@@ -18,6 +19,7 @@ from flowstone.validation import require_instance
 
 __all__ = ["Flow"]
 
+NUMBERS = 1 << 22  # checked at a time
 RUNNING_STATISTICS = (BatchNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -155,6 +157,22 @@ class Flow(Density):
         each step, and with averaged weights the likelihood is far worse.
         """
         return {"ema": 0.0} if any(isinstance(module, RUNNING_STATISTICS) for module in self.modules()) else {}
+
+    def require_possible(self, x: Tensor, what: str) -> None:
+        """Raise DataError if a number is none of the integers that the density is of, such as a pixel in [0, 1]."""
+        domain = self.bijection.domain
+        if not isinstance(domain, integer_interval):
+            return
+        size = max(1, NUMBERS // max(1, self.event_shape.numel()))
+        for start in range(0, len(x), size):
+            bad = (~domain.check(x[start : start + size].double())).nonzero()  # int8 does not hold 255
+            if len(bad):
+                row, *place = bad[0].tolist()
+                value = x[(start + row, *place)].item()
+                raise DataError(
+                    f"{what}: row {start + row}, feature {', '.join(map(str, place))} is {value:.6g}; it can be "
+                    f"an integer from {domain.lower_bound} to {domain.upper_bound}"
+                )
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:

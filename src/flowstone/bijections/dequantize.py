@@ -17,7 +17,8 @@ from flowstone.validation import require_integer
 __all__ = ["Dequantize"]
 
 
-LARGEST_INTEGER = {torch.float32: 2**20, torch.bfloat16: 2**4, torch.float16: 2**7}  # up to these, noise keeps 3 bits
+# Up to these, noise keeps 3 bits.
+LARGEST_INTEGER = {torch.float32: 2**21 - 1, torch.bfloat16: 2**5 - 1, torch.float16: 2**8 - 1}
 
 
 class Dequantize(DataLayer):
@@ -38,7 +39,7 @@ class Dequantize(DataLayer):
             density (log-det $-\infty$). None allows any integer, with uniform noise alone.
 
     Raises:
-        SettingError: ``noise`` is given without ``levels``.
+        SettingError: ``noise`` is given without ``levels``, or ``levels`` is no number of integers.
         DataError: from ``forward``: an integer is too large for the flow's precision.
 
     >>> import torch
@@ -78,7 +79,7 @@ class Dequantize(DataLayer):
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x, outside = self._exact(x), None
         if self.levels is not None:
-            outside = ((x < 0) | (x > self.levels - 1)).flatten(1).any(-1)
+            outside = ((x < 0) | (x > self.levels - 1) | (x != x.floor())).flatten(1).any(-1)
             x = x.clamp(0, self.levels - 1)  # infinite numbers would become NaN
         if self.noise is None:
             u, log_density = uniform_like(x), x.new_zeros(x.shape[0])
@@ -100,10 +101,11 @@ class Dequantize(DataLayer):
     def _exact(self, x: Tensor) -> Tensor:
         """Convert x to the flow's precision, which must hold these integers and the noise between them."""
         most = LARGEST_INTEGER.get(self.dtype)
-        if most is not None and self.levels is None and x.numel() and not torch.compiler.is_compiling():
-            largest = x.abs().max().item()
+        if most is not None and x.numel() and not torch.compiler.is_compiling():
+            largest = x.abs().max().item() if self.levels is None else self.levels - 1
             if largest > most:
-                raise DataError(f"Dequantize: {largest:.0f} is too large for {self.dtype}; use flow.double()")
+                wider = "float" if largest <= LARGEST_INTEGER[torch.float32] else "double"
+                raise DataError(f"Dequantize: {largest:.0f} is too large for {self.dtype}; use flow.{wider}()")
         return x.to(self.dtype)
 
     def _noise_context(self, x: Tensor, context: Tensor | None) -> Tensor:

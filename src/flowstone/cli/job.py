@@ -11,7 +11,7 @@ from flowstone.cli.again import commands_again
 from flowstone.cli.choice import AUTO, comparable, default_recipe, said
 from flowstone.cli.flags import flag_of
 from flowstone.cli.values import print_metrics, say_noise
-from flowstone.cli.watch import watching
+from flowstone.cli.watch import SHEET, watching
 from flowstone.data import Dataset, Rows
 from flowstone.density import Density
 from flowstone.errors import (
@@ -78,14 +78,14 @@ class Job:
         dataset, density = self.dataset, self.density.to(device)
         say: Say = (lambda _: None) if output.quiet else (lambda words: print(words, file=sys.stderr))
         self._introduce(say, quiet=output.quiet)
-        fixed = None if callable(dataset.train) else dataset.train
+        fixed, shown = None if callable(dataset.train) else dataset.train, dataset.rows_to_show
         recording = watching(
             self.run.folder,
             sheets=output.plots and dataset.images,
             frames=output.plots and has_frames(density),
             tensorboard=output.tensorboard,
             live=self._live(say) if output.live else None,
-            context=None if dataset.validation.context is None else dataset.validation.context.to(device),
+            context=None if shown.context is None else shown.context[:SHEET].to(device),
         )
         try:
             with recording as watch:
@@ -225,7 +225,9 @@ def _extent(dataset: Dataset) -> str:
         return f"{len(dataset.train)} rows, {len(dataset.columns)} columns"
     left_out = dataset.description["left_out"]
     bad = f", {left_out} that cannot be read left out" if left_out else ""
-    return f"{len(dataset.train)} images of {'x'.join(map(str, dataset.event_shape))}{bad}"
+    least, most = (value.item() for value in dataset.train.x.aminmax())
+    shape = "x".join(map(str, dataset.event_shape))
+    return f"{len(dataset.train)} images of {shape} with values {least} … {most}{bad}"
 
 
 def _count(density: Density) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from flowstone.errors import SettingError
 from flowstone.runs.frames import FrameWriter
 
-__all__ = ["summary_writer", "watching"]
+__all__ = ["SHEET", "summary_writer", "watching"]
 
 SHEET = 64  # images drawn at each validation
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FEW", "Dataset"]
 
-MANY = 1_000_000  # rows
+MANY, MANY_IMAGES = 1_000_000, 20_000  # rows, images
 FEW = 24  # different values of a column that are shown one by one
 
 
@@ -95,6 +95,9 @@ class Dataset:
     @property
     def rows_to_show(self) -> Rows:
         """Rows for pictures and simple models: the training rows, or of a large table the first ``MANY`` of them, which
-        are in random order; the test rows where the training draws fresh ones.
+        are in random order; some of the images at random, for those of a folder are in the order of their classes; the
+        test rows where the training draws fresh ones.
         """
-        return self.test if callable(self.train) else self.train.take(slice(MANY))
+        if callable(self.train):
+            return self.test
+        return self.train.some(MANY_IMAGES) if self.images else self.train.take(slice(MANY))

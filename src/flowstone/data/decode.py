@@ -50,7 +50,7 @@ def decode(
     """
     if isinstance(collection.images, np.ndarray) and image_format == ImageFormat():
         pixels = collection.images[rows]
-        planes = pixels[:, None] if pixels.ndim == 3 else np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+        planes = np.ascontiguousarray(pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2))
         return Decoded(planes, rows, hashlib.sha256(planes.data).hexdigest())
     opened, content = _openers(collection)
     shapes: list[tuple[int, int, int] | str] = [""] * len(rows)
@@ -85,7 +85,10 @@ def decode(
             f"{collection.name(rows[first])} ({shapes[first]}); to leave them out",
             remedy={"skip_bad": True},
         )
-    return Decoded(pixels if good.all() else pixels[good], rows[good], hashlib.sha256(b"".join(digests)).hexdigest())
+    if not good.all():  # a colour image that is left out leaves the others grey
+        channels = max((shape[0] for shape in shapes if not isinstance(shape, str)), default=1)
+        pixels = pixels[good, :channels]
+    return Decoded(pixels, rows[good], hashlib.sha256(b"".join(digests)).hexdigest())
 
 
 T = TypeVar("T")

@@ -153,7 +153,8 @@ def _check_context(collection: ImageCollection, context: Sequence[str]) -> None:
             raise SettingError(f"context {name!r}: images have one that can be given, {LABEL!r}")
         if collection.labels is None:
             raise DataError(
-                f"{collection.where}: no labels: a set without them, or a folder whose images are not in subfolders"
+                f"{collection.where}: no labels: a set without them, a folder whose images are not each directly in a "
+                "subfolder, which is their label, or an .npz without an array y"
             )
         if len(collection.classes) > CLASSES:
             raise DataError(

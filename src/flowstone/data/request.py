@@ -197,7 +197,7 @@ def _height_and_width(size: int | str | Sequence[int] | None) -> tuple[int, int]
     """Height and width of ``32``, ``"32"``, ``"32x48"`` or ``(32, 48)``."""
     if size is None:
         return None
-    text = str(size) if isinstance(size, int | str) else "x".join(map(str, _all("size", size)))
+    text = "x".join(map(str, size)) if isinstance(size, Iterable) and not isinstance(size, str) else str(size)
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
     if match is None or not int(match[1]) or not int(match[2] or 1):
         raise SettingError(f"size={text}: expected a side or height x width in pixels, such as 32 or 48x64")

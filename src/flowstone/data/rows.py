@@ -22,6 +22,10 @@ class Rows:
         """The rows at ``index``, with their context."""
         return Rows(self.x[index], None if self.context is None else self.context[index])
 
+    def some(self, count: int) -> "Rows":
+        """At most so many of the rows, chosen at random and in random order; the same ones each time."""
+        return self.take(torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:count])
+
     def to(self, device: torch.device | str) -> "Rows":
         """The same rows on another device."""
         return Rows(self.x.to(device), None if self.context is None else self.context.to(device))

@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from flowstone.data import Dataset
+from flowstone.data import Dataset, Rows
 from flowstone.density import Density
 from flowstone.evaluation.calibration import calibration
 from flowstone.evaluation.samples import sample_rows
@@ -104,8 +104,8 @@ def drawings(
             labels = [name.partition("=")[2] for name in context_columns]
             found["labels"] = partial(label_figure, model, labels, seed=seed)
         if test is not None and len(test) >= 2 and isinstance(model, Flow):
-            few = None if test_context is None else test_context[:SCORED]
-            found["likely"] = partial(likelihood_figure, model, test[:SCORED], context=few)
+            scored = Rows(test, test_context).some(SCORED)
+            found["likely"] = partial(likelihood_figure, model, scored.x, context=scored.context)
     elif isinstance(model, MixedDensity):
         found |= _of_mixed(model, x[:ROWS], columns, levels, formats, seed)
     elif given is not None:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from flowstone.files import atomic_path
 from flowstone.train.history import History
@@ -26,7 +28,16 @@ DPI, MARGIN = 150, 0.06  # points an inch, inches around a picture
 
 
 class _Figure(Figure):
-    """A figure that a notebook shows where it is the value of a cell, whether pyplot was imported or not."""
+    """A figure that a notebook shows where it is the value of a cell, whether pyplot was imported or not.
+
+    Texts are shown as they are: a $ in the name of a column begins no formula.
+    """
+
+    def draw(self, renderer) -> None:
+        for text in self.findobj(Text):
+            text.set_parse_math(False)  # pyright: ignore[reportAttributeAccessIssue]
+        with rc_context({"text.parse_math": False}):  # for ticks that are made while it is drawn
+            super().draw(renderer)
 
     def _repr_png_(self) -> bytes:
         return png_of(self)

@@ -74,8 +74,9 @@ def glow(
         require_integer("channels", channels)
     if (features is None) == (event_shape is None):
         raise SettingError("glow takes either features (vectors) or event_shape (images)")
-    if couplings < 1:
-        raise SettingError(f"couplings={couplings} must be at least 1")
+    require_integer("couplings", couplings)
+    if channels is not None:
+        require_integer("channels", channels)
     if event_shape is None:
         assert features is not None
         _refuse("vectors", scales=scales, channels=channels, alpha=alpha)

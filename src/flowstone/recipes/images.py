@@ -8,6 +8,7 @@ from flowstone.bijections import Bijection, Chain, Dequantize, Interval, MultiSc
 from flowstone.errors import SettingError
 from flowstone.flow import Flow
 from flowstone.priors import make_prior
+from flowstone.validation import require_integer
 
 __all__ = ["image_flow", "prepared"]
 
@@ -41,8 +42,7 @@ def image_flow(
     Sizes that cannot be halved ``halvings`` times (None: once a scale) are padded, which leaves the likelihood that of
     the image (``Pad``).
     """
-    if scales < 1:
-        raise SettingError(f"scales={scales} must be at least 1")
+    require_integer("scales", scales)
     links = prepared(event_shape, alpha, noise)
     channels, height, width = event_shape
     step = 2 ** (scales if halvings is None else halvings)
