@@ -1,4 +1,5 @@
 import itertools
+import math
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import flowstone
 from cases import disturb
 from flowstone import plot
 from flowstone.data import TOYS
+from flowstone.plot import drawings
 from flowstone.train.history import History, Record
 
 
@@ -114,6 +116,30 @@ def test_one_column_is_drawn_as_a_curve_over_a_histogram(tmp_path):
     )
     assert ax.get_xlabel() == "height"
     assert [p.name for p in plot.save_plots(flow, x, ["height"], history(), tmp_path)] == ["loss.png", "density.png"]
+
+
+def test_columns_such_as_seconds_since_1970_are_drawn_with_all_their_digits():
+    far = torch.tensor([1.7e9, 0.0], dtype=torch.float64)
+    x = torch.randn(2000, 2, generator=torch.Generator().manual_seed(0)).double() + far
+    one, two = (flowstone.spline(width, couplings=1, hidden=(4,)) for width in (1, 2))
+    one.initialize(x[:, :1])
+    two.initialize(x)
+    curve = torch.tensor(plot.density_curve(one, plt.figure().add_subplot(), x[:, :1]).lines[0].get_xydata())
+    normal = torch.distributions.Normal(x[:, 0].mean(), x[:, 0].std()).log_prob(curve[:, 0]).exp()
+    torch.testing.assert_close(curve[:, 1], normal.double(), atol=0.01, rtol=0)
+    shown = drawings(two, x, ["t", "v"], history())
+    (data, latent, samples), (plane, bar) = (
+        drawn.axes for name in ("data-latent-samples", "density") if (drawn := shown[name]()) is not None
+    )
+    for ax in (data, samples):
+        left, right = ax.get_xlim()
+        assert 6 < right - left < 10
+        offsets = np.asarray(ax.collections[0].get_offsets())
+        assert offsets[:, 0].std() == pytest.approx(1, abs=0.1)
+    latents = np.asarray(latent.collections[0].get_offsets())
+    assert latents.std(0) == pytest.approx(1, abs=0.1)
+    assert any(np.size(path.vertices) for path in plane.collections[0].get_paths())
+    assert bar.get_ylim()[1] == pytest.approx(1 / (2 * math.pi), rel=0.1)
 
 
 def test_a_density_of_very_small_numbers_can_be_drawn():

@@ -65,7 +65,8 @@ def _same_noise(device: torch.device):
 def _outside_the_domain(lost: Tensor, rows: Tensor) -> str:
     first = rows[lost].min().item()
     return (
-        f"{int(lost.sum())} of {len(lost)} rows have no density (log_prob is -inf), the first is row {first}; left out"
+        f"{int(lost.sum())} of {len(lost)} rows have no density (log_prob is -inf), the first is row {first}, counted "
+        "from 0; left out"
     )
 
 
@@ -172,14 +173,15 @@ class _Pair:
             return reached, back(reached, context)[0].double()
 
         def log_prob(flow: Flow, dtype: torch.dtype) -> Tensor:
-            x = points.to(dtype) if points.is_floating_point() else points
+            x = points if flow.accepts_any_dtype or not points.is_floating_point() else points.to(dtype)
             with _same_noise(flow.device):
                 return flow.log_prob(x, _to(context, dtype)).double()
 
         _, wide = there_and_back(self.double, start.double(), given)
         reached, exact = there_and_back(self.double, rounded.double(), given)
         _, narrow = there_and_back(self.single, rounded, _to(context, torch.float32))
-        points = reached.float() if backwards else rounded  # the same for all
+        points = reached if backwards else rounded
+        points = points if self.single.accepts_any_dtype else points.float()  # the same for all
         true, single = log_prob(self.double, torch.float64), log_prob(self.single, torch.float32)
         with bf16_conditioners(self.single):
             low = log_prob(self.single, torch.float32)

@@ -144,6 +144,7 @@ def grid_integral(density: Density, low: tuple[float, float], high: tuple[float,
     """
     if tuple(density.event_shape) != (2,):
         raise ShapeError(f"a grid integral needs a density of event shape (2,), got {tuple(density.event_shape)}")
-    axes = [lo + (hi - lo) * (torch.arange(points) + 0.5) / points for lo, hi in zip(low, high, strict=True)]
+    middles = (torch.arange(points, dtype=torch.float64) + 0.5) / points
+    axes = [lo + (hi - lo) * middles for lo, hi in zip(low, high, strict=True)]
     cell = (high[0] - low[0]) * (high[1] - low[1]) / points**2
-    return log_prob(density, torch.cartesian_prod(*axes)).double().exp().sum().item() * cell
+    return log_prob(density, torch.cartesian_prod(*axes).to(density.data_dtype)).double().exp().sum().item() * cell

@@ -1,17 +1,15 @@
 """Densities given a context: how they change with it."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from flowstone.density import Density
-from flowstone.evaluation.metrics import log_prob
 from flowstone.plot.figures import new_figure
 from flowstone.plot.vectors import density as draw_density
-from flowstone.plot.vectors import limits_of
+from flowstone.plot.vectors import limits_of, log_prob_at
 
 __all__ = ["conditional_figure"]
 
@@ -35,11 +33,12 @@ def conditional_figure(
     limits = limits_of(x)
     first = context[:, 0].double().cpu()
     values = [first.quantile(share).item() for share in GIVEN]
-    given = [partial(_log_density, density, context, value) for value in values]
-    peak = max(one(x[:500]).exp().quantile(0.98).item() for one in given)
-    for ax, value, log_density in zip(axes[0], values, given, strict=True):
+    given = [_context(context, value) for value in values]
+    peak = max(log_prob_at(density, x[:500], row).exp().quantile(0.98).item() for row in given)
+    for ax, value, row in zip(axes[0], values, given, strict=True):
         near = (first - value).abs().argsort()[: max(20, int(NEAR * len(first)))]
-        draw_density(log_density, ax, limits=limits, samples=x[near.to(x.device)], peak=peak, grid=GRID)
+        near = near.to(x.device)
+        draw_density(density, ax, limits=limits, context=row, samples=x[near], peak=peak, grid=GRID)
         ax.set(xlabel=columns[0], ylabel=columns[1] if ax is axes[0, 0] else "")
         ax.set_title(f"given {context_columns[0]} = {value:.4g}", fontsize=10)
     return figure
@@ -49,9 +48,9 @@ def _of_one(density: Density, x: Tensor, context: Tensor, column: str, given: st
     first = context[:, 0].double().cpu()
     low, high = (x.quantile(share).item() for share in (0.002, 0.998))
     margin = 0.08 * (high - low)
-    up = torch.linspace(low - margin, high + margin, UP)
-    across = torch.linspace(first.quantile(0.01).item(), first.quantile(0.99).item(), ACROSS)
-    columns = [log_prob(density, up[:, None], _context(context, value, UP)).exp() for value in across.tolist()]
+    up = torch.linspace(low - margin, high + margin, UP, dtype=torch.float64)
+    across = torch.linspace(first.quantile(0.01).item(), first.quantile(0.99).item(), ACROSS, dtype=torch.float64)
+    columns = [log_prob_at(density, up[:, None], _context(context, value)).exp() for value in across.tolist()]
     figure, ((ax,),) = new_figure(1, 1, (5.6, 4.0))
     values = torch.stack(columns, 1).cpu().numpy()
     mesh = ax.pcolormesh(across.numpy(), up.numpy(), values, cmap="viridis", shading="auto")
@@ -67,12 +66,8 @@ def _of_one(density: Density, x: Tensor, context: Tensor, column: str, given: st
     return figure
 
 
-def _log_density(density: Density, context: Tensor, value: float, points: Tensor) -> Tensor:
-    return log_prob(density, points, _context(context, value, len(points)))
-
-
-def _context(context: Tensor, value: float, rows: int) -> Tensor:
-    """The medians of a context in so many rows, but for this value of its first column."""
+def _context(context: Tensor, value: float) -> Tensor:
+    """The medians of a context, but for this value of its first column."""
     row = context.median(0).values.clone()
     row[0] = value
-    return row.expand(rows, -1)
+    return row

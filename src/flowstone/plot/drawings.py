@@ -110,9 +110,9 @@ def drawings(
         found |= _of_mixed(model, x[:ROWS], columns, levels, formats, seed)
     elif given is not None:
         names = list(context_columns) or [f"c{index + 1}" for index in range(given.shape[1])]
-        found |= _given_context(model, x.to(model.device, model.dtype), given, columns, names, shown, seed)
+        found |= _given_context(model, x.to(model.device, model.data_dtype), given, columns, names, shown, seed)
     else:
-        found |= _of_vectors(model, x.to(model.device, model.dtype), columns, shown, seed)
+        found |= _of_vectors(model, x.to(model.device, model.data_dtype), columns, shown, seed)
     if test is not None and len(model.event_shape) == 1 and len(test):
         rows, of_rows = test[:RANKED], None if test_context is None else test_context[:RANKED]
         found["calibration"] = lambda: calibration_figure(

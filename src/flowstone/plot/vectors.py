@@ -24,6 +24,7 @@ __all__ = [
     "density_curve",
     "layers",
     "limits_of",
+    "log_prob_at",
     "points",
     "sample_figure",
 ]
@@ -59,6 +60,7 @@ def density(
     ax: Axes,
     *,
     limits: Limits,
+    context: Tensor | None = None,
     samples: Tensor | None = None,
     peak: float | None = None,
     grid: int = 250,
@@ -67,12 +69,16 @@ def density(
 
     Args:
         log_density: a density on the plane, or any function ``(n, 2) -> (n,)`` in nats.
+        context: of a conditional density, the row ``(context_features,)`` at which it is drawn.
         peak: the density at the top of the colours, so that panels compare; the colour bar is left out then.
     """
     (left, right), (bottom, top) = limits
-    across, up = torch.linspace(left, right, grid), torch.linspace(bottom, top, grid)
+    across, up = (torch.linspace(*ends, grid, dtype=torch.float64) for ends in limits)
     where = torch.stack(torch.meshgrid(across, up, indexing="xy"), -1).reshape(-1, 2)
-    values = log_prob(log_density, where) if isinstance(log_density, Density) else log_density(where)
+    if isinstance(log_density, Density):
+        values = log_prob_at(log_density, where, context)
+    else:
+        values = log_density(where.to(torch.get_default_dtype()))
     values = values.exp().reshape(grid, grid)
     # Very high values at edges would hide the rest: the levels end at a quantile.
     highest = peak or max(values.flatten().sort().values[int(0.998 * values.numel())].item(), 1e-30)
@@ -86,13 +92,22 @@ def density(
     return ax
 
 
+def log_prob_at(density: Density, places: Tensor, context: Tensor | None = None) -> Tensor:
+    """The log-density at places of a picture, ``(n, columns)``, given one row of context.
+
+    The places are in float64: in single precision those of seconds since 1970 would be one and the same.
+    """
+    given = None if context is None else context.expand(len(places), -1)
+    return log_prob(density, places.to(density.data_dtype), given)
+
+
 def density_curve(density: Density, ax: Axes, x: Tensor, *, column: str = "x1") -> Axes:
     """A density of one feature as a curve, over a histogram of the data."""
     low, high = _range(x[:, 0], margin=0.15)
-    grid = torch.linspace(low, high, 600)[:, None]
-    bins = torch.linspace(low, high, 61).tolist()
+    grid = torch.linspace(low, high, 600, dtype=torch.float64)[:, None]
+    bins = torch.linspace(low, high, 61, dtype=torch.float64).tolist()
     ax.hist(x[:, 0].cpu().numpy(), bins=bins, density=True, color=DATA, alpha=0.45, label="data")
-    ax.plot(grid[:, 0], log_prob(density, grid).exp(), color=SAMPLES, linewidth=1.5, label="learned density")
+    ax.plot(grid[:, 0], log_prob_at(density, grid).exp(), color=SAMPLES, linewidth=1.5, label="learned density")
     ax.set(xlabel=column, ylabel="density")
     ax.legend(frameon=False)
     return ax
