@@ -272,14 +272,16 @@ def integers_are_never_rounded_up() -> None:
 
 
 def integers_that_leave_no_room_for_noise_are_refused() -> None:
-    far = torch.tensor([[0, 2**20 + 1]])
+    far, near = torch.tensor([[0, 2**21]]), torch.tensor([[0, 2**21 - 1]])
     for x in (far, -far):
         refuses(partial(b.Dequantize().float(), x), DataError)
+    refuses(partial(b.Dequantize(levels=2**21 + 1).float(), far[:, :1]), DataError)  # of which 2**21 is one
     for layer, x in (
         (b.Dequantize().float(), far[:, :1]),
         (b.Dequantize().float(), far[:0]),
         (b.Dequantize().double(), far),
-        (b.Dequantize(levels=2**22).float(), far),  # who says how many there are knows what float32 makes of them
+        (b.Dequantize().float(), near),
+        (b.Dequantize(levels=2**21).float(), near),
     ):
         same(layer(x)[0].floor(), x.to(layer.dtype), 0)
     with patch.object(torch.compiler, "is_compiling", lambda: True):  # a number that is looked at would break the graph
