@@ -98,6 +98,13 @@ def test_exif_orientation_is_applied(tmp_path, ending):
         assert same_images(together(dataset), np.rot90(images, -1, (1, 2))[:, None])
 
 
+def test_an_exif_orientation_that_means_nothing_is_passed_over(tmp_path):
+    exif, images = Image.Exif(), pixels(24, 4, 6)
+    exif[0x0112] = 9
+    make_folder(tmp_path / "pics", images, exif=exif)
+    assert same_images(together(open_source("pics")), images[:, None])
+
+
 def test_transparent_palettes_show_white(tmp_path):
     palette = Image.new("P", (4, 4), 1)
     palette.putpalette([10, 20, 30, 40, 50, 60])

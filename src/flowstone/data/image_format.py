@@ -22,7 +22,7 @@ __all__ = ["RESIZED", "ImageFormat", "pixels_of", "shape_of", "times"]
 
 RESIZED = "centre crop to the target's proportions, mean over areas (BOX)"
 GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
-ORIENTATION, FIRST_SIDEWAYS = 0x0112, 5  # from 5 on, width and height change places
+ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # those in which width and height change places; others may stand there
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ImageFormat:
 
 def shape_of(image: Image.Image, collection: ImageCollection, image_format: ImageFormat) -> tuple[int, int, int]:
     """Channels, height and width as they will be, from the image's header alone."""
-    sideways = image.getexif().get(ORIENTATION, 1) >= FIRST_SIDEWAYS
+    sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
     if sideways and image.format == "TIFF":  # Pillow rotates TIFF files itself when they are read
         image.load()
         sideways = False
