@@ -6,7 +6,14 @@ import math
 import pytest
 import torch
 
-from flowstone.evaluation import LatentClasses, baseline_nll, baselines, beside_metrics, independent_columns
+from flowstone.evaluation import (
+    LatentClasses,
+    baseline_nll,
+    baselines,
+    beside_metrics,
+    column_bits,
+    independent_columns,
+)
 from flowstone.recipes import mixed, realnvp, spline
 
 NAN = math.nan
@@ -115,6 +122,14 @@ def test_gaussians_are_exact_on_gaussian_rows():
         found = baseline_nll(density, rows, x)
         assert found["Gaussian"] == pytest.approx(-truth.log_prob(x).mean().item(), abs=2e-3)
         assert found["mixture of Gaussians"] == pytest.approx(found["Gaussian"], abs=2e-2)
+
+
+def test_columns_without_a_value_cost_no_bits_and_are_not_listed():
+    columns = [{"name": "a", "gaps": True}, {"name": "b", "atoms": [1.0, 2.0], "rest": None}]
+    density = mixed(2, columns=columns, width=8)
+    density.initialize(torch.tensor([[0.0, 1.0], [2.0, 2.0]]))
+    bits = column_bits(density, torch.tensor([[math.nan, 1.0]] * 3))
+    assert bits == {"b": pytest.approx(1, abs=0.01)}
 
 
 def test_there_are_none_for_contexts_and_images():

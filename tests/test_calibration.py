@@ -9,6 +9,7 @@ from sklearn.datasets import make_moons
 from tests.cases import disturb
 
 import flowstone
+from flowstone.data import open_source
 from flowstone.errors import DataError, SettingError, ShapeError
 from flowstone.evaluation import (
     calibration,
@@ -19,6 +20,7 @@ from flowstone.evaluation import (
     uniformity,
     verdict,
 )
+from flowstone.evaluation.overlap import seen_rows
 from flowstone.mixed import MixedDensity
 from flowstone.plot import calibration_figure
 from flowstone.recipes import gaussian_mixture, mixed
@@ -172,6 +174,17 @@ def test_the_verdict_knows_good_from_poor_and_from_simple_models():
     assert verdict(density, moons[:50], nll=nll).word == "unsure"
 
 
+def test_the_verdict_names_the_best_simple_model_of_those_with_a_figure():
+    density = gaussian_mixture(2, components=1).double()
+    x = density.sample(60, seed=0)
+    figures = {"A": None, "B": math.inf, "C": 2.0, "D": math.nan, "E": 2.5}
+    found = verdict(density, x, nll=1.5, baselines=figures, lead_errors={"C": 0.125, "E": None})
+    assert "; 0.50 ± 0.12 nats a row better than C; " in found.sentence
+    assert "within 0.01 nats a row of C" in verdict(density, x, nll=2.0, baselines=figures).sentence
+    for nll, others in ((1.5, {"A": None, "B": math.inf}), (math.nan, figures)):
+        assert "nats a row" not in verdict(density, x, nll=nll, baselines=others).sentence
+
+
 def test_the_verdict_does_not_depend_on_the_order_of_a_long_table():
     torch.manual_seed(0)
     density = gaussian_mixture(2, components=1).double()
@@ -214,3 +227,16 @@ def test_rows_that_stand_in_both_parts_are_counted():
     assert shared_rows(learned, held_out) == 3
     assert shared_rows(learned.split(1), held_out) == 3
     assert shared_rows(learned, held_out[2:3]) == 0
+
+
+@pytest.mark.parametrize("context", [[], ["b"]])
+def test_test_rows_that_were_seen_are_counted_without_their_noise(tmp_path, context):
+    draw = np.random.default_rng(0)
+    x = np.column_stack((draw.integers(0, 60, 400), draw.integers(0, 3, 400), draw.normal(size=400).round(1)))
+    np.savetxt(tmp_path / "table.csv", x, delimiter=",", header="a,b,c", comments="", fmt="%g")
+    dataset = open_source(tmp_path / "table.csv", context=context, columns=["a", "b", "c"], mixed=False)
+    names = [*dataset.columns, *dataset.context_columns]
+    order = np.random.default_rng(0).permutation(400)
+    rows = [tuple(row) for row in x[order][:, ["abc".index(name) for name in names]]]
+    assert dataset.description["noise"]
+    assert seen_rows(dataset) == sum(row in set(rows[80:]) for row in rows[:40]) > 0

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ import pyarrow.parquet
 import pytest
 
 from commands import flowstone, make_run, make_table, refused
+from flowstone.cli.values import print_metrics
 from flowstone.errors import OutputError
+from flowstone.files import to_json
 from flowstone.streaming import Scorer
 
 
@@ -171,6 +174,31 @@ def test_rows_that_were_learned_from_are_counted(capsys):
     assert "of these, 40 rows are also in the table that was learned from" in capsys.readouterr().out
     flowstone("evaluate", "R", "some.csv", "--json")
     assert json.loads(capsys.readouterr().out)["n_also_in_training"] == 40
+
+
+def test_rows_that_are_left_out_are_not_counted_as_learned_from(capsys):
+    rows = np.random.default_rng(0).normal(size=(100, 2)).round(3).astype(str)
+    rows[:30, 0] = ""
+    Path("gaps.csv").write_text("\n".join(["a,b", *map(",".join, rows)]))
+    flowstone("train", "gaps.csv", "--drop-missing", "--out", "R", "--steps", 2, "--no-plots", "--quiet")
+    capsys.readouterr()
+    flowstone("evaluate", "R", "gaps.csv", "--drop-missing")
+    assert "of these, 70 rows are also in the table that was learned from" in capsys.readouterr().out
+
+
+def test_figures_that_are_not_finite_are_said_so():
+    figures = {"nll_nats": math.nan, "nll_stderr": math.nan, "bits_per_dim": math.inf, "n_test": 9, "n_not_finite": 1}
+    figures |= {"baselines_nll_nats": {"Gaussian": math.inf}, "round_trip_max": math.nan}
+    for metrics in (figures, json.loads(to_json(figures))):  # of a training, and of its run folder
+        lines: list[str] = []
+        print_metrics(metrics, lines.append)
+        assert lines == [
+            "test NLL not finite ± not finite nats on 9 rows",
+            "   not finite nats: Gaussian",
+            "of these, 1 row has a likelihood that is not finite",
+            "bits/dim not finite",
+            "round trip at most not finite",
+        ]
 
 
 def anomalies_of(path: str) -> list[dict[str, str]]:

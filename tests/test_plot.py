@@ -225,6 +225,20 @@ def test_bins_of_whole_numbers_hold_as_many_of_them_each():
     assert len(set(held[1:-1])) == 1
 
 
+def test_areas_of_histograms_are_shares_of_all_values():
+    data, drawn = torch.linspace(0, 1, 400), torch.linspace(0, 4, 400)
+    ax = plot.compare_column(plt.figure().add_subplot(), data, drawn, "x")
+    filled, line = (np.asarray(patch.get_path().vertices) for patch in ax.patches)
+    assert filled[:, 1].max() == pytest.approx(1, rel=0.2)
+    assert line[:, 1].max() == pytest.approx(0.25, rel=0.3)
+
+
+def test_bins_of_a_grid_end_between_its_values():
+    edges = plot.ColumnScale(torch.arange(101).double() / 10).edges  # of which the quantiles are none
+    steps = 10 * edges - 0.5
+    assert steps == pytest.approx(steps.round())
+
+
 def test_a_scatter_is_given_arrays(monkeypatch):
     """Of a tensor matplotlib looks at each number by itself."""
     seen = []

@@ -22,6 +22,7 @@ from commands import flowstone as command
 from commands import refused
 from flowstone.cli.again import commands_again
 from flowstone.cli.values import settings_of
+from flowstone.data import Rows
 from flowstone.errors import SettingError
 from flowstone.evaluation import log_prob
 from flowstone.report import Subject, report_page
@@ -228,6 +229,17 @@ def test_the_least_likely_rows_come_first_with_their_values_and_blame(runs):
     for line in lines:
         (bold,) = [name for name, value in zip(head, line, strict=True) if "<strong>" in value]
         assert line[1] == bold
+
+
+def test_a_row_without_a_likelihood_is_the_least_likely(runs):
+    subject = Subject.of(runs["table"])
+    assert subject.dataset is not None
+    x = subject.dataset.test.x.clone()
+    x[3] = 1e300
+    lost = replace(subject, dataset=replace(subject.dataset, test=Rows(x)))
+    first = str(SECTIONS["Least likely"](lost)).partition("<tbody>")[2].partition("</tr>")[0]
+    assert first.count("not finite") == 2  # likelihood and p-value
+    assert first.count("1e+300") == 3
 
 
 def test_entropy_is_shown_where_it_is_known(runs):

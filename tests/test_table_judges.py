@@ -78,12 +78,20 @@ def test_chance_copies_of_short_columns_are_those_of_held_out_rows(rng):
     assert result.nearer_to_training == 0.5
 
 
+@pytest.mark.parametrize("count", [5, 60])
+def test_the_error_of_the_nearer_share_is_that_of_repeated_tables(rng, count):
+    tables = ([rng.normal(size=(n, 2)) for n in (count, count, 800)] for _ in range(60))
+    found = [nearest_rows(*each) for each in tables]
+    spread = np.std([each.nearer_to_training for each in found])
+    assert np.mean([each.stderr for each in found]) == pytest.approx(spread, rel=0.3)
+
+
 def test_distances_count_levels_gaps_and_spreads():
     training = np.array([[0.0, 1.0, 10.0], [1.0, 2.0, 30.0], [2.0, 1.0, np.nan]])
     spread = _spread(training, CODED)
     assert spread.tolist() == [1.0, 1.0, 10.0]
     row = np.array([[0.5, 2.0, np.nan]])
-    distances = [_nearest(row / spread, other[None] / spread, CODED).item() for other in training]
+    distances = [_nearest(row / spread, other[None] / spread, CODED)[0].item() for other in training]
     assert distances == [0.5 + 1 + 1, 0.5 + 0 + 1, 1.5 + 1 + 0]
 
 
@@ -105,6 +113,28 @@ def test_levels_are_scored_by_accuracy_and_gaps_of_the_target_are_left_out(rng):
     assert result.real > 0.95
     with pytest.raises(DataError, match="one value alone"):
         train_on_synthetic(np.ones((5, 2)), np.ones((5, 2)), np.ones((5, 2)), 1)
+
+
+def test_columns_without_values_are_left_to_no_tree(rng):
+    real, other = mixed_rows(rng, 300), mixed_rows(rng, 300)
+    real[:, 2] = other[:, 2] = np.nan
+    result = classifier_two_sample_test(real, other, CODED)
+    assert abs(result.auc - 0.5) < 4 * result.stderr
+    assert train_on_synthetic(real, other, mixed_rows(rng, 300), 1, CODED).real > 0.8
+    assert nearest_rows(real, mixed_rows(rng, 300), other, CODED).copies == 0
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_a_target_that_cannot_be_scored_or_learned_has_no_score(rng, value):
+    real, test, synthetic = (mixed_rows(rng, 200) for _ in range(3))
+    constant = test.copy()
+    constant[:, 1] = value
+    scores = train_on_synthetic(real, synthetic, constant, 1, CODED)
+    assert np.isnan([scores.synthetic, scores.real]).all()
+    synthetic[:, 1] = np.nan
+    scores = train_on_synthetic(real, synthetic, test, 1, CODED)
+    assert np.isnan(scores.synthetic)
+    assert scores.real > 0.8
 
 
 def test_codes_of_many_levels_are_numbers_to_the_trees(rng):

@@ -1,4 +1,5 @@
 import json
+import math
 from contextlib import nullcontext
 
 import numpy as np
@@ -334,3 +335,25 @@ def test_options_of_other_types_are_refused(option):
     with pytest.raises(SettingError, match=f"^{option}=") as refused:
         DataRequest("t.csv", **{option: 0.5 if option != "na" else None})  # pyright: ignore[reportArgumentType]
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_values_are_written_with_the_digits_that_tell_them_apart(tmp_path, mixed):
+    draw = np.random.default_rng(0)
+    columns = {
+        "seconds": [str(round(1.7e9 + 20 * value, 4)) for value in draw.random(60)],
+        "key": [f"{10**17 + value}" for value in draw.integers(0, 10**6, 60)],
+        "cents": [f"{value:g}" for value in draw.integers(0, 900_000, 60) / 100],
+    }
+    lines = list(zip(*columns.values(), strict=True))
+    (tmp_path / "table.csv").write_text("\n".join(map(",".join, [tuple(columns), *lines])))
+    dataset = open_source(tmp_path / "table.csv", mixed=mixed)
+    x = dataset.without_noise(dataset.test.x, most=math.inf).tolist()
+    shown = [[dataset.in_words(name, value) for name, value in zip(columns, row, strict=True)] for row in x]
+    wanted = [list(lines[row]) for row in np.random.default_rng(0).permutation(60)[:6]]
+    kept = [0, 1, 2] if mixed else [0, 2]  # float64 has too few digits of a key
+    assert [[row[index] for index in kept] for row in shown] == [[row[index] for index in kept] for row in wanted]
+    assert dataset.kinds is not None
+    ends = dataset.kinds.kind("seconds").describe().range.split(" … ")
+    assert ends == [min(columns["seconds"], key=float), max(columns["seconds"], key=float)]
+    assert dataset.in_words("seconds", math.nan) == "missing"

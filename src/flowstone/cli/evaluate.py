@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,6 +63,8 @@ def evaluate(
     as_json
         Print the figures as JSON.
     """
+    import pyarrow as pa
+
     from flowstone.data import Rows
     from flowstone.data.tables import Unseen, warn_unseen
     from flowstone.evaluation.beside import beside_metrics
@@ -85,12 +88,15 @@ def evaluate(
         unseen: list[Unseen] = []
         x = model_of(folder, device).encode(table, unseen=unseen)
         warn_unseen(unseen)
-        rows = Rows(x[~x.isnan().any(1)] if drop_missing else x)
+        if drop_missing:
+            whole = ~x.isnan().any(1)
+            table, x = replace(table, arrow=table.arrow.filter(pa.array(whole.cpu().numpy()))), x[whole]
+        rows = Rows(x)
     elif folder.of_images:
         rows = folder.images(data, **images_options(chosen)).rows
     else:
-        table = folder.read(data, **reading_options(chosen))
-        rows, noise = folder.rows(table, drop_missing=drop_missing)
+        table, _ = folder.table(folder.read(data, **reading_options(chosen)), drop_missing=drop_missing)
+        rows, noise = folder.rows(table)
         say_noise(noise, "as in the training")
     with precision_of(precision, density):
         metrics: dict[str, Any] = dict(figures(density, rows.x, rows.context, bound_samples=bound_samples))

@@ -1,6 +1,7 @@
 """Shared by several commands: reading values from words, checking what is written, and showing figures."""
 
 import ast
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -199,48 +200,62 @@ def judged(density: "Density", rows: "Rows", metrics: Mapping[str, Any], names: 
         print(f"for a verdict on the density, {INSTALL}", file=sys.stderr)
         return {}
     found = verdict(
-        density, rows.x, rows.context, nll=metrics["nll_nats"], baselines=metrics.get("baselines_nll_nats"), names=names
-    )
+        density, rows.x, rows.context, nll=metrics["nll_nats"], baselines=metrics.get("baselines_nll_nats"),
+        lead_errors=metrics.get("baselines_lead_stderr"), names=names,
+    )  # fmt: skip
     return {"verdict": asdict(found)}
 
 
 def print_metrics(metrics: Mapping[str, Any], say: Callable[[str], None]) -> None:
     """Print the figures in lines of text."""
-    say(f"test NLL {metrics['nll_nats']:.4f} ± {metrics['nll_stderr']:.4f} nats on {metrics['n_test']} rows")
+
+    def figure(name: str) -> str:
+        return _figure(metrics[name])
+
+    say(f"test NLL {figure('nll_nats')} ± {figure('nll_stderr')} nats on {metrics['n_test']} rows")
     if "log_det" in metrics:
-        say(f"the two terms of log p(x): log p(z) {metrics['log_prior']:.4f} and log-det {metrics['log_det']:.4f} nats")
+        say(f"the two terms of log p(x): log p(z) {figure('log_prior')} and log-det {figure('log_det')} nats")
     for name, nll in metrics.get("baselines_nll_nats", {}).items():
-        say(f"{nll:13.4f} nats: {name}")
+        say(f"{_figure(nll):>13} nats: {name}")
     if "entropy" in metrics:
         say(f"entropy  {metrics['entropy']:.4f} nats, below which no model gets")
-    if metrics.get("n_also_in_training"):
-        say(f"of these, {metrics['n_also_in_training']} rows are also in the table that was learned from")
-    if metrics["n_not_finite"]:
-        say(f"of these, {metrics['n_not_finite']} rows have a likelihood that is not finite")
+    _print_counts(metrics, say)
     if "verdict" in metrics:
         say(f"verdict: {metrics['verdict']['sentence']}")
     if "bits_per_column" in metrics:
         _print_columns(metrics, say)
         _print_training(metrics, say)
         return
-    bits = f"bits/dim {metrics['bits_per_dim']:.4f}"
+    bits = f"bits/dim {figure('bits_per_dim')}"
     if "bound_samples" in metrics:
         draws = metrics["bound_samples"]
-        bits += f" ± {metrics['bits_per_dim_stderr']:.4f}, of integers 0 … 255: a bound by {draws} "
+        bits += f" ± {figure('bits_per_dim_stderr')}, of integers 0 … 255: a bound by {draws} "
         bits += "draw of the noise" if draws == 1 else "draws of the noise"
     say(bits)
     if "round_trip_max" in metrics:
-        say(f"round trip at most {metrics['round_trip_max']:.1e}")
+        say(f"round trip at most {_figure(metrics['round_trip_max'], '.1e')}")
     _print_training(metrics, say)
+
+
+def _figure(value: float | None, spec: str = ".4f") -> str:
+    """A figure as text; JSON keeps what is not finite as None."""
+    return "not finite" if value is None or not math.isfinite(value) else format(value, spec)
+
+
+def _print_counts(metrics: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    if count := metrics.get("n_also_in_training"):
+        say(f"of these, {count} {'row is' if count == 1 else 'rows are'} also in the table that was learned from")
+    if count := metrics["n_not_finite"]:
+        say(f"of these, {count} {'row has' if count == 1 else 'rows have'} a likelihood that is not finite")
 
 
 def _print_columns(metrics: Mapping[str, Any], say: Callable[[str], None]) -> None:
     """Bits of each column given those before it, beside its bits alone where they are known."""
     bits, alone = metrics["bits_per_column"], metrics.get("independent_bits_per_column")
-    width = max(map(len, bits))
+    width = max(map(len, ("bits of", *bits)))
     say(f"{'bits of':{width}}  given those before it" + ("   alone" if alone else ""))
     for name, value in bits.items():
-        say(f"{name:{width}}  {value:21.3f}" + (f"{alone[name]:8.3f}" if alone else ""))
+        say(f"{name:{width}}  {_figure(value, '.3f'):>21}" + (f"  {_figure(alone[name], '.3f'):>6}" if alone else ""))
 
 
 def _print_training(metrics: Mapping[str, Any], say: Callable[[str], None]) -> None:

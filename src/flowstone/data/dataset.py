@@ -1,5 +1,6 @@
 """Dataset: data read, checked and split, ready to learn from."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -8,7 +9,6 @@ import torch
 from torch import Tensor
 
 from flowstone.data.rows import Rows
-from flowstone.data.times import TimeFormat
 
 if TYPE_CHECKING:
     from flowstone.data.tables import Columns
@@ -70,15 +70,33 @@ class Dataset:
         return {name: list(map(str, levels)) for name, levels in found.items() if levels is not None}
 
     @property
-    def formats(self) -> dict[str, TimeFormat]:
-        """How the numbers of columns of dates and times are written."""
-        from flowstone.data.tables.kinds import Datetime
+    def formats(self) -> dict[str, Callable[[float], str]]:
+        """How numbers that are not those of the table are written: of columns of dates and times, by a ``TimeFormat``,
+        and of whole numbers so large that they are counted from another one.
+        """
+        from flowstone.data.tables.kinds import Datetime, Numbers
 
         kinds = () if self.kinds is None else self.kinds.modelled
-        return {kind.column: kind.format() for kind in kinds if isinstance(kind, Datetime)}
+        found: dict[str, Callable[[float], str]] = {
+            kind.column: kind.said for kind in kinds if self.mixed and isinstance(kind, Numbers) and kind.origin
+        }
+        return found | {kind.column: kind.format() for kind in kinds if isinstance(kind, Datetime)}
 
-    def without_noise(self, x: Tensor) -> Tensor:
-        """Rows of x whose columns of at most ``FEW`` different values are rounded to these, without the noise that was
+    def in_words(self, name: str, value: float) -> str:
+        """A value of a column as the table shows it."""
+        from flowstone.data.tables.kinds import Numbers
+
+        if math.isnan(value):
+            return "missing"
+        if name in self.levels:
+            return self.levels[name][int(value)] if int(value) < len(self.levels[name]) else "(others)"
+        if name in self.formats:
+            return self.formats[name](value)
+        kind = None if self.kinds is None or name not in self.kinds.names else self.kinds.kind(name)
+        return kind.said(value) if isinstance(kind, Numbers) and not kind.origin else f"{value:.6g}"
+
+    def without_noise(self, x: Tensor, *, most: float = FEW) -> Tensor:
+        """Rows of x whose columns of at most so many different values are rounded to these, without the noise that was
         added for the training.
         """
         from flowstone.data.tables.kinds import Numbers
@@ -88,7 +106,7 @@ class Dataset:
             if self.kinds is None or name not in self.description.get("noise", {}):
                 continue
             kind = self.kinds.kind(name)
-            if isinstance(kind, Numbers) and kind.step and kind.distinct <= FEW:
+            if isinstance(kind, Numbers) and kind.step and kind.distinct <= most:
                 x[:, index] = torch.from_numpy(kind.on_grid(x[:, index].numpy()))
         return x
 

@@ -1,4 +1,4 @@
-"""Figures of a table beside its likelihood: simple models, bits of each column, rows that were learned from."""
+"""Figures of a table beside its likelihood: simple models, and bits of each column."""
 
 import math
 from typing import Any
@@ -10,7 +10,6 @@ from flowstone.density import Density
 from flowstone.evaluation.baselines import baselines
 from flowstone.evaluation.columns import column_bits, independent_columns
 from flowstone.evaluation.metrics import log_prob
-from flowstone.evaluation.overlap import shared_rows
 from flowstone.mixed import MixedDensity
 
 __all__ = ["beside_metrics"]
@@ -25,7 +24,6 @@ def beside_metrics(density: Density, x: Tensor, train: Tensor | None = None) -> 
     found: dict[str, Any] = {}
     if train is not None:
         found["baselines_nll_nats"], found["baselines_lead_stderr"] = _baselines(density, x, train)
-        found["n_also_in_training"] = shared_rows(train, x) if x.ndim == 2 else 0
     if isinstance(density, MixedDensity):
         found["bits_per_column"] = column_bits(density, x)
         if train is not None:

@@ -18,16 +18,17 @@ __all__ = ["column_bits", "independent_columns", "require_comparable"]
 @torch.no_grad()
 def column_bits(density: MixedDensity, x: Tensor) -> dict[str, float]:
     r"""Mean of $-\log_2 p(x_j \mid x_i, i < j)$ of each column over the rows that have a value there; in the table's
-    order. The sum over columns is the NLL of rows without gaps, in bits.
+    order, without columns that have no value in any row. The sum over columns is the NLL of rows without gaps, in bits.
 
     Of a continuous column it depends on the unit of the data, and may be negative; of others it is what a value costs
     to write down.
     """
     with threads_for(density, CHUNK):
         terms = density.column_log_prob(x.to(density.device)).double().cpu()
-    present = ~x.isnan()
-    bits = -(terms.where(present, 0.0).sum(0) / present.sum(0).clamp_min(1)) / math.log(2)
-    return {column.name: value for column, value in zip(density.columns, bits.tolist(), strict=True)}
+    present = ~x.isnan().cpu()
+    bits = (0.0 - terms.where(present, 0.0).sum(0) / present.sum(0)) / math.log(2)
+    found = zip(density.columns, bits.tolist(), present.any(0).tolist(), strict=True)
+    return {column.name: value for column, value, has_values in found if has_values}
 
 
 @torch.no_grad()

@@ -1,11 +1,18 @@
 """Rows that stand both in what was learned from and in what is to judge it."""
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
+import torch
 from torch import Tensor
 
-__all__ = ["shared_rows"]
+from flowstone.data import Dataset, Rows
+from flowstone.errors import SettingError
+
+__all__ = ["seen_rows", "shared_rows"]
+
+PIECE = 1 << 18  # rows at a time
 
 
 def shared_rows(learned: Tensor | Iterable[Tensor], held_out: Tensor) -> int:
@@ -26,6 +33,24 @@ def shared_rows(learned: Tensor | Iterable[Tensor], held_out: Tensor) -> int:
     for piece in [learned] if isinstance(learned, Tensor) else learned:
         found |= wanted.intersection(row.tobytes() for row in _rows(piece))
     return sum(row in found for row in rows)
+
+
+def seen_rows(dataset: Dataset) -> int:
+    """How many test rows of a table are also training rows, context included, without the noise added to both.
+
+    Raises:
+        SettingError: the training draws fresh rows.
+    """
+    if not isinstance(dataset.train, Rows):
+        raise SettingError("the training draws fresh rows: none was seen before")
+
+    def table(rows: Rows) -> Tensor:
+        x = dataset.without_noise(rows.x, most=math.inf)
+        return x if rows.context is None else torch.cat((x, rows.context.double().cpu()), 1)
+
+    train = dataset.train
+    pieces = (train.take(slice(start, start + PIECE)) for start in range(0, len(train), PIECE))
+    return shared_rows(map(table, pieces), table(dataset.test))
 
 
 def _rows(x: Tensor) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 
 from flowstone.errors import SettingError
 
-__all__ = ["INSTALL", "classifier", "of_few_levels", "regressor", "require_sklearn"]
+__all__ = ["INSTALL", "classifier", "of_few_levels", "regressor", "require_sklearn", "without_empty_columns"]
 
 INSTALL = "install scikit-learn: pip install flowstone[evaluation]"
 MOST_LEVELS = 255  # levels of a column that the trees take as categorical
@@ -36,6 +36,14 @@ def of_few_levels(categorical: np.ndarray | None, rows: np.ndarray) -> np.ndarra
         return None
     highest = np.nanmax(rows, axis=0, initial=0.0, where=~np.isnan(rows))
     return np.asarray(categorical, bool) & (highest < MOST_LEVELS)
+
+
+def without_empty_columns(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same rows with 0 in columns that hold no value in ``train``: nothing can be learned of them, and the trees
+    refuse them.
+    """
+    empty = np.isnan(train).all(0)
+    return np.where(empty, 0.0, train), np.where(empty, 0.0, test)
 
 
 def _trees(name: str, categorical: np.ndarray | None, seed: int) -> Any:

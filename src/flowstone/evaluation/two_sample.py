@@ -9,7 +9,7 @@ import numpy as np
 
 from flowstone.errors import DataError
 from flowstone.evaluation.trees import classifier as boosted_trees
-from flowstone.evaluation.trees import of_few_levels, require_sklearn
+from flowstone.evaluation.trees import of_few_levels, require_sklearn, without_empty_columns
 from flowstone.validation import require_integer
 
 __all__ = ["TwoSample", "classifier_two_sample_test", "score_of"]
@@ -78,7 +78,8 @@ def classifier_two_sample_test(
     make = classifier or (lambda: boosted_trees(of_few_levels(categorical, rows), seed))
     aucs = []
     for train, test in StratifiedKFold(folds, shuffle=True, random_state=seed).split(rows, labels):
-        probability = make().fit(rows[train], labels[train]).predict_proba(rows[test])[:, 1]
+        known, asked = without_empty_columns(rows[train], rows[test])
+        probability = make().fit(known, labels[train]).predict_proba(asked)[:, 1]
         aucs.append(roc_auc_score(labels[test], probability))
     auc = float(np.mean(aucs))
     return TwoSample(score_of(auc), auc, _auc_error(auc, n))

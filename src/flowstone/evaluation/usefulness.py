@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from flowstone.errors import DataError
-from flowstone.evaluation.trees import classifier, of_few_levels, regressor, require_sklearn
+from flowstone.evaluation.trees import classifier, of_few_levels, regressor, require_sklearn, without_empty_columns
 
 __all__ = ["Usefulness", "train_on_synthetic"]
 
@@ -17,7 +17,8 @@ class Usefulness:
 
     Attributes:
         measure: ``"auc"`` for a column of two values, ``"accuracy"`` for several levels, ``"r2"`` for numbers.
-        synthetic: score of the model that was trained on synthetic rows.
+        synthetic: score of the model that was trained on synthetic rows; NaN where none of them has a value of the
+            column, or where the held-out rows hold too few different values to score a prediction.
         real: score of the same model trained on real rows.
     """
 
@@ -64,10 +65,15 @@ def train_on_synthetic(
     few = of_few_levels(coded, np.concatenate((real, synthetic, test)))
     inputs = None if few is None else np.delete(few, target)
     make = regressor if measure == "r2" else classifier
-    scores = []
+    scores, held_out = [], tables[2][:, target]
+    can_be_scored = len(np.unique(held_out)) >= (1 if measure == "accuracy" else 2)
     for table in tables[:2]:
-        model = make(inputs, seed).fit(np.delete(table, target, 1), table[:, target])
-        scores.append(_score(model, measure, np.delete(tables[2], target, 1), tables[2][:, target], levels))
+        if not len(table) or not can_be_scored:
+            scores.append(np.nan)
+            continue
+        train, test = without_empty_columns(np.delete(table, target, 1), np.delete(tables[2], target, 1))
+        model = make(inputs, seed).fit(train, table[:, target])
+        scores.append(_score(model, measure, test, held_out, levels))
     return Usefulness(measure, *scores)
 
 

@@ -12,7 +12,7 @@ from flowstone.evaluation.calibration import Calibration, calibration
 from flowstone.evaluation.samples import sample_rows
 from flowstone.evaluation.two_sample import classifier_two_sample_test
 
-__all__ = ["DRAWS", "Verdict", "rows_to_judge", "verdict"]
+__all__ = ["DRAWS", "Verdict", "best_baseline", "lead_in_words", "rows_to_judge", "verdict"]
 
 MOST_ROWS = 5000  # that are compared
 FEWEST_ROWS = 100  # below which a classifier learns nothing
@@ -49,7 +49,8 @@ def verdict(
     context: Tensor | None = None,
     *,
     nll: float,
-    baselines: Mapping[str, float] | None = None,
+    baselines: Mapping[str, float | None] | None = None,
+    lead_errors: Mapping[str, float | None] | None = None,
     names: Sequence[str] = (),
     ranked: Calibration | None = None,
     seed: int = 0,
@@ -60,7 +61,9 @@ def verdict(
     Args:
         x, context: held-out rows.
         nll: their mean negative log-likelihood, in nats.
-        baselines: the mean negative log-likelihood of simple models, by name.
+        baselines: the mean negative log-likelihood of simple models, by name; those that are not finite, or None as in
+            JSON, are left out.
+        lead_errors: the standard errors of their differences to that of the density, by name.
         names: the names of the columns.
         ranked: the calibration of ``rows_to_judge`` by ``DRAWS`` draws, where it is known already.
     """
@@ -78,10 +81,29 @@ def verdict(
     names = list(names) or [f"x{index + 1}" for index in range(x.shape[1])]
     limit = 0.01 / len(names)
     wrong = tuple(name for name, p in zip(names, ranked.p_values().tolist(), strict=True) if p < limit)
-    best = min(baselines, key=lambda name: baselines[name]) if baselines else None
-    ahead = math.inf if best is None or baselines is None else baselines[best] - nll
-    word = _word(auc, error, f"no better than {best}" if ahead <= 0 else None)
-    return Verdict(word, f"{word}: {_reasons(auc, error, ahead, best, coverage, wrong)}", auc, error, coverage, wrong)
+    best = best_baseline(baselines or {}) if math.isfinite(nll) else None
+    ahead = math.inf if best is None else best[1] - nll
+    word = _word(auc, error, None if best is None or ahead > 0 else f"no better than {best[0]}")
+    lead = None if best is None else lead_in_words(ahead, (lead_errors or {}).get(best[0]), best[0])
+    return Verdict(word, f"{word}: {_reasons(auc, error, lead, coverage, wrong)}", auc, error, coverage, wrong)
+
+
+def best_baseline(baselines: Mapping[str, float | None]) -> tuple[str, float] | None:
+    """The name and the figure of the simple model with the lowest one that is finite; None where there is none."""
+    finite = {name: nll for name, nll in baselines.items() if nll is not None and math.isfinite(nll)}
+    return min(finite.items(), key=lambda item: item[1], default=None)
+
+
+def lead_in_words(ahead: float, error: float | None, name: str) -> str:
+    """How far a density is ahead of a simple model, in nats a row, with the standard error where it is known.
+
+    >>> lead_in_words(0.25, 0.1, "Gaussian"), lead_in_words(-0.001, None, "Gaussian")
+    ('0.25 ± 0.10 nats a row better than Gaussian', 'within 0.01 nats a row of Gaussian')
+    """
+    spread = "" if error is None or not math.isfinite(error) else f" ± {error:.2f}"
+    if abs(ahead) < 0.005 and spread in ("", " ± 0.00"):
+        return f"within 0.01 nats a row of {name}"
+    return f"{abs(ahead):.2f}{spread} nats a row {'better' if ahead > 0 else 'worse'} than {name}"
 
 
 def rows_to_judge(x: Tensor, context: Tensor | None = None, seed: int = 0) -> tuple[Tensor, Tensor | None]:
@@ -102,8 +124,7 @@ def _word(auc: float | None, error: float | None, no_better: str | None) -> str:
 def _reasons(
     auc: float | None,
     error: float | None,
-    ahead: float,
-    best: str | None,
+    lead: str | None,
     coverage: Mapping[float, float],
     wrong: tuple[str, ...],
 ) -> str:
@@ -114,8 +135,8 @@ def _reasons(
         parts.append(
             f"a classifier tells samples from held-out rows with AUC {auc:.3f} ± {error:.3f} (0.5: not at all)"
         )
-    if best is not None:
-        parts.append(f"{abs(ahead):.2f} nats a row {'better' if ahead > 0 else 'worse'} than {best}")
+    if lead is not None:
+        parts.append(lead)
     held = [f"{100 * level:.0f}% regions hold {100 * share:.1f}%" for level, share in coverage.items()]
     if held:
         parts.append(" and ".join(held) + " of the rows")

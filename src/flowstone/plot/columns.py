@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flowstone.data.dataset import FEW
 from flowstone.data.times import TimeFormat
-from flowstone.plot.figures import DATA, SAMPLES, new_figure, shortened
+from flowstone.plot.figures import DATA, SAMPLES, histogram, new_figure, shortened
 from flowstone.plot.times import time_labels, time_ticks
 
 __all__ = ["ColumnScale", "column_figure", "compare_column"]
@@ -111,9 +111,8 @@ class ColumnScale:
                 shares = [(present == value).mean() if len(present) else 0.0 for value in self.few]
                 ax.bar(np.arange(len(self.few)) + 0.4 * side - 0.2, shares, 0.4, label=label, color=color)
                 continue
-            inside = present[(present >= self.edges[0]) & (present <= self.edges[-1])]
             filled = {"histtype": "stepfilled", "alpha": 0.45} if side == 0 else {"histtype": "step", "linewidth": 1.3}
-            ax.hist(inside, self.edges.tolist(), density=True, label=label, color=color, **filled)
+            histogram(ax, present, self.edges.tolist(), label=label, color=color, **filled)
         ax.set_xlim(*self.limits())
         ax.set_yticks([])
         return ax
@@ -186,4 +185,5 @@ def _edges(distinct: np.ndarray, low: float, high: float) -> np.ndarray:
     if count > 20 * BINS or not np.allclose(gaps / step, np.round(gaps / step), atol=1e-3):
         return np.linspace(low, high, BINS + 1)
     width = math.ceil((count + 1) / BINS) * step
-    return np.arange(low, high + width, width) - step / 2
+    first = distinct[np.searchsorted(distinct, low)]  # on the grid, as quantiles may not be
+    return np.arange(first, high + width, width) - step / 2

@@ -4,8 +4,9 @@ Colours are from the colour-blind safe Okabe-Ito set: data blue, samples vermili
 """
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -20,7 +21,7 @@ from flowstone.train.history import History
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["DATA", "SAMPLES", "loss_curve", "new_figure", "png_of", "save_figure", "shortened"]
+__all__ = ["DATA", "SAMPLES", "histogram", "loss_curve", "new_figure", "png_of", "save_figure", "shortened"]
 
 DATA, SAMPLES = "#0072B2", "#D55E00"
 BELOW = 3.9  # heights of a line between the axes and a legend below their ticks and label
@@ -56,6 +57,15 @@ def shortened(text: str, most: int) -> str:
     'temperature…'
     """
     return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
+
+
+def histogram(ax: Axes, values: np.ndarray, edges: Sequence[float], **style: Any) -> None:
+    """A histogram of bins of one width, in which an area is a share of all values, also of those outside of the bins:
+    were it a share of those inside, samples of which most lie elsewhere would look right.
+    """
+    weight = 1 / (max(1, len(values)) * (edges[1] - edges[0]))
+    inside = values[(values >= edges[0]) & (values <= edges[-1])]
+    ax.hist(inside, list(edges), weights=np.full(len(inside), weight), **style)
 
 
 def loss_curve(history: History, ax: Axes, *, entropy: float | None = None) -> Axes:

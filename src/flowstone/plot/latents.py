@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowstone.evaluation.calibration import distance_between
 from flowstone.flow import Flow
-from flowstone.plot.figures import DATA, SAMPLES, new_figure
+from flowstone.plot.figures import DATA, SAMPLES, histogram, new_figure
 
 __all__ = ["latent_figure"]
 
@@ -54,8 +54,8 @@ def _compare(ax: Axes, title: str, own: np.ndarray, prior: np.ndarray) -> None:
     low, high = np.quantile(np.concatenate((own, prior)), (0.002, 0.998))
     bins = min(MOST_BINS, max(LEAST_BINS, len(own) // ROWS_A_BIN))
     edges = np.linspace(low, high, bins + 1).tolist() if high > low else [low - 0.5, low + 0.5]
-    ax.hist(own, edges, density=True, histtype="stepfilled", alpha=0.45, color=DATA, label="latents of test rows")
-    ax.hist(prior, edges, density=True, histtype="step", linewidth=1.3, color=SAMPLES, label="prior")
+    histogram(ax, own, edges, histtype="stepfilled", alpha=0.45, color=DATA, label="latents of test rows")
+    histogram(ax, prior, edges, histtype="step", linewidth=1.3, color=SAMPLES, label="prior")
     ax.set_title(title, fontsize=9)
     ax.set_yticks([])
     ax.xaxis.set_major_locator(MaxNLocator(4))

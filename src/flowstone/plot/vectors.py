@@ -15,7 +15,7 @@ from flowstone.density import Density
 from flowstone.evaluation.metrics import log_prob
 from flowstone.flow import Flow
 from flowstone.plot.directions import direction_colors
-from flowstone.plot.figures import DATA, SAMPLES, new_figure
+from flowstone.plot.figures import DATA, SAMPLES, histogram, new_figure
 from flowstone.plot.pairs import pair_plot
 
 __all__ = [
@@ -106,7 +106,7 @@ def density_curve(density: Density, ax: Axes, x: Tensor, *, column: str = "x1") 
     low, high = _range(x[:, 0], margin=0.15)
     grid = torch.linspace(low, high, 600, dtype=torch.float64)[:, None]
     bins = torch.linspace(low, high, 61, dtype=torch.float64).tolist()
-    ax.hist(x[:, 0].cpu().numpy(), bins=bins, density=True, color=DATA, alpha=0.45, label="data")
+    histogram(ax, x[:, 0].cpu().numpy(), bins, color=DATA, alpha=0.45, label="data")
     ax.plot(grid[:, 0], log_prob_at(density, grid).exp(), color=SAMPLES, linewidth=1.5, label="learned density")
     ax.set(xlabel=column, ylabel="density")
     ax.legend(frameon=False)

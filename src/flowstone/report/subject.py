@@ -15,6 +15,7 @@ from flowstone.errors import DataError, SettingError
 from flowstone.evaluation.beside import beside_metrics
 from flowstone.evaluation.calibration import Calibration, calibration
 from flowstone.evaluation.metrics import evaluate
+from flowstone.evaluation.overlap import seen_rows
 from flowstone.evaluation.samples import sample_rows
 from flowstone.evaluation.trees import require_sklearn
 from flowstone.evaluation.verdict import DRAWS, Verdict, rows_to_judge, verdict
@@ -73,6 +74,7 @@ class Subject:
             metrics = evaluate(density, dataset.test.x, dataset.test.context)
             if isinstance(dataset.train, Rows):
                 metrics |= beside_metrics(density, dataset.test.x, dataset.rows_to_show.x)
+                metrics |= {} if dataset.images else {"n_also_in_training": seen_rows(dataset)}
         return cls(run, density, record, history, metrics, dataset, missing, **options)
 
     @property
@@ -145,23 +147,14 @@ class Subject:
     def written(self, rows: Rows) -> list[list[str]]:
         """Rows as a table shows them, context included."""
         assert self.dataset is not None
-        x = self.dataset.without_noise(rows.x)
-        lines = [
-            [self._written(name, value) for name, value in zip(self.columns, row, strict=True)] for row in x.tolist()
-        ]
+        x, in_words = self.dataset.without_noise(rows.x, most=math.inf), self.dataset.in_words
+        lines = [[in_words(name, value) for name, value in zip(self.columns, row, strict=True)] for row in x.tolist()]
         if rows.context is not None:
             lines = [
-                [*line, *(f"{value:.5g}" for value in given)]
+                [*line, *(in_words(name, value) for name, value in zip(self.context_columns, given, strict=True))]
                 for line, given in zip(lines, rows.context.tolist(), strict=True)
             ]
         return lines
-
-    def _written(self, name: str, value: float) -> str:
-        if math.isnan(value):
-            return "missing"
-        if name in self.levels:
-            return self.levels[name][int(value)] if int(value) < len(self.levels[name]) else "(others)"
-        return self.formats[name](value) if name in self.formats else f"{value:.5g}"
 
     @cached_property
     def can_sample(self) -> bool:
@@ -195,8 +188,8 @@ class Subject:
         rows = self.dataset.test
         return verdict(
             self.density, rows.x, rows.context, nll=self.metrics["nll_nats"],
-            baselines=self.metrics.get("baselines_nll_nats"), names=self.columns,
-            ranked=self.calibration,
+            baselines=self.metrics.get("baselines_nll_nats"), lead_errors=self.metrics.get("baselines_lead_stderr"),
+            names=self.columns, ranked=self.calibration,
         )  # fmt: skip
 
     def picture(self, name: str) -> bytes | None:

@@ -1,5 +1,6 @@
 """The least likely test rows, and the column to blame for each."""
 
+import math
 from collections import Counter
 
 from markupsafe import Markup
@@ -24,7 +25,7 @@ def least_likely(subject: Subject) -> Markup | None:
         return None
     density = subject.density
     scores = log_prob(density, test.x, test.context)
-    order = scores.argsort()[:SHOWN]
+    order = scores.nan_to_num(nan=-math.inf).argsort()[:SHOWN]  # rows without a likelihood are the first
     worst = test.take(order)
     held = validation.take(slice(JUDGING))
     judge = AnomalyJudge(density, held.x, held.context)
@@ -43,10 +44,11 @@ def least_likely(subject: Subject) -> Markup | None:
             for index in chosen
         ]
         cells += shown[place][len(subject.columns) :]
-        lines.append((str(place + 1), name, number(score, ".2f"), f"{p_value:.3g}", *cells))
+        lines.append((str(place + 1), name, number(score, ".2f"), number(p_value, ".3g"), *cells))
     said = (
-        f"Of {len(test):,} test rows. The p-value is the share of {len(held)} validation rows that are as unlikely; "
-        "the column to blame is the one whose value, given the others of its row, is the most nats below what is usual."
+        f"Of {len(test):,} test rows. The p-value is the share of rows at most as likely, among {len(held)} validation "
+        "rows and this one; the column to blame is the one whose value, given the others of its row, is the most nats "
+        "below what is usual."
     )
     left_out = len(subject.columns) - len(chosen)
     more = paragraph(f"{left_out} further columns are not shown.") if left_out else Markup("")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from markupsafe import Markup
 
 from flowstone.evaluation.trees import INSTALL
+from flowstone.evaluation.verdict import best_baseline, lead_in_words
 from flowstone.report.markup import join, number, paragraph
 from flowstone.report.subject import Subject
 
@@ -31,8 +32,9 @@ def _verdict(subject: Subject) -> Markup:
     if not metrics:
         return paragraph("No figures: the training has not ended.", "verdict")
     if metrics.get("n_not_finite"):
-        count = f"{metrics['n_not_finite']} of {metrics['n_test']} test rows"
-        return paragraph(f"Not usable as it is: {count} have a likelihood that is not finite.", "verdict")
+        lost = metrics["n_not_finite"]
+        count = f"{lost} of {metrics['n_test']} test rows {'has' if lost == 1 else 'have'}"
+        return paragraph(f"Not usable as it is: {count} a likelihood that is not finite.", "verdict")
     if subject.images:
         error = number(metrics.get("bits_per_dim_stderr", 0.0))
         bits = f"{number(metrics['bits_per_dim'])} ± {error} bits a dimension on {metrics['n_test']} test images"
@@ -43,10 +45,9 @@ def _verdict(subject: Subject) -> Markup:
 
 def _beside_baselines(metrics: Mapping) -> str:
     nll = f"{number(metrics['nll_nats'])} ± {number(metrics['nll_stderr'])} nats a row on {metrics['n_test']} test rows"
-    others = metrics.get("baselines_nll_nats") or {}
-    known = {name: value for name, value in others.items() if value is not None}
-    if not known:
+    best = best_baseline(metrics.get("baselines_nll_nats") or {})
+    if best is None:
         return nll
-    best = min(known, key=lambda name: known[name])
-    ahead = known[best] - metrics["nll_nats"]
-    return f"{nll}, {abs(ahead):.2f} {'better' if ahead > 0 else 'worse'} than {best}"
+    name, value = best
+    error = (metrics.get("baselines_lead_stderr") or {}).get(name)
+    return f"{nll}, {lead_in_words(value - metrics['nll_nats'], error, name)}"

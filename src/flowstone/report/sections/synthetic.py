@@ -1,5 +1,7 @@
 """Judges of synthetic rows: a classifier, usefulness in place of the data, and copies of training rows."""
 
+import math
+
 import numpy as np
 from markupsafe import Markup
 
@@ -14,6 +16,7 @@ from flowstone.report.subject import Subject
 __all__ = ["synthetic"]
 
 TARGETS, LEVELS = 3, 8  # columns that are predicted; levels that one may have
+RARE = 10  # test rows that the rarer of two values must have, for fewer say little about a prediction of it
 LEAST = 100  # rows
 COMPARED = 1500  # rows whose nearest rows are looked for
 MEASURES = {"auc": "AUC", "accuracy": "accuracy", "r2": "R²"}
@@ -34,14 +37,18 @@ def synthetic(subject: Subject) -> Markup | None:
         parts.append(paragraph(f"{len(held_out)} test rows are too few for a classifier to judge samples by."))
     else:
         parts += [_two_sample(subject), _usefulness(subject, training, drawn, held_out, coded)]
-    found = nearest_rows(training, held_out, drawn, coded, most=COMPARED)
+    learned, test, made = (
+        dataset.without_noise(rows, most=math.inf).numpy()
+        for rows in (dataset.rows_to_show.x, dataset.test.x[:COMPARED], subject.samples)
+    )
+    found = nearest_rows(learned, test, made, coded, most=COMPARED)
+    share = f"{number(found.nearer_to_training, '.1%')} ± {number(100 * found.stderr, '.1f')}"
     lines = [
-        ("nearer to a training row than to any test row, of as many", number(found.nearer_to_training, ".1%"), "50%"),
+        ("nearer to a training row than to any test row, of as many", share, "50%"),
         ("equal to a training row in every column", number(found.copies, ".2%"), number(found.copies_held_out, ".2%")),
     ]
-    error = 100 * 0.5 / np.sqrt(min(len(drawn), COMPARED))
     parts.append(table("Privacy: are samples copies?", ("samples that are …", "samples", "right by chance"), lines))
-    parts.append(paragraph(f"The standard error of the first share is about {error:.1f} percentage points."))
+    parts.append(paragraph("± is the standard error, in percentage points, of samples that copy nothing."))
     return join(parts)
 
 
@@ -61,9 +68,10 @@ def _usefulness(
     subject: Subject, training: np.ndarray, drawn: np.ndarray, held_out: np.ndarray, coded: np.ndarray
 ) -> Markup:
     lines = []
-    for target in _targets(training, coded):
+    for target in _targets(training, held_out, coded):
         found = train_on_synthetic(training, drawn[: len(training)], held_out, target, coded)
-        lines.append((subject.columns[target], MEASURES[found.measure], f"{found.synthetic:.3f}", f"{found.real:.3f}"))
+        scores = ("–" if np.isnan(score) else f"{score:.3f}" for score in (found.synthetic, found.real))
+        lines.append((subject.columns[target], MEASURES[found.measure], *scores))
     if not lines:
         return Markup("")
     head = ("column that is predicted", "measure", "trained on samples", "trained on data")
@@ -71,13 +79,16 @@ def _usefulness(
     return table(caption, head, lines, texts=2)
 
 
-def _targets(training: np.ndarray, coded: np.ndarray) -> list[int]:
-    """Columns to predict: those of two values first, then those of few levels, then numbers; the last ones first."""
+def _targets(training: np.ndarray, held_out: np.ndarray, coded: np.ndarray) -> list[int]:
+    """Columns to predict: those of two values first, then those of few levels, then numbers; the last ones first. Left
+    out are those of which the test rows hold too little to tell a good prediction.
+    """
     ranked = []
     for index in range(training.shape[1]):
         present = training[~np.isnan(training[:, index]), index]
         count = len(np.unique(present))
-        if count < 2 or (coded[index] and count > LEVELS):
+        tested = np.unique(held_out[~np.isnan(held_out[:, index]), index], return_counts=True)[1]
+        if count < 2 or len(tested) < 2 or (coded[index] and count > LEVELS) or (count == 2 and min(tested) < RARE):
             continue
         ranked.append((0 if count == 2 else 1 if coded[index] else 2, -index))
     return [-index for _, index in sorted(ranked)[:TARGETS]] if training.shape[1] > 1 else []

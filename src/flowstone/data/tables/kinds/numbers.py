@@ -1,5 +1,6 @@
 """What kinds of numbers share: atoms, a grid, an origin, and the way to float64 and back."""
 
+import math
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,6 +19,7 @@ from flowstone.errors import DataError
 __all__ = ["Numbers", "shown"]
 
 MOST_DIGITS = 16
+LEAST_DIGITS = 6  # that are shown of a number with a fraction
 DAY = 86_400
 OFF_GRID = 1e-6  # of a step: what is nearer to a value of the grid is that value
 
@@ -131,7 +133,8 @@ class Numbers(ModelledKind):
             return ""
         if is_temporal(self.type) or self.origin:
             return str(python_value(self._of_ticks(np.array([value]), np.array([False]))[0]))
-        return shown(value)
+        on_grid = value if value in self.atoms else float(self.on_grid(np.array(value)))
+        return shown(on_grid, self._significant)
 
     def on_grid(self, values: np.ndarray) -> np.ndarray:
         """Values rounded to the column's grid, where it has one."""
@@ -141,6 +144,13 @@ class Numbers(ModelledKind):
         if self._digits is not None:  # more digits would change large values
             on_grid = np.round(on_grid, self._digits)
         return on_grid + 0.0  # 0 in place of -0
+
+    @property
+    def _significant(self) -> int:
+        """How many digits tell values apart that differ by a hundred-thousandth of the range."""
+        least, greatest = self.least or 0.0, self.greatest or 0.0
+        largest, width = max(abs(least), abs(greatest)), greatest - least
+        return LEAST_DIGITS + (math.ceil(math.log10(min(largest / width, 1e11))) if 0 < width < largest else 0)
 
     @property
     def _digits(self) -> int | None:
@@ -192,11 +202,11 @@ class Numbers(ModelledKind):
         return min(low, *atoms), max(high, *atoms)
 
 
-def shown(value: float | None) -> str:
-    """A number as short as it can be."""
+def shown(value: float | None, digits: int = LEAST_DIGITS) -> str:
+    """A number as short as it can be, with so many significant digits at most where it is no whole number."""
     if value is None:
         return ""
-    return str(int(value)) if value == int(value) and abs(value) < 1e15 else f"{value:.6g}"
+    return str(int(value)) if abs(value) < 1e15 and value == int(value) else f"{value:.{digits}g}"
 
 
 def _as_numbers(column: pa.ChunkedArray, kind: Numbers, where: str, start: int) -> pa.ChunkedArray:
