@@ -176,6 +176,21 @@ def test_layouts_of_files_are_plain(tmp_path):
     assert read.column("run").to_pylist() == [0.5, 1.5, 1.5]
 
 
+def test_folders_that_name_a_column_hold_its_values(tmp_path):
+    for folder in ("year=2023/kind=a%2Fb", "year=2024/kind=__HIVE_DEFAULT_PARTITION__", "year=2024/kind=07"):
+        (tmp_path / "sales" / folder).mkdir(parents=True)
+        pyarrow.parquet.write_table(pa.table({"x": [0.5, 1.5]}), tmp_path / "sales" / folder / "0.parquet")
+    table = read_table(tmp_path / "sales").arrow
+    assert table.column("year").to_pylist() == [2023, 2023, 2024, 2024, 2024, 2024]
+    assert table.column("kind").to_pylist() == ["a/b", "a/b", "07", "07", None, None]
+    assert_chunks_are_the_table(tmp_path / "sales", (1, 3, 9))
+    assert_chunks_are_the_table(f"{tmp_path}/sales/*/*/*.parquet", (4,))
+    assert read_table(f"{tmp_path}/sales/*/*/*.parquet").arrow.equals(table)
+    pyarrow.parquet.write_table(pa.table({"x": [2.5], "year": [1999]}), tmp_path / "sales/year=2024/kind=07/1.parquet")
+    assert read_table(tmp_path / "sales").arrow.column("year").to_pylist()[4] == 1999
+    assert read_table(tmp_path / "sales/year=2023/kind=a%2Fb/0.parquet").columns == ["x"]
+
+
 def test_files_in_hidden_folders_are_no_part_of_a_table(tmp_path):
     for folder in (".ipynb_checkpoints", "_temporary/0", "a", "_year=2024"):
         (tmp_path / folder).mkdir(parents=True)

@@ -1,7 +1,7 @@
 """ChunkedTable: a large Parquet or text table, read a chunk of rows at a time."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pyarrow as pa
 from flowstone.data.guards import naming_the_file
 from flowstone.data.tables.frames import plain_layout
 from flowstone.data.tables.parquet import ParquetReader
+from flowstone.data.tables.partitions import partition_values, with_partitions
 from flowstone.data.tables.read import (
     STANDARD_INPUT,
     TEXT,
@@ -43,11 +44,13 @@ class ChunkedTable:
         head: the table without its rows: path, names, types, notes, index.
         rows: how many rows it has.
         files: what it is read from.
+        partitions: for each file, the values that its folders hold, by column.
     """
 
     head: Table
     rows: int
     files: tuple["ParquetChunks | TextFile", ...]
+    partitions: tuple[Mapping[str, pa.Scalar], ...]
 
     def __len__(self) -> int:
         return self.rows
@@ -64,10 +67,11 @@ class ChunkedTable:
             start += len(arrow)
 
     def _from(self, start: int) -> Iterator[pa.Table]:
-        for file in self.files:
+        for file, values in zip(self.files, self.partitions, strict=True):
             if max(0, start) < file.rows:
                 for arrow in file.read(max(0, start)):
-                    yield in_types(file.path, arrow.replace_schema_metadata(None), self.head.arrow.schema)
+                    whole = with_partitions(arrow.replace_schema_metadata(None), values)
+                    yield in_types(file.path, whole, self.head.arrow.schema)
             start -= file.rows
 
 
@@ -164,9 +168,13 @@ def open_chunked(
     reading = Reading(**options)
     files = read_alike(paths, reading, _opened, lambda file: file.head)
     rows = sum(file.rows for file in files)
-    heads = [file.head for file in files]
+    partitions = tuple(partition_values(Path(source), paths))
+    heads = [
+        replace(file.head, arrow=with_partitions(file.head.arrow, values))
+        for file, values in zip(files, partitions, strict=True)
+    ]
     head = replace(together(Path(source), heads, rows), reading=as_shown(heads, reading))
-    return ChunkedTable(with_gaps(checked(head, rows), reading.na), rows, tuple(files))
+    return ChunkedTable(with_gaps(checked(head, rows), reading.na), rows, tuple(files), partitions)
 
 
 def _opened(path: Path, reading: Reading) -> ParquetChunks | TextFile:

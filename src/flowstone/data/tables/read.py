@@ -25,6 +25,7 @@ from flowstone.data.npy import read_npy
 from flowstone.data.tables.arrow import compute
 from flowstone.data.tables.frames import from_object, plain_layout
 from flowstone.data.tables.parquet import read_parquet, require_proportion, require_valid
+from flowstone.data.tables.partitions import partition_values, with_partitions
 from flowstone.data.tables.reading import Reading
 from flowstone.data.tables.streams import COMPRESSED, inner_suffix, open_bytes, seekable, spooled_stdin
 from flowstone.data.tables.table import Table, is_number_text
@@ -128,7 +129,11 @@ def read_table(
     else:
         table = replace(from_object(source), reading=reading)
         return checked(with_gaps(table, reading.na), empty=empty)
-    tables = read_alike(paths, reading, _read_file, lambda table: table)
+    files, partitions = read_alike(paths, reading, _read_file, lambda table: table), partition_values(where, paths)
+    tables = [
+        replace(table, arrow=with_partitions(table.arrow, values))
+        for table, values in zip(files, partitions, strict=True)
+    ]
     table = replace(together(where, tables), reading=as_shown(tables, reading))
     return checked(with_gaps(table, reading.na))
 
