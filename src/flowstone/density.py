@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from numbers import Integral
 from typing import Any, TypeVar
 
 import torch
@@ -282,7 +283,7 @@ class Density(nn.Module, ABC):
         return None if seed is None else torch.Generator(self.device).manual_seed(seed)
 
     def _check_sampling(self, n: int, context: Tensor | None) -> None:
-        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+        if isinstance(n, bool) or not isinstance(n, Integral) or int(n) < 0:
             raise SettingError(f"n={n!r}: the number of samples is a whole number, and not negative")
         self._require_context(context, None)
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 from flowstone.errors import SettingError, UnknownNameError
@@ -31,7 +31,7 @@ def require_bool(name: str, value: Any) -> None:
 
 def require_integer(name: str, value: Any, *, at_least: int = 1) -> None:
     """Require that ``value`` is a whole number, at least ``at_least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < at_least:
         raise SettingError(f"{name}={value!r} must be a whole number, at least {at_least}")
 
 

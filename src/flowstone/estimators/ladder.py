@@ -72,13 +72,22 @@ def choose(
     parts: list[tuple[float, Density, History | None]] = []
     for candidate in candidates:
         if candidate.name in weights:
-            parts.append((weights[candidate.name], *candidate.fit(rows, seed, share)))
+            parts.append((weights[candidate.name], *_fitted(candidate, rows, seed, share)))
             say(f"chosen: {candidate.name}, weight {weights[candidate.name]:.2f}")
     parts.sort(key=lambda part: -part[0])
     history = next((history for _, _, history in parts if history is not None), None)
     if len(parts) == 1:
         return parts[0][1], history, judged
     return _blend([part for _, part, _ in parts], [weight for weight, _, _ in parts]), history, judged
+
+
+def _fitted(candidate: Candidate, rows: Rows, seed: int, minutes: float | None) -> tuple[Density, History | None]:
+    try:
+        return candidate.fit(rows, seed, minutes)
+    except (ValueError, np.linalg.LinAlgError) as error:
+        if isinstance(error, FlowstoneError):
+            raise
+        raise DataError(f"{candidate.name} cannot be fitted to these {len(rows)} rows: {error}") from error
 
 
 def _blend(parts: Sequence[Density], weights: Sequence[float]) -> Density:
