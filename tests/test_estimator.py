@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import flowstone
-from flowstone import FlowDensity
+from flowstone import FlowDensity, FlowOutlierDetector
 from flowstone.data import Rows
 from flowstone.errors import CheckpointError, DataError, FlowstoneError, SettingError, UnknownNameError
 from flowstone.estimators import candidates, ladder
@@ -469,8 +469,15 @@ def test_conditionals_of_arrays_keep_constant_columns(few_steps):
     above = density.conditional({0: 12.0})  # numbers are those of the array's columns, the constant one among them
     assert above.cdf(2, X[:, 1].mean()) == above.cdf("x2", X[:, 1].mean())
     assert 0 < above.cdf(2, X[:, 1].mean()) < 1
+    assert above.cdf(np.int64(2), 9.0) == above.cdf(2, 9.0)
     with pytest.raises(SettingError, match="'x1' is constant or left out"):
         above.cdf(1, 5.0)
+    for value in (np.nan, None, "5"):
+        with pytest.raises(SettingError, match=f"value={value!r}: expected a value of column 'x2'"):
+            above.cdf(2, value)
+    for probabilities in ("a", [[0.1]], None):
+        with pytest.raises(SettingError, match="they lie between 0 and 1"):
+            above.quantile(2, probabilities)
 
 
 @pytest.mark.parametrize(
@@ -703,3 +710,117 @@ def test_arrow_without_learned_names_is_read_in_its_order():
     np.testing.assert_array_equal(density.score_samples(table), density.score_samples(X))
     with pytest.raises(ValueError, match="2 features"):
         density.score_samples(table.drop(["c"]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kinds": None}, "kinds=None: expected 'auto', 'infer', or kinds by column"),
+        ({"kinds": ["a"]}, r"kinds=\['a'\]: expected"),
+        ({"kinds": {"x0": "integer"}}, "X has no names of columns; give a frame"),
+        ({"models": None}, "models=None: expected 'auto', or one or several of independent"),
+        ({"models": 3}, "models=3: expected"),
+    ],
+)
+@pytest.mark.parametrize("estimator", [FlowDensity, FlowOutlierDetector])
+def test_settings_of_another_type_are_refused(estimator, settings, message):
+    with pytest.raises(SettingError, match=message):
+        estimator(**settings).fit(X)
+
+
+@pytest.mark.parametrize("estimator", [FlowDensity, FlowOutlierDetector])
+def test_kinds_of_columns_that_are_not_there_are_refused(estimator):
+    for name in ("agee", 3):
+        with pytest.raises(UnknownNameError, match=f"unknown column '{name}'"):
+            estimator(models="independent", kinds={name: "integer"}).fit(FRAME)
+
+
+@pytest.mark.parametrize("estimator", [FlowDensity, FlowOutlierDetector])
+def test_settings_of_numpy_and_torch_are_saved(estimator, tmp_path):
+    settings = {"models": np.array(["gaussian"]), "time_limit": np.float32(3), "device": torch.device("cpu")}
+    estimator(**settings).fit(X[:30]).save(tmp_path)
+    again = estimator.load(tmp_path).get_params()
+    assert (again["models"], again["time_limit"], again["device"]) == (("gaussian",), 3.0, "cpu")
+
+
+def test_generators_of_numpy_are_random_states():
+    one, same = (
+        FlowDensity(models="gaussian", random_state=np.random.default_rng(3))
+        .fit(X)
+        .sample(np.int64(4), random_state=np.random.default_rng(5))
+        for _ in range(2)
+    )
+    assert one.shape == (4, 3)
+    assert np.array_equal(one, same)
+
+
+@pytest.mark.parametrize("estimator", [FlowDensity, FlowOutlierDetector])
+def test_gaps_that_the_model_cannot_read_are_named(estimator):
+    fitted = estimator(models="gaussian", random_state=0).fit(X)
+    gappy = X.copy()
+    gappy[7, 1] = np.nan
+    with pytest.raises(DataError, match="column 'x1', row 8 is missing"):
+        fitted.score_samples(gappy)
+
+
+def test_a_single_gap_does_not_make_a_row_strange():
+    gappy = X.copy()
+    gappy[3, 0] = np.nan
+    for seed in range(3):  # whether it is learned from or held out
+        scores = FlowOutlierDetector(random_state=seed).fit(gappy).decision_scores_
+        assert scores[3] < scores.max()
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (np.zeros(150), "all weights are zero"),
+        (-np.ones(150), r"sample_weight\[0\] is -1"),
+        (np.r_[np.ones(149), np.nan], r"sample_weight\[149\] is nan"),
+        (np.ones(3), r"has shape \(3,\)"),
+        (np.ones(150) * 1j, "expected numbers"),
+        ("a", "expected numbers"),
+    ],
+)
+def test_weights_of_a_score_are_checked_as_those_of_a_fit(weights, message):
+    density = FlowDensity(models="gaussian", random_state=0).fit(X)
+    for use in (density.score, density.fit):
+        with pytest.raises(ValueError, match=message):
+            use(X, sample_weight=weights)
+
+
+def test_rows_of_weight_zero_do_not_count_in_a_score():
+    rows = np.c_[X, np.ones(len(X))]
+    density = FlowDensity(models="gaussian", random_state=0).fit(rows)
+    impossible = np.r_[rows, rows[:1] + 1]
+    weights = np.r_[np.full(len(X), 1e308), 0.0]
+    assert density.score(impossible, sample_weight=weights) == pytest.approx(density.score(rows))
+
+
+def test_rows_that_a_model_cannot_be_fitted_to_are_counted():
+    with pytest.raises(DataError, match="Gaussian cannot be fitted to these 4 rows"):
+        FlowDensity(models="gaussian").fit(np.repeat(X[:2], 2, axis=0))
+
+
+def test_latents_of_learned_rows_are_given_their_context():
+    x, context = line(60)
+    density: Any = FlowDensity(models="gaussian", random_state=0)
+    latents = density.fit_transform(x, context=context)
+    assert np.array_equal(latents, density.transform(x, context))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({0: np.nan}, "given x0=nan: expected a finite number"),
+        ({0: np.inf}, "given x0=inf: expected a finite number"),
+        ([("x0", 1.0)], "given is a list; expected values by column"),
+        (pd.Series({"x0": 1.0}), "given is a Series"),
+    ],
+)
+def test_values_that_cannot_be_given_are_refused(given, message):
+    density = FlowDensity(models="mixed", time_limit=0.1, random_state=0).fit(X)
+    assert density.sample(2, {np.int64(0): 9.0})[:, 0].tolist() == [9.0, 9.0]
+    for use in (lambda: density.sample(2, given), lambda: density.conditional(given)):
+        with pytest.raises(SettingError, match=message):
+            use()

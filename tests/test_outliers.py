@@ -236,3 +236,22 @@ def test_a_point_is_not_its_own_neighbour(size):
 def test_what_cannot_be_is_refused(arguments, rows, error, message):
     with pytest.raises(error, match=message):
         FlowOutlierDetector(random_state=0, **arguments).fit(rows)
+
+
+@pytest.mark.parametrize(
+    ("same", "other"),
+    [(["DE"] * 60, ["FR"] * 60), ([3] * 60, [4] * 60), ([3] * 60, ["three"] * 60), ([True] * 60, [False] * 60)],
+)
+def test_another_value_in_a_constant_column_of_a_frame_is_impossible(same, other):
+    rows = FRAME[:60].assign(constant=same, gap=None)
+    density = FlowDensity(models="independent", random_state=0).fit(rows)
+    detector = FlowOutlierDetector(models="independent", random_state=0).fit(rows)
+    changed, unknown = rows.assign(constant=other), rows.assign(constant=None, gap=1.0)
+    assert (density.score_samples(changed) == -np.inf).all()
+    assert np.array_equal(density.score_samples(unknown), density.score_samples(rows))
+    assert (detector.predict(changed) == -1).all()
+    assert np.array_equal(detector.score_samples(unknown), detector.score_samples(rows))
+    blame = detector.blame(changed)
+    assert detector.blamed_columns_ == ["age", "sex", "height", "constant", "gap"]
+    assert (blame.argmax(1) == 3).all()
+    assert np.isfinite(detector.blame(unknown)).all()

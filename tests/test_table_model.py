@@ -5,6 +5,8 @@ import pickle
 import warnings
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pytest
 import torch
@@ -226,6 +228,10 @@ def test_a_chunk_without_rows_is_filled(model, table, how):
         ({"age": "old"}, DataError, "holds 'old'"),
         ({"spent": -5.0}, SettingError, "no such value can be"),
         ({"sex": []}, SettingError, "no value"),
+        ({"age": pd.NA}, SettingError, "it is a gap"),
+        ({3: 1.0}, UnknownNameError, "unknown column '3'"),
+        ([("sex", "F")], SettingError, "given is a list; expected values by column"),
+        ("sex", SettingError, "given is a str"),
     ],
 )
 def test_bad_values_given(model, given, error, words):
@@ -234,6 +240,20 @@ def test_bad_values_given(model, given, error, words):
     assert "\n" not in str(raised.value)
     sent = pickle.loads(pickle.dumps(raised.value))  # as one process sends it to another
     assert (type(sent), str(sent)) == (error, str(raised.value))
+
+
+@pytest.mark.parametrize(
+    "values", [pd.Series(["F"]), pl.Series(["F"]), pa.array(["F"]), {"F"}, np.array("F"), np.str_("F")]
+)
+def test_given_values_may_be_in_any_container(model, values):
+    assert model.sample(2, {"sex": values}, seed=0).column("sex").to_pylist() == ["F", "F"]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**70, 1.5, "a"])
+def test_seeds_that_cannot_be_are_named(model, table, seed):
+    for use in (lambda: model.sample(1, seed=seed), lambda: learn(table, seed=seed)):
+        with pytest.raises(SettingError, match=f"seed={seed!r}"):
+            use()
 
 
 def test_a_fixed_order_says_what_it_cannot_do(table):

@@ -46,7 +46,7 @@ class UnknownNameError(FlowstoneError, LookupError):
     """A name that is not registered; the message holds the nearest known one."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        known = sorted(known)
+        name, known = str(name), sorted(map(str, known))
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
         super().__init__(f"unknown {kind} {name!r}: {hint}")

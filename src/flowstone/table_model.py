@@ -1,7 +1,7 @@
 """A table in, its density out: samples, likelihoods, gaps filled and any columns given, all as tables."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,9 @@ from flowstone.recipes import build
 from flowstone.runs.checkpoint import RECORD, load, read_record, reading, save
 from flowstone.train import fit
 from flowstone.train.history import History
-from flowstone.validation import require_choice, require_integer
+from flowstone.validation import require_choice, require_integer, require_seed
 
-__all__ = ["TableModel", "learn"]
+__all__ = ["TableModel", "learn", "require_given"]
 
 CHUNK = 1 << 16  # rows drawn and decoded at a time
 MOST_CHOICES = 1 << 20  # combinations of given values
@@ -99,7 +99,7 @@ class TableModel:
                 found[name] = pa.array(terms, mask=x[:, index].isnan().cpu().numpy())
         return pa.table(found)
 
-    def quantiles(self, table: Any, column: str, probabilities: Sequence[float]) -> pa.Table:
+    def quantiles(self, table: Any, column: str, probabilities: Sequence[float] | float) -> pa.Table:
         """The quantiles of one column given all other values of each row, a column for each probability.
 
         Raises:
@@ -109,7 +109,7 @@ class TableModel:
         kind = self._ordered(column)
         prediction = self._any_order("quantiles").predict(self.encode(table, partial=True), column)
         found = {}
-        for share in probabilities:
+        for share in [probabilities] if isinstance(probabilities, float | int) else probabilities:
             if not 0 <= share <= 1:
                 raise SettingError(f"probabilities={probabilities}: they lie between 0 and 1")
             short = f"{share:g}"
@@ -163,7 +163,7 @@ class TableModel:
     ) -> Iterator[pa.Table]:
         """What ``sample`` draws, chunk by chunk, for more rows than memory holds."""
         require_integer("n", n)
-        values, seeds = self._given(given or {}), _seeds(seed)
+        values, seeds = self._given({} if given is None else given), _seeds(seed)
         if context is not None and any(len(options) > 1 for options in values.values()):
             raise SettingError("one of several values can be given without a context alone")
         total = n if context is None else n * len(context)
@@ -317,12 +317,12 @@ class TableModel:
 
     def _given(self, given: Mapping[str, Any]) -> dict[int, Tensor]:
         """The values that were given, by the index of their column; each of them is possible."""
+        require_given(given)
         found = {}
         for name, value in given.items():
             self._require(name)
             kind = self.columns.kind(name)
-            several = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes)
-            values = list(value) if several else [value]
+            values = _values(value)
             if not values:
                 raise SettingError(f"given {name!r}: no value")
             x = self._given_numbers(name, values)
@@ -419,6 +419,7 @@ def learn(
     >>> model.sample(2, {"sex": "f"}, seed=0).column("sex").to_pylist()
     ['f', 'f']
     """
+    require_seed("seed", seed)
     table = read_table(table, na=na, decimal=decimal, day_first=day_first)
     columns = kinds_of(table, kinds, exclude)
     if not columns.names:
@@ -439,6 +440,24 @@ def learn(
     return TableModel(density, columns, history, reading=table.reading)
 
 
+def require_given(given: Any) -> None:
+    """Refuse what is not values by column."""
+    if not isinstance(given, Mapping):
+        raise SettingError(f"given is a {type(given).__name__}; expected values by column, such as {{'age': 40}}")
+
+
+def _values(value: Any) -> list[Any]:
+    """One value, or several in a list, a set, an array or a column of a frame."""
+    if isinstance(value, str | bytes | np.generic) or not isinstance(value, Iterable):
+        return [value]
+    if isinstance(value, pa.Array | pa.ChunkedArray):
+        return value.to_pylist()
+    value = value.tolist() if isinstance(value, Tensor) else value
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        return [value[()]]
+    return list(value) if isinstance(value, Iterable) else [value]
+
+
 def _require_whole(x: Tensor, columns: Columns, table: Table) -> None:
     """Refuse gaps for a density that does not accept them."""
     gaps = x.isnan().nonzero()
@@ -457,7 +476,8 @@ def _seeds(seed: int | None) -> Iterator[int]:
     if seed is None:
         generator.seed()
     else:
-        generator.manual_seed(seed)
+        require_seed("seed", seed)
+        generator.manual_seed(int(seed))
     while True:
         yield int(torch.randint(2**62, (1,), generator=generator))
 

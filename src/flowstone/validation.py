@@ -51,7 +51,7 @@ def as_integer(value: Any) -> Any:
 
 def require_integer(name: str, value: Any, *, at_least: int = 1) -> None:
     """Require that ``value`` is a whole number, at least ``at_least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < at_least:
         raise SettingError(f"{name}={value!r} must be a whole number, at least {at_least}")
 
 

@@ -1,6 +1,7 @@
 """The density of some columns given values of others."""
 
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -70,13 +71,13 @@ class Conditional:
         """The quantiles of one column at these probabilities, in its own units.
 
         Raises:
-            SettingError: its levels have no order.
+            SettingError: its levels have no order, or a probability does not lie between 0 and 1.
         """
         index = self._ordered(column)
         kind = None if self._columns is None else self._columns.modelled[index]
         prediction = self._density.predict(self._known, index, self._context)
-        shares = np.atleast_1d(np.asarray(probabilities, dtype=np.float64))
-        if not ((shares >= 0) & (shares <= 1)).all():
+        shares = np.atleast_1d(np.asarray(probabilities))
+        if shares.dtype.kind not in "iuf" or shares.ndim > 1 or not ((shares >= 0) & (shares <= 1)).all():
             raise SettingError(f"probabilities={probabilities}: they lie between 0 and 1")
         found = np.array([prediction.quantile(share).item() for share in shares.tolist()])
         return found if kind is None else kind.decode(found).to_numpy(zero_copy_only=False)
@@ -85,12 +86,16 @@ class Conditional:
         """The probability that one column is at or below a value; 1 minus it is that of the tail above.
 
         Raises:
-            SettingError: its levels have no order.
+            SettingError: its levels have no order, or there is no value.
         """
         index = self._ordered(column)
-        if self._columns is not None:
-            value = self._columns.select([self._names[index]]).encode({self._names[index]: [value]})[0, 0].item()
-        return self._density.predict(self._known, index, self._context).cdf(float(value)).item()
+        if self._columns is None:
+            number = float(value) if isinstance(value, Real) else np.nan
+        else:
+            number = self._columns.select([self._names[index]]).encode({self._names[index]: [value]})[0, 0].item()
+        if np.isnan(number):
+            raise SettingError(f"value={value!r}: expected a value of column {self._names[index]!r}")
+        return self._density.predict(self._known, index, self._context).cdf(number).item()
 
     def probabilities(self, column: str | int) -> dict[Any, float]:
         """The probability of each level of a column, or of each value that holds mass; levels that were too rare to
@@ -119,8 +124,8 @@ class Conditional:
 
     def _asked(self, column: str | int) -> int:
         """The index of a column that is not given."""
-        if isinstance(column, int) and 0 <= column < len(self._numbered):
-            column = self._numbered[column]
+        if isinstance(column, Integral) and 0 <= column < len(self._numbered):
+            column = self._numbered[int(column)]
         if column in self._numbered and column not in self._names:
             raise SettingError(f"column {column!r} is constant or left out: the density is not of it")
         if column not in self._names:

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import threadpool_limits
 from torch import Tensor
@@ -25,13 +24,13 @@ from flowstone.estimators.candidates import MODELS, candidates, default_models
 from flowstone.estimators.conditional import Conditional
 from flowstone.estimators.context import ContextColumns
 from flowstone.estimators.ladder import Judgement, choose
-from flowstone.estimators.rows import TableInput
+from flowstone.estimators.rows import TableInput, seed_of
 from flowstone.estimators.tables import as_rows, in_container, in_container_of, is_frame
-from flowstone.estimators.weights import repetitions
+from flowstone.estimators.weights import checked_weights, repetitions
 from flowstone.evaluation import log_prob
 from flowstone.mixed import MixedDensity
 from flowstone.runs.checkpoint import RECORD, load, read_record, reading, save
-from flowstone.table_model import TableModel
+from flowstone.table_model import TableModel, require_given
 from flowstone.validation import require_number
 
 __all__ = ["FlowDensity"]
@@ -74,7 +73,8 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
             of them, except ``maf_spline`` where there is no context. ``embedded`` needs a context.
         time_limit: seconds that all trainings of nets may take together; None: as long as they need.
         device: where nets are trained.
-        random_state: a seed or a generator; without a time limit the same seed repeats exactly on a CPU.
+        random_state: a seed, or a ``Generator`` or ``RandomState`` of NumPy; without a time limit the same seed repeats
+            exactly on a CPU.
         verbose: whether to print what each candidate is worth.
 
     Attributes:
@@ -134,10 +134,10 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
             ValueError: X, weights or settings cannot be used; the message names what is wrong.
         """
         self._check_settings()
-        seed = int(check_random_state(self.random_state).randint(2**31))
+        seed = seed_of(self.random_state)
         x = self._learned_rows(X)
         self.context_ = None if context is None else ContextColumns.learn(context, self._asked_kinds())
-        self._check_kinds()
+        self._check_kinds(() if self.context_ is None else self.context_.names)
         counts, given = repetitions(sample_weight, len(x), seed), self._given_context(context, len(x), learned=True)
         return self._fit_rows(_in_order(Rows(x, given), counts, seed), seed)
 
@@ -150,7 +150,7 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         self._check_settings()
         self.read_as(other)
         self.context_ = None
-        seed = int(check_random_state(self.random_state).randint(2**31))
+        seed = seed_of(self.random_state)
         return self._fit_rows(_in_order(Rows(x), None, seed), seed)
 
     def _fit_rows(self, rows: Rows, seed: int) -> "FlowDensity":
@@ -194,17 +194,12 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
             reason = str(error).splitlines()[0]
             raise SettingError(f"device={self.device!r} cannot be used: {reason}") from error
 
-    def _check_kinds(self) -> None:
-        """Refuse kinds of columns that neither X nor the context has."""
-        known = list(getattr(self, "feature_names_in_", ())) + list(self.context_.names if self.context_ else ())
-        for name in self._asked_kinds():
-            if name not in known:
-                raise UnknownNameError("column", name, known)
-
     def _models(self) -> Sequence[str]:
-        if self.models == "auto":
+        if isinstance(self.models, str) and self.models == "auto":
             return default_models(conditional=self.context_ is not None)
-        models = (self.models,) if isinstance(self.models, str) else self.models
+        if not isinstance(self.models, Iterable):
+            raise SettingError(f"models={self.models!r}: expected 'auto', or one or several of {', '.join(MODELS)}")
+        models = (self.models,) if isinstance(self.models, str) else tuple(self.models)
         for name in models:
             if name not in MODELS:
                 raise UnknownNameError("model", name, MODELS)
@@ -243,27 +238,47 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
     # --- scores, samples and latents ----------------------------------------------------------------------------------
 
     def score_samples(self, X: Any, context: Any = None) -> np.ndarray:
-        """The log-likelihood of each row in nats, ``(rows,)``; a row with gaps has that of the values that are there.
-        Levels that were not learned are scored as ``flowstone.TableModel`` scores them, with a warning.
+        """The log-likelihood of each row in nats, ``(rows,)``; a row with gaps has that of the values that are there,
+        where ``independent`` or ``mixed`` was chosen. Levels that were not learned are scored as
+        ``flowstone.TableModel`` scores them, with a warning.
 
         Args:
             context: a row for each row of X, or one row for all.
+
+        Raises:
+            DataError: a value is missing, and the model that was chosen has no likelihood of such rows.
         """
         x = self._rows(X)
         found = self.varying_log_prob(x, self._given_context(context, len(x)))
         for index, value in self._constants.items():
             found = found.masked_fill((x[:, index] != value) & ~x[:, index].isnan(), -np.inf)
+        for other in self._other_constants(X).values():
+            found = found.masked_fill(torch.from_numpy(other), -np.inf)
         return found.numpy()
 
     def varying_log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The log-likelihood of rows as the density reads them, ``(rows,)``, whatever the constant columns hold."""
-        return log_prob(self.flow_, x[:, self._varying].to(self.flow_.data_dtype), context).double().cpu()
+        x = x[:, self._varying]
+        if not self.flow_.accepts_gaps and x.isnan().any():
+            row, column = x.isnan().nonzero()[0].tolist()
+            name = list(self.kinds_)[self._varying[column]]
+            raise DataError(
+                f"X: column {name!r}, row {row + 1} is missing, and the model that was chosen has no likelihood of "
+                "rows with gaps; fit with models=('independent', 'mixed')"
+            )
+        return log_prob(self.flow_, x.to(self.flow_.data_dtype), context).double().cpu()
 
     def score(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, X: Any, y: Any = None, *, sample_weight: Any = None, context: Any = None
     ) -> float:
-        """The mean log-likelihood of the rows in nats, weighted where there are weights."""
-        return float(np.average(self.score_samples(X, context), weights=sample_weight))
+        """The mean log-likelihood of the rows in nats, weighted where there are weights; a row of weight 0 is not
+        looked at.
+        """
+        found = self.score_samples(X, context)
+        if sample_weight is None:
+            return float(found.mean())
+        weights = checked_weights(sample_weight, len(found))
+        return float(np.average(found[weights > 0], weights=weights[weights > 0] / weights.max()))
 
     def sample(
         self, n: int = 1, given: Mapping[Any, Any] | None = None, *, context: Any = None, random_state: Any = None
@@ -275,15 +290,15 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         Args:
             given: values by name of column, such as ``{"sex": "F", "age": 40}``, or of an array by its number, where
                 ``mixed`` was chosen.
-            random_state: a seed or a generator.
+            random_state: a seed, or a ``Generator`` or ``RandomState`` of NumPy.
         """
         check_is_fitted(self)
-        seed = int(check_random_state(random_state).randint(2**31))
+        seed = seed_of(random_state)
         each = self._given_context(context, None)
         if self.columns_ is not None:
             model = TableModel(self.flow_, self.columns_)
             return in_container(model.sample(n, given, context=each, seed=seed), self._backend)
-        if given:
+        if given is not None and len(given):
             return self._drawn_rows(self._known_row(given), n, each, seed)
         x = self.flow_.sample(n, each, seed=seed)
         return self._with_constants(x if each is None else x.transpose(0, 1).flatten(0, 1))
@@ -316,7 +331,7 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
     def _drawn_rows(self, known: Tensor, n: int, context: Tensor | None, random_state: Any) -> Any:
         """Rows whose columns that are NaN in ``known``, ``(1, varying columns)``, are drawn given the others."""
         density = self._any_order("samples given values")
-        seed = int(check_random_state(random_state).randint(2**31))
+        seed = seed_of(random_state)
         if context is not None:
             n, context = n * len(context), context.repeat_interleave(n, 0)
         x = known.to(density.device).expand(n, -1)
@@ -331,15 +346,16 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
 
     def _known_row(self, given: Mapping[Any, Any]) -> Tensor:
         """Numbers of which some are known, ``(1, varying columns)``, NaN elsewhere."""
+        require_given(given)
         names = list(self.kinds_)
         x = torch.full((1, len(names)), torch.nan, dtype=torch.float64)
         for key, value in given.items():
-            name = names[key] if isinstance(key, int) and 0 <= key < len(names) else str(key)
+            name = names[int(key)] if isinstance(key, Integral) and 0 <= key < len(names) else str(key)
             if name not in names:
                 raise UnknownNameError("column", name, names)
             index = names.index(name)
-            if not isinstance(value, Real):
-                raise SettingError(f"given {name}={value!r}: expected a number")
+            if not isinstance(value, Real) or not np.isfinite(value):
+                raise SettingError(f"given {name}={value!r}: expected a finite number")
             if float(value) != self._constants.get(index, float(value)):
                 raise SettingError(f"given {name}={value}: it was {self._constants[index]:g} in all rows")
             x[:, index] = float(value)
@@ -348,7 +364,7 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
     def impute(self, X: Any, context: Any = None, *, random_state: Any = None) -> Any:
         """X with its gaps drawn given what each row holds, and its context, in its own container."""
         check_is_fitted(self)
-        given_rows, X, seed = X, as_rows(X), int(check_random_state(random_state).randint(2**31))
+        given_rows, X, seed = X, as_rows(X), seed_of(random_state)
         if self.columns_ is not None:
             table = read_table(X)
             given = self._given_context(context, len(table))
@@ -361,6 +377,12 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
             filled = density.fill(filled.to(density.device), filled.isnan().to(density.device), given, seed=seed)
         rows = self._whole_rows(filled, beside=x)
         return in_container_of(given_rows, _table(read_table(X).columns, rows)) if is_frame(X) else rows
+
+    def fit_transform(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, X: Any, y: Any = None, *, sample_weight: Any = None, context: Any = None
+    ) -> Any:
+        """``fit``, then the latents of the same rows."""
+        return self.fit(X, y, sample_weight=sample_weight, context=context).transform(X, context)
 
     def transform(self, X: Any, context: Any = None) -> np.ndarray:
         """The latents of rows by the heaviest model of a blend, ``(rows, varying columns)``: normal for ``spline``,
@@ -417,7 +439,7 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         """Write what was learned into a folder that ``FlowDensity.load`` reads, without pickle."""
         check_is_fitted(self)
         record = {
-            "settings": {name: getattr(self, name) for name in ("kinds", "models", "time_limit", "device", "verbose")},
+            "settings": self._settings(),
             "kinds": self.kinds_,
             "backend": self._backend,
             "constants": [[index, value] for index, value in self._constants.items()],
@@ -427,6 +449,16 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
             "candidates": [asdict(judgement) for judgement in self.candidates_],
         }
         save(self.flow_, folder, extra={"estimator": record})
+
+    def _settings(self) -> dict[str, Any]:
+        """The settings as plain values for JSON."""
+        return {
+            "kinds": self.kinds if isinstance(self.kinds, str) else dict(self.kinds),
+            "models": self.models if isinstance(self.models, str) else list(self.models),
+            "time_limit": None if self.time_limit is None else float(self.time_limit),
+            "device": str(self.device),
+            "verbose": bool(self.verbose),
+        }
 
     @classmethod
     def load(cls, folder: Path | str, *, device: str = "cpu") -> "FlowDensity":

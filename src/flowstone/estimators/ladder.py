@@ -73,7 +73,7 @@ def choose(
     for candidate in candidates:
         if candidate.name in weights:
             share_of_one = weights[candidate.name] / candidate.members
-            fitted = [candidate.fit(rows, seed + member, share) for member in range(candidate.members)]
+            fitted = [_fitted(candidate, rows, seed + member, share) for member in range(candidate.members)]
             parts.extend((share_of_one, *each) for each in fitted)
             say(f"chosen: {candidate.name}, weight {weights[candidate.name]:.2f}")
     parts.sort(key=lambda part: -part[0])
@@ -81,6 +81,15 @@ def choose(
     if len(parts) == 1:
         return parts[0][1], history, judged
     return _blend([part for _, part, _ in parts], [weight for weight, _, _ in parts]), history, judged
+
+
+def _fitted(candidate: Candidate, rows: Rows, seed: int, minutes: float | None) -> tuple[Density, History | None]:
+    try:
+        return candidate.fit(rows, seed, minutes)
+    except (ValueError, np.linalg.LinAlgError) as error:
+        if isinstance(error, FlowstoneError):
+            raise
+        raise DataError(f"{candidate.name} cannot be fitted to these {len(rows)} rows: {error}") from error
 
 
 def _blend(parts: Sequence[Density], weights: Sequence[float]) -> Density:

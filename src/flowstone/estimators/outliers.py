@@ -10,7 +10,6 @@ import torch
 from scipy.stats import binom
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.neighbors import NearestNeighbors
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -18,7 +17,7 @@ from flowstone.digest import digest_of
 from flowstone.errors import CheckpointError, SettingError
 from flowstone.estimators.density import FlowDensity
 from flowstone.estimators.neighbourhood import Neighbourhood, Scale
-from flowstone.estimators.rows import TableInput
+from flowstone.estimators.rows import TableInput, seed_of
 from flowstone.evaluation.anomaly import MOST_HELD_OUT, blamed_terms, conformal_p_values, usual_terms
 from flowstone.files import read_tensors, tensors_to_bytes, to_json, write_atomically
 from flowstone.runs.checkpoint import read_record, reading
@@ -29,7 +28,7 @@ HELD_OUT = 5  # one row in so many is held out for p-values
 SCALED_BY, MOST_SCALED = 8, 2000  # one learned row in so many scales the terms, and is hidden from the density
 NEAR, LEAST_NEAR = 20, 5  # rows are trimmed by the distance to their n/20-th neighbour, at least the fifth
 WEIGHTS = np.array([0.25, 0.25, 0.5])  # of likelihood, neighbourhood and smoothed density
-QUICK = ("independent", "gaussian", "mixture")
+QUICK, QUICK_WITH_GAPS = ("independent", "gaussian", "mixture"), ("independent", "mixed")
 DETECTOR = "detector.safetensors"
 
 
@@ -122,14 +121,16 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
         """
         _require_share("contamination", self.contamination, least=np.finfo(float).tiny)
         _require_share("trim", self.trim, least=0.0)
-        seed = int(check_random_state(self.random_state).randint(2**31))
+        seed = seed_of(self.random_state)
         x = self._learned_rows(X)
+        self._check_kinds()
         if ((x == x[0]) | (x.isnan() & x[0].isnan())).all():
             raise ValueError(f"all {len(x)} rows are equal: none of them is stranger than another")
         order = torch.from_numpy(np.random.default_rng(seed).permutation(len(x)))
         count = max(1, len(x) // HELD_OUT)
         held_out, learned = x[order[:count]], x[order[count:]]
-        self._learn(self._trimmed(learned), seed)
+        quick = QUICK if self.columns_ is None and not x.isnan().any() else QUICK_WITH_GAPS
+        self._learn(self._trimmed(learned), quick, seed)
         self._held_out_rows = held_out[:MOST_HELD_OUT]
         self._held_out_scores = self._score(held_out)
         self.decision_scores_ = -self._score(x)
@@ -149,13 +150,12 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
     def _scale_of(self, x: Tensor) -> Scale:
         return Scale.of(x, None if self.columns_ is None else self.columns_.heads())
 
-    def _learn(self, x: Tensor, seed: int) -> None:
+    def _learn(self, x: Tensor, quick: Sequence[str], seed: int) -> None:
         """The density and the neighbours of rows, and the scale of their terms."""
         scaling = min(len(x) // SCALED_BY, MOST_SCALED)
-        quick = QUICK if self.columns_ is None and not x.isnan().any() else ("independent", "mixed")
         self.density_ = FlowDensity(
             kinds=self.kinds,
-            models=quick if self.models == "quick" else self.models,
+            models=quick if isinstance(self.models, str) and self.models == "quick" else self.models,
             time_limit=self.time_limit,
             device=self.device,
             random_state=seed,
@@ -175,9 +175,15 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
         unlikely = -self.density_.varying_log_prob(x).numpy()
         return np.stack([unlikely, *self._neighbours.log_distance(self._scale(x))], 1)
 
-    def _score(self, x: Tensor) -> np.ndarray:
-        """Minus the weighted mean of the terms, brought to one scale."""
+    def _score(self, x: Tensor, impossible: np.ndarray | None = None) -> np.ndarray:
+        """Minus the weighted mean of the terms, brought to one scale.
+
+        Args:
+            impossible: the rows that have another value in a constant column of a frame.
+        """
         terms = self._terms(x)
+        if impossible is not None:
+            terms[impossible, 0] = np.inf
         terms[:, 0] = np.abs(terms[:, 0] + self._most_likely) - self._most_likely
         terms = (terms - self._center) / self._spread
         terms = np.nan_to_num(terms, nan=np.inf).clip(-1e300, 1e300)  # an impossible row is very strange
@@ -187,7 +193,8 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
 
     def score_samples(self, X: Any) -> np.ndarray:
         """How normal each row is, ``(rows,)``, without a unit; larger is more normal."""
-        return self._score(self._rows(X))
+        others = self._other_constants(X)
+        return self._score(self._rows(X), np.any(list(others.values()), 0) if others else None)
 
     def decision_function(self, X: Any) -> np.ndarray:
         """``score_samples`` less ``offset_``, ``(rows,)``: negative for anomalies."""
@@ -206,7 +213,7 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
         return conformal_p_values(self._checked_scores(), self.score_samples(X))
 
     def blame(self, X: Any) -> np.ndarray:
-        r"""How much each value contributes to a row being strange, ``(rows, columns of the density)``, in nats: by how
+        r"""How much each value contributes to a row being strange, ``(rows, columns)``, in nats: by how
         much $\log p(x_j \mid x_{-j})$ is below its mean over held-out rows (``flowstone.evaluation.blamed_terms`` says
         what takes its place for other densities). It is 0 where there is a gap, and infinite for another value in a
         constant column. ``blamed_columns_`` names the columns.
@@ -222,13 +229,16 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
         )
         for index, value in self.density_._constants.items():
             found[:, index] = np.where((x[:, index] != value) & ~x[:, index].isnan(), np.inf, 0.0)
-        return found
+        others = [np.where(other, np.inf, 0.0) for other in self._other_constants(X).values()]
+        return np.column_stack((found, *others))
 
     @property
     def blamed_columns_(self) -> list[str]:
         """The names of the columns of ``blame``."""
         check_is_fitted(self)
-        return list(self.kinds_) if self.columns_ is None else list(self.columns_.names)
+        if self.columns_ is None:
+            return list(self.kinds_)
+        return [*self.columns_.names, *(kind.column for kind in self.columns_.constants)]
 
     def predict_confidence(self, X: Any) -> np.ndarray:
         """The probability that the prediction of each row would be the same had other rows been learned, ``(rows,)``
@@ -261,8 +271,10 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
         self.density_.save(folder)
         state = {
             "settings": {
-                name: getattr(self, name)
-                for name in ("contamination", "trim", "kinds", "models", "time_limit", "device", "verbose")
+                **self.density_._settings(),
+                "models": self.models if isinstance(self.models, str) else list(self.models),
+                "contamination": float(self.contamination),
+                "trim": float(self.trim),
             },
             "offset": self.offset_,
             "most_likely": self._most_likely,

@@ -1,21 +1,29 @@
 """Rows that an estimator is given: they are read and checked, and must have the same columns each time."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import Tensor
 
 from flowstone.data.tables import Columns, Unseen, kinds_of, read_table, warn_unseen
-from flowstone.errors import DataError
+from flowstone.errors import DataError, SettingError, UnknownNameError
 from flowstone.estimators.tables import as_rows, backend_of, is_frame, is_plain, plain_values, require_numbers
 from flowstone.validation import require_choice
 
-__all__ = ["TableInput"]
+__all__ = ["TableInput", "seed_of"]
 
 KINDS = ("auto", "infer")
+
+
+def seed_of(random_state: Any) -> int:
+    """A seed that is drawn from a seed, or from a generator of NumPy, ``Generator`` or ``RandomState``."""
+    if isinstance(random_state, np.random.Generator):
+        return int(random_state.integers(2**31))
+    return int(check_random_state(random_state).randint(2**31))
 
 
 class TableInput:
@@ -32,6 +40,10 @@ class TableInput:
         """The rows of X as a tensor; the kinds of their columns are kept."""
         if isinstance(self.kinds, str):
             require_choice("kinds", self.kinds, KINDS)
+        elif not isinstance(self.kinds, Mapping):
+            raise SettingError(
+                f"kinds={self.kinds!r}: expected 'auto', 'infer', or kinds by column, such as {{'zip': 'categorical'}}"
+            )
         X = as_rows(X)
         self._backend, self.columns_ = backend_of(X), None
         if is_frame(X):
@@ -51,6 +63,19 @@ class TableInput:
 
     def _asked_kinds(self) -> Mapping[str, str]:
         return {} if isinstance(self.kinds, str) else self.kinds
+
+    def _check_kinds(self, more: Iterable[str] = ()) -> None:
+        """Refuse kinds of columns that there are not.
+
+        Args:
+            more: names of columns beside those of X.
+        """
+        known = [*getattr(self, "feature_names_in_", ()), *more]
+        for name in self._asked_kinds():
+            if not known:
+                raise SettingError(f"kinds={self.kinds!r}: X has no names of columns; give a frame")
+            if name not in known:
+                raise UnknownNameError("column", name, known)
 
     def _numbers(self, X: Any, *, reset: bool) -> Tensor:
         """Rows of numbers, checked by scikit-learn."""
@@ -85,6 +110,18 @@ class TableInput:
         x = self.columns_.encode(X, unseen=unseen)
         warn_unseen(unseen)
         return x
+
+    def _other_constants(self, X: Any) -> dict[str, np.ndarray]:
+        """Where X holds another value in each constant column of a frame of several kinds, ``(rows,)`` by column."""
+        if self.columns_ is None or not self.columns_.constants:
+            return {}
+        table = read_table(as_rows(X))
+        return {
+            kind.column: kind.differs(table.arrow.column(kind.column))
+            if kind.column in table.columns
+            else np.zeros(len(table), dtype=bool)
+            for kind in self.columns_.constants
+        }
 
     def read_as(self, other: "TableInput") -> None:
         """Take over the columns and their kinds from an estimator that has read rows."""

@@ -4,8 +4,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["repetitions"]
-
+__all__ = ["checked_weights", "repetitions"]
 
 MOST = 10_000_000  # rows that whole weights may make
 
@@ -21,11 +20,27 @@ def repetitions(weights: Any, rows: int, seed: int) -> np.ndarray | None:
     """
     if weights is None:
         return None
+    values = checked_weights(weights, rows)
+    if (values == np.round(values)).all() and values.max() <= MOST and values.sum() <= MOST:
+        return None if (values == 1).all() else values.astype(np.int64)
+    shares = values / values.max()  # so that no sum of large weights is infinite
+    shares /= shares.mean()
+    below = np.floor(shares)
+    return (below + (np.random.default_rng(seed).random(rows) < shares - below)).astype(np.int64)
+
+
+def checked_weights(weights: Any, rows: int) -> np.ndarray:
+    """A weight for each row, float64, ``(rows,)``; one number is the weight of each.
+
+    Raises:
+        ValueError: as of ``repetitions``.
+    """
     try:
-        weights = np.asarray(weights, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+        given = np.asarray(weights)
+        values = given.astype(np.float64, casting="safe" if given.dtype.kind == "c" else "unsafe")
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"sample_weight: expected numbers, a weight for each row ({error})") from error
-    values = np.full(rows, weights) if weights.ndim == 0 else weights
+    values = np.full(rows, values) if values.ndim == 0 else values
     if values.shape != (rows,):
         raise ValueError(f"sample_weight has shape {values.shape}; X has {rows} rows, so {(rows,)} is expected")
     bad = ~np.isfinite(values) | (values < 0)
@@ -33,10 +48,5 @@ def repetitions(weights: Any, rows: int, seed: int) -> np.ndarray | None:
         row = int(bad.argmax())
         raise ValueError(f"sample_weight[{row}] is {values[row]:g}; weights are finite and not negative")
     if not values.any():
-        raise ValueError("sample_weight: all weights are zero, so there is no row to learn from")
-    if (values == np.round(values)).all() and values.max() <= MOST and values.sum() <= MOST:
-        return None if (values == 1).all() else values.astype(np.int64)
-    shares = values / values.max()  # so that no sum of large weights is infinite
-    shares /= shares.mean()
-    below = np.floor(shares)
-    return (below + (np.random.default_rng(seed).random(rows) < shares - below)).astype(np.int64)
+        raise ValueError("sample_weight: all weights are zero, so no row counts")
+    return values

@@ -18,6 +18,7 @@ __all__ = ["Heads"]
 DOUBT = 1e-4  # the part of the probability that is shared equally by all options, so that none is impossible
 BOUND = 8.0  # of the splines, on the logistic scale: beyond, they are the identity
 MIN_SIZE = 1e-3
+LEAST_SHARE = 1e-15  # of a distribution, that lies beyond the ends of its samples
 
 
 class Heads(nn.Module):
@@ -246,6 +247,18 @@ class Heads(nn.Module):
             return z.sigmoid()
         return self.spline(z[:, None], raw)[0][:, 0].sigmoid()
 
+    def rest_share_quantile(self, index: int, parameters: Tensor, share: Tensor) -> Tensor:
+        """The value up to which ``rest_cdf`` of column ``index`` is this share, ``(rows,)``, in float64; the shares 0
+        and 1 have the ends of its samples.
+        """
+        share = share.double().clamp(LEAST_SHARE, 1 - LEAST_SHARE)
+        if self.columns[index].rest == "circle":  # whose spline begins elsewhere
+            raw = parameters[:, None, -self._spline_size(self.columns[index]) :].double()
+            low, _ = self.encoder.scale_below(torch.zeros_like(share), index)
+            start = self.circular(2 * low.sigmoid()[:, None] - 1, raw)[0][:, 0] / 2
+            share = torch.remainder(share + start + 0.5, 1.0)
+        return self.rest_quantile(index, parameters, share.logit())
+
     def rest_quantile(self, index: int, parameters: Tensor, latent: Tensor) -> Tensor:
         """The value of the rest of column ``index`` for a logistic latent, ``(rows,)``, in float64. On a circle the
         latent gives a share of the turn, counted from where the spline begins.
@@ -276,4 +289,4 @@ def _doubted(log_probability: Tensor, options: int) -> Tensor:
 def _uniform(rows: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Numbers between 0 and 1, never the ends, in float64."""
     drawn = torch.rand(rows, dtype=torch.float64, device=like.device, generator=generator)
-    return drawn.clamp(1e-15, 1 - 1e-15)
+    return drawn.clamp(LEAST_SHARE, 1 - LEAST_SHARE)

@@ -52,13 +52,22 @@ class Prediction:
         return (values * weights).sum(1)
 
     def quantile(self, share: float) -> Tensor:
-        """The least value with at least this probability at or below it, ``(rows,)``; the rest counts as 64 equally
-        probable values.
+        """The least value with at least this probability at or below it, ``(rows,)``: an atom, or the value of the rest
+        that has what the atoms below it leave of the probability.
         """
-        values, order = (points := self._points())[0].sort(1)
-        total = points[1].gather(1, order).cumsum(1)
-        index = (total < share * total[:, -1:]).sum(1, keepdim=True).clamp_max(values.shape[1] - 1)
-        return values.gather(1, index)[:, 0]
+        atoms, order = self._plain(self.atoms).sort()
+        count, rows = len(atoms), len(self.probabilities)
+        if not count:
+            return self._rest(share)
+        held = self.probabilities[:, order].cumsum(1)  # at or below each atom, by atoms
+        upto = torch.stack([self.cdf(atom) for atom in atoms], 1)
+        passed = (upto < share).sum(1)
+        atom = atoms[passed.clamp_max(count - 1)]
+        if count == self.probabilities.shape[1]:
+            return atom
+        below = torch.cat((held.new_zeros(rows, 1), held), 1).gather(1, passed[:, None])[:, 0]
+        rest = self._rest((share - below) / self.probabilities[:, count])
+        return rest.where(passed == count, rest.minimum(atom))
 
     def cdf(self, value: Tensor | float) -> Tensor:
         """The probability of a value at or below this one, ``(rows,)``, given that there is one; ``1 - cdf`` is that of
@@ -115,6 +124,7 @@ class Prediction:
         of_each = (self.probabilities[:, atoms:] / POINTS).expand(-1, POINTS)
         return torch.cat((values, rest), 1), torch.cat((weights, of_each), 1)
 
-    def _rest(self, share: float) -> Tensor:
-        latent = self._parameters.new_full((len(self._parameters),), share, dtype=torch.float64).logit()
-        return self._heads.rest_quantile(self._index, self._parameters, latent)
+    def _rest(self, share: Tensor | float) -> Tensor:
+        """The values of the rest at or below which it has these shares of its probability."""
+        share = torch.as_tensor(share, dtype=torch.float64, device=self._parameters.device)
+        return self._heads.rest_share_quantile(self._index, self._parameters, share.expand(len(self._parameters)))

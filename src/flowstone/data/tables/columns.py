@@ -83,6 +83,11 @@ class Columns:
         """Columns of the table that are not in the tensor: constants, identifiers, text."""
         return tuple(kind.column for kind in self.kinds if not isinstance(kind, ModelledKind))
 
+    @property
+    def constants(self) -> tuple[Constant, ...]:
+        """The kinds of the constant columns."""
+        return tuple(kind for kind in self.kinds if isinstance(kind, Constant))
+
     def kind(self, name: str) -> Kind:
         """The kind of a column.
 

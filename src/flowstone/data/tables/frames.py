@@ -17,6 +17,8 @@ from flowstone.errors import DataError
 
 __all__ = ["from_object", "is_tensor", "plain_layout", "tensor_values"]
 
+GAPS_OF_PANDAS = ("NAType", "NaTType")
+
 
 def from_object(source: Any) -> Table:
     """The table in an object of pandas, polars, Arrow, NumPy or plain Python.
@@ -225,6 +227,7 @@ def _array(name: str, values: Any) -> pa.Array:
 
 def _of_cells(name: str, cells: list[Any]) -> pa.Array:
     """A column of objects in Python."""
+    cells = [None if type(cell).__name__ in GAPS_OF_PANDAS else cell for cell in cells]
     if _are_days_and_moments(cells):
         cells = list(map(_moment, cells))
     with suppress(pa.ArrowException, OverflowError, TypeError):

@@ -56,5 +56,21 @@ class Constant(Kind):
             return repeated.cast(self.type.value_type).dictionary_encode().cast(self.type)
         return repeated.cast(self.type)
 
+    def differs(self, column: pa.ChunkedArray) -> np.ndarray:
+        """Where a column holds another value, ``(rows,)``; a gap is none, and a column of gaps alone has no value."""
+        if pa.types.is_dictionary(column.type):
+            column = compute.cast(column, column.type.value_type)
+        present = np.asarray(compute.is_valid(column))
+        if pa.types.is_floating(column.type):
+            present &= ~np.asarray(compute.fill_null(compute.is_nan(column), True))
+        if self.value is None:
+            return np.zeros(len(column), dtype=bool)
+        value = pa.scalar(self.value, type_from_record(self.value_type))
+        try:
+            same = compute.equal(column, value.cast(column.type))
+        except pa.ArrowException:  # of another type: the same words are the same value
+            same = compute.equal(compute.cast(column, pa.string()), str(self.value))
+        return present & ~np.asarray(compute.fill_null(same, False))
+
     def describe(self) -> Description:
         return Description(self.said, "left out of the density, put back in samples")
