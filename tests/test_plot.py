@@ -12,6 +12,7 @@ import flowstone
 from cases import disturb
 from flowstone import plot
 from flowstone.data import TOYS
+from flowstone.plot.texts import shortened_all
 from flowstone.train.history import History, Record
 
 
@@ -342,3 +343,55 @@ def test_long_names_end_in_their_panels():
     ranked = flowstone.evaluation.calibration(flowstone.nice(2).eval(), x, draws=5)
     for figure in (plot.column_figure(x, x, names), plot.calibration_figure(ranked, names)):
         assert figure.axes[len(figure.axes) - 1].get_title() == "the district of the stati…"
+
+
+def test_what_ticks_leave_out_stands_beside_the_name():
+    """matplotlib would write it across the name, or across the panel above."""
+    x = torch.randn(300, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = x * torch.tensor([3e6, 2e-7, 900.0]) + torch.tensor([0.0, 0.0, 1.7e9])
+    pairs = plot.pair_plot(x, x, ["big", "small", "far"])
+    assert [ax.get_xlabel() for ax in pairs.axes[6:]] == ["big (×1e6)", "small (×1e−7)", "far (+1.7e9)"]
+    assert [pairs.axes[row].get_ylabel() for row in (3, 6)] == ["small (×1e−7)", "far (+1.7e9)"]
+    titles = [ax.get_title() for ax in panels(plot.column_figure(x, x, ["big", "small", "far"]))]
+    assert titles == ["big (×1e6)", "small (×1e−7)", "far (+1.7e9)"]
+    flow = flowstone.realnvp(2, couplings=1, hidden=(4,))
+    flow.initialize(x[:, :2])
+    plane = plot.data_latent_samples(flow.eval(), x[:, :2].float(), columns=["big", "small"])
+    assert plane.axes[0].get_xlabel() == "big (×1e7)"
+    for figure in (pairs, plane):
+        figure.draw_without_rendering()
+        left_out = [axis.offsetText for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)]
+        assert not [text for text in left_out if text.get_visible() and text.get_text()]
+
+
+def test_names_and_levels_that_begin_alike_stay_different():
+    levels = ["Bachelor of Science in Engineering", "Bachelor of Arts", "PhD"]
+    x = torch.arange(90.0).reshape(-1, 1) % 3
+    figure = plot.column_figure(x, x, ["a"], levels={"a": levels})
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["…Science in…", "…Arts", "PhD"]
+    names = [f"income of the household before taxes in {year}" for year in (2019, 2020)]
+    assert [ax.get_title() for ax in plot.column_figure(x.expand(-1, 2), x.expand(-1, 2), names).axes] == [
+        "…2019",
+        "…2020",
+    ]
+    texts = [f"{'x' * 30}{index}" for index in range(12)]
+    assert len(set(shortened_all(texts, 8))) == 12
+
+
+@pytest.mark.parametrize("columns", [2, 3])
+def test_the_title_of_pairs_leaves_room_for_the_legend(columns):
+    figure = plot.pair_plot(torch.randn(50, columns), torch.randn(50, columns), ["a", "b", "c"][:columns])
+    figure.draw_without_rendering()
+    title, (legend,) = figure._suptitle, figure.legends  # pyright: ignore
+    assert not title.get_window_extent().overlaps(legend.get_window_extent())
+
+
+def test_a_colour_bar_has_round_ticks(trained):
+    flow, x = trained
+    figure = plt.figure()
+    plot.density(flow, figure.add_subplot(), limits=plot.limits_of(x), grid=30)
+    figure.draw_without_rendering()
+    ticks = figure.axes[1].get_yticks()
+    assert len(ticks) >= 3
+    assert all(abs(tick - float(f"{tick:.1g}")) < 1e-9 or abs(tick - float(f"{tick:.2g}")) < 1e-9 for tick in ticks)
+    assert figure.axes[0].get_title() == "density"  # there are no samples

@@ -18,7 +18,7 @@ from flowstone.train.history import History
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["DATA", "SAMPLES", "loss_curve", "new_figure", "png_of", "save_figure", "shortened"]
+__all__ = ["DATA", "SAMPLES", "loss_curve", "new_figure", "png_of", "save_figure"]
 
 DATA, SAMPLES = "#0072B2", "#D55E00"
 BELOW = 3.9  # heights of a line between the axes and a legend below their ticks and label
@@ -36,15 +36,6 @@ def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figu
     """A figure that no window and no global state holds, and its axes ``(rows, columns)``. A notebook shows it."""
     figure = _Figure(figsize=size, layout="compressed")
     return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def shortened(text: str, most: int) -> str:
-    """A text, or its beginning where it has more than so many characters.
-
-    >>> shortened("temperature outside", 12)
-    'temperature…'
-    """
-    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
 
 
 def loss_curve(history: History, ax: Axes, *, entropy: float | None = None) -> Axes:

@@ -14,7 +14,8 @@ from flowstone.density import Density
 from flowstone.evaluation.metrics import bits_per_dim, log_prob
 from flowstone.files import atomic_path
 from flowstone.flow import Flow
-from flowstone.plot.figures import new_figure, shortened
+from flowstone.plot.figures import new_figure
+from flowstone.plot.texts import shortened_all
 
 __all__ = [
     "image_figure",
@@ -88,7 +89,7 @@ def label_figure(model: Density, labels: Sequence[str], *, seed: int = 0) -> Fig
     figure, ((ax,),) = new_figure(1, 1, (5.4, size + 0.4))
     ax.imshow(mosaic(drawn.flatten(0, 1), columns=ROW), interpolation="nearest")
     middles = [(height + 1) * (row + 0.5) for row in range(len(shown))]
-    ax.set_yticks(middles, [shortened(label, LONG) for label in shown])
+    ax.set_yticks(middles, shortened_all(shown, LONG))
     ax.tick_params(length=0)
     ax.set(xticks=[], title="samples given their label")
     ax.spines[:].set_visible(False)
