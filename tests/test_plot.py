@@ -395,3 +395,17 @@ def test_a_colour_bar_has_round_ticks(trained):
     assert len(ticks) >= 3
     assert all(abs(tick - float(f"{tick:.1g}")) < 1e-9 or abs(tick - float(f"{tick:.2g}")) < 1e-9 for tick in ticks)
     assert figure.axes[0].get_title() == "density"  # there are no samples
+
+
+def test_corners_of_an_interpolation_are_images_also_given_their_labels():
+    torch.manual_seed(0)
+    flow = flowstone.realnvp_image((1, 4, 4), channels=4, blocks=1, context_features=2)
+    disturb(flow, 0.3)
+    x = torch.randint(256, (12, 1, 4, 4), dtype=torch.uint8)
+    context = torch.eye(2)[torch.arange(12) % 2]
+    flow.initialize(x, context)
+    sheet = plot.interpolation_figure(flow.eval(), x, context=context).axes[0].images[0].get_array()
+    assert sheet is not None
+    corners = [sheet[top : top + 4, left : left + 4, 0] for top in (0, 35) for left in (0, 35)]
+    for corner, image in zip(corners, x[::2, 0].numpy(), strict=False):  # of the label of the first
+        assert np.abs(corner.astype(int) - image.astype(int)).max() <= 1
