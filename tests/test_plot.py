@@ -409,3 +409,18 @@ def test_corners_of_an_interpolation_are_images_also_given_their_labels():
     corners = [sheet[top : top + 4, left : left + 4, 0] for top in (0, 35) for left in (0, 35)]
     for corner, image in zip(corners, x[::2, 0].numpy(), strict=False):  # of the label of the first
         assert np.abs(corner.astype(int) - image.astype(int)).max() <= 1
+
+
+def test_a_context_of_several_columns_is_drawn_with_the_rows_near_to_it():
+    """Others are at their medians, so all rows would say that the density is wrong."""
+    draw = torch.Generator().manual_seed(0)
+    context = torch.stack([torch.randint(3, (400,), generator=draw), torch.randn(400, generator=draw)], 1).float()
+    x = 5 * context[:, 1:]
+    flow = flowstone.spline(1, couplings=1, hidden=(4,), context_features=2)
+    flow.initialize(x, context)
+    ax = plot.conditional_figure(flow, x, context, ["a"], ["kind", "size"]).axes[0]
+    across, up = np.asarray(ax.collections[0].get_offsets()).T
+    assert abs(up).max() < 2  # 5 times what lies near the median
+    assert (abs(across - across.round()) <= 0.3).all()  # few different values have a place each
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0", "1", "2"]
+    assert "medians" in ax.get_title()
