@@ -19,6 +19,7 @@ from flowstone.evaluation.samples import sample_rows
 from flowstone.evaluation.trees import require_sklearn
 from flowstone.evaluation.verdict import DRAWS, Verdict, rows_to_judge, verdict
 from flowstone.plot import ColumnScale, arguments_of, drawings, png_of
+from flowstone.plot.texts import number_text
 from flowstone.runs import Run
 from flowstone.train.history import History
 
@@ -125,7 +126,11 @@ class Subject:
     @property
     def compared_columns(self) -> list[str]:
         """Names of the columns of ``compared``."""
-        return [*self.columns, *(f"given {name}" for name in self.context_columns)]
+        return [*self.columns, *self._given]
+
+    @property
+    def _given(self) -> list[str]:
+        return [f"given {name}" for name in self.context_columns]
 
     @property
     def levels(self) -> Mapping[str, Sequence[str]]:
@@ -151,7 +156,7 @@ class Subject:
         ]
         if rows.context is not None:
             lines = [
-                [*line, *(f"{value:.5g}" for value in given)]
+                [*line, *(self._written(name, value) for name, value in zip(self._given, given, strict=True))]
                 for line, given in zip(lines, rows.context.tolist(), strict=True)
             ]
         return lines
@@ -161,7 +166,13 @@ class Subject:
             return "missing"
         if name in self.levels:
             return self.levels[name][int(value)] if int(value) < len(self.levels[name]) else "(others)"
-        return self.formats[name](value) if name in self.formats else f"{value:.5g}"
+        return self.formats[name](value) if name in self.formats else number_text(value, self.spreads[name])
+
+    @cached_property
+    def spreads(self) -> Mapping[str, float]:
+        """The range of nearly all numbers of each column of ``compared``, by which they are written."""
+        scales = {name: self.scale(index) for index, name in enumerate(self.compared_columns)}
+        return {name: scale.high - scale.low for name, scale in scales.items()}
 
     @cached_property
     def can_sample(self) -> bool:
