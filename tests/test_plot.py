@@ -6,12 +6,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from matplotlib.font_manager import FontProperties, findfont
 from matplotlib.patches import Rectangle
 
 import flowstone
 from cases import disturb
 from flowstone import plot
 from flowstone.data import TOYS
+from flowstone.plot import fonts
 from flowstone.plot.texts import shortened_all
 from flowstone.train.history import History, Record
 
@@ -424,3 +426,19 @@ def test_a_context_of_several_columns_is_drawn_with_the_rows_near_to_it():
     assert (abs(across - across.round()) <= 0.3).all()  # few different values have a place each
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0", "1", "2"]
     assert "medians" in ax.get_title()
+
+
+def test_letters_that_a_font_lacks_come_from_another_font_or_are_named_once(monkeypatch, recwarn):
+    has, own = fonts._has, findfont(FontProperties())
+    monkeypatch.setattr(fonts, "_has", lambda path, letter: path != own and has(path, letter))
+    figure, ((ax,),) = plot.new_figure(1, 1, (3, 2))
+    ax.set_title("жук")  # DejaVu Sans Mono has it
+    plot.png_of(figure)
+    assert len(ax.title.get_fontfamily()) > 1
+    assert not recwarn.list
+    figure, ((ax,),) = plot.new_figure(1, 1, (3, 2))
+    ax.set_title("a \U000ffffd")  # which no font has
+    for _ in range(2):
+        plot.png_of(figure)
+    (said,) = recwarn.list
+    assert "no installed font has" in str(said.message)

@@ -4,15 +4,18 @@ Colours are from the colour-blind safe Okabe-Ito set: data blue, samples vermili
 """
 
 import io
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from flowstone.files import atomic_path
+from flowstone.plot.fonts import complete_fonts
 from flowstone.train.history import History
 
 if TYPE_CHECKING:
@@ -26,7 +29,15 @@ DPI, MARGIN = 150, 0.06  # points an inch, inches around a picture
 
 
 class _Figure(Figure):
-    """A figure that a notebook shows where it is the value of a cell, whether pyplot was imported or not."""
+    """A figure that a notebook shows where it is the value of a cell, whether pyplot was imported or not, and whose
+    texts may be in any script.
+    """
+
+    def draw(self, renderer: RendererBase) -> None:
+        complete_fonts(self)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # said by complete_fonts, once
+            super().draw(renderer)
 
     def _repr_png_(self) -> bytes:
         return png_of(self)

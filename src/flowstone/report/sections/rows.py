@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from markupsafe import Markup
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from flowstone.evaluation.calibration import distance_between
-from flowstone.plot import compare_column, most_dependent, png_of, sample_figure
+from flowstone.plot import compare_column, most_dependent, new_figure, png_of, sample_figure
 from flowstone.plot.texts import number_text, shortened_all
 from flowstone.report.markup import join, paragraph, picture
 from flowstone.report.subject import Subject
@@ -75,8 +74,7 @@ def _cards(subject: Subject, data: Tensor, drawn: Tensor, off: Sequence[float]) 
     for index in sorted(order):
         name = names[index]
         scale = subject.scale(index)
-        figure = Figure(figsize=(2.5, 1.9), layout="constrained")
-        ax = figure.add_subplot()
+        figure, ((ax,),) = new_figure(1, 1, (2.5, 1.9))
         compare_column(ax, data[:, index], drawn[:, index], titles[index], scale)
         alt = f"{name}, data and samples: largest distance of the two distribution functions {off[index]:.3f}."
         card = picture(png_of(figure), alt, kind="card")
