@@ -10,7 +10,7 @@ import flowstone as package
 from commands import flowstone, make_run, make_table, refused
 from flowstone.errors import SettingError, UnknownNameError
 from flowstone.plot import animate_layers
-from flowstone.plot.animation import _moments, _title
+from flowstone.plot.animation import _moments, _panels, _title
 
 
 @pytest.fixture(autouse=True)
@@ -79,3 +79,11 @@ def test_moments_rest_at_every_stage_and_titles_name_it():
     assert [_title(names, at) for at in (0, 0.5, 1, 1.5, 2)] == [
         "data", "1 Whiten", "after 1 Whiten", "2 Coupling", "latent"
     ]  # fmt: skip
+
+
+def test_colours_come_equally_often_also_of_skewed_data():
+    x = torch.exp(3 * torch.randn(100, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    figure, _ = _panels([torch.stack([x, x]), torch.stack([2 * x, x])], torch.ones(2, 2, 2).double(), ["data", "one"])
+    rank = figure.axes[0].collections[0].get_array()
+    assert rank is not None
+    assert sorted((100 * rank).round().tolist()) == list(range(100))

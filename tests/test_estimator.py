@@ -2,7 +2,7 @@
 
 import math
 import pickle
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -469,7 +469,7 @@ def test_conditionals_of_arrays_keep_constant_columns(few_steps):
     above = density.conditional({0: 12.0})  # numbers are those of the array's columns, the constant one among them
     assert above.cdf(2, X[:, 1].mean()) == above.cdf("x2", X[:, 1].mean())
     assert 0 < above.cdf(2, X[:, 1].mean()) < 1
-    assert above.cdf(np.int64(2), 9.0) == above.cdf(2, 9.0)
+    assert above.cdf(cast(Any, np.int64(2)), 9.0) == above.cdf(2, 9.0)
     with pytest.raises(SettingError, match="'x1' is constant or left out"):
         above.cdf(1, 5.0)
     for value in (np.nan, None, "5"):
@@ -477,7 +477,7 @@ def test_conditionals_of_arrays_keep_constant_columns(few_steps):
             above.cdf(2, value)
     for probabilities in ("a", [[0.1]], None):
         with pytest.raises(SettingError, match="they lie between 0 and 1"):
-            above.quantile(2, probabilities)
+            above.quantile(2, cast(Any, probabilities))
 
 
 @pytest.mark.parametrize(
@@ -747,7 +747,7 @@ def test_generators_of_numpy_are_random_states():
     one, same = (
         FlowDensity(models="gaussian", random_state=np.random.default_rng(3))
         .fit(X)
-        .sample(np.int64(4), random_state=np.random.default_rng(5))
+        .sample(cast(Any, np.int64(4)), random_state=np.random.default_rng(5))
         for _ in range(2)
     )
     assert one.shape == (4, 3)

@@ -7,13 +7,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from matplotlib.font_manager import FontProperties, findfont
 from matplotlib.patches import Rectangle
 
 import flowstone
 from cases import disturb
 from flowstone import plot
 from flowstone.data import TOYS
-from flowstone.plot import drawings
+from flowstone.plot import drawings, fonts
+from flowstone.plot.texts import shortened_all
 from flowstone.train.history import History, Record
 
 
@@ -393,3 +395,100 @@ def test_long_names_end_in_their_panels():
     ranked = flowstone.evaluation.calibration(flowstone.nice(2).eval(), x, draws=5)
     for figure in (plot.column_figure(x, x, names), plot.calibration_figure(ranked, names)):
         assert figure.axes[len(figure.axes) - 1].get_title() == "the district of the stati…"
+
+
+def test_what_ticks_leave_out_stands_beside_the_name():
+    """matplotlib would write it across the name, or across the panel above."""
+    x = torch.randn(300, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = x * torch.tensor([3e6, 2e-7, 900.0]) + torch.tensor([0.0, 0.0, 1.7e9])
+    pairs = plot.pair_plot(x, x, ["big", "small", "far"])
+    assert [ax.get_xlabel() for ax in pairs.axes[6:]] == ["big (×1e6)", "small (×1e−7)", "far (+1.7e9)"]
+    assert [pairs.axes[row].get_ylabel() for row in (3, 6)] == ["small (×1e−7)", "far (+1.7e9)"]
+    titles = [ax.get_title() for ax in panels(plot.column_figure(x, x, ["big", "small", "far"]))]
+    assert titles == ["big (×1e6)", "small (×1e−7)", "far (+1.7e9)"]
+    flow = flowstone.realnvp(2, couplings=1, hidden=(4,))
+    flow.initialize(x[:, :2])
+    plane = plot.data_latent_samples(flow.eval(), x[:, :2].float(), columns=["big", "small"])
+    assert plane.axes[0].get_xlabel() == "big (×1e7)"
+    for figure in (pairs, plane):
+        figure.draw_without_rendering()
+        left_out = [axis.offsetText for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)]
+        assert not [text for text in left_out if text.get_visible() and text.get_text()]
+
+
+def test_names_and_levels_that_begin_alike_stay_different():
+    levels = ["Bachelor of Science in Engineering", "Bachelor of Arts", "PhD"]
+    x = torch.arange(90.0).reshape(-1, 1) % 3
+    figure = plot.column_figure(x, x, ["a"], levels={"a": levels})
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["…Science in…", "…Arts", "PhD"]
+    names = [f"income of the household before taxes in {year}" for year in (2019, 2020)]
+    assert [ax.get_title() for ax in plot.column_figure(x.expand(-1, 2), x.expand(-1, 2), names).axes] == [
+        "…2019",
+        "…2020",
+    ]
+    texts = [f"{'x' * 30}{index}" for index in range(12)]
+    assert len(set(shortened_all(texts, 8))) == 12
+
+
+@pytest.mark.parametrize("columns", [2, 3])
+def test_the_title_of_pairs_leaves_room_for_the_legend(columns):
+    figure = plot.pair_plot(torch.randn(50, columns), torch.randn(50, columns), ["a", "b", "c"][:columns])
+    figure.draw_without_rendering()
+    title, (legend,) = figure._suptitle, figure.legends  # pyright: ignore
+    assert not title.get_window_extent().overlaps(legend.get_window_extent())
+
+
+def test_a_colour_bar_has_round_ticks(trained):
+    flow, x = trained
+    figure = plt.figure()
+    plot.density(flow, figure.add_subplot(), limits=plot.limits_of(x), grid=30)
+    figure.draw_without_rendering()
+    ticks = figure.axes[1].get_yticks()
+    assert len(ticks) >= 3
+    assert all(abs(tick - float(f"{tick:.1g}")) < 1e-9 or abs(tick - float(f"{tick:.2g}")) < 1e-9 for tick in ticks)
+    assert figure.axes[0].get_title() == "density"  # there are no samples
+
+
+def test_corners_of_an_interpolation_are_images_also_given_their_labels():
+    torch.manual_seed(0)
+    flow = flowstone.realnvp_image((1, 4, 4), channels=4, blocks=1, context_features=2)
+    disturb(flow, 0.3)
+    x = torch.randint(256, (12, 1, 4, 4), dtype=torch.uint8)
+    context = torch.eye(2)[torch.arange(12) % 2]
+    flow.initialize(x, context)
+    sheet = plot.interpolation_figure(flow.eval(), x, context=context).axes[0].images[0].get_array()
+    assert sheet is not None
+    corners = [sheet[top : top + 4, left : left + 4, 0] for top in (0, 35) for left in (0, 35)]
+    for corner, image in zip(corners, x[::2, 0].numpy(), strict=False):  # of the label of the first
+        assert np.abs(corner.astype(int) - image.astype(int)).max() <= 1
+
+
+def test_a_context_of_several_columns_is_drawn_with_the_rows_near_to_it():
+    """Others are at their medians, so all rows would say that the density is wrong."""
+    draw = torch.Generator().manual_seed(0)
+    context = torch.stack([torch.randint(3, (400,), generator=draw), torch.randn(400, generator=draw)], 1).float()
+    x = 5 * context[:, 1:]
+    flow = flowstone.spline(1, couplings=1, hidden=(4,), context_features=2)
+    flow.initialize(x, context)
+    ax = plot.conditional_figure(flow, x, context, ["a"], ["kind", "size"]).axes[0]
+    across, up = np.asarray(ax.collections[0].get_offsets()).T
+    assert abs(up).max() < 2  # 5 times what lies near the median
+    assert (abs(across - across.round()) <= 0.3).all()  # few different values have a place each
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0", "1", "2"]
+    assert "medians" in ax.get_title()
+
+
+def test_letters_that_a_font_lacks_come_from_another_font_or_are_named_once(monkeypatch, recwarn):
+    has, own = fonts._has, findfont(FontProperties())
+    monkeypatch.setattr(fonts, "_has", lambda path, letter: path != own and has(path, letter))
+    figure, ((ax,),) = plot.new_figure(1, 1, (3, 2))
+    ax.set_title("жук")  # DejaVu Sans Mono has it
+    plot.png_of(figure)
+    assert len(ax.title.get_fontfamily()) > 1
+    assert not recwarn.list
+    figure, ((ax,),) = plot.new_figure(1, 1, (3, 2))
+    ax.set_title("a \U000ffffd")  # which no font has
+    for _ in range(2):
+        plot.png_of(figure)
+    (said,) = recwarn.list
+    assert "no installed font has" in str(said.message)

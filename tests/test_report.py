@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -264,7 +265,7 @@ def test_rows_to_choose_from_are_those_of_data_and_samples(runs, pages):
     assert len({*first}) == 2
     assert {*first} < {*range(4)}  # the pair that the page begins with
     assert [column["name"] for column in columns] == [EVIL, "income", "day", "is_new"]
-    assert columns[3]["levels"] == ["false", "true", "(others)"]
+    assert columns[3]["levels"] == ["false", "true"]  # no value is among others
     train = runs["mixed"].dataset().train.x
     for index, column in enumerate(columns):
         known = [None if value != value else float(f"{value:.6g}") for value in train[:, index].tolist()]
@@ -272,6 +273,25 @@ def test_rows_to_choose_from_are_those_of_data_and_samples(runs, pages):
     assert None in columns[0]["data"]  # gaps are nulls
     write = runs["mixed"].dataset().formats["day"]
     assert columns[2]["texts"]["data"] == [write(value) for value in train[: len(columns[2]["data"]), 2].tolist()]
+
+
+def test_numbers_far_from_zero_stay_different():
+    """Seconds since 1970 would be one point, if only their first digits were kept."""
+    seconds = 1.7e9 + torch.arange(0.0, 3000, 10, dtype=torch.float64)
+    numbers = import_module("flowstone.report.sections.rows")._plain(seconds, None, 3000.0)
+    assert numbers == seconds.tolist()
+
+
+def test_levels_without_a_name_of_their_own_are_others():
+    room = import_module("flowstone.report.sections.rows")
+    assert room._with_others(["a"], [torch.tensor([0.0, torch.nan])]) == ["a"]
+    assert room._with_others(["a"], [torch.tensor([0.0]), torch.tensor([1.0])]) == ["a", "(others)"]
+
+
+def test_columns_of_words_are_aligned_as_texts(pages):
+    body = re.findall("<tr>(.*?)</tr>", pages["mixed"].partition("least likely test rows</caption>")[2])
+    words = [re.search(rf"<th[^>]*>{name}</th>", body[0]) for name in ("day", "income")]
+    assert ["number" in found.group() for found in words if found] == [False, True]
 
 
 def test_a_run_whose_data_are_gone_still_has_a_page(tmp_path, runs):
@@ -477,6 +497,22 @@ def test_columns_are_chosen_and_found(browser, on_disk, runs):
         assert re.search(r"day runs to the right \(2024-\d\d-\d\d … 2024-\d\d-\d\d\)", page.inner_text("#pair-said"))
         tip = page.eval_on_selector("#pair-samples title", "(first) => first.textContent")
         assert re.match(r"day \d{4}-\d\d-\d\d, ", tip)
+
+
+def test_names_of_columns_do_not_widen_a_phone(browser, on_disk):
+    with opened(browser, on_disk / "mixed.html", width=390) as page:
+        page.evaluate("() => { document.querySelector('#pair-x option').textContent = 'a long name '.repeat(9); }")
+        assert barriers(page) == []
+
+
+def test_axes_of_the_chosen_pair_have_marks(browser, on_disk):
+    with opened(browser, on_disk / "mixed.html") as page:
+        page.select_option("#pair-x", label="is_new")
+        page.select_option("#pair-y", label="day")
+        marks = page.eval_on_selector_all("#pair-data text", "(all) => all.map((each) => each.textContent)")
+        assert marks[:2] == ["false", "true"]
+        assert all(re.fullmatch(r"2024-\d\d-\d\d", mark) for mark in marks[2:])
+        assert len(marks) == 4
 
 
 def test_a_page_is_complete_without_javascript(browser, on_disk):

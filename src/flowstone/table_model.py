@@ -451,7 +451,7 @@ def _values(value: Any) -> list[Any]:
     if isinstance(value, str | bytes | np.generic) or not isinstance(value, Iterable):
         return [value]
     if isinstance(value, pa.Array | pa.ChunkedArray):
-        return value.to_pylist()
+        return value.to_pylist()  # pyright: ignore[reportAttributeAccessIssue]
     value = value.tolist() if isinstance(value, Tensor) else value
     if isinstance(value, np.ndarray) and value.ndim == 0:
         return [value[()]]

@@ -1,7 +1,7 @@
 """The density of some columns given values of others."""
 
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from flowstone.data.tables import Columns
 from flowstone.data.tables.kinds import Categorical
 from flowstone.errors import SettingError, UnknownNameError
 from flowstone.mixed import MixedDensity
+from flowstone.validation import as_integer
 
 __all__ = ["Conditional"]
 
@@ -124,13 +125,14 @@ class Conditional:
 
     def _asked(self, column: str | int) -> int:
         """The index of a column that is not given."""
-        if isinstance(column, Integral) and 0 <= column < len(self._numbered):
-            column = self._numbered[int(column)]
+        column = as_integer(column)
+        if type(column) is int and 0 <= column < len(self._numbered):
+            column = self._numbered[column]
         if column in self._numbered and column not in self._names:
             raise SettingError(f"column {column!r} is constant or left out: the density is not of it")
         if column not in self._names:
             raise UnknownNameError("column", str(column), self._names)
-        index = self._names.index(column)
+        index = self._names.index(str(column))
         if not self._known[0, index].isnan():
             raise SettingError(f"column {column!r} is given: {self._given}")
         return index

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from flowstone.evaluation import log_prob
 from flowstone.mixed import MixedDensity
 from flowstone.runs.checkpoint import RECORD, load, read_record, reading, save
 from flowstone.table_model import TableModel, require_given
-from flowstone.validation import require_number
+from flowstone.validation import as_integer, require_number
 
 __all__ = ["FlowDensity"]
 
@@ -350,11 +350,12 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         names = list(self.kinds_)
         x = torch.full((1, len(names)), torch.nan, dtype=torch.float64)
         for key, value in given.items():
-            name = names[int(key)] if isinstance(key, Integral) and 0 <= key < len(names) else str(key)
+            place = as_integer(key)
+            name = names[place] if type(place) is int and 0 <= place < len(names) else str(key)
             if name not in names:
                 raise UnknownNameError("column", name, names)
             index = names.index(name)
-            if not isinstance(value, Real) or not np.isfinite(value):
+            if not isinstance(value, Real) or not np.isfinite(float(value)):
                 raise SettingError(f"given {name}={value!r}: expected a finite number")
             if float(value) != self._constants.get(index, float(value)):
                 raise SettingError(f"given {name}={value}: it was {self._constants[index]:g} in all rows")

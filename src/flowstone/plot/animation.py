@@ -22,6 +22,7 @@ __all__ = ["ANIMATIONS", "animate_layers"]
 
 ANIMATIONS = ("gif", "mp4")
 POINTS = 800
+BRIGHTEST = 1.2  # end of the scale of ranks, beyond 1, as yellow points are hardly seen on white
 STAGES = 16  # of longer flows several layers are passed at once
 MOVING, RESTING, SECOND = 8, 4, 16  # frames between two stages, frames at each of them, frames in a second
 
@@ -39,7 +40,7 @@ def animate_layers(
     """Write ``path``, a GIF or an MP4, in which points move through the layers of a flow of two columns.
 
     On the left rows of the data become latents, on the right latents become samples. A point keeps its colour, which is
-    that of its first coordinate in the data; the title names the layer. Between two layers points move in straight
+    the rank of its first coordinate in the data; the title names the layer. Between two layers points move in straight
     lines. All layers after the first one share the axes; the data have axes in their own units.
 
     Args:
@@ -67,7 +68,7 @@ def animate_layers(
     values = [torch.stack([states[stage].value.double().cpu() for stage in stages]) for states in (there, back)]
     names = [f"data ({columns[0]}, {columns[1]})", *stage_names(there, stages)]
     moments = list(_moments(len(stages)))
-    figure, draw = _panels(values, limits, names, colors=x[:, 0].double().cpu())
+    figure, draw = _panels(values, limits, names)
     with (
         counting_bar(f"drawing {path.name}", len(moments), enabled=progress) as advance,
         matplotlib.rc_context({"animation.ffmpeg_path": program}),
@@ -81,19 +82,18 @@ def animate_layers(
     return path
 
 
-def _panels(
-    values: Sequence[Tensor], limits: Tensor, names: Sequence[str], *, colors: Tensor
-) -> tuple[Figure, Callable[[float], None]]:
+def _panels(values: Sequence[Tensor], limits: Tensor, names: Sequence[str]) -> tuple[Figure, Callable[[float], None]]:
     """A figure of both directions, and the function that draws it at a moment from 0 to the number of layers."""
     figure = Figure(
         figsize=(8.4, 4.4)
     )  # pixels of a film are even; no layout engine, so that the panels stay where they are
-    edges = {"left": 0.06, "right": 0.985, "bottom": 0.07, "top": 0.86, "wspace": 0.14}
+    edges = {"left": 0.06, "right": 0.985, "bottom": 0.1, "top": 0.87, "wspace": 0.14}
     left, right = figure.subplots(1, 2, gridspec_kw=edges)
     last = len(limits) - 1
-    low, high = colors.min().item(), colors.max().item()
+    order = values[0][0, :, 0].contiguous().sort().values
     for ax, each in zip((left, right), values, strict=True):
-        ax.scatter(*each[0].T, c=each[0, :, 0], s=7, cmap="viridis", vmin=low, vmax=high, alpha=0.8, linewidths=0)
+        rank = torch.searchsorted(order, each[0, :, 0].contiguous()) / len(order)
+        ax.scatter(*each[0].T, c=rank, s=7, cmap="viridis", vmin=0, vmax=BRIGHTEST, alpha=0.8, linewidths=0)
         ax.set_box_aspect(1)
 
     def draw(at: float) -> None:

@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from flowstone.evaluation.calibration import Calibration
-from flowstone.plot.figures import DATA, SAMPLES, new_figure, shortened
+from flowstone.plot.figures import DATA, SAMPLES, new_figure
+from flowstone.plot.texts import shortened, shortened_all
 
 __all__ = ["calibration_figure", "coverage_curve", "rank_histogram"]
 
@@ -20,7 +21,7 @@ WITHIN = 2.576  # deviations within which 99% of a normal distribution lie
 
 def calibration_figure(found: Calibration, columns: Sequence[str]) -> Figure:
     """The coverage of regions of highest density, and a histogram of ranks for each of the first 11 columns."""
-    shown = list(columns[:PANELS])
+    shown = shortened_all(columns[:PANELS], NAME)
     across = min(ACROSS, len(shown) + 1)
     down = math.ceil((len(shown) + 1) / across)
     figure, axes = new_figure(down, across, (max(4.0, 2.4 * across), 2.3 * down))

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from flowstone.data.dataset import FEW
 from flowstone.data.times import TimeFormat
-from flowstone.plot.figures import DATA, SAMPLES, histogram, new_figure, shortened
+from flowstone.plot.figures import DATA, SAMPLES, histogram, new_figure
+from flowstone.plot.texts import number_text, scale_note, shortened, shortened_all
 from flowstone.plot.times import time_labels, time_ticks
 
 __all__ = ["ColumnScale", "column_figure", "compare_column"]
@@ -43,6 +44,7 @@ class ColumnScale:
         present = _present(values)
         distinct, counts = np.unique(present, return_counts=True)
         self.levels, self.written = levels, written
+        self.names = None if levels is None else shortened_all(levels, LONG)
         self.few: np.ndarray | None = None  # the values that have a place of their own
         if levels is not None or len(distinct) <= min(FEW, len(present) // 4):
             self.few = np.sort(distinct[np.argsort(-counts, kind="stable")[:FEW]])
@@ -74,8 +76,12 @@ class ColumnScale:
         margin = 0.05 * (self.high - self.low)
         return self.low - margin, self.high + margin
 
-    def label(self, ax: Axes, which: Literal["x", "y"], *, size: float = 7, most: int = NAMED) -> None:
-        """Ticks and their labels on the ``"x"`` or the ``"y"`` axis."""
+    def label(self, ax: Axes, which: Literal["x", "y"], *, size: float = 7, most: int = NAMED) -> str:
+        """Ticks and their labels on the ``"x"`` or the ``"y"`` axis, whose limits are set already.
+
+        Returns:
+            What the ticks leave out, such as `` (×1e6)``, to stand beside the name of the column.
+        """
         axis = ax.xaxis if which == "x" else ax.yaxis
         slanted: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if which == "x" else {}
         if isinstance(self.written, TimeFormat):
@@ -83,13 +89,13 @@ class ColumnScale:
             if which == "y":  # its first line is then at the tick
                 names = ["\n" * name.count("\n") + name for name in names]
             axis.set_ticks(places, names, fontsize=size)
-            return
+            return ""
         if self.few is None:
             axis.set_major_locator(MaxNLocator(4 if most == NAMED and not self.written else 3))
             if self.written:
                 axis.set_major_formatter(FuncFormatter(lambda value, _: (self.written or str)(value)))
             ax.tick_params(which, labelsize=size, **({"rotation": 30} if self.written and which == "x" else {}))
-            return
+            return scale_note(axis)
         names = [self._name(value) for value in self.few]
         longest = max(map(len, names), default=0)
         words = self.levels is not None or longest > 3
@@ -99,6 +105,7 @@ class ColumnScale:
             most, size, slanted = 5 * most // 2, size - 1, {"rotation": 90} if which == "x" else {}
         step = max(1, math.ceil(len(names) / most))
         axis.set_ticks(range(0, len(names), step), names[::step], fontsize=size, **({} if flat else slanted))
+        return ""
 
     def draw(self, ax: Axes, data: Tensor | None, drawn: Tensor) -> Axes:
         """Bars of few values, otherwise histograms: data filled, samples as a line or beside."""
@@ -125,11 +132,9 @@ class ColumnScale:
         return range(0, len(self.few), step), time_labels(written, self.few[::step].tolist())
 
     def _name(self, value: float) -> str:
-        if self.levels is not None:
-            name = self.levels[int(value)] if int(value) < len(self.levels) else "(others)"
-        else:
-            name = self.written(value) if self.written else f"{value:g}"
-        return shortened(name, LONG)
+        if self.names is not None:
+            return self.names[int(value)] if int(value) < len(self.names) else "(others)"
+        return shortened(self.written(value) if self.written else number_text(value, self.high - self.low), LONG)
 
 
 def column_figure(
@@ -151,9 +156,10 @@ def column_figure(
     across = min(ACROSS, len(shown))
     down = math.ceil(len(shown) / across)
     figure, axes = new_figure(down, across, (max(4.0, 2.4 * across), 2.1 * down + 0.3))
+    titles = shortened_all(shown, TITLE)
     for index, name in enumerate(shown):
         scale = ColumnScale(data[:, index], (levels or {}).get(name), (formats or {}).get(name))
-        compare_column(axes.flat[index], data[:, index], drawn[:, index], name, scale)
+        compare_column(axes.flat[index], data[:, index], drawn[:, index], titles[index], scale)
     for panel in axes.flat[len(shown) :]:
         panel.set_visible(False)
     handles = axes.flat[0].get_legend_handles_labels()
@@ -166,8 +172,7 @@ def compare_column(ax: Axes, data: Tensor, drawn: Tensor, name: str, scale: Colu
     scale = scale or ColumnScale(data)
     gaps = [part.isnan().double().mean().item() for part in (data, drawn)]
     scale.draw(ax, data, drawn)
-    scale.label(ax, "x")
-    title = shortened(name, TITLE)
+    title = f"{shortened(name, TITLE)}{scale.label(ax, 'x')}"
     ax.set_title(f"{title}\ngaps: {gaps[0]:.1%}, samples {gaps[1]:.1%}" if any(gaps) else title, fontsize=9)
     return ax
 

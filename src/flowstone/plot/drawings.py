@@ -29,6 +29,7 @@ from flowstone.plot.images import (
     temperature_figure,
 )
 from flowstone.plot.pairs import most_dependent, pair_plot
+from flowstone.plot.texts import name_axis
 from flowstone.plot.vectors import SHOWN, data_latent_samples, density, density_curve, layers, limits_of
 from flowstone.train.history import History
 
@@ -203,7 +204,8 @@ def _curve(model: Density, x: Tensor, column: str) -> Figure:
 def _plane(model: Density, x: Tensor, columns: Sequence[str], seed: int) -> Figure:
     figure, axes = new_figure(1, 1, (5.4, 4.5))
     density(model, axes[0, 0], limits=limits_of(x), samples=model.sample(400, seed=seed))
-    axes[0, 0].set(xlabel=columns[0], ylabel=columns[1])
+    name_axis(axes[0, 0].xaxis, columns[0])
+    name_axis(axes[0, 0].yaxis, columns[1])
     return figure
 
 

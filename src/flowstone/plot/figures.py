@@ -4,6 +4,7 @@ Colours are from the colour-blind safe Okabe-Ito set: data blue, samples vermili
 """
 
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,17 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from flowstone.files import atomic_path
+from flowstone.plot.fonts import complete_fonts
 from flowstone.train.history import History
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["DATA", "SAMPLES", "histogram", "loss_curve", "new_figure", "png_of", "save_figure", "shortened"]
+__all__ = ["DATA", "SAMPLES", "histogram", "loss_curve", "new_figure", "png_of", "save_figure"]
 
 DATA, SAMPLES = "#0072B2", "#D55E00"
 BELOW = 3.9  # heights of a line between the axes and a legend below their ticks and label
@@ -31,13 +34,15 @@ DPI, MARGIN = 150, 0.06  # points an inch, inches around a picture
 class _Figure(Figure):
     """A figure that a notebook shows where it is the value of a cell, whether pyplot was imported or not.
 
-    Texts are shown as they are: a $ in the name of a column begins no formula.
+    Its texts may be in any script, and are shown as they are: a $ in the name of a column begins no formula.
     """
 
-    def draw(self, renderer) -> None:
+    def draw(self, renderer: RendererBase) -> None:
+        complete_fonts(self)
         for text in self.findobj(Text):
             text.set_parse_math(False)  # pyright: ignore[reportAttributeAccessIssue]
-        with rc_context({"text.parse_math": False}):  # for ticks that are made while it is drawn
+        with warnings.catch_warnings(), rc_context({"text.parse_math": False}):  # for ticks made while it is drawn
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # said by complete_fonts, once
             super().draw(renderer)
 
     def _repr_png_(self) -> bytes:
@@ -48,15 +53,6 @@ def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figu
     """A figure that no window and no global state holds, and its axes ``(rows, columns)``. A notebook shows it."""
     figure = _Figure(figsize=size, layout="compressed")
     return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def shortened(text: str, most: int) -> str:
-    """A text, or its beginning where it has more than so many characters.
-
-    >>> shortened("temperature outside", 12)
-    'temperature…'
-    """
-    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
 
 
 def histogram(ax: Axes, values: np.ndarray, edges: Sequence[float], **style: Any) -> None:

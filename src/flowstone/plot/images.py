@@ -14,7 +14,8 @@ from flowstone.density import Density
 from flowstone.evaluation.metrics import bits_per_dim, log_prob
 from flowstone.files import atomic_path
 from flowstone.flow import Flow
-from flowstone.plot.figures import new_figure, shortened
+from flowstone.plot.figures import new_figure
+from flowstone.plot.texts import shortened_all
 
 __all__ = [
     "image_figure",
@@ -33,6 +34,7 @@ __all__ = [
 ROW = 8  # images in a row
 LABELS, LONG = 10, 14  # labels that are shown, and characters of each
 TEMPERATURES = (0.6, 0.8, 1.0)
+BETWEEN = 0.05  # of the width of a panel: more than between two images
 COMPARED = 20_000  # training images that are compared with a sample
 
 
@@ -66,6 +68,7 @@ def sheets(panels: Sequence[tuple[str, Tensor]], *, columns: int = ROW, width: f
     rows, side = -(-len(panels[0][1]) // columns), panels[0][1].shape[2] / panels[0][1].shape[3]
     height = width * side * rows / columns + 0.4
     figure, (axes,) = new_figure(1, len(panels), (width * len(panels), height))
+    figure.get_layout_engine().set(wspace=BETWEEN)  # pyright: ignore[reportOptionalMemberAccess, reportCallIssue]
     for ax, (title, images) in zip(axes, panels, strict=True):
         ax.imshow(mosaic(images, columns=columns), interpolation="nearest")
         ax.set_title(title, fontsize=10)
@@ -88,7 +91,7 @@ def label_figure(model: Density, labels: Sequence[str], *, seed: int = 0) -> Fig
     figure, ((ax,),) = new_figure(1, 1, (5.4, size + 0.4))
     ax.imshow(mosaic(drawn.flatten(0, 1), columns=ROW), interpolation="nearest")
     middles = [(height + 1) * (row + 0.5) for row in range(len(shown))]
-    ax.set_yticks(middles, [shortened(label, LONG) for label in shown])
+    ax.set_yticks(middles, shortened_all(shown, LONG))
     ax.tick_params(length=0)
     ax.set(xticks=[], title="samples given their label")
     ax.spines[:].set_visible(False)
@@ -116,15 +119,21 @@ def interpolation_figure(flow: Flow, x: Tensor, *, context: Tensor | None = None
 
     $$ z = \cos\phi\,(\cos\phi'\, z_1 + \sin\phi'\, z_2) + \sin\phi\,(\cos\phi'\, z_3 + \sin\phi'\, z_4), \quad
        0 \le \phi, \phi' \le \pi / 2 $$
+
+    Given a context, all have that of the first image, and the other corners are images with the same where there are.
     """
-    corners, _ = flow.to_latent(x[:4], None if context is None else context[:4])
+    if context is not None:
+        alike = (context == context[0]).all(1)
+        x = torch.cat((x[alike], x[~alike]))
+    given = None if context is None else context[:1]
+    corners, _ = flow.to_latent(x[:4], None if given is None else given.expand(4, -1))
     angle = torch.linspace(0, math.pi / 2, ROW, device=corners.device, dtype=corners.dtype)
     down, across = (part.flatten()[:, None] for part in torch.meshgrid(angle, angle, indexing="ij"))
     top = across.cos() * corners[0] + across.sin() * corners[1]
     bottom = across.cos() * corners[2] + across.sin() * corners[3]
     z = down.cos() * top + down.sin() * bottom
-    given = None if context is None else context[:1].expand(len(z), -1)
-    return sheets([("between the latents of the corners", flow.from_latent(z, given)[0])], width=6.0)
+    between, _ = flow.from_latent(z, None if given is None else given.expand(len(z), -1))
+    return sheets([("between the latents of the corners", between)], width=6.0)
 
 
 @torch.no_grad()

@@ -8,13 +8,15 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from flowstone.plot.columns import ColumnScale
-from flowstone.plot.figures import DATA, SAMPLES, new_figure, shortened
+from flowstone.plot.figures import DATA, SAMPLES, new_figure
+from flowstone.plot.texts import shortened_all
 
 __all__ = ["most_dependent", "pair_plot"]
 
 PAIRED = 6  # columns in a pair plot: more cannot be read
 POINTS, RANKED = 1500, 5000  # rows that are drawn, and whose ranks are compared
 LONG = 18  # characters of a name
+NARROWEST = 4.6  # inches in which the title and the legend have room beside each other
 
 
 def pair_plot(
@@ -37,13 +39,14 @@ def pair_plot(
         note: what the title says besides, such as which columns these are.
     """
     count = min(len(columns), PAIRED)
-    size = 1.5 * count + 0.5
+    size = max(NARROWEST, 1.5 * count + 0.5)
     figure, axes = new_figure(count, count, (size, size + 0.3))
     shown = samples if x is None else x
     scales = [
         ColumnScale(shown[:, index], (levels or {}).get(name), (formats or {}).get(name))
         for index, name in enumerate(columns[:count])
     ]
+    names = shortened_all(columns[:count], LONG)
     few = min(POINTS, len(samples), len(samples) if x is None else len(x))  # as many of both, so that they compare
     for row, column in itertools.product(range(count), repeat=2):
         ax = axes[row, column]
@@ -58,16 +61,17 @@ def pair_plot(
             ax.scatter(across, up, s=3, c=color, alpha=0.5, linewidths=0, rasterized=True)
             ax.set(xlim=scales[column].limits(), ylim=scales[row].limits())
         if row == count - 1:
-            scales[column].label(ax, "x", most=5)
-            ax.set_xlabel(shortened(columns[column], LONG), fontsize=8)
+            note = scales[column].label(ax, "x", most=5)
+            ax.set_xlabel(f"{names[column]}{note}", fontsize=8)
         else:
             ax.set_xticks([])
-        if column == 0:
-            ax.set_ylabel(shortened(columns[row], LONG), fontsize=8)
+        beside = ""
         if column == 0 and row:
-            scales[row].label(ax, "y", most=5)
+            beside = scales[row].label(ax, "y", most=5)
         else:
             ax.set_yticks([])
+        if column == 0:
+            ax.set_ylabel(f"{names[row]}{beside}", fontsize=8)
     more = f" (the first {count} of {len(columns)} columns)" if count < len(columns) else ""
     handles = axes[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper right", ncols=2, frameon=False, fontsize=9)

@@ -14,6 +14,7 @@ from flowstone.mixed import MixedDensity
 from flowstone.plot.columns import ColumnScale, compare_column
 from flowstone.plot.figures import SAMPLES, loss_curve, new_figure
 from flowstone.plot.images import mosaic
+from flowstone.plot.texts import name_axis
 from flowstone.plot.vectors import density as draw_density
 from flowstone.plot.vectors import density_curve, limits_of, points
 from flowstone.train.history import History
@@ -100,7 +101,8 @@ def _plane(
     else:
         points(samples, axes[0, 1], color=SAMPLES, title="samples, given the contexts of the data", limits=limits)
     for ax in axes[0, :2]:
-        ax.set(xlabel=columns[0], ylabel=columns[1])
+        name_axis(ax.xaxis, columns[0])
+        name_axis(ax.yaxis, columns[1])
     return figure, axes
 
 

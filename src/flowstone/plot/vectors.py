@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from flowstone.bijections import DataLayer, Half, LogTails, Permutation, State
@@ -17,6 +18,7 @@ from flowstone.flow import Flow
 from flowstone.plot.directions import direction_colors
 from flowstone.plot.figures import DATA, SAMPLES, histogram, new_figure
 from flowstone.plot.pairs import pair_plot
+from flowstone.plot.texts import name_axis
 
 __all__ = [
     "data_latent_samples",
@@ -85,10 +87,12 @@ def density(
     levels = np.linspace(0, highest, 25)  # in float64: a density in large units is a very small number
     filled = ax.contourf(across, up, values.clamp_max(highest), levels=levels, cmap="viridis")
     if peak is None:
-        ax.figure.colorbar(filled, ax=ax, fraction=0.046, pad=0.04, label="density", format="%.2g")
+        bar = ax.figure.colorbar(filled, ax=ax, fraction=0.046, pad=0.04, ticks=MaxNLocator(6))
+        name_axis(bar.ax.yaxis, "density")
     if samples is not None:
         ax.scatter(*samples[:400].cpu().T, s=2, color="white", alpha=0.7, linewidths=0)
-    ax.set(xlim=(left, right), ylim=(bottom, top), aspect=_aspect(limits), title="density and samples")
+    ax.set(xlim=(left, right), ylim=(bottom, top), aspect=_aspect(limits))
+    ax.set_title("density" if samples is None else "density and samples")
     return ax
 
 
@@ -108,8 +112,9 @@ def density_curve(density: Density, ax: Axes, x: Tensor, *, column: str = "x1") 
     bins = torch.linspace(low, high, 61, dtype=torch.float64).tolist()
     histogram(ax, x[:, 0].cpu().numpy(), bins, color=DATA, alpha=0.45, label="data")
     ax.plot(grid[:, 0], log_prob_at(density, grid).exp(), color=SAMPLES, linewidth=1.5, label="learned density")
-    ax.set(xlabel=column, ylabel="density")
     ax.legend(frameon=False)
+    name_axis(ax.xaxis, column)
+    name_axis(ax.yaxis, "density")
     return ax
 
 
@@ -128,7 +133,8 @@ def data_latent_samples(flow: Flow, x: Tensor, *, columns: Sequence[str] = ("x1"
     points(latent, center, color=own, title="latent z = f(x)", limits=limits_of(drawn))
     points(samples, right, color=other[: len(x)], title="samples f⁻¹(z), z ~ prior", limits=limits)
     for ax, names in ((left, columns), (center, ("z1", "z2")), (right, columns)):
-        ax.set(xlabel=names[0], ylabel=names[1])
+        name_axis(ax.xaxis, names[0])
+        name_axis(ax.yaxis, names[1])
     return figure
 
 
@@ -159,6 +165,8 @@ def layers(flow: Flow, x: Tensor, *, seed: int = 0, most: int = 8) -> Figure:
             ax.title.set_fontsize(9)
             beside = bool(column) and limits[place] == limits[place - 1]
             ax.tick_params(labelsize=7, labelbottom=bool(row), labelleft=not beside)
+            for axis, shows in ((ax.xaxis, row), (ax.yaxis, not beside)):
+                axis.offsetText.set(fontsize=7, visible=bool(shows))
     for ax in axes.flat[: 2 * blocks * across]:
         ax.set_visible(bool(ax.collections))
     for block in range(blocks):
@@ -213,10 +221,11 @@ def sample_figure(x: Tensor, columns: Sequence[str]) -> Figure:
     figure, ((ax,),) = new_figure(1, 1, (5.2, 5.2))
     if len(columns) == 2:
         points(x, ax, color=SAMPLES, limits=limits_of(x))
-        ax.set(xlabel=columns[0], ylabel=columns[1])
+        name_axis(ax.yaxis, columns[1])
     else:
         ax.hist(x[:, 0].cpu(), bins=60, color=SAMPLES)
-        ax.set(xlabel=columns[0], ylabel="samples")
+        ax.set_ylabel("samples")
+    name_axis(ax.xaxis, columns[0])
     return figure
 
 

@@ -2,7 +2,7 @@
 
 import base64
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from markupsafe import Markup, escape
 
@@ -32,17 +32,29 @@ def number(value: float | None, spec: str = ".4f") -> str:
     return "not finite" if value is None or not math.isfinite(value) else format(value, spec)
 
 
-def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Markup | str]], *, texts: int = 1) -> Markup:
+def table(
+    caption: str,
+    head: Sequence[str],
+    rows: Iterable[Sequence[Markup | str]],
+    *,
+    texts: int = 1,
+    also_texts: Container[int] = (),
+) -> Markup:
     """A table whose first column names its rows.
 
     Args:
         texts: how many columns, from the left, hold text; the others hold numbers and are aligned to the right.
+        also_texts: the places of further columns that hold text.
     """
-    head_cells = join(_cell("th", text, index >= texts, ' scope="col"') for index, text in enumerate(head))
+
+    def is_number(index: int) -> bool:
+        return index >= texts and index not in also_texts
+
+    head_cells = join(_cell("th", text, is_number(index), ' scope="col"') for index, text in enumerate(head))
     body = join(
         Markup("<tr>{}</tr>").format(
             join(
-                _cell("td" if index else "th", cell, index >= texts, "" if index else ' scope="row"')
+                _cell("td" if index else "th", cell, is_number(index), "" if index else ' scope="row"')
                 for index, cell in enumerate(row)
             )
         )

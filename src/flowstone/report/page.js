@@ -63,6 +63,31 @@
     return column.levels ? column.levels[value] : String(value);
   }
 
+  /* Marks along an axis as [part of it, text]: of levels as many as there is room for, of numbers both ends. */
+  function marksOf(column, ends, most) {
+    if (!column.levels) return ends.map((text, index) => [[0.04, 0.96][index], text]);
+    const step = Math.ceil(column.levels.length / most);
+    return column.marks.flatMap((level, index) => index % step ? [] : [[(index + 0.5) / column.marks.length, level]]);
+  }
+
+  const short = (text, most) => text.length > most ? text.slice(0, most - 1).trimEnd() + "…" : text;
+
+  /* The frame with its marks; their texts are set later, as they come from data. */
+  function axes(across, up, texts) {
+    const parts = ['<rect class="frame" width="300" height="300"/>'];
+    const marks = marksOf(across, endsOf(across), 6);
+    for (const [part, text] of marks) {
+      const anchor = across.levels ? "middle" : part < 0.5 ? "start" : "end";
+      parts.push('<text x="' + 300 * part + '" y="318" text-anchor="' + anchor + '"></text>');
+      texts.push(short(text, across.levels ? Math.floor(42 / marks.length) : 20));
+    }
+    for (const [part, text] of marksOf(up, endsOf(up), 12)) {
+      parts.push('<text x="-6" y="' + (304 - 300 * part) + '" text-anchor="end"></text>');
+      texts.push(short(text, 11));
+    }
+    return parts.join("");
+  }
+
   function draw() {
     const [x, y] = chosen.map((select) => Number(select.value));
     const [across, up] = [x, y].map((index) => rows.columns[index]);
@@ -71,6 +96,7 @@
       const box = document.getElementById("pair-" + part);
       const points = [];
       const tips = [];
+      const texts = [];
       across[part].forEach((value, row) => {
         const place = [scales[0](value, row, 1), scales[1](up[part][row], row, 2)];
         if (place.some((each) => each === null || each < 0 || each > 1)) return;
@@ -78,7 +104,8 @@
           '" cy="' + (300 - 300 * place[1]).toFixed(1) + '"><title></title></circle>');
         tips.push(across.name + " " + written(across, part, row) + ", " + up.name + " " + written(up, part, row));
       });
-      box.innerHTML = '<svg viewBox="0 0 300 300" role="img">' + points.join("") + "</svg>";
+      box.innerHTML = '<svg viewBox="-80 -1 382 326" role="img">' + axes(across, up, texts) + points.join("") + "</svg>";
+      box.querySelectorAll("text").forEach((text, index) => { text.textContent = texts[index]; });
       box.firstChild.setAttribute("aria-label", part + ": " + points.length + " rows, " + across.name + " across, " + up.name + " up");
       box.querySelectorAll("title").forEach((title, index) => { title.textContent = tips[index]; });
     }
@@ -88,10 +115,16 @@
 
   function ends(column) {
     if (column.levels) return column.levels.slice(0, 12).join(", ") + (column.levels.length > 12 ? ", …" : "");
+    return endsOf(column).join(" … ");
+  }
+
+  /* Where nearly all numbers of the data begin and end. */
+  function endsOf(column) {
+    if (column.levels) return [];
     const present = [...column.data.keys()].filter((row) => column.data[row] !== null)
       .sort((a, b) => column.data[a] - column.data[b]);
     const [low, high] = [Math.floor(0.005 * (present.length - 1)), Math.ceil(0.995 * (present.length - 1))];
-    return written(column, "data", present[low]) + " … " + written(column, "data", present[high]);
+    return present.length ? [low, high].map((place) => written(column, "data", present[place])) : [];
   }
 
   draw();

@@ -127,7 +127,11 @@ class Subject:
     @property
     def compared_columns(self) -> list[str]:
         """Names of the columns of ``compared``."""
-        return [*self.columns, *(f"given {name}" for name in self.context_columns)]
+        return [*self.columns, *self._given]
+
+    @property
+    def _given(self) -> list[str]:
+        return [f"given {name}" for name in self.context_columns]
 
     @property
     def levels(self) -> Mapping[str, Sequence[str]]:
@@ -155,6 +159,12 @@ class Subject:
                 for line, given in zip(lines, rows.context.tolist(), strict=True)
             ]
         return lines
+
+    @cached_property
+    def spreads(self) -> Mapping[str, float]:
+        """The range of nearly all numbers of each column of ``compared``, by which they are written."""
+        scales = {name: self.scale(index) for index, name in enumerate(self.compared_columns)}
+        return {name: scale.high - scale.low for name, scale in scales.items()}
 
     @cached_property
     def can_sample(self) -> bool:

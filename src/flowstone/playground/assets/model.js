@@ -99,11 +99,11 @@ function startModel(root, model) {
     }
   }
 
-  // The colour of a sample: on the plane its first column, elsewhere its log-density among those of the samples.
+  // The colour of a sample: the rank of its first column on the plane, elsewhere that of its log-density.
   function sampleColours() {
     const values = features > 2 ? state.logProb : columnOf(state.x, 0);
-    const [low, high] = rangeOf(values, 0);
-    return values.map((value) => Math.min(Math.max((value - low) / (high - low), 0), 1));
+    const sorted = [...values].sort((a, b) => a - b);
+    return values.map((value) => rankAmong(sorted, value));
   }
 
   const plane = new Picture(root, find("plane"), 1, (picture) => {

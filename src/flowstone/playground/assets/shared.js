@@ -39,6 +39,17 @@ function randomOf(seed) {
   };
 }
 
+// The part of sorted numbers that is below a value: as a colour it comes equally often, however skewed the numbers are.
+function rankAmong(sorted, value) {
+  let [low, high] = [0, sorted.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (sorted[middle] < value) low = middle + 1;
+    else high = middle;
+  }
+  return low / sorted.length;
+}
+
 // The colour map viridis, which keeps its order for colour-blind readers.
 const VIRIDIS = [
   [68, 1, 84], [72, 40, 120], [62, 73, 137], [49, 104, 142], [38, 130, 142],

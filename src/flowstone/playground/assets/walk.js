@@ -53,10 +53,9 @@ function startWalk(root) {
 
   const shownSet = () => (state.forward ? "data" : "samples");
 
-  // Points have the colour of their first coordinate in the data, from the leftmost row to the rightmost one.
-  const firsts = Array.from({ length: sets.data.count }, (_, index) => sets.data.places[2 * index]);
-  const [leftmost, rightmost] = [Math.min(...firsts), Math.max(...firsts)];
-  const colourPart = (place) => Math.min(Math.max((place - leftmost) / (rightmost - leftmost), 0), 1);
+  // Points have the colour of their first coordinate in the data, by its rank, so that all colours come equally often.
+  const firsts = Array.from({ length: sets.data.count }, (_, index) => sets.data.places[2 * index]).sort((a, b) => a - b);
+  const colourPart = (place) => rankAmong(firsts, place);
 
   const plane = new Picture(root, find("plane"), 1, (picture) => {
     const { theme, pen } = picture;

@@ -52,7 +52,11 @@ def least_likely(subject: Subject) -> Markup | None:
     )
     left_out = len(subject.columns) - len(chosen)
     more = paragraph(f"{left_out} further columns are not shown.") if left_out else Markup("")
-    return join((paragraph(said), table(f"The {len(lines)} least likely test rows", head, lines, texts=2), more))
+    words = {
+        place for place, index in enumerate(chosen, 4) if subject.columns[index] in (*subject.levels, *subject.formats)
+    }
+    worst_rows = table(f"The {len(lines)} least likely test rows", head, lines, texts=2, also_texts=words)
+    return join((paragraph(said), worst_rows, more))
 
 
 def _columns(count: int, blamed: list[int]) -> list[int]:

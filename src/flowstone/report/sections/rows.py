@@ -2,19 +2,23 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from markupsafe import Markup
 from torch import Tensor
 
 from flowstone.evaluation.calibration import distance_between
 from flowstone.plot import compare_column, most_dependent, new_figure, png_of, sample_figure
+from flowstone.plot.texts import number_text, shortened_all
 from flowstone.report.markup import join, paragraph, picture
 from flowstone.report.subject import Subject
 
 __all__ = ["rows"]
 
 CARDS, MANY = 40, 12  # most columns that have a picture each; more columns than this many can be searched
+TITLE = 26  # characters of a name above a picture
+MARK = 10  # characters of a level beside an axis
 CHOSEN = 60  # columns to choose from
 HELD = 400  # rows that the page holds for the choice of columns
 
@@ -64,13 +68,14 @@ def _of_few_columns(subject: Subject) -> Markup:
 
 def _cards(subject: Subject, data: Tensor, drawn: Tensor, off: Sequence[float]) -> Markup:
     names = subject.columns
+    titles = shortened_all(names, TITLE)
     order = sorted(range(len(names)), key=lambda index: -off[index])[:CARDS]
     made = []
     for index in sorted(order):
         name = names[index]
         scale = subject.scale(index)
         figure, ((ax,),) = new_figure(1, 1, (2.5, 1.9))
-        compare_column(ax, data[:, index], drawn[:, index], name, scale)
+        compare_column(ax, data[:, index], drawn[:, index], titles[index], scale)
         alt = f"{name}, data and samples: largest distance of the two distribution functions {off[index]:.3f}."
         card = picture(png_of(figure), alt, kind="card")
         made.append(Markup('<div data-column="{}">{}</div>').format(name, card))
@@ -104,8 +109,11 @@ def _explorer(subject: Subject, data: Tensor, drawn: Tensor) -> Markup:
     for index, name in enumerate(names):
         levels = subject.levels.get(name)
         parts = {"data": data[:HELD, index], "samples": drawn[:HELD, index]}
-        column = {"name": name, "levels": levels and [*levels, "(others)"]}
-        column |= {part: _plain(values, levels) for part, values in parts.items()}
+        column: dict[str, Any] = {"name": name, "levels": None}
+        column |= {part: _plain(values, levels, subject.spreads[name]) for part, values in parts.items()}
+        if levels is not None:
+            column["levels"] = _with_others(levels, parts.values())
+            column["marks"] = shortened_all(column["levels"], MARK)
         if name in subject.formats:
             column["texts"] = {part: _texts(values, subject.formats[name]) for part, values in parts.items()}
         columns.append(column)
@@ -126,8 +134,13 @@ def _texts(values: Tensor, write: Callable[[float], str]) -> list[str | None]:
     return [write(value) if math.isfinite(value) else None for value in values.double().tolist()]
 
 
-def _plain(values: Tensor, levels: Sequence[str] | None) -> list[float | int | None]:
+def _plain(values: Tensor, levels: Sequence[str] | None, spread: float) -> list[float | int | None]:
     numbers = values.double().tolist()
     if levels is not None:
         return [None if math.isnan(value) else min(int(value), len(levels)) for value in numbers]
-    return [float(f"{value:.6g}") if math.isfinite(value) else None for value in numbers]
+    return [float(number_text(value, spread, digits=6)) if math.isfinite(value) else None for value in numbers]
+
+
+def _with_others(levels: Sequence[str], parts: Iterable[Tensor]) -> list[str]:
+    """The levels, and one for values that have none where there are such."""
+    return [*levels, "(others)"] if any((part >= len(levels)).any() for part in parts) else list(levels)
