@@ -602,6 +602,15 @@ def test_where_nothing_is_blended_the_likeliest_has_all():
     assert max(shares, key=shares.__getitem__) == "best"
 
 
+def test_a_wide_context_that_says_nothing_is_ignored_where_rows_are_few():
+    generator = np.random.default_rng(0)
+    theta, noise = generator.normal(size=(20, 2)), generator.normal(size=(20, 50))
+    new, more = generator.normal(size=(200, 2)), generator.normal(size=(200, 50))
+    density = FlowDensity(models="gaussian", random_state=0).fit(theta, context=noise)
+    alone = FlowDensity(models="gaussian", random_state=0).fit(theta)
+    assert density.score(new, context=more) > alone.score(new) - 0.3
+
+
 def test_a_candidate_with_members_is_the_mean_of_their_densities():
     rows = Rows(torch.from_numpy(X[:, :2]))
     seeds = []

@@ -109,6 +109,8 @@ def candidates(
         return found
     if "gaussian" in models:
         found.append(Candidate("Gaussian", lambda rows, *_: (_gaussian(rows), None)))
+        if context_features and rows < ROWS_PER_COLUMN * (columns + context_features):
+            found.append(Candidate("Gaussian, context ignored", lambda rows, *_: (_gaussian(_unexplained(rows)), None)))
     if "mixture" in models:
         found.extend(_mixtures(rows, columns))
     return found + (_nets(models, shared, device) if able else [])
@@ -157,6 +159,11 @@ def _gaussian(rows: Rows) -> Density:
     return _with_components(
         flow, np.ones(1), (shrunk.location_ * size)[None], (shrunk.covariance_ * np.outer(size, size))[None]
     )
+
+
+def _unexplained(rows: Rows) -> Rows:
+    """Rows of which a regression on the context explains nothing."""
+    return Rows(rows.x, None if rows.context is None else torch.zeros_like(rows.context))
 
 
 def _mixture(rows: Rows, seed: int, _minutes: float | None, *, count: int, shape: Shape) -> Fitted:

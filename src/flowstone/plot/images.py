@@ -90,7 +90,7 @@ def label_figure(model: Density, labels: Sequence[str], *, seed: int = 0) -> Fig
     size = 4.6 * height * len(shown) / (width * ROW)
     figure, ((ax,),) = new_figure(1, 1, (5.4, size + 0.4))
     ax.imshow(mosaic(drawn.flatten(0, 1), columns=ROW), interpolation="nearest")
-    middles = [(height + 1) * (row + 0.5) for row in range(len(shown))]
+    middles = [(height + 1) * row + (height - 1) / 2 for row in range(len(shown))]
     ax.set_yticks(middles, shortened_all(shown, LONG))
     ax.tick_params(length=0)
     ax.set(xticks=[], title="samples given their label")
