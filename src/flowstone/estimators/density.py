@@ -57,10 +57,9 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
 
     With a ``context``, such as the observations of a simulation, the estimator learns the density of X given the
     context: the candidates are a linear regression whose residuals have a Gaussian or a mixture of Gaussians (where
-    rows are few, also a Gaussian that ignores the context),
-    ``spline``, ``maf_spline`` (also with dropout, where it is the mean of four densities) and ``mixed``; from 20
-    numbers of context on also ``embedded``, a net that makes the context narrow and a ``spline`` given what it returns.
-    Columns of the context may be of any kind.
+    rows are few, also a Gaussian that ignores the context), ``spline``, ``maf_spline`` (also with dropout, where it is
+    the mean of four densities) and ``mixed``; from 20 numbers of context on also ``embedded``, a net that makes the
+    context narrow and a ``spline`` given what it returns. Columns of the context may be of any kind.
 
     A whole ``sample_weight`` is exact: a weight of 2 is the row twice. Other weights, and whole ones that make more
     than ten million rows, are divided by their mean and rounded up or down at random: right in expectation. Up to
