@@ -379,7 +379,7 @@ def test_texts_that_are_no_utf8_are_refused(tmp_path):
         pa.string(), 1, [None, pa.py_buffer(struct.pack("<ii", 0, 1)), pa.py_buffer(b"\xff")]
     )
     pyarrow.parquet.write_table(pa.table({"s": broken}), tmp_path / "t.parquet")
-    assert "cannot be read as .parquet" in one_line(tmp_path / "t.parquet")
+    assert "t.parquet: column 's' is damaged: " in one_line(tmp_path / "t.parquet")
 
 
 @pytest.mark.parametrize(

@@ -307,9 +307,10 @@ def test_sizes_that_cannot_be_are_refused_by_every_recipe(name, settings, messag
 
 def test_what_is_true_or_false_is_nothing_else():
     """A word such as "no" would be true."""
-    for name, function in RECIPES.items():
+    for name, taken in TAKES.items():
+        function = RECIPES[name]
         flags = [key for key, one in inspect.signature(function).parameters.items() if "bool" in str(one.annotation)]
-        shape = {"event_shape": (1, 4, 4)} if "event_shape" in TAKES[name] else {"features": 2}
+        shape = {"event_shape": (1, 4, 4)} if "event_shape" in taken else {"features": 2}
         for flag in flags:
             with pytest.raises(SettingError, match=f"{flag}='no' must be True or False"):
                 function(**shape, **{flag: "no"})

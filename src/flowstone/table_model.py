@@ -23,9 +23,9 @@ from flowstone.recipes import build
 from flowstone.runs.checkpoint import RECORD, load, read_record, reading, save
 from flowstone.train import fit
 from flowstone.train.history import History
-from flowstone.validation import require_choice, require_integer, require_seed
+from flowstone.validation import require_choice, require_given, require_integer, require_seed
 
-__all__ = ["TableModel", "learn", "require_given"]
+__all__ = ["TableModel", "learn"]
 
 CHUNK = 1 << 16  # rows drawn and decoded at a time
 MOST_CHOICES = 1 << 20  # combinations of given values
@@ -438,12 +438,6 @@ def learn(
     history = fit(density, rows, validation=validation, seed=seed, **settings)
     density.eval()
     return TableModel(density, columns, history, reading=table.reading)
-
-
-def require_given(given: Any) -> None:
-    """Refuse what is not values by column."""
-    if not isinstance(given, Mapping):
-        raise SettingError(f"given is a {type(given).__name__}; expected values by column, such as {{'age': 40}}")
 
 
 def _values(value: Any) -> list[Any]:

@@ -1,7 +1,7 @@
 """Checks of arguments where they enter: each raises one line that names the argument, its value and what is allowed."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -11,6 +11,7 @@ __all__ = [
     "as_integer",
     "require_bool",
     "require_choice",
+    "require_given",
     "require_instance",
     "require_integer",
     "require_number",
@@ -79,3 +80,9 @@ def require_number(
     for holds, message in limits:
         if not holds:
             raise SettingError(f"{name}={value} {message}")
+
+
+def require_given(given: Any) -> None:
+    """Refuse what is not values by column."""
+    if not isinstance(given, Mapping):
+        raise SettingError(f"given is a {type(given).__name__}; expected values by column, such as {{'age': 40}}")

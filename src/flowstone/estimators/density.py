@@ -30,8 +30,8 @@ from flowstone.estimators.weights import checked_weights, repetitions
 from flowstone.evaluation import log_prob
 from flowstone.mixed import MixedDensity
 from flowstone.runs.checkpoint import RECORD, load, read_record, reading, save
-from flowstone.table_model import TableModel, require_given
-from flowstone.validation import as_integer, require_number
+from flowstone.table_model import TableModel
+from flowstone.validation import as_integer, require_given, require_number
 
 __all__ = ["FlowDensity"]
 

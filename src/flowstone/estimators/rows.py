@@ -113,6 +113,7 @@ class TableInput:
 
     def _other_constants(self, X: Any) -> dict[str, np.ndarray]:
         """Where X holds another value in each constant column of a frame of several kinds, ``(rows,)`` by column."""
+        check_is_fitted(self)
         if self.columns_ is None or not self.columns_.constants:
             return {}
         table = read_table(as_rows(X))

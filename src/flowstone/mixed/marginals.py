@@ -45,7 +45,7 @@ class Marginals(DataLayer):
     widths: Tensor
 
     def __init__(self, columns: Sequence[Column], pieces: int) -> None:
-        super().__init__(len(columns))
+        super().__init__(len(columns) or None)  # of a table of categories alone there are none
         self.columns = columns
         self.pieces = pieces
         tables = [torch.zeros(len(columns), pieces + 1, dtype=torch.float64) for _ in range(3)]
