@@ -775,8 +775,8 @@ def test_gaps_that_the_model_cannot_read_are_named(estimator):
 def test_a_single_gap_does_not_make_a_row_strange():
     gappy = X.copy()
     gappy[3, 0] = np.nan
-    for seed in range(3):  # whether it is learned from or held out
-        scores = FlowOutlierDetector(random_state=seed).fit(gappy).decision_scores_
+    for seed in (0, 9):  # the row is learned from, then held out
+        scores = FlowOutlierDetector(time_limit=1, random_state=seed).fit(gappy).decision_scores_
         assert scores[3] < scores.max()
 
 

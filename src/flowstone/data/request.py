@@ -117,7 +117,7 @@ class DataRequest:
         plain["na"] = tuple(map(str, na))
         if not isinstance(self.encoding, str | None):
             raise SettingError(f"encoding={self.encoding!r} must be a name, such as cp1252")
-        Reading(decimal=self.decimal, day_first=self.day_first)
+        Reading(decimal=self.decimal, day_first=self.day_first)  # which checks them
         plain["kinds"] = _pairs("kinds", self.kinds)
         plain["data_dir"] = None if self.data_dir is None else str(self.data_dir)
         for name, value in plain.items():

@@ -56,8 +56,8 @@ class Dialect:
         skip: lines before the first row of values: blank ones, comments, names and units are among them.
         names: of the columns; x1, x2, … where the file has none.
         padded: separators are followed by blanks that belong to no value.
-        point: the decimal mark.
-        decimal: the same where cells show it or where it was asked for, else None.
+        point: the decimal mark by which numbers are read.
+        decimal: the decimal mark that cells show, or that the user named; None where it is a guess.
         as_text: columns to be kept as text: whole numbers that begin with 0, or have more than 18 digits.
         unused: names of columns without values that separators at the ends of lines make.
         notes: what was understood beside the separator, and what is in doubt.
@@ -370,9 +370,10 @@ def _point(dialect: Dialect, values: Sequence[Sequence[str]], notes: list[str]) 
     grouped = next((c.strip() for row in values for c in row if re.fullmatch(r"[+-]?\d{1,3},\d{3}", c.strip())), None)
     if grouped is None:
         return "."
-    point, what, other = (
-        (",", "a decimal comma", ".") if dialect.separator == ";" else (".", "a comma between thousands", ",")
-    )
+    if dialect.separator == ";":
+        point, other, what = ",", ".", "a decimal comma"
+    else:
+        point, other, what = ".", ",", "a comma between thousands"
     taken = f"it is read as {what}; decimal={other!r} reads it otherwise"
     notes.append(f"in doubt: nothing shows what the comma in {grouped!r} is; {taken}")
     return point

@@ -20,7 +20,7 @@ __all__ = ["read_spreadsheet"]
 
 
 def read_spreadsheet(stream: IO[bytes], reading: Reading) -> tuple[pa.Table, list[str], Reading]:
-    """A table from .xlsx, .xls or .ods, what was understood, and how its text was read: as shown, else as asked.
+    """A table from .xlsx, .xls or .ods; what was understood; and the reading with what the cells show filled in.
 
     Raises:
         DataError: the package is missing, or no sheet holds rows.

@@ -26,7 +26,7 @@ class Table:
         notes: what was understood while it was read, such as "read as cp1252 text separated by ';'"; the first says
             its form, the others what was done or doubted.
         index: names of columns that hold an index by the file's own word, such as pandas' in Parquet.
-        reading: how its text was read: what its cells showed, else what was asked for.
+        reading: the options by which it was read, with what its cells showed in place of what was not set.
         start: how many rows of its source come before its first one, where it is a chunk of a larger table.
     """
 

@@ -56,7 +56,7 @@ BATCH = 2000  # lines that are rewritten at a time
 
 
 def read_text(where: str, opened: Callable[[], IO[bytes]], reading: Reading) -> tuple[pa.Table, list[str], Reading]:
-    """A table from text, what was understood, and how it was read: as its cells show, else as asked.
+    """A table from text; what was understood; and the reading with what the cells show filled in.
 
     Args:
         where: the file, for messages.

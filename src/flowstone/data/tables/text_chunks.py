@@ -61,7 +61,7 @@ class TextChunks:
         schema: names and types of its columns.
         rows: how many there are.
         notes: what was understood.
-        reading: how it is read: as its cells show, else as asked.
+        reading: the options by which it is read, with what its cells showed in place of what was not set.
     """
 
     opened: Callable[[], IO[bytes]]
