@@ -65,6 +65,7 @@ def test_another_column_shows_the_order(tmp_path, day_first):
     assert chunked is not None
     assert first_day(next(chunked.chunks(10))) == expected
     assert chunked.head.reading.day_first is day_first
+    assert first_day(read_table(path, day_first=not day_first)) == expected
 
 
 def test_columns_that_contradict_each_other_show_nothing(tmp_path):
@@ -95,8 +96,8 @@ def test_the_decimal_mark_that_is_asked_for(tmp_path):
     path.write_text("a;b\n1,234;x\n5,678;y\n")
     assert read_table(path, decimal=",").arrow.column("a").to_pylist() == [1.234, 5.678]
     assert read_table(path, decimal=".").arrow.column("a").to_pylist() == [1234, 5678]
-    path.write_text("a;b\n1,5;x\n5,678;y\n")
-    assert read_table(path, decimal=".").arrow.column("a").to_pylist() == [1.5, 5.678]
+    path.write_text("a;b\n1,5;1,234\n5,678;5,678\n")  # the first column shows it for both
+    assert read_table(path, decimal=".").arrow.column("b").to_pylist() == [1.234, 5.678]
 
 
 def test_an_option_that_it_cannot_have(tmp_path):
