@@ -109,15 +109,11 @@ class DataRequest:
         require_seed("seed", self.seed)
         if self.points is not None:
             require_integer("points", self.points, at_least=MIN_ROWS)
-        for name in ("drop_missing", "dequantize", "gray", "skip_bad", "download"):
+        for name in ("drop_missing", "dequantize", "gray", "download"):
             require_bool(name, getattr(self, name))
         plain = {"source": str(self.source), "size": _height_and_width(self.size)}
         plain |= {name: _names(name, getattr(self, name)) for name in ("context", "columns", "exclude")}
-        na = (self.na,) if isinstance(self.na, str | int | float) else _all("na", self.na)
-        plain["na"] = tuple(map(str, na))
-        if not isinstance(self.encoding, str | None):
-            raise SettingError(f"encoding={self.encoding!r} must be a name, such as cp1252")
-        Reading(decimal=self.decimal, day_first=self.day_first)  # which checks them
+        plain["na"] = Reading(self.na, self.encoding, self.skip_bad, self.decimal, self.day_first).na
         plain["kinds"] = _pairs("kinds", self.kinds)
         plain["data_dir"] = None if self.data_dir is None else str(self.data_dir)
         for name, value in plain.items():

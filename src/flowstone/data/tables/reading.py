@@ -1,9 +1,10 @@
 """Reading: how a file of a table is to be read."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from flowstone.errors import SettingError
 from flowstone.validation import require_bool, require_choice
 
 __all__ = ["AS_SHOWN", "READING", "Reading"]
@@ -32,7 +33,12 @@ class Reading:
 
     def __post_init__(self) -> None:
         na: Any = (self.na,) if isinstance(self.na, str | int | float) else self.na
+        if not isinstance(na, Iterable):
+            raise SettingError(f"na={na!r} must be a sequence")
         object.__setattr__(self, "na", tuple(map(str, na)))
+        if not isinstance(self.encoding, str | None):
+            raise SettingError(f"encoding={self.encoding!r} must be a name, such as cp1252")
+        require_bool("skip_bad", self.skip_bad)
         if self.decimal is not None:
             require_choice("decimal", self.decimal, (".", ","))
         if self.day_first is not None:
