@@ -292,10 +292,11 @@ many times as long such a step takes. FlowJAX is left out: compiling takes more 
 From the start of the process until the NLL of 20,000 held-out points is 1.16 nats: imports (of torch for all, because
 it draws the points), compilation and a validation every 20 steps are included. The entropy is 1.1312; the difference
 between the true density's NLL on the held-out points and the entropy is subtracted. One thread, 512 fresh points a
-step. Flowstone: the default recipe in `fit`; the first time numba compiles its kernels, and keeps them. That takes 5 s,
-two in LLVM and three in numba's typing of some forty small functions. Meanwhile no steps are taken without the kernels:
-their results differ in the last bits, so such a run would not repeat bit for bit. The peers: the same spline couplings
-(6, width 64, 8 bins) with Adam, the better of the rates 1e-3 and 5e-3; at most 100 seconds.
+step. Flowstone: the default recipe in `fit`; the first time numba compiles its kernels, and keeps them. That takes 4 s,
+two in LLVM and two in numba's typing of some thirty small functions. Meanwhile no steps are taken without the kernels:
+their results differ in the last bits, so such a run would not repeat bit for bit. The two kernels share most functions:
+compiled at once in two processes they would take 3.4 s, in a row 4.0. The peers: the same spline couplings (6, width
+64, 8 bins) with Adam, the better of the rates 1e-3 and 5e-3; at most 100 seconds.
 
 | library | seconds | NLL reached |
 |---|---|---|
