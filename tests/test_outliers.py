@@ -129,6 +129,8 @@ def test_blame_finds_the_column_that_was_changed(models):
         blame = fitted.blame(changed)
         assert blame.shape == (40, 3)
         assert (blame.argmax(1) == index).mean() > 0.9
+        changed[:, index] = 1e200  # whose square no float64 holds
+        assert (fitted.blame(changed).argmax(1) == index).all()
 
 
 def test_terms_of_blame_are_conditionals():

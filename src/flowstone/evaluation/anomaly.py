@@ -19,6 +19,7 @@ __all__ = ["AnomalyJudge", "blamed_terms", "conformal_p_values", "usual_terms"]
 
 VALUES = 15  # of a column that are tried in place of a row's own
 MOST_HELD_OUT = 1000  # rows whose terms of blame are averaged
+FARTHEST = 1e100  # The square of a value beyond it may be infinite, and then says nothing of the columns.
 
 
 def conformal_p_values(held_out: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -52,6 +53,7 @@ def blamed_terms(density: Density, x: Tensor, context: Tensor | None = None, *, 
         values: rows from which values are taken, ``(n, columns)``.
     """
     with torch.no_grad():
+        x = x.clamp(-FARTHEST, FARTHEST) if x.dtype == torch.float64 else x
         terms = _conditional(density, x, context)
         terms = _against_the_best(density, x, context, values) if terms is None else terms
     return terms.double().cpu().masked_fill(x.isnan().cpu(), torch.nan).numpy()
