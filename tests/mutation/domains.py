@@ -28,6 +28,7 @@ __all__ = [
     "integers_and_tables_are_read",
     "integers_are_never_rounded_up",
     "integers_that_leave_no_room_for_noise_are_refused",
+    "layers_with_borders_are_built_without_memory",
     "noise_is_of_the_precision_and_device_of_its_input",
     "numbers_are_carried_into_domains",
     "outside_its_domain_is_no_density",
@@ -195,6 +196,14 @@ def the_half_that_moves_is_set() -> None:
         same(z[:, kept], x[:, kept], 0)
 
 
+def layers_with_borders_are_built_without_memory() -> None:
+    with torch.device("meta"):
+        assert not b.Rescale(0.0, 1.0).needs_float64
+        assert b.Rescale(1e9, 1e9 + 1).needs_float64
+        assert not b.Positive().needs_float64
+        assert b.Positive(low=1e9).needs_float64
+
+
 def rescaled_is_between_zero_and_one() -> None:
     x = torch.tensor([[-2.0, 5.0, 1.5]])
     same(b.Rescale(-2.0, 5.0)(x)[0], torch.tensor([[0.0, 1.0, 0.5]]))
@@ -255,6 +264,10 @@ def dequantized_stays_within_its_integer() -> None:
         assert log_det.isfinite().all()
         same(layer.inverse(z)[0], x)
         same(layer.inverse(z)[1], torch.zeros(100))
+    for value in (-1.0, 0.5, 4.0, math.inf, -math.inf):  # none of the levels
+        z, log_det = b.Dequantize(levels=4)(torch.tensor([[value, 3.0], [1.0, 2.0]]))
+        assert ((z >= 0) & (z < 4)).all()
+        assert log_det.tolist() == [-math.inf, 0.0]
     with patch.object(torch, "rand_like", torch.ones_like):
         same(b.Dequantize().inverse(b.Dequantize()(x)[0])[0], x)
 

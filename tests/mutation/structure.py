@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from cases import default_dtype, normal, refuses, same
 from flowstone import bijections as b
 from flowstone.bijections import linear
-from flowstone.errors import ShapeError
+from flowstone.errors import SettingError, ShapeError
 from flowstone.nets import MADE, MLP
 from mutation.formulas import product
 
@@ -29,6 +29,7 @@ __all__ = [
     "starts_are_as_promised",
     "states_are_the_values_between_links",
     "triangles_give_back_the_matrix_they_are_set_to",
+    "triangular_systems_are_solved_in_half_precision",
 ]
 
 
@@ -161,6 +162,26 @@ def permutations_are_what_they_say() -> None:
     assert sorted(b.Permutation.random(20).order.tolist()) == list(range(20))
     layer = b.Permutation(torch.tensor([1, 2, 0]))
     assert layer.inverse(torch.tensor([[20.0, 30.0, 10.0]]))[0].tolist() == [[10.0, 20.0, 30.0]]
+    assert list(layer.state_dict()) == ["order", "undo"]
+    loaded = b.Permutation.reverse(3)
+    loaded.load_state_dict({"order": torch.tensor([1, 2, 0]), "undo": torch.tensor([0, 1, 2])})  # not its inverse
+    same(loaded.undo, layer.undo, 0)
+    for order in ([0, 2, 2], [1, 2, 3], [[0, 1]], [0.0, 1.0], torch.tensor(0)):
+        refuses(partial(b.Permutation, order), SettingError)
+    with torch.device("meta"):
+        assert b.Permutation.random(3).undo.is_meta
+
+
+def triangular_systems_are_solved_in_half_precision() -> None:
+    for dtype, precision in ((torch.float16, 1e-2), (torch.bfloat16, 1e-1)):
+        layer = b.LULinear(3).to(dtype)
+        x = normal(5, 3).to(dtype)
+        same(layer.inverse(layer(x)[0])[0].double(), x.double(), precision)
+    below, above = torch.eye(3), 2 * torch.eye(3)
+    for at in range(3):  # whichever of the three is in half precision
+        given = [part.float() for part in (below, above, torch.ones(2, 3))]
+        given[at] = given[at].half()
+        same(linear.solve_lu(*given).float(), torch.full((2, 3), 0.5, dtype=torch.float32))
 
 
 def halves_are_what_they_say() -> None:

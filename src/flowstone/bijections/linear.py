@@ -61,8 +61,8 @@ class Permutation(Bijection):
 def _require_permutation(order: Tensor) -> None:
     if order.is_meta:
         return
-    counted = torch.arange(order.numel(), device=order.device)
-    if order.dtype not in (torch.int32, torch.int64) or not torch.equal(order.sort().values.long(), counted):
+    is_list = order.ndim == 1 and order.dtype in (torch.int32, torch.int64)
+    if not is_list or sorted(order.tolist()) != list(range(order.numel())):
         raise SettingError(f"order={order.tolist()} is not a permutation of 0 … {order.numel() - 1}")
 
 
