@@ -42,7 +42,9 @@ OTHER_NAME = {"exp": "expm1", "expm1": "exp", "log": "log1p", "log1p": "log", "s
 OTHER_NAME |= {"amax": "amin", "tril": "triu", "triu": "tril", "std_mean": "var_mean"}
 EXCHANGED = {"where", "permute", "cat", "stack", "lerp", "addcmul", "addmm", "nextafter"}
 # Their log-det is 0 for every x: scaling it or changing its sign changes nothing.
-VOLUME_IS_KEPT = ("Additive", "Permutation", "Householder", "Squeeze", "Flatten", "Dequantize.inverse", "Pad.inverse")
+VOLUME_IS_KEPT = (
+    "Additive", "Permutation", "Householder", "Regression", "Squeeze", "Flatten", "Dequantize.inverse", "Pad.inverse"
+)  # fmt: skip
 
 
 def binary(node: ast.BinOp) -> Changes:

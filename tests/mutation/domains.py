@@ -30,6 +30,7 @@ __all__ = [
     "integers_that_leave_no_room_for_noise_are_refused",
     "layers_with_borders_are_built_without_memory",
     "noise_is_of_the_precision_and_device_of_its_input",
+    "noise_of_a_part_of_a_batch_is_that_of_the_whole",
     "numbers_are_carried_into_domains",
     "outside_its_domain_is_no_density",
     "padding_counts_for_nothing",
@@ -308,6 +309,24 @@ def noise_is_of_the_precision_and_device_of_its_input() -> None:
             with drawn_from, torch.device("meta"):  # wherever tensors are made that do not say where
                 noise = draw(x)
             assert (noise.shape, noise.dtype, noise.device) == (x.shape, x.dtype, x.device)
+    with torch.device("meta"):
+        assert noises.drawn(torch.rand, (3, 2), torch.device("cpu")).device.type == "cpu"
+
+
+def noise_of_a_part_of_a_batch_is_that_of_the_whole() -> None:
+    """Along any dimension, where each row has one number or several, and on the device that is asked for."""
+    cpu = torch.device("cpu")
+    for rows, each in ((0, 1), (1, 1), (1, 3), (2, 2)):
+        for part in (slice(0, 2), slice(2, 5), slice(3, 3), slice(0, 5)):
+            size = [4, 4, 4]
+            size[rows] = each * 5
+            with b.noise_from(torch.Generator().manual_seed(0)):
+                whole = noises.drawn(torch.rand, size, cpu, rows=rows)
+            size[rows] = each * (part.stop - part.start)
+            source = b.NoiseSource(torch.Generator().manual_seed(0), part, 5)
+            with b.noise_from(source), torch.device("meta"):
+                found = noises.drawn(torch.rand, size, cpu, rows=rows)
+            same(found, whole.narrow(rows, each * part.start, size[rows]), 0)
 
 
 def dequantized_noise_has_the_density_it_says() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from cases import default_dtype, normal, refuses, same
 from flowstone import bijections as b
 from flowstone.bijections.statistics import DataLayer
-from flowstone.errors import DataError
+from flowstone.errors import DataError, ShapeError
 
 __all__ = [
     "a_constant_channel_stays_finite",
@@ -26,6 +26,7 @@ __all__ = [
     "narrow_directions_are_widened_and_no_others",
     "numbers_of_any_size_are_standardised",
     "outliers_are_compressed_to_their_place",
+    "regression_is_ridge_regression",
     "rows_between_the_knots_are_those_whose_columns_all_are",
     "scaled_to_deviation_one",
     "states_without_tails_leave_them_as_they_are",
@@ -401,3 +402,20 @@ def whitening_looks_at_the_bulk() -> None:
             assert (bulk.double().mean() > 0.5) == looks_at_bulk
             z = layer(x)[0]
             same((z[bulk] if looks_at_bulk else z).T.cov(correction=0), torch.eye(6), 1e-6)
+
+
+def regression_is_ridge_regression() -> None:
+    """By least squares: the penalty is that of further rows, whose features are 0. Few rows, so that it tells."""
+    context, x = 2 + normal(6, 2), 3 + normal(6, 3, seed=1)
+    layer = b.Regression(3, 2)
+    layer.initialize(x, context)
+    centred = torch.cat((context - context.mean(0), torch.eye(2)))
+    wanted = torch.cat((x - x.mean(0), torch.zeros(2, 3)))
+    weight = torch.linalg.lstsq(centred, wanted).solution.T
+    same(layer.mean.weight.detach(), weight, 1e-10)
+    same(layer(x, context)[0].mean(0).detach(), torch.zeros(3), 1e-10)
+    layer.initialize(x + 1, context)  # changes nothing
+    same(layer.mean.weight.detach(), weight, 1e-10)
+    same(layer(x, context)[0].mean(0).detach(), torch.zeros(3), 1e-10)
+    for given in (None, context[:3], context[:, :1]):
+        refuses(partial(layer, x, given), ShapeError)

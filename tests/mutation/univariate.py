@@ -14,6 +14,7 @@ __all__ = [
     "circle_closes_smoothly",
     "log_scales_keep_their_bound",
     "mixture_inverse_is_exact_and_has_a_gradient",
+    "mixture_keeps_the_digits_of_its_slope_far_out",
     "numbers_below_one_are_allowed",
     "parameters_are_as_many_as_promised",
     "soft_clamp_is_soft_and_clamps",
@@ -180,3 +181,12 @@ def mixture_inverse_is_exact_and_has_a_gradient() -> None:
     # dx/dθ = - (dz/dθ) / (dz/dx)
     (by_forward,) = torch.autograd.grad((again * (-log_slope).exp().detach()).sum(), parameters)
     same(by_inverse, -by_forward, 1e-6)
+
+
+def mixture_keeps_the_digits_of_its_slope_far_out() -> None:
+    """There the logarithms are as large as the value, and the slope is that of the widest component."""
+    transform = b.LogisticMixtureCDF(components=2)
+    parameters = normal(50, 1, transform.parameters_per_feature)
+    widest = transform._mixture(parameters)[2].amax(-1)
+    for far in (-1e6, 1e6):
+        same(transform(torch.full((50, 1), far), parameters)[1], -widest, 1e-13)

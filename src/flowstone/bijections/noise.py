@@ -57,20 +57,20 @@ def noise_from(source: torch.Generator | NoiseSource) -> Iterator[None]:
 
 
 def noise_source() -> NoiseSource | None:
-    """The source that ``noise_from`` has set; None means torch's global random state."""
-    return _source.get()
+    """The source that ``noise_from`` has set; None means torch's global random state. Compiled code uses no other."""
+    return None if torch.compiler.is_compiling() else _source.get()
 
 
 def uniform_like(x: Tensor) -> Tensor:
     """Numbers in [0, 1) of the shape, precision and device of x."""
-    if torch.compiler.is_compiling() or noise_source() is None:
+    if noise_source() is None:
         return torch.rand_like(x)
     return drawn(torch.rand, x.shape, x.device, dtype=x.dtype)
 
 
 def normal_like(x: Tensor) -> Tensor:
     """Standard normal numbers of the shape, precision and device of x."""
-    if torch.compiler.is_compiling() or noise_source() is None:
+    if noise_source() is None:
         return torch.randn_like(x)
     return drawn(torch.randn, x.shape, x.device, dtype=x.dtype)
 
@@ -90,7 +90,7 @@ def drawn(
     ...     drawn(torch.rand, (2, 5), torch.device("cpu")).shape
     torch.Size([2, 5])
     """
-    source = None if torch.compiler.is_compiling() else _source.get()
+    source = noise_source()
     if source is None:
         return draw(size, device=device, **kind)
     if source.part is None:

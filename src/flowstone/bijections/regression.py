@@ -48,12 +48,12 @@ class Regression(Bijection):
         if any(parameter.any() for parameter in self.mean.parameters()):
             return
         given, wanted = self._given(x, context).double(), x.double()
-        centre, middle = given.mean(0), wanted.mean(0)
-        centred = given - centre
-        penalty = torch.eye(centred.shape[1], dtype=centred.dtype, device=centred.device)
-        weight = torch.linalg.solve(centred.T @ centred + penalty, centred.T @ (wanted - middle)).T
+        centred = given - given.mean(0)
+        squares = centred.T @ centred
+        squares.diagonal().add_(1)  # the penalty
+        weight = torch.linalg.solve(squares, centred.T @ wanted).T
         self.mean.weight.copy_(weight)
-        self.mean.bias.copy_(middle - weight @ centre)
+        self.mean.bias.copy_(wanted.mean(0) - weight @ given.mean(0))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return x - self.mean(self._given(x, context)), x.new_zeros(x.shape[0])
