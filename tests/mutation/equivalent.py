@@ -20,6 +20,7 @@ EQUIVALENT: dict[tuple[str, str, str, str], str] = {
     ("RQSpline", "_bin", "torch.cat((index, index + 1))", "torch.cat((index + 1, index))"): (
         "the same quotient, counted from the upper corner of its bin"
     ),
+    ("linear", "solve_lu", "rows.to(wide)", "rows"): "today's torch promotes the right side by itself",
     ("MADE", "_degrees", DEGREES, "torch.zeros(self.context_features)"): (
         "degrees compare alike as whole and as real numbers"
     ),
