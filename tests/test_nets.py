@@ -13,7 +13,7 @@ from flowstone.bijections import (
 )
 from flowstone.bijections.univariate import soft_clamp
 from flowstone.errors import ShapeError
-from flowstone.nets import MADE, MLP, ConvNet, FullResolution, GatedConvNet, ResConvNet, ResNet
+from flowstone.nets import MADE, MLP, AnyOrderNet, ConvNet, FullResolution, GatedConvNet, ResConvNet, ResNet
 from flowstone.train.regularization import dropout_rate
 
 
@@ -100,3 +100,22 @@ def test_inputs_that_a_net_was_not_built_for_are_named(name):
 def test_one_column_of_a_net_is_named_as_one():
     with pytest.raises(ShapeError, match="the net takes 1 column of input and context together"):
         MLP(1, 2)(torch.zeros(5, 2))
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_a_column_reads_the_scaled_sum_of_those_before_it(float64, scaled):
+    net = AnyOrderNet([2, 3, 1], width=4, blocks=1, context_features=2, scaled=scaled)
+    assert (net.scales is not None) == scaled
+    if net.scales is not None:
+        torch.nn.init.normal_(net.scales)
+    tokens, context = torch.randn(5, 3, 4), torch.randn(5, 2)
+    assert net.context is not None
+    before = torch.tensor([[False, True, True], [False, False, True], [False, False, False]])
+    found = net(tokens, before, context)
+    for column, known in enumerate(([1, 2], [2], [])):
+        scale = 1.0 if net.scales is None else net.scales[column]
+        h = net.targets[column] + net.context(context) + scale * tokens[:, known].sum(1)
+        wanted = net.outputs[column](net.blocks(h))
+        torch.testing.assert_close(found[column], wanted)
+        torch.testing.assert_close(net.column(tokens[:, known], column, context), wanted)
+        torch.testing.assert_close(net(tokens, before, context, columns=[column])[0], wanted)

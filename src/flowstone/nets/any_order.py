@@ -51,16 +51,18 @@ def _block(width: int) -> nn.Sequential:
 class AnyOrderNet(nn.Module):
     r"""The parameters of column j from the sum of the vectors of the columns before it, and a vector of j itself.
 
-    $$ \theta_j = W_j\, g\left(t_j + C c + \sum_{i \text{ before } j} e_i\right) $$
+    $$ \theta_j = W_j\, g\left(t_j + C c + s_j \odot \sum_{i \text{ before } j} e_i\right) $$
 
     with residual blocks g. A sum does not depend on the order of its terms, and absent columns add nothing to it, so
-    the same weights give the distribution of any column given any others (a function of sets; Zaheer et al. 2017).
+    the same weights give the distribution of any column given any others (a function of sets; Zaheer et al. 2017). The
+    scales s, 1 at the start, choose what of the sum a column reads (feature-wise modulation; Perez et al. 2018).
 
     Args:
         outputs: the number of parameters of each column.
         width: of the vectors e, and of the blocks.
         blocks: how many blocks.
         context_features: width of the context c.
+        scaled: False: without the scales s.
 
     >>> import torch
     >>> net = AnyOrderNet([2, 3], width=8, blocks=1)
@@ -69,9 +71,12 @@ class AnyOrderNet(nn.Module):
     [(5, 2), (5, 3)]
     """
 
-    def __init__(self, outputs: Sequence[int], *, width: int, blocks: int, context_features: int = 0) -> None:
+    def __init__(
+        self, outputs: Sequence[int], *, width: int, blocks: int, context_features: int = 0, scaled: bool = True
+    ) -> None:
         super().__init__()
         self.targets = nn.Parameter(torch.randn(len(outputs), width).mul_(0.5))
+        self.scales = nn.Parameter(torch.ones(len(outputs), width)) if scaled else None
         self.context = nn.Linear(context_features, width, bias=False) if context_features else None
         self.blocks = ResidualBlocks(width, blocks)
         self.outputs = nn.ModuleList(nn.Linear(width, count) for count in outputs)
@@ -96,13 +101,17 @@ class AnyOrderNet(nn.Module):
         """
         columns = list(range(len(self.outputs)) if columns is None else columns)
         chosen = before[..., columns, :].to(tokens.dtype)
-        h = self.blocks(chosen @ tokens + self._targets(self.targets[columns], context))
+        h = self.blocks(self._scaled(chosen @ tokens, columns) + self._targets(self.targets[columns], context))
         return [self.outputs[column](h[:, place]) for place, column in enumerate(columns)]
 
     def column(self, tokens: Tensor, index: int, context: Tensor | None = None) -> Tensor:
         """Parameters of one column from the vectors of all that is known."""
-        h = self.blocks(tokens.sum(1) + self._targets(self.targets[index, None], context)[:, 0])
+        known = self._scaled(tokens.sum(1), index)
+        h = self.blocks(known + self._targets(self.targets[index, None], context)[:, 0])
         return self.outputs[index](h)
+
+    def _scaled(self, known: Tensor, columns: int | list[int]) -> Tensor:
+        return known if self.scales is None else known * self.scales[columns]
 
     def _targets(self, targets: Tensor, context: Tensor | None) -> Tensor:
         if self.context is None or context is None:

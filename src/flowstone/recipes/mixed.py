@@ -27,6 +27,7 @@ def mixed(
     bins: int = 16,
     pieces: int = 128,
     encoding_pieces: int = 48,
+    scaled: bool = True,
 ) -> MixedDensity:
     """A density of rows of categories, integers, numbers, angles and gaps, one column after the other.
 
@@ -40,6 +41,7 @@ def mixed(
         bins: of the splines of the conditional distributions.
         pieces: of the marginal distribution functions, at most.
         encoding_pieces: how many pieces the piecewise-linear encoding has by which the net sees a number.
+        scaled: in any order, whether each column scales what it reads of the others (``AnyOrderNet``).
 
     >>> import torch
     >>> columns = [{"name": "sex", "atoms": [0, 1], "rest": None}, {"name": "height", "rest": "positive"}]
@@ -56,7 +58,9 @@ def mixed(
     heads = Heads(described, Encoder(described, pieces), bins)
     if order == "any":
         embedding = ColumnEmbedding(described, width, pieces=encoding_pieces)
-        net = AnyOrderNet(heads.widths(), width=width, blocks=blocks, context_features=context_features)
+        net = AnyOrderNet(
+            heads.widths(), width=width, blocks=blocks, context_features=context_features, scaled=scaled
+        )
     else:
         embedding = ColumnEmbedding(described, VECTOR, pieces=encoding_pieces)
         net = OrderedNet(heads.widths(), vector=VECTOR, width=width, blocks=blocks, context_features=context_features)

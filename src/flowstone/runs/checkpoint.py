@@ -31,13 +31,13 @@ __all__ = [
     "write_record",
 ]
 
-FORMAT_VERSION = 3  # 1 had no digests
+FORMAT_VERSION = 4  # 1 had no digests
 RECORD, WEIGHTS = "flow.json", "flow.safetensors"
 NEXT_WEIGHTS = ".next.safetensors"  # while a density is written over another one: the weights of the new flow.json
-# Arguments of recipes that files of format 1 have under another name, and those that files before format 3 lack, with
+# Arguments of recipes that files of format 1 have under another name, and those that files before a format lack, with
 # the values that they had.
 RENAMED = {"realnvp": {"scale_bound": "scale"}}
-ADDED = {"mixed": {"encoding_pieces": 16}, "embedded": {"net": "mlp"}}
+ADDED = {3: {"mixed": {"encoding_pieces": 16}, "embedded": {"net": "mlp"}}, 4: {"mixed": {"scaled": False}}}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -150,18 +150,19 @@ def build_recorded(record: Mapping[str, Any]) -> Density:
             f"{UnknownNameError('recipe', recipe, RECIPES)}; a recipe of your own is known once its module is "
             "imported, and to the command where an installed package offers it"
         )
-    if record["format_version"] < 3:
-        arguments = _with_added(recipe, arguments)
+    for version, added in ADDED.items():
+        if record["format_version"] < version:
+            arguments = _with_added(added, recipe, arguments)
     return build(recipe, arguments).to(DTYPES[record["dtype"]])
 
 
-def _with_added(recipe: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments with those that older files lack (``ADDED``), also of the densities that a density is made of."""
+def _with_added(added: Mapping[str, Any], recipe: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments with those that older files lack, by recipe, also of the densities that a density is made of."""
 
     def inner(part: Mapping[str, Any]) -> dict[str, Any]:
-        return {**part, "arguments": _with_added(part["recipe"], part.get("arguments", {}))}
+        return {**part, "arguments": _with_added(added, part["recipe"], part.get("arguments", {}))}
 
-    found: dict[str, Any] = {**ADDED.get(recipe, {}), **arguments}
+    found: dict[str, Any] = {**added.get(recipe, {}), **arguments}
     if recipe == "blend":
         found["parts"] = [inner(part) for part in found["parts"]]
     if recipe == "embedded" and found["density"] is not None:
