@@ -191,8 +191,8 @@ columns. *Nearer*: share of samples that are nearer to a training row than to a 
 counted as events, of the model, and of independent columns. *Settled, train s*: seconds until the NLL of the validation
 rows was within 0.5% of its least, and of the whole training. Seconds are of one processor, training with the defaults
 of `flowstone.learn`. Earlier runs of this page used the test parts, too; the changes between them (rates, dropout,
-steps, validations, the share of random orders, `encoding_pieces`) were decided by rows held out of the training parts.
-Machine: {machine}.
+steps, validations, the share of random orders, `encoding_pieces`, `scaled`) were decided by rows held out of the
+training parts. Machine: {machine}.
 
 """
 
