@@ -87,7 +87,8 @@ def export_onnx(density: Density, path: Path | str, *, part: str = "log_prob") -
         part: ``log_prob`` or ``sample``.
 
     Raises:
-        SettingError: onnx or onnxscript is not installed; or this density, or this part of it, has no form in ONNX.
+        SettingError: onnx or onnxscript is not installed; this density, or this part of it, has no form in ONNX; or
+            onnxruntime lacks an operator of it.
         NonFiniteError: what onnxruntime makes of the file is not what the density says; no file is written.
         OutputError: the file cannot be written.
 
@@ -104,7 +105,7 @@ def export_onnx(density: Density, path: Path | str, *, part: str = "log_prob") -
     with atomic_path(path) as temporary:
         content = _onnx(density, module, {name: value[:ROWS] for name, value in inputs.items()}, part)
         temporary.write_bytes(content)
-        difference = _difference(content, module, inputs)
+        difference = _difference(density, content, module, inputs)
         rounds = density.stochastic and part == "sample"  # to integers, where rounding errors may give a neighbour
         if difference is not None and not difference <= max(rounds, TOLERANCE * _size(module, inputs)):
             raise NonFiniteError(
@@ -201,17 +202,30 @@ def onnx_program(density: Density, module: nn.Module, inputs: Mapping[str, Tenso
     Raises:
         SettingError: it has no form in ONNX.
     """
+    import onnx
+
     batch = torch.export.Dim("batch", min=2)
+    others = IN_FLOAT64 if density.dtype == torch.float64 else {}
+
+    def written(*, optimize: bool) -> Any:
+        program = torch.onnx.export(
+            module, tuple(inputs.values()), dynamo=True, dynamic_shapes=tuple({0: batch} for _ in inputs),
+            input_names=list(inputs), output_names=list(outputs), verbose=False, custom_translation_table=others,
+            optimize=optimize,
+        )  # fmt: skip
+        assert program is not None
+        return program.model_proto
+
     with _quiet():
         try:
-            program = torch.onnx.export(
-                module, tuple(inputs.values()), dynamo=True, dynamic_shapes=tuple({0: batch} for _ in inputs),
-                input_names=list(inputs), output_names=list(outputs), verbose=False,
-            )  # fmt: skip
+            model = written(optimize=True)
+            try:
+                onnx.checker.check_model(model)
+            except onnx.checker.ValidationError:  # onnxscript loses one of two numbers to which it gives the same name
+                model = written(optimize=False)
         except Exception as error:  # the exporter lets through whatever a layer raises while it is traced
             raise SettingError(f"{_name(density)} has no form in ONNX ({_cause(error)})") from error
-    assert program is not None
-    return program.model_proto
+    return model
 
 
 def _onnx(density: Density, module: nn.Module, inputs: Mapping[str, Tensor], part: str) -> bytes:
@@ -226,8 +240,28 @@ def _onnx(density: Density, module: nn.Module, inputs: Mapping[str, Tensor], par
     return model.SerializeToString()
 
 
+def _softplus(x: Any, *_: Any) -> Any:
+    r"""$\log(1 + e^x)$."""
+    from onnxscript import opset18 as op
+
+    return op.Add(op.Relu(x), op.Log(op.Add(op.Exp(op.Neg(op.Abs(x))), op.CastLike(1.0, x))))
+
+
+def _atan(x: Any) -> Any:
+    r"""The y with $\tan y = x$, from that of float32, by $\sin(y - y_0) = (x \cos y_0 - \sin y_0) / \sqrt{1 + x^2}$."""
+    from onnxscript import opset18 as op
+
+    start = op.CastLike(op.Atan(op.Cast(x, to=1)), x)  # 1 is float32
+    off = op.Sub(op.Mul(x, op.Cos(start)), op.Sin(start))
+    return op.Add(start, op.Div(off, op.Sqrt(op.Add(op.Mul(x, x), op.CastLike(1.0, x)))))
+
+
+# Functions that onnxruntime computes in float32 alone, of others that it computes in float64.
+IN_FLOAT64 = {torch.ops.aten.softplus.default: _softplus, torch.ops.aten.atan.default: _atan}
+
+
 @torch.no_grad()
-def _difference(content: bytes, module: nn.Module, inputs: Mapping[str, Tensor]) -> float | None:
+def _difference(density: Density, content: bytes, module: nn.Module, inputs: Mapping[str, Tensor]) -> float | None:
     """The largest difference between the file and the module, over a single row and all of them."""
     if find_spec("onnxruntime") is None:
         return None
@@ -235,11 +269,16 @@ def _difference(content: bytes, module: nn.Module, inputs: Mapping[str, Tensor])
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors alone
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    worst = []
+    worst, session = [], None
     for rows in (1, CHECKED):
         given = {name: value[:rows] for name, value in inputs.items()}
-        (output,) = session.run(None, {name: value.numpy() for name, value in given.items()})
+        try:
+            session = session or onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            (output,) = session.run(None, {name: value.numpy() for name, value in given.items()})
+        except Exception as error:  # its errors have no class in common
+            raise SettingError(
+                f"{_name(density)}: onnxruntime cannot run it: no file is written ({_cause(error)})"
+            ) from error
         found, expected = torch.as_tensor(output), module(*given.values())
         if found.shape != expected.shape:
             return math.inf
