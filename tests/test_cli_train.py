@@ -23,6 +23,7 @@ from commands import QUICK, flowstone, make_table, refused
 from flowstone.cli import main
 from flowstone.recipes import RECIPES
 from flowstone.runs import Run
+from flowstone.runs.checkpoint import write_record
 from flowstone.train import fit
 
 pytestmark = pytest.mark.filterwarnings("ignore:validation has not moved")  # in so few steps
@@ -256,6 +257,21 @@ def test_a_training_that_has_ended_is_given_more(tmp_path, capsys, monkeypatch):
     shutil.rmtree(tmp_path / "R" / "resume")
     line = refused(capsys, monkeypatch, "train", "--out", "R", "--resume", "--steps", "600")
     assert "its state is gone" in line
+
+
+def test_a_run_that_records_no_request_goes_on_where_its_state_is(tmp_path, capsys, monkeypatch):
+    """As one that was pulled from the hub, which holds neither the request nor the state."""
+    flowstone("train", "moons", "--out", "R", *QUICK)
+    run, steps = Run(tmp_path / "R"), Run(tmp_path / "R").metrics()["steps"]
+    write_record(run.folder, {name: value for name, value in run.record.items() if name not in ("request", "digest")})
+    flowstone("train", "--out", "R", "--resume", "--steps", 2 * steps, "--quiet", "--no-plots")
+    assert run.metrics()["steps"] == run.settings().steps == 2 * steps
+    (run.folder / "metrics.json").unlink()
+    shutil.rmtree(run.folder / "resume")
+    before = (run.folder / "flow.safetensors").read_bytes()
+    line = refused(capsys, monkeypatch, "train", "--out", "R", "--resume")
+    assert line.endswith("R: it holds weights, and the state of their training is gone (resume/)")
+    assert (run.folder / "flow.safetensors").read_bytes() == before
 
 
 def test_a_training_that_stopped_early_goes_on_with_more_patience(tmp_path, capsys, monkeypatch):
