@@ -129,6 +129,27 @@ def test_functions_that_onnxruntime_lacks_in_float64_are_written_by_others():
     np.testing.assert_allclose(atan, np.arctan(x.numpy()), rtol=1e-15)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize(("dtype", "exact"), [(torch.float32, 1e-5), (torch.float64, 1e-13)])
+def test_the_logarithm_of_the_gamma_function_of_students_t_has_a_form(dtype, exact):
+    class LogGamma(torch.nn.Module):
+        def forward(self, x):
+            return torch.lgamma(x)
+
+    x = torch.logspace(-2, 4, 60).to(dtype)
+    program = export.onnx_program(flowstone.nice(2, **SMALL).to(dtype), LogGamma(), {"x": x[:4]}, ["y"])
+    session = onnxruntime.InferenceSession(program.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = torch.from_numpy(session.run(None, {"x": x.numpy()})[0])
+    torch.testing.assert_close(found, x.lgamma(), rtol=exact, atol=exact)
+
+
+def test_a_flow_with_students_t_as_its_prior_is_exported(tmp_path):
+    flow = build("nice", {"features": 2, "prior": "student", **SMALL})
+    exported = flowstone.export_onnx(flow, tmp_path / "x.onnx")
+    assert exported.difference is not None
+    assert exported.difference < 1e-4
+
+
 def test_without_onnxruntime_the_file_is_written_and_not_compared(written, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxruntime" else SimpleNamespace())
     flowstone.save(written, tmp_path / "R")

@@ -205,7 +205,7 @@ def onnx_program(density: Density, module: nn.Module, inputs: Mapping[str, Tenso
     import onnx
 
     batch = torch.export.Dim("batch", min=2)
-    others = IN_FLOAT64 if density.dtype == torch.float64 else {}
+    others = ANYWHERE | (IN_FLOAT64 if density.dtype == torch.float64 else {})
 
     def written(*, optimize: bool) -> Any:
         program = torch.onnx.export(
@@ -240,22 +240,48 @@ def _onnx(density: Density, module: nn.Module, inputs: Mapping[str, Tensor], par
     return model.SerializeToString()
 
 
+def _operators() -> Any:
+    """ONNX's operators, of which the functions below make others."""
+    from onnxscript import opset18
+
+    return opset18
+
+
 def _softplus(x: Any, *_: Any) -> Any:
     r"""$\log(1 + e^x)$."""
-    from onnxscript import opset18 as op
-
+    op = _operators()
     return op.Add(op.Relu(x), op.Log(op.Add(op.Exp(op.Neg(op.Abs(x))), op.CastLike(1.0, x))))
 
 
 def _atan(x: Any) -> Any:
     r"""The y with $\tan y = x$, from that of float32, by $\sin(y - y_0) = (x \cos y_0 - \sin y_0) / \sqrt{1 + x^2}$."""
-    from onnxscript import opset18 as op
-
+    op = _operators()
     start = op.CastLike(op.Atan(op.Cast(x, to=1)), x)  # 1 is float32
     off = op.Sub(op.Mul(x, op.Cos(start)), op.Sin(start))
     return op.Add(start, op.Div(off, op.Sqrt(op.Add(op.Mul(x, x), op.CastLike(1.0, x)))))
 
 
+def _lgamma(x: Any) -> Any:
+    r"""$\log \Gamma(x)$ of x above 0: Stirling's series at $x + 8$, and $\Gamma(x + 1) = x \Gamma(x)$."""
+    import onnx
+
+    op = _operators()
+
+    def number(value: float) -> Any:
+        return op.CastLike(op.Constant(value=onnx.helper.make_tensor("", onnx.TensorProto.DOUBLE, [], [value])), x)
+
+    y, series = op.Add(x, number(8)), number(0)
+    square = op.Reciprocal(op.Mul(y, y))
+    for each in (1 / 1188, -1 / 1680, 1 / 1260, -1 / 360, 1 / 12):
+        series = op.Add(op.Mul(series, square), number(each))
+    found = op.Add(op.Mul(op.Sub(y, number(0.5)), op.Log(y)), number(math.log(2 * math.pi) / 2))
+    found = op.Add(op.Sub(found, y), op.Div(series, y))
+    for less in range(8):
+        found = op.Sub(found, op.Log(op.Add(x, number(less))))
+    return found
+
+
+ANYWHERE = {torch.ops.aten.lgamma.default: _lgamma}  # the exporter has no form of it
 # Functions that onnxruntime computes in float32 alone, of others that it computes in float64.
 IN_FLOAT64 = {torch.ops.aten.softplus.default: _softplus, torch.ops.aten.atan.default: _atan}
 
