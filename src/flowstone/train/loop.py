@@ -78,7 +78,8 @@ def fit(
         overrides: options of ``Settings`` by name, such as ``steps=500, lr=1e-3``; they override ``settings``.
 
     Warns:
-        UserWarning: the best validation is no better than the first one by more than chance.
+        UserWarning: the best validation is no better than the first one by more than chance; or ``precision`` or
+            ``memory`` changes nothing for this density.
 
     Where ``torch.distributed`` is initialised with several processes (torchrun), all call ``fit`` with the same data
     and settings. They start from the weights of process 0, share the rows of each batch and average the gradients, so

@@ -21,6 +21,7 @@ from flowstone.execution import (
     fast_few_inputs,
     shared_dropout,
 )
+from flowstone.execution.precision import has_conditioners
 from flowstone.train.batches import FLIP, NOISE, Batches, generator, mirrored
 from flowstone.train.forensics import (
     OVERFLOW,
@@ -240,8 +241,16 @@ def _execution_contexts(
     contexts: list[AbstractContextManager] = [] if settings.compile else [fast_few_inputs(density)]
     if settings.precision == "bf16":
         contexts.append(bf16_conditioners(density))
+        _warn_if_idle("precision bf16", has_conditioners(density, torch.float32), "nets in float32")
     if settings.memory == "recompute":
         contexts.append(checkpointed(density))
+        _warn_if_idle("memory recompute", has_conditioners(density), "nets")
     if not (alone or settings.compile):
         contexts.append(shared_dropout(density))
     return contexts
+
+
+def _warn_if_idle(option: str, works: bool, what: str) -> None:
+    if not works:
+        nets = f"the {what} of couplings and of autoregressive layers"
+        warnings.warn(f"{option} changes nothing: it is for {nets}, of which this density has none", stacklevel=6)
