@@ -71,7 +71,9 @@ def _read_again(run: Run, request: Mapping[str, Any]) -> Job:
     if extended != settings:
         record = {**record, "training": extended.as_record()}
         if before := record.get("request"):  # a run from the hub has none
-            record["request"] = {**before, "training": {**before["training"], **given}}
+            replaced = LIMITS if given.keys() & LIMITS else set()
+            kept = {name: value for name, value in before["training"].items() if name not in replaced}
+            record["request"] = {**before, "training": {**kept, **given}}
     return Job(run, dataset, density, extended, record)
 
 
