@@ -1,13 +1,16 @@
 import copy
 
+import pytest
 import torch
 
 import flowstone
 from flowstone.bijections import Affine, Chain, Coupling
+from flowstone.cli.values import precision_of
 from flowstone.data import TOYS
 from flowstone.execution import bf16_conditioners
 from flowstone.nets import MLP
 from flowstone.priors import StandardNormal
+from flowstone.recipes import build
 from training import QUICK, small
 
 
@@ -110,3 +113,28 @@ def test_bf16_images_are_handed_to_nets_with_the_channels_of_a_pixel_side_by_sid
 def _with_noise(flow, x):
     torch.manual_seed(0)
     return flow.log_prob(x)
+
+
+@pytest.mark.parametrize("name", ["gaussian_mixture", "mixed", "nice in float64"])
+def test_where_low_precision_and_recomputation_change_nothing_a_warning_says_so(name):
+    arguments = {"mixed": {"columns": None, "width": 4, "blocks": 1}, "gaussian_mixture": {"components": 2}}
+    density = build(name.split()[0], {"features": 2} | arguments.get(name, {"couplings": 2, "hidden": (8,)}))
+    density = density.double() if "float64" in name else density
+    x = torch.randn(60, 2, dtype=density.data_dtype)
+    with pytest.warns(UserWarning, match="^precision bf16 changes nothing: it is for the nets in float32 of couplings"):
+        flowstone.fit(density, x, steps=2, precision="bf16", progress=False)
+    with torch.no_grad():
+        exact = density.log_prob(x)
+        with bf16_conditioners(density):
+            assert torch.equal(density.log_prob(x), exact)
+    if "float64" not in name:
+        with pytest.warns(UserWarning, match="^memory recompute changes nothing: it is for the nets of couplings"):
+            flowstone.fit(density, x, steps=2, memory="recompute", progress=False)
+
+
+def test_the_command_says_where_low_precision_changes_nothing(capsys):
+    precision_of("bf16", small())
+    precision_of("fp32", build("gaussian_mixture", {"features": 2}))
+    assert capsys.readouterr().err == ""
+    precision_of("bf16", build("gaussian_mixture", {"features": 2}))
+    assert capsys.readouterr().err.startswith("--precision bf16 changes nothing: it is for the nets in float32 of")

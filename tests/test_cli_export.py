@@ -93,6 +93,63 @@ def test_a_file_that_says_something_else_is_not_left(written, tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_that_onnxruntime_cannot_run_is_said_in_a_line(written, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("no implementation of Atan\nand more")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+    said = r"^gaussian_mixture: onnxruntime cannot run it: no file is written \(no implementation of Atan\)$"
+    with pytest.raises(SettingError, match=said):
+        flowstone.export_onnx(written, tmp_path / "x.onnx", part="sample")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("part", ["log_prob", "sample"])
+def test_a_spline_in_float64_has_a_form_in_onnx(part, tmp_path):
+    flow = build("spline", {"features": 2, **SMALL}).double()
+    flow.initialize(torch.randn(50, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+    exported = flowstone.export_onnx(flow, tmp_path / "x.onnx", part=part)
+    assert exported.difference is not None
+    assert exported.difference < 1e-6
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+def test_functions_that_onnxruntime_lacks_in_float64_are_written_by_others():
+    class Both(torch.nn.Module):
+        def forward(self, x):
+            return torch.nn.functional.softplus(x), x.atan()
+
+    x = torch.cat((torch.zeros(1), torch.logspace(-12, 12, 60))).double()
+    x = torch.cat((-x, x))
+    program = export.onnx_program(flowstone.nice(2, **SMALL).double(), Both(), {"x": x[:4]}, ["softplus", "atan"])
+    session = onnxruntime.InferenceSession(program.SerializeToString(), providers=["CPUExecutionProvider"])
+    softplus, atan = session.run(None, {"x": x.numpy()})
+    np.testing.assert_allclose(softplus, np.logaddexp(0, x.numpy()), rtol=1e-15, atol=1e-15)
+    np.testing.assert_allclose(atan, np.arctan(x.numpy()), rtol=1e-15)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize(("dtype", "exact"), [(torch.float32, 1e-5), (torch.float64, 1e-13)])
+def test_the_logarithm_of_the_gamma_function_of_students_t_has_a_form(dtype, exact):
+    class LogGamma(torch.nn.Module):
+        def forward(self, x):
+            return torch.lgamma(x)
+
+    x = torch.logspace(-2, 4, 60).to(dtype)
+    program = export.onnx_program(flowstone.nice(2, **SMALL).to(dtype), LogGamma(), {"x": x[:4]}, ["y"])
+    session = onnxruntime.InferenceSession(program.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = torch.from_numpy(session.run(None, {"x": x.numpy()})[0])
+    torch.testing.assert_close(found, x.lgamma(), rtol=exact, atol=exact)
+
+
+def test_a_flow_with_students_t_as_its_prior_is_exported(tmp_path):
+    flow = build("nice", {"features": 2, "prior": "student", **SMALL})
+    exported = flowstone.export_onnx(flow, tmp_path / "x.onnx")
+    assert exported.difference is not None
+    assert exported.difference < 1e-4
+
+
 def test_without_onnxruntime_the_file_is_written_and_not_compared(written, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxruntime" else SimpleNamespace())
     flowstone.save(written, tmp_path / "R")

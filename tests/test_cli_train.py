@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 import runpy
+import shlex
 import shutil
 import signal
 import socket
@@ -21,8 +22,10 @@ import torch
 
 from commands import QUICK, flowstone, make_table, refused
 from flowstone.cli import main
+from flowstone.cli.again import commands_again
 from flowstone.recipes import RECIPES
 from flowstone.runs import Run
+from flowstone.runs.checkpoint import write_record
 from flowstone.train import fit
 
 pytestmark = pytest.mark.filterwarnings("ignore:validation has not moved")  # in so few steps
@@ -256,6 +259,33 @@ def test_a_training_that_has_ended_is_given_more(tmp_path, capsys, monkeypatch):
     shutil.rmtree(tmp_path / "R" / "resume")
     line = refused(capsys, monkeypatch, "train", "--out", "R", "--resume", "--steps", "600")
     assert "its state is gone" in line
+
+
+def test_a_run_that_records_no_request_goes_on_where_its_state_is(tmp_path, capsys, monkeypatch):
+    """As one that was pulled from the hub, which holds neither the request nor the state."""
+    flowstone("train", "moons", "--out", "R", *QUICK)
+    run, steps = Run(tmp_path / "R"), Run(tmp_path / "R").metrics()["steps"]
+    write_record(run.folder, {name: value for name, value in run.record.items() if name not in ("request", "digest")})
+    flowstone("train", "--out", "R", "--resume", "--steps", 2 * steps, "--quiet", "--no-plots")
+    assert run.metrics()["steps"] == run.settings().steps == 2 * steps
+    (run.folder / "metrics.json").unlink()
+    shutil.rmtree(run.folder / "resume")
+    before = (run.folder / "flow.safetensors").read_bytes()
+    line = refused(capsys, monkeypatch, "train", "--out", "R", "--resume")
+    assert line.endswith("R: it holds weights, and the state of their training is gone (resume/)")
+    assert (run.folder / "flow.safetensors").read_bytes() == before
+
+
+def test_new_limits_replace_the_old_ones_in_what_repeats_the_training(tmp_path):
+    words = ["train", "moons", "--points", 200, "--set", "couplings=1", "hidden=4", "--quiet", "--no-plots"]
+    flowstone(*words, "--epochs", 2, "--out", "R")
+    flowstone("train", "--resume", "--out", "R", "--steps", 9, "--quiet", "--no-plots")
+    run = Run(tmp_path / "R")
+    assert run.record["request"]["training"] == {"steps": 9}
+    flowstone(*shlex.split(commands_again(run.record, run.folder)[0])[1:], "--quiet", "--no-plots")
+    assert Run(tmp_path / "R-again").metrics()["steps"] == 9
+    flowstone("train", "--resume", "--out", "R", "--patience", 9, "--epochs", 12, "--quiet", "--no-plots")
+    assert run.record["request"]["training"] == {"patience": 9, "epochs": 12}
 
 
 def test_a_training_that_stopped_early_goes_on_with_more_patience(tmp_path, capsys, monkeypatch):

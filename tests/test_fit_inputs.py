@@ -1,15 +1,18 @@
 import math
 import warnings
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 import flowstone
 from flowstone.bijections import Affine, Chain, Coupling
 from flowstone.data import TOYS
 from flowstone.errors import DataError, SettingError, ShapeError
+from flowstone.execution.flat import require_whole
 from flowstone.nets import MLP
 from flowstone.priors import StandardNormal
 from training import small
@@ -132,3 +135,30 @@ def test_a_resumed_fit_remembers_where_it_started(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         flowstone.fit(small(), x, steps=200, resume=tmp_path, progress=False)
+
+
+def test_what_is_no_density_is_refused_in_a_line(tmp_path):
+    flow = flowstone.nice(2, couplings=1, hidden=(4,))
+
+    class Wrapper(nn.Module):  # as DistributedDataParallel
+        def __init__(self):
+            super().__init__()
+            self.module = flow
+
+    for other, said in (
+        (Wrapper(), "; give it the .module inside, got a Wrapper"),
+        (nn.Linear(2, 2), ", got a Linear"),
+        (flowstone.Flow, ", got the class Flow"),
+        (None, ", got a NoneType"),
+    ):
+        nothing: Any = other
+        with pytest.raises(SettingError, match=f"^fit trains a density, also in several processes{said}$"):
+            flowstone.fit(nothing, torch.randn(50, 2), steps=1, progress=False)
+        with pytest.raises(SettingError, match=f"^save writes a density{said}$"):
+            flowstone.save(nothing, tmp_path / "R")
+        with pytest.raises(SettingError, match=f"^export_onnx takes a density{said}$"):
+            flowstone.export_onnx(nothing, tmp_path / "x.onnx")
+    assert list(tmp_path.iterdir()) == []
+    compiled = nn.Module()
+    compiled._orig_mod = flow  # as torch.compile wraps it
+    require_whole("fit trains a density", compiled)

@@ -115,10 +115,13 @@ def test_what_is_wrong_in_one_process_ends_the_others(tmp_path):
         tmp_path,
         """
         import time
+        from pathlib import Path
 
         import pytest
 
-        from flowstone.errors import DataError, FlowstoneError, ProcessLostError, SettingError
+        from flowstone.bijections import Bijection, Chain
+        from flowstone.errors import DataError, FlowstoneError, NonFiniteError, ProcessLostError, SettingError
+        from flowstone.files import read_tensors
 
         nice, processes = flowstone.nice(2), Processes()
         with pytest.raises(SettingError, match=r"their rows and settings differ: \\[\\(450, 50"):
@@ -141,6 +144,32 @@ def test_what_is_wrong_in_one_process_ends_the_others(tmp_path):
             processes.from_first(lambda: fail_in(0, KeyError("a")))
         assert processes.together(lambda: rank) == rank
         assert processes.from_first(lambda: f"of {rank}") == "of 0"
+
+        class Root(Bijection):
+            # It has no number for a row of the part that process 1 takes of a batch.
+
+            def __init__(self):
+                super().__init__(2)
+                self.shift = torch.nn.Parameter(torch.zeros(2))
+
+            def forward(self, x, context=None):
+                z = torch.where((x[:, :1] > 50) & self.training, (-x).sqrt(), x)
+                return z + self.shift, x.new_zeros(len(x))
+
+            def inverse(self, z, context=None):
+                return z - self.shift, z.new_zeros(len(z))
+
+        rows = x[:64].clone()
+        rows[40] = 99.0
+        flow = flowstone.Flow(Chain(Root()), flowstone.priors.StandardNormal(2))
+        with pytest.raises(NonFiniteError, match=r"first bad output: bijection.links.0, Root; rows 41\\)"):
+            flowstone.fit(
+                flow, rows, validation=x[64:], batch_size=64, steps=5, recoveries=0, progress=False,
+                resume=f"{folder}/kept",
+            )
+        if rank == 0:
+            (kept,) = Path(folder, "kept", "not-finite").iterdir()
+            assert torch.equal(read_tensors(kept)[0]["x"], rows)
 
         dist.destroy_process_group()  # and one that does not answer is not waited for without end
         address, limit = f"file://{folder}/again", timedelta(seconds=1)

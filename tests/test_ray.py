@@ -1,6 +1,7 @@
 """Scoring, imputing and sampling over Ray Data on a local cluster."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -8,9 +9,9 @@ import pyarrow.parquet
 import pytest
 
 from commands import flowstone
-from flowstone.errors import CheckpointError
+from flowstone.errors import CheckpointError, DataError, SettingError, UnknownNameError
 from flowstone.streaming import Scorer
-from flowstone.table_model import TableModel
+from flowstone.table_model import TableModel, learn
 
 SMALL = ["--set", "width=8", "blocks=1", "bins=4", "--steps", 3, "--quiet", "--no-plots"]
 
@@ -102,3 +103,20 @@ def test_a_missing_run_is_said_before_anything_is_started(tmp_path):
 
     with pytest.raises(CheckpointError, match="nowhere is not a run folder"):
         maps.score(None, tmp_path / "nowhere")  # pyright: ignore[reportArgumentType]
+
+
+def test_what_a_run_cannot_do_is_said_before_anything_is_started(run, tmp_path):
+    from flowstone.streaming import ray as maps
+
+    nothing: Any = None
+    numbers, arguments = {"a": np.random.default_rng(0).normal(size=40)}, {"components": 1}
+    learn(numbers, recipe="gaussian_mixture", arguments=arguments, steps=1, progress=False).save(tmp_path)
+    with pytest.raises(SettingError, match="filled gaps: not of a density of recipe 'gaussian_mixture'"):
+        maps.impute(nothing, tmp_path)
+    with pytest.raises(UnknownNameError, match="unknown how 'guess'"):
+        maps.impute(nothing, run, how="guess")
+    pytest.importorskip("ray.data")
+    with pytest.raises(DataError, match="given sex=X: unknown level 'X'"):
+        maps.sample(run, 5, {"sex": "X"})
+    with pytest.raises(SettingError, match="temperature"):
+        maps.sample(run, 5, temperature=-1)

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 import yaml
@@ -344,6 +345,35 @@ def test_what_a_card_says_to_do_works(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(flowstone, "pull", lambda name, folder: None)
     exec(python, {})
     assert (header_of(card)["tags"][-1] == "images") == (kind == "images")
+
+
+@pytest.mark.filterwarnings("ignore:validation has not moved")
+def test_the_card_of_a_table_that_the_library_learned_says_what_is_known(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table = {"age": [20 + i % 30 for i in range(60)], "sex": ["f", "m"] * 30}
+    flowstone.learn(table, steps=2, arguments={"width": 4, "blocks": 1}, progress=False).save("RUN")
+    card = model_card(Run("RUN").record)
+    assert "A table; its name and the number of its rows are not recorded." in card
+    assert "\n# a density by the recipe mixed\n" in card
+    assert "unknown" not in card
+    assert "| sex |" in card
+
+
+@pytest.mark.parametrize("of", ["numbers", "words", "context"])
+def test_what_the_card_of_an_estimator_says_to_do_works(of, tmp_path, monkeypatch):
+    pytest.importorskip("sklearn", reason="FlowDensity needs scikit-learn")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(flowstone, "pull", lambda name, folder: None)
+    columns = {"age": [20.0 + i % 30 for i in range(60)], "one": [1.0] * 60}
+    x = pa.table(columns | ({"sex": ["f", "m"] * 30} if of == "words" else {}))
+    context = pa.table({"place": ["a", "b", "c"] * 20}) if of == "context" else None
+    models = "independent" if of == "words" else "gaussian"
+    flowstone.FlowDensity(models=models, random_state=0).fit(x, context=context).save("RUN")
+    (python,) = re.findall(r"```python\n(.*?)```", model_card(Run("RUN").record), re.DOTALL)
+    assert 'flowstone.FlowDensity.load("RUN")' in python
+    found = {} if context is None else {"context": context}
+    exec(python, found)
+    assert found["rows"].column_names == x.column_names
 
 
 def test_the_card_is_written_before_the_last_file(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from flowstone.bijections import Chain, Dequantize, Standardize
 from flowstone.density import Density
 from flowstone.errors import NonFiniteError, SettingError
 from flowstone.evaluation.samples import sample_rows
+from flowstone.execution.flat import require_whole
 from flowstone.files import atomic_path
 from flowstone.flow import Flow
 from flowstone.mixed import MixedDensity
@@ -87,7 +88,8 @@ def export_onnx(density: Density, path: Path | str, *, part: str = "log_prob") -
         part: ``log_prob`` or ``sample``.
 
     Raises:
-        SettingError: onnx or onnxscript is not installed; or this density, or this part of it, has no form in ONNX.
+        SettingError: onnx or onnxscript is not installed; this density, or this part of it, has no form in ONNX; or
+            onnxruntime lacks an operator of it.
         NonFiniteError: what onnxruntime makes of the file is not what the density says; no file is written.
         OutputError: the file cannot be written.
 
@@ -104,7 +106,7 @@ def export_onnx(density: Density, path: Path | str, *, part: str = "log_prob") -
     with atomic_path(path) as temporary:
         content = _onnx(density, module, {name: value[:ROWS] for name, value in inputs.items()}, part)
         temporary.write_bytes(content)
-        difference = _difference(content, module, inputs)
+        difference = _difference(density, content, module, inputs)
         rounds = density.stochastic and part == "sample"  # to integers, where rounding errors may give a neighbour
         if difference is not None and not difference <= max(rounds, TOLERANCE * _size(module, inputs)):
             raise NonFiniteError(
@@ -129,6 +131,7 @@ def require_onnx_form(density: Density, part: str) -> None:
     >>> require_onnx_form(flowstone.nice(2, couplings=1, hidden=(4,)), "log_prob")
     """
     require_choice("part", part, OUTPUTS)
+    require_whole("export_onnx takes a density", density)
     require_exporter("export")
     if any(isinstance(module, MixedDensity) for module in density.modules()):
         raise SettingError(
@@ -201,17 +204,30 @@ def onnx_program(density: Density, module: nn.Module, inputs: Mapping[str, Tenso
     Raises:
         SettingError: it has no form in ONNX.
     """
+    import onnx
+
     batch = torch.export.Dim("batch", min=2)
+    others = ANYWHERE | (IN_FLOAT64 if density.dtype == torch.float64 else {})
+
+    def written(*, optimize: bool) -> Any:
+        program = torch.onnx.export(
+            module, tuple(inputs.values()), dynamo=True, dynamic_shapes=tuple({0: batch} for _ in inputs),
+            input_names=list(inputs), output_names=list(outputs), verbose=False, custom_translation_table=others,
+            optimize=optimize,
+        )  # fmt: skip
+        assert program is not None
+        return program.model_proto
+
     with _quiet():
         try:
-            program = torch.onnx.export(
-                module, tuple(inputs.values()), dynamo=True, dynamic_shapes=tuple({0: batch} for _ in inputs),
-                input_names=list(inputs), output_names=list(outputs), verbose=False,
-            )  # fmt: skip
+            model = written(optimize=True)
+            try:
+                onnx.checker.check_model(model)
+            except onnx.checker.ValidationError:  # onnxscript loses one of two numbers to which it gives the same name
+                model = written(optimize=False)
         except Exception as error:  # the exporter lets through whatever a layer raises while it is traced
             raise SettingError(f"{_name(density)} has no form in ONNX ({_cause(error)})") from error
-    assert program is not None
-    return program.model_proto
+    return model
 
 
 def _onnx(density: Density, module: nn.Module, inputs: Mapping[str, Tensor], part: str) -> bytes:
@@ -226,8 +242,54 @@ def _onnx(density: Density, module: nn.Module, inputs: Mapping[str, Tensor], par
     return model.SerializeToString()
 
 
+def _operators() -> Any:
+    """ONNX's operators, of which the functions below make others."""
+    from onnxscript import opset18
+
+    return opset18
+
+
+def _softplus(x: Any, *_: Any) -> Any:
+    r"""$\log(1 + e^x)$."""
+    op = _operators()
+    return op.Add(op.Relu(x), op.Log(op.Add(op.Exp(op.Neg(op.Abs(x))), op.CastLike(1.0, x))))
+
+
+def _atan(x: Any) -> Any:
+    r"""The y with $\tan y = x$, from that of float32, by $\sin(y - y_0) = (x \cos y_0 - \sin y_0) / \sqrt{1 + x^2}$."""
+    op = _operators()
+    start = op.CastLike(op.Atan(op.Cast(x, to=1)), x)  # 1 is float32
+    off = op.Sub(op.Mul(x, op.Cos(start)), op.Sin(start))
+    return op.Add(start, op.Div(off, op.Sqrt(op.Add(op.Mul(x, x), op.CastLike(1.0, x)))))
+
+
+def _lgamma(x: Any) -> Any:
+    r"""$\log \Gamma(x)$ of x above 0: Stirling's series at $x + 8$, and $\Gamma(x + 1) = x \Gamma(x)$."""
+    import onnx
+
+    op = _operators()
+
+    def number(value: float) -> Any:
+        return op.CastLike(op.Constant(value=onnx.helper.make_tensor("", onnx.TensorProto.DOUBLE, [], [value])), x)
+
+    y, series = op.Add(x, number(8)), number(0)
+    square = op.Reciprocal(op.Mul(y, y))
+    for each in (1 / 1188, -1 / 1680, 1 / 1260, -1 / 360, 1 / 12):
+        series = op.Add(op.Mul(series, square), number(each))
+    found = op.Add(op.Mul(op.Sub(y, number(0.5)), op.Log(y)), number(math.log(2 * math.pi) / 2))
+    found = op.Add(op.Sub(found, y), op.Div(series, y))
+    for less in range(8):
+        found = op.Sub(found, op.Log(op.Add(x, number(less))))
+    return found
+
+
+ANYWHERE = {torch.ops.aten.lgamma.default: _lgamma}  # the exporter has no form of it
+# Functions that onnxruntime computes in float32 alone, of others that it computes in float64.
+IN_FLOAT64 = {torch.ops.aten.softplus.default: _softplus, torch.ops.aten.atan.default: _atan}
+
+
 @torch.no_grad()
-def _difference(content: bytes, module: nn.Module, inputs: Mapping[str, Tensor]) -> float | None:
+def _difference(density: Density, content: bytes, module: nn.Module, inputs: Mapping[str, Tensor]) -> float | None:
     """The largest difference between the file and the module, over a single row and all of them."""
     if find_spec("onnxruntime") is None:
         return None
@@ -235,11 +297,16 @@ def _difference(content: bytes, module: nn.Module, inputs: Mapping[str, Tensor])
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors alone
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    worst = []
+    worst, session = [], None
     for rows in (1, CHECKED):
         given = {name: value[:rows] for name, value in inputs.items()}
-        (output,) = session.run(None, {name: value.numpy() for name, value in given.items()})
+        try:
+            session = session or onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            (output,) = session.run(None, {name: value.numpy() for name, value in given.items()})
+        except Exception as error:  # its errors have no class in common
+            raise SettingError(
+                f"{_name(density)}: onnxruntime cannot run it: no file is written ({_cause(error)})"
+            ) from error
         found, expected = torch.as_tensor(output), module(*given.values())
         if found.shape != expected.shape:
             return math.inf

@@ -15,7 +15,7 @@ from flowstone.density import Density
 from flowstone.errors import CheckpointError, OutputError, SettingError
 from flowstone.files import remove_unfinished
 from flowstone.runs import Run
-from flowstone.runs.checkpoint import build_recorded, read_record, write_record
+from flowstone.runs.checkpoint import WEIGHTS, build_recorded, read_record, write_record
 from flowstone.runs.folder import METRICS
 from flowstone.train import Settings
 from flowstone.train.processes import Processes
@@ -66,10 +66,14 @@ def _read_again(run: Run, request: Mapping[str, Any]) -> Job:
     extended = _extended(settings, given, dataset, density)
     if run.finished:
         _require_more(run, extended, dataset, density)
+    elif (run.folder / WEIGHTS).exists() and not any((run.folder / "resume").glob("*.safetensors")):
+        raise CheckpointError(f"{run.folder}: it holds weights, and the state of their training is gone (resume/)")
     if extended != settings:
-        before = record.get("request", {})
-        request = {**before, "training": {**before.get("training", {}), **given}}
-        record = {**record, "training": extended.as_record(), "request": request}
+        record = {**record, "training": extended.as_record()}
+        if before := record.get("request"):  # a run from the hub has none
+            replaced = LIMITS if given.keys() & LIMITS else set()
+            kept = {name: value for name, value in before["training"].items() if name not in replaced}
+            record["request"] = {**before, "training": {**kept, **given}}
     return Job(run, dataset, density, extended, record)
 
 
@@ -107,7 +111,7 @@ def _require_more(run: Run, settings: Settings, dataset: Dataset, density: Densi
 
 def _compared(record: Mapping[str, Any], settings: Settings, request: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """The name of each option that was given, its value in the record, its value now."""
-    before = {"source": None, "set": {}, "training": {}, "data": {}} | record.get("request", {})
+    before = {"source": None, "set": {}, "training": {}, "data": {}} | (record.get("request") or {})
     sources = (before["source"], record["data"]["source"])
     compared: list[tuple[str, Any, Any]] = []
     if (source := request["source"]) is not None and not {source, str(Path(source).resolve())} & {*sources}:

@@ -136,10 +136,15 @@ def images_options(chosen: Mapping[str, Any]) -> dict[str, Any]:
 
 def precision_of(name: str, density: "Density") -> AbstractContextManager:
     """A context in which the density runs as it is (``fp32``) or with its nets in bfloat16 (``bf16``)."""
-    from flowstone.execution import bf16_conditioners
+    import torch
+
+    from flowstone.execution.precision import bf16_conditioners, has_conditioners
     from flowstone.train.settings import PRECISIONS
 
     require_choice("precision", name, PRECISIONS)
+    if name == "bf16" and not has_conditioners(density, torch.float32):
+        nets = "the nets in float32 of couplings and of autoregressive layers"
+        print(f"--precision bf16 changes nothing: it is for {nets}, of which this density has none", file=sys.stderr)
     return bf16_conditioners(density) if name == "bf16" else nullcontext()
 
 

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from flowstone.density import Density
 from flowstone.errors import SettingError
+from flowstone.validation import require_instance
 
 __all__ = ["FlatParameters", "group_by_dtype_and_device", "require_whole", "trainable_parameters"]
 
@@ -23,13 +26,21 @@ def trainable_parameters(module: nn.Module) -> list[Tensor]:
     return parameters
 
 
-def require_whole(module: nn.Module) -> None:
-    """Refuse parameters of which each process holds a part, for an array cannot be made of them.
+def require_whole(what: str, density: Any) -> None:
+    """Require a density, which may be one that ``torch.compile`` has wrapped, and refuse parameters of which each
+    process holds a part, for an array cannot be made of them.
+
+    Args:
+        what: the beginning of the message, such as "fit trains a density".
 
     Raises:
-        SettingError: a parameter is a DTensor, as ``torch.distributed.fsdp.fully_shard`` makes them.
+        SettingError: it is no density, as one within ``DistributedDataParallel``; or a parameter is a DTensor, as
+            ``torch.distributed.fsdp.fully_shard`` makes them.
     """
-    for name, parameter in module.named_parameters():
+    if not isinstance(getattr(density, "_orig_mod", density), Density):
+        inside = "; give it the .module inside" if isinstance(getattr(density, "module", None), Density) else ""
+        require_instance(f"{what}{inside}", density, Density)
+    for name, parameter in density.named_parameters():
         if hasattr(parameter, "full_tensor"):
             raise SettingError(
                 f"{name} is sharded (a {type(parameter).__name__}), and whole parameters are needed: "

@@ -9,7 +9,7 @@ from flowstone.bijections import Conditioned
 from flowstone.execution.fused_relu import fused_relu
 from flowstone.execution.override import ForwardOverride
 
-__all__ = ["bf16_conditioners"]
+__all__ = ["bf16_conditioners", "has_conditioners"]
 
 
 def bf16_conditioners(density: nn.Module) -> ForwardOverride:
@@ -21,6 +21,12 @@ def bf16_conditioners(density: nn.Module) -> ForwardOverride:
     nets = {layer.net for layer in density.modules() if isinstance(layer, Conditioned)}
     layers = {part for net in nets for part in net.modules() if type(part) is nn.Sequential}
     return ForwardOverride({**dict.fromkeys(nets, _in_bf16), **dict.fromkeys(layers, fused_relu)})
+
+
+def has_conditioners(density: nn.Module, dtype: torch.dtype | None = None) -> bool:
+    """Whether a density has couplings or autoregressive layers with nets, of this precision if one is named."""
+    nets = (layer.net for layer in density.modules() if isinstance(layer, Conditioned))
+    return any(dtype in (None, parameter.dtype) for net in nets for parameter in net.parameters())
 
 
 def _in_bf16(net: nn.Module, x: Tensor, context: Tensor | None = None) -> Tensor:

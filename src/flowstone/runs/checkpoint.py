@@ -51,7 +51,7 @@ def save(density: Any, folder: Path | str, *, extra: Mapping[str, Any] | None = 
 
     Raises:
         SettingError: no recipe made the density; make its builder one (``@flowstone.recipes.recipe``). Or its
-            parameters are sharded over processes: docs/many-processes.md.
+            parameters are sharded over processes: docs/many-processes.md. Or it is no density.
         NonFiniteError: a weight is not finite.
         OutputError: the folder cannot be written.
 
@@ -64,7 +64,7 @@ def save(density: Any, folder: Path | str, *, extra: Mapping[str, Any] | None = 
     if not isinstance(density, Density) and hasattr(density, "save"):
         density.save(folder)
         return
-    require_whole(density)
+    require_whole("save writes a density", density)
     folder, record = Path(folder), describe(density, extra)
     weights = density.state_dict()
     for name, tensor in weights.items():

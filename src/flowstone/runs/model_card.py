@@ -73,7 +73,7 @@ def _source(record: Mapping[str, Any]) -> str:
 
 
 def _title(record: Mapping[str, Any]) -> str:
-    of = f"{_plain(_source(record))}: " if record.get("data") else ""
+    of = f"{_plain(_source(record))}: " if record.get("data", {}).get("source") else ""
     return f"{of}a density by the recipe {record['recipe']}"
 
 
@@ -97,6 +97,8 @@ def _data(record: Mapping[str, Any]) -> Iterator[str]:
     count = ", ".join(f"{number:,} {part}" for part, number in parts.items())
     if data["kind"] == "toy":
         yield f"The made-up distribution {source}, which Flowstone draws points of."
+    elif not data.get("source"):
+        yield "A table; its name and the number of its rows are not recorded."
     elif data["kind"] == "images":
         yield f"Images of {' x '.join(map(str, record['event_shape']))} from {source}: {count}."
     else:
@@ -153,7 +155,13 @@ def _figures(metrics: Mapping[str, Any]) -> Iterator[str]:
 def _use(record: Mapping[str, Any], name: str) -> str:
     context = record.get("context_columns") or []
     lines = ["import flowstone", *(["import torch"] if context else []), "", f'flowstone.pull("{name}", "RUN")']
-    if record.get("data", {}).get("mixed") and not context:
+    if (estimator := record.get("estimator")) is not None:
+        lines.append('density = flowstone.FlowDensity.load("RUN")')
+        if estimator.get("context"):
+            lines.append("rows = density.sample(1, context=context)  # whose columns are those of fit")
+        else:
+            lines += ["rows = density.sample(64)", "density.score_samples(rows)"]
+    elif record.get("data", {}).get("mixed") and not context:
         lines += ['model = flowstone.TableModel.load("RUN")', "rows = model.sample(64)", "model.log_prob(rows)"]
     elif context:
         lines += [

@@ -50,7 +50,8 @@ def impute(dataset: "Dataset", run: Path | str, *, how: str = "draw", seed: int 
         run, actors: as for ``score``; the density is of mixed columns.
     """
     require_choice("how", how, WAYS)
-    TableModel.load(run)
+    model = TableModel.load(run)
+    model.impute(model.sample(1, seed=0)[:0], how=how)  # says what is wrong before anything is started
     return _mapped(dataset, _Impute, (_resolved(run), how, seed), actors, ROWS)
 
 
@@ -68,7 +69,7 @@ def sample(
     import ray.data  # pyright: ignore[reportMissingImports]
 
     require_integer("n", n)
-    TableModel.load(run)
+    TableModel.load(run).sample(1, given, seed=seed, **how)  # says what is wrong before anything is started
     parts = ray.data.range(-(-n // ROWS))
     return _mapped(parts, _Sample, (_resolved(run), n, dict(given or {}), seed, how), actors, 1)
 

@@ -78,7 +78,8 @@ def fit(
         overrides: options of ``Settings`` by name, such as ``steps=500, lr=1e-3``; they override ``settings``.
 
     Warns:
-        UserWarning: the best validation is no better than the first one by more than chance.
+        UserWarning: the best validation is no better than the first one by more than chance; or ``precision`` or
+            ``memory`` changes nothing for this density.
 
     Where ``torch.distributed`` is initialised with several processes (torchrun), all call ``fit`` with the same data
     and settings. They start from the weights of process 0, share the rows of each batch and average the gradients, so
@@ -95,7 +96,8 @@ def fit(
         DataError: too few rows, a constant feature, NaN, infinity, or numbers that the density's precision cannot hold.
         ShapeError: data, context or validation do not have the density's shapes.
         SettingError, UnknownNameError: an option has a value, or a name, that it cannot have; the processes were given
-            other rows or are not joined; or the parameters are sharded (``fully_shard``).
+            other rows or are not joined; the parameters are sharded (``fully_shard``); or it is no density, as one in
+            ``DistributedDataParallel``.
         ProcessLostError: another process has ended, or does not answer; the density keeps the best weights so far.
 
     >>> import torch, flowstone
@@ -105,7 +107,7 @@ def fit(
     'finished'
     """
     settings, processes = _settings(settings, overrides), Processes()
-    require_whole(density)
+    require_whole("fit trains a density, also in several processes", density)
     given = None if validation is None else Rows(validation, validation_context)
     rows, validation_rows = training_rows(density, data, context, given, settings.seed)
     count = len(rows) if isinstance(rows, Rows) else math.inf

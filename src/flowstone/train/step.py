@@ -21,6 +21,7 @@ from flowstone.execution import (
     fast_few_inputs,
     shared_dropout,
 )
+from flowstone.execution.precision import has_conditioners
 from flowstone.train.batches import FLIP, NOISE, Batches, generator, mirrored
 from flowstone.train.forensics import (
     OVERFLOW,
@@ -173,15 +174,18 @@ class Stepper:
 
     def _rows(self, step: int) -> tuple[Rows, int]:
         """The part of a step's batch that this process takes, and the number of rows of the whole batch."""
-        rows = self.batches(step)
-        if self.settings.flip:
-            rows = mirrored(rows, generator(self.settings.seed, FLIP, step))
+        rows = self._batch(step)
         total = len(rows)
         if self.processes.size > 1:
             if total < self.processes.size:
                 raise SettingError(f"a batch of {total} row(s) cannot be shared by {self.processes.size} processes")
             rows = rows.take(self.processes.part(total))
         return rows.to(self.device), total
+
+    def _batch(self, step: int) -> Rows:
+        """A step's batch, which each process holds as a whole."""
+        rows = self.batches(step)
+        return mirrored(rows, generator(self.settings.seed, FLIP, step)) if self.settings.flip else rows
 
     def _noise_of_whole_batch(self, step: int, total: int) -> AbstractContextManager:
         """A context in which several processes draw for each row the noise that one process draws for it."""
@@ -200,28 +204,24 @@ class Stepper:
             torch.manual_seed(generator(self.settings.seed, NOISE, step, *rank).initial_seed())
 
     def _diagnose(self, step: int, loss: float, now: int) -> NonFiniteError:
+        """The error of a step. It is of the whole batch, because the first process speaks for all of them."""
         again = math.nan
         if late := step < now:  # other steps were taken since: compute it again, with the present weights
             again = self._gradient(step).item()
-        where, rows = first_bad_gradient(self.density), self._rows(step)[0]
+        where, rows = first_bad_gradient(self.density), self._batch(step).to(self.device)
         if not math.isfinite(loss):
             self._seed_noise(step)
             where = first_bad_output(self.density, rows)
-            where += named_rows(bad_rows(self.density, rows), self._numbers(step))
+            where += named_rows(bad_rows(self.density, rows), self.batches.numbers(step))
         elif where != OVERFLOW:
             self._seed_noise(step)
-            where += named_rows(bad_gradient_rows(self.density, rows), self._numbers(step))
+            where += named_rows(bad_gradient_rows(self.density, rows), self.batches.numbers(step))
         if late and (where == OVERFLOW if math.isfinite(loss) else math.isfinite(again)):
             where = f"noticed {now - step} steps later, and not repeated"
         what = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
         error = NonFiniteError(f"step {step}: {what} ({where})")
         error.step, error.rows = step, rows
         return error
-
-    def _numbers(self, step: int) -> Tensor | None:
-        """The numbers of this process's rows of a step among all rows, from 0; None where they are drawn."""
-        numbers = self.batches.numbers(step)
-        return None if numbers is None else numbers[self.processes.part(len(numbers))]
 
 
 def _direct_gradient(density: Density, settings: ResolvedSettings) -> DirectGradient | None:
@@ -241,8 +241,16 @@ def _execution_contexts(
     contexts: list[AbstractContextManager] = [] if settings.compile else [fast_few_inputs(density)]
     if settings.precision == "bf16":
         contexts.append(bf16_conditioners(density))
+        _warn_if_idle("precision bf16", has_conditioners(density, torch.float32), "nets in float32")
     if settings.memory == "recompute":
         contexts.append(checkpointed(density))
+        _warn_if_idle("memory recompute", has_conditioners(density), "nets")
     if not (alone or settings.compile):
         contexts.append(shared_dropout(density))
     return contexts
+
+
+def _warn_if_idle(option: str, works: bool, what: str) -> None:
+    if not works:
+        nets = f"the {what} of couplings and of autoregressive layers"
+        warnings.warn(f"{option} changes nothing: it is for {nets}, of which this density has none", stacklevel=6)
