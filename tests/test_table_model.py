@@ -176,6 +176,17 @@ def test_imputation_fills_gaps_and_changes_nothing_else(model, table, how):
     assert filled.equals(model.impute(holed, how=how, seed=4)) == (how == "likely")
 
 
+def test_gaps_of_a_constant_column_are_filled_with_its_value(model, table):
+    place = table.column_names.index("unit")
+    units = pa.array([None, "m"] * 10)
+    holed = table.slice(0, 20).set_column(place, "unit", units)
+    assert model.impute(holed, seed=0).equals(model.impute(table.slice(0, 20), seed=0))
+    labels = holed.set_column(place, "unit", units.dictionary_encode())
+    assert model.impute(labels, seed=0).column("unit").to_pylist() == ["m"] * 20
+    with pytest.raises(DataError, match="column 'unit' is of type int64; it was m in all rows"):
+        model.impute(holed.set_column(place, "unit", pa.array([None, 1] * 10)))
+
+
 def test_a_saved_model_is_the_same(model, table, tmp_path):
     model.save(tmp_path / "model")
     loaded = TableModel.load(tmp_path / "model")

@@ -232,6 +232,16 @@ class TableModel:
                     values = pa.chunked_array([kind.decode_like(x[:, index].cpu().numpy(), column)])
                 gaps = pa.chunked_array([missing[:, index].cpu().numpy()])
                 arrow = arrow.set_column(place, kind.column, _filled(column, gaps, values))
+        for kind in self.columns.constants:
+            if kind.column in arrow.column_names and kind.value is not None:
+                place, column = arrow.column_names.index(kind.column), arrow.column(kind.column)
+                gaps, values = column.is_null(nan_is_null=True), pa.chunked_array([kind.repeat(len(arrow))])
+                try:
+                    arrow = arrow.set_column(place, kind.column, _filled(column, gaps, values))
+                except pa.ArrowException as error:
+                    raise DataError(
+                        f"{table.path}: column {kind.column!r} is of type {column.type}; it was {kind.said} in all rows"
+                    ) from error
         return arrow
 
     def known_row(self, given: Mapping[str, Any]) -> Tensor:
