@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 
 from flowstone.data.dataset import Dataset
-from flowstone.data.guards import require_file_or_folder
+from flowstone.data.guards import files_under, require_file_or_folder
 from flowstone.data.image_files import IMAGE_ENDINGS
 from flowstone.data.image_sets import IMAGE_SETS
 from flowstone.data.images import are_images, folder_of, open_images
@@ -265,7 +265,7 @@ def _refuse_constant(request: DataRequest, names: Sequence[str], values: np.ndar
 
 def _is_folder_of_tables(path: Path) -> bool:
     """Whether a folder holds tables and no image; text files may lie beside images."""
-    return path.is_dir() and is_table(path) and not any(f.suffix.lower() in IMAGE_ENDINGS for f in path.rglob("*"))
+    return path.is_dir() and is_table(path) and not any(f.suffix.lower() in IMAGE_ENDINGS for f in files_under(path))
 
 
 def _digest(source: str) -> str | None:

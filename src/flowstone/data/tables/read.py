@@ -19,7 +19,7 @@ from typing import IO, Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from flowstone.data.guards import naming_the_file, require_file_or_folder
+from flowstone.data.guards import files_under, naming_the_file, require_file_or_folder
 from flowstone.data.limits import COLUMNS, DEPTH, FILES, UNPACKED
 from flowstone.data.npy import read_npy
 from flowstone.data.tables.arrow import compute
@@ -194,7 +194,7 @@ def files_of(source: str) -> list[Path]:
 
 def _files_in(folder: Path) -> list[Path]:
     with naming_the_file(folder):
-        files = list(itertools.islice(folder.rglob("*"), FILES + 1))
+        files = list(itertools.islice(files_under(folder), FILES + 1))
         if len(files) > FILES:
             raise DataError(f"more than {FILES} files, which is more than is read")
         found = sorted(file for file in files if file.is_file() and not _is_hidden(file.relative_to(folder)))
