@@ -437,3 +437,16 @@ def test_codes_in_a_spreadsheet_keep_their_zeros_and_digits(tmp_path):
     found = read_table(tmp_path / "t.xlsx").arrow
     assert found.column("zip").to_pylist() == ["01234", "98765"]
     assert found.column("long").to_pylist() == ["12345678901234567890", "22345678901234567891"]
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.json"])
+def test_whole_numbers_of_json_that_no_float_holds_keep_their_digits(tmp_path, name):
+    columns = {"a": [2**53 + 1, 1.5], "b": [2**64 + 1, 2], "c": [1e30, 0.5], "d": [2**60, -(2**63)]}
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    text = json.dumps(rows) if name == "t.json" else "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / name).write_text(text)
+    wanted = columns | {"a": ["9007199254740993", "1.5"], "b": ["18446744073709551617", "2"]}
+    assert read_table(tmp_path / name).arrow.to_pydict() == wanted
+    digits = '{"a": 10145709240540254000}\n{"a": 0.5}\n'  # as JavaScript writes 1.1 * 2^63
+    (tmp_path / "js.jsonl").write_text(digits)
+    assert read_table(tmp_path / "js.jsonl").arrow.to_pydict() == {"a": [1.1 * 2**63, 0.5]}
