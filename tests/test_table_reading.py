@@ -450,3 +450,11 @@ def test_whole_numbers_of_json_that_no_float_holds_keep_their_digits(tmp_path, n
     digits = '{"a": 10145709240540254000}\n{"a": 0.5}\n'  # as JavaScript writes 1.1 * 2^63
     (tmp_path / "js.jsonl").write_text(digits)
     assert read_table(tmp_path / "js.jsonl").arrow.to_pydict() == {"a": [1.1 * 2**63, 0.5]}
+
+
+def test_nanoseconds_in_text_are_numbers_and_far_apart_numbers_of_as_many_digits_are_codes(tmp_path):
+    lines = (f"{1_700_000_000_000_000_000 + 1001 * i},{2**60 + i * 2**54},{i}" for i in range(40))
+    (tmp_path / "t.csv").write_text("t,code,x\n" + "\n".join(lines))
+    table = read_table(tmp_path / "t.csv").arrow
+    assert table.schema.types == [pa.int64(), pa.string(), pa.int64()]
+    assert table["t"][39].as_py() == 1_700_000_000_000_039_039
