@@ -228,6 +228,15 @@ def test_a_text_among_few_different_numbers_is_in_doubt(tmp_path):
         assert kind([*values, *["7 or more"] * 20]).name == "categorical"
 
 
+def test_a_text_in_many_rows_of_different_numbers_is_named():
+    values = [*(f"{number / 8}" for number in range(240)), *["<0.5"] * 80]
+    with pytest.raises(DataError, match=r"'x' holds numbers, but row 241 holds '<0.5' \(such rows: 80\)") as caught:
+        kind(values)
+    assert caught.value.remedy == {"na": ["<0.5"]}
+    assert kind(values, kinds={"x": "categorical"}).name == "categorical"
+    assert kind([*map(str, range(100)), *(f"V{number}" for number in range(60))] * 2).name == "categorical"
+
+
 @pytest.mark.parametrize("form", ["%Y-%m-%d", "%d.%m.%Y %H:%M", "%m/%d/%Y"])
 def test_a_text_among_dates_is_named(tmp_path, form):
     def kind_of(cells, **options):

@@ -40,7 +40,8 @@ __all__ = ["Columns", "decide", "kinds_of"]
 CODE = r"^\s*(?:0\d+|\d{19,})\s*$"  # a number that begins with 0, or has more digits than an int64
 PIECE = 1 << 18  # rows encoded at a time
 SPECIFIED = re.compile(r"\s*([\w-]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
-MOSTLY, RARELY = 0.9, 0.01  # least share of numbers in a column with some other texts; largest share of texts in doubt
+MOSTLY = 0.5  # least share of rows with numbers or dates in a column with some other texts
+OTHERS, RARELY = 0.1, 0.01  # largest share of other texts among the different ones; of rows with them, in doubt
 
 
 @dataclass(frozen=True)
@@ -353,7 +354,7 @@ def _refuse_mixed(facts: Facts) -> None:
     for what, mask in (("numbers", number_mask), ("dates", date_mask)):
         fits = np.asarray(mask(levels), dtype=bool)
         rest = int(counts[~fits].sum())
-        if not 0 < rest <= (1 - MOSTLY) * total or (~fits).sum() > max(1, (1 - MOSTLY) * len(levels)):
+        if not 0 < rest <= (1 - MOSTLY) * total or (~fits).sum() > max(1, OTHERS * len(levels)):
             continue
         texts = levels.filter(pa.array(~fits)).to_pylist()
         cells = compute.fill_null(compute.is_in(facts.column, value_set=pa.array(texts, facts.type)), False)
