@@ -126,7 +126,13 @@ class Columns:
         for index, kind in enumerate(self.modelled):
             if kind.column in table.columns:
                 more = {"unseen": unseen} if isinstance(kind, Categorical) else {}
-                values[:, index] = kind.encode(table.arrow.column(kind.column), str(table.path), table.start, **more)
+                column = table.arrow.column(kind.column)
+                try:
+                    values[:, index] = kind.encode(column, str(table.path), table.start, **more)
+                except pa.ArrowException as error:  # of lists, bytes and the like
+                    raise DataError(
+                        f"{table.path}: column {kind.column!r} is of type {column.type}; it is {kind.name}"
+                    ) from error
         return torch.from_numpy(values)
 
     def encoded_pieces(self, table: Table) -> Iterator[np.ndarray]:
