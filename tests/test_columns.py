@@ -198,6 +198,19 @@ def test_a_kind_that_cannot_be_is_refused(values, asked, error, message):
     assert message in str(caught.value)
 
 
+def test_kinds_that_are_not_by_column_are_refused():
+    with pytest.raises(SettingError, match=r"kinds=\['x'\]: expected kinds by column"):
+        kinds_of(TABLE, ["x"])  # pyright: ignore[reportArgumentType]
+
+
+def test_decimals_that_no_float_tells_apart_are_refused():
+    values = pa.array([Decimal(10**17 + number) for number in range(100)])
+    with pytest.raises(DataError, match="'x' holds decimals that float64 cannot tell apart, such as 1000") as caught:
+        kind(values)
+    assert caught.value.remedy == {"exclude": ["x"]}
+    assert kind(pa.array([Decimal(number) / 8 for number in range(100)])).name == "positive"
+
+
 def test_all_problems_are_said_at_once():
     mixed = [*map(str, normal(3)[:-1]), "broken"]
     wide = draws().integers(-(2**62), 2**62, N)

@@ -349,6 +349,13 @@ def test_close_probabilities_have_quantiles_of_their_own(model, table):
     assert found.column_names == ["height:0.5", "height:0.9999999", "height:1"]
 
 
+def test_probabilities_of_numpy_are_probabilities(model, table):
+    found = model.quantiles(table.slice(0, 3), "height", np.float32(0.25))
+    assert found.equals(model.quantiles(table.slice(0, 3), "height", np.array([0.25])))
+    with pytest.raises(SettingError, match="probabilities=half: they lie between 0 and 1"):
+        model.quantiles(table.slice(0, 3), "height", "half")
+
+
 def test_texts_that_mean_a_gap_are_filled(model, table):
     texts = {name: ["NA" if row % 3 else str(each) for row, each in enumerate(table.column(name).to_pylist())]
              for name in ("age", "height", "active", "day")}  # fmt: skip

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,8 @@ class TableModel:
         kind = self._ordered(column)
         prediction = self._any_order("quantiles").predict(self.encode(table, partial=True), column)
         found = {}
-        for share in [probabilities] if isinstance(probabilities, float | int) else probabilities:
-            if not 0 <= share <= 1:
+        for share in _values(probabilities):
+            if not isinstance(share, Real) or not 0 <= share <= 1:
                 raise SettingError(f"probabilities={probabilities}: they lie between 0 and 1")
             short = f"{share:g}"
             shown = short if float(short) == share else repr(float(share))

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["Columns", "decide", "kinds_of"]
 
 CODE = r"^\s*(?:0\d+|\d{19,})\s*$"  # a number that begins with 0, or has more digits than an int64
+MOST_TOLD = 0.9  # least share of different decimals that float64 tells apart
 PIECE = 1 << 18  # rows encoded at a time
 SPECIFIED = re.compile(r"\s*([\w-]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
 MOSTLY = 0.5  # least share of rows with numbers or dates in a column with some other texts
@@ -244,6 +245,8 @@ def decide(
     Args:
         keep: columns that are wanted, even if they look like identifiers or text.
     """
+    if kinds is not None and not isinstance(kinds, Mapping):
+        raise SettingError(f"kinds={kinds!r}: expected kinds by column, such as {{'zip': 'categorical'}}")
     kinds, exclude = dict(kinds or {}), (exclude,) if isinstance(exclude, str) else tuple(exclude)
     table.require((*kinds, *exclude))
     decided, notes, doubts, problems = [], list(table.notes[1:]), [], []
@@ -335,6 +338,12 @@ def _check_values(facts: Facts, asked: str | None) -> None:
         raise DataError(
             f"column {facts.name!r} holds whole numbers further apart than 2^53, which float64 cannot tell apart "
             f"(row {row + 1}: {whole[row]}); to leave it out",
+            remedy={"exclude": [facts.name]},
+        )
+    if pa.types.is_decimal(facts.type) and len(np.unique(facts.values)) < MOST_TOLD * len(facts.level_counts[0]):
+        raise DataError(
+            f"column {facts.name!r} holds decimals that float64 cannot tell apart, such as {facts.present[0]}; "
+            "to leave it out",
             remedy={"exclude": [facts.name]},
         )
     if is_text(facts.type):
