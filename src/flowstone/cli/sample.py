@@ -176,13 +176,13 @@ def _write_table(out: Path, density, how, columns, values, finite, kinds) -> Non
     import pyarrow as pa
 
     from flowstone.data.tables import write_chunks
-    from flowstone.data.tables.kinds import Boolean, Constant, Numbers
+    from flowstone.data.tables.kinds import Boolean, Constant, Datetime, Numbers
 
     modelled = {kind.column: kind for kind in kinds.modelled} if kinds else {}
 
     def decoded(name: str, values: np.ndarray) -> Any:
         kind = modelled.get(name)
-        if isinstance(kind, Numbers):
+        if isinstance(kind, Numbers) and not isinstance(kind, Datetime):
             return kind.decode(values.astype(np.float64) - kind.origin)
         return kind.decode(values) if isinstance(kind, Boolean) else values
 
