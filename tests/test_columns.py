@@ -241,6 +241,14 @@ def test_a_text_among_few_different_numbers_is_in_doubt(tmp_path):
         assert kind([*values, *["7 or more"] * 20]).name == "categorical"
 
 
+def test_numbers_with_units_are_in_doubt():
+    for unit in (" kg", "M", " km/h", "°"):
+        with pytest.warns(DataWarning, match=rf"column 'x': its texts are numbers with units, such as '0.0{unit}'"):
+            assert kind([f"{number % 40 / 8}{unit}" for number in range(100)]).name == "categorical"
+    for words in ([f"{number % 40}b" for number in range(100)], [f"{number % 5}.5 kg" for number in range(100)]):
+        assert kind(words).name == "categorical"
+
+
 def test_a_text_in_many_rows_of_different_numbers_is_named():
     values = [*(f"{number / 8}" for number in range(240)), *["<0.5"] * 80]
     with pytest.raises(DataError, match=r"'x' holds numbers, but row 241 holds '<0.5' \(such rows: 80\)") as caught:

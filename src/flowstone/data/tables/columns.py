@@ -39,6 +39,7 @@ __all__ = ["Columns", "decide", "kinds_of"]
 
 CODE = r"^\s*(?:0\d+|\d{19,})\s*$"  # a number that begins with 0, or has more digits than an int64
 MOST_TOLD = 0.9  # least share of different decimals that float64 tells apart
+WITH_UNIT = r"^[<>~]?\s*[+-]?\d+(?:[.,]\d+)?\s*[\pL°%/²³]{1,8}$"  # 62.6 kg, 1.5M
 PIECE = 1 << 18  # rows encoded at a time
 SPECIFIED = re.compile(r"\s*([\w-]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
 MOSTLY = 0.5  # least share of rows with numbers or dates in a column with some other texts
@@ -353,13 +354,19 @@ def _check_values(facts: Facts, asked: str | None) -> None:
 
 
 def _doubt_text(facts: Facts) -> None:
-    """Text of a frame that is numbers throughout is in doubt, unless it is of few values, or of codes."""
+    """Text that is numbers with units throughout, or in a frame numbers, is in doubt, unless it is of few values, or of
+    codes.
+    """
     levels = facts.level_counts[0]
     if facts.distinct <= FEW or compute.any(compute.match_substring_regex(levels, CODE)).as_py():
         return
     if compute.all(number_mask(pa.chunked_array([levels]))).as_py():
         remedy = {facts.name: "continuous"}
         facts.doubt("its texts are all numbers, and are taken for words", "to read numbers", kinds=remedy)
+    parted = compute.any(compute.match_substring_regex(levels, r"\d[., ]")).as_py()  # those of 12b are none
+    if parted and compute.all(compute.match_substring_regex(levels, WITH_UNIT)).as_py():
+        said = f"its texts are numbers with units, such as {levels[0].as_py()!r}, and are taken for words"
+        facts.doubt(said, "numbers alone are read as numbers")
 
 
 def _refuse_mixed(facts: Facts) -> None:
