@@ -198,6 +198,14 @@ def test_a_kind_that_cannot_be_is_refused(values, asked, error, message):
     assert message in str(caught.value)
 
 
+def test_columns_without_single_values_leave_a_record_that_can_be_read():
+    nested = [pa.array([[1]]), pa.array([{"a": 1}]), pa.array([b"ab"], pa.binary(2)), pa.array([b"a" * 16], pa.uuid())]
+    columns = kinds_of({f"c{place}": array.take(pa.array([0] * 9)) for place, array in enumerate(nested)})
+    again = Columns.from_record(json.loads(json.dumps(columns.as_record())))
+    assert [kind.describe() for kind in again.kinds] == [kind.describe() for kind in columns.kinds]
+    assert again.left_out == ("c0", "c1", "c2", "c3")
+
+
 def test_kinds_that_are_not_by_column_are_refused():
     with pytest.raises(SettingError, match=r"kinds=\['x'\]: expected kinds by column"):
         kinds_of(TABLE, ["x"])  # pyright: ignore[reportArgumentType]
