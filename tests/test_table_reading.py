@@ -458,3 +458,23 @@ def test_nanoseconds_in_text_are_numbers_and_far_apart_numbers_of_as_many_digits
     table = read_table(tmp_path / "t.csv").arrow
     assert table.schema.types == [pa.int64(), pa.string(), pa.int64()]
     assert table["t"][39].as_py() == 1_700_000_000_000_039_039
+
+
+@pytest.mark.parametrize(
+    ("form", "kind"),
+    [
+        ("%H:%M:%S.%f", pa.time64("us")),
+        ("%d.%m.%Y %H:%M:%S.%f", pa.timestamp("us")),
+        ("%d.%m.%Y %H:%M:%S,%f", pa.timestamp("us")),
+        ("%d/%m/%Y %H:%M:%S.%f", pa.timestamp("us")),
+    ],
+)
+def test_parts_of_a_second_are_read(tmp_path, form, kind):
+    moments = [datetime(2024, 3, 15) + timedelta(seconds=4321 * k, milliseconds=37 * k) for k in range(200)]
+    texts = [moment.strftime(form)[:-3].replace(".000", "") for moment in moments]
+    (tmp_path / "t.csv").write_text("t;x\n" + "".join(f"{text};{k}\n" for k, text in enumerate(texts)))
+    column = read_table(tmp_path / "t.csv").arrow["t"]
+    assert column.type == kind
+    assert column.to_pylist() == [each.time() if kind == pa.time64("us") else each for each in moments]
+    (tmp_path / "bad.csv").write_text("t;x\n" + "".join(f"25:00:0{k % 10}.5;{k}\n" for k in range(60)))
+    assert read_table(tmp_path / "bad.csv").arrow["t"].type == pa.string()
