@@ -568,6 +568,19 @@ def test_columns_of_polars_keep_their_types(kinds, tmp_path):
         assert rows.schema == frame.schema
 
 
+def test_whole_numbers_of_a_context_that_no_float_tells_apart_are_named():
+    context = pd.DataFrame({"c": 2**60 + np.arange(len(X))})
+    with pytest.raises(DataError, match=r"the context: column 'c', row 1 is 1152921504606846976: whole numbers beyond"):
+        FlowDensity(models="gaussian").fit(X, context=context)
+
+
+def test_lists_in_a_constant_column_are_other_values():
+    frame = pd.DataFrame({"a": X[:, 0], "word": ["x", "y", "y"] * (len(X) // 3), "one": 1})
+    density = FlowDensity(models="independent", random_state=0).fit(frame)
+    lists = frame.assign(one=[[1]] * len(frame))
+    assert (density.score_samples(lists) == -np.inf).all()
+
+
 def test_an_infinite_context_is_named():
     x, context = line(60)
     of_kinds = pd.DataFrame({"level": ["a", "b"] * 30, "size": context[:, 0]})

@@ -16,6 +16,8 @@ from flowstone.data.tables.types import is_number
 from flowstone.errors import DataError
 
 __all__ = [
+    "LARGEST",
+    "TOO_WIDE",
     "as_rows",
     "backend_of",
     "in_container",
