@@ -534,7 +534,7 @@ def test_levels_keep_their_order_and_type(few_steps):
 
 def test_columns_keep_the_types_of_their_frame(tmp_path):
     numbers, words = rng.integers(0, 9, 200), rng.choice(["a", "b"], 200)
-    frame = pd.DataFrame({"x": rng.normal(size=200), "cut": pd.cut(rng.normal(size=200), 3)})
+    frame: Any = pd.DataFrame({"x": rng.normal(size=200), "cut": pd.cut(rng.normal(size=200), 3)})
     frame["level"] = pd.Categorical(words, categories=["b", "a", "c"])
     frame["id"] = pd.Series(2**60 + 7 * np.arange(200), dtype="Int64")
     plain = {"Int16": numbers, "Float32": numbers, "boolean": numbers > 4, "string": words, "object": words}
@@ -558,7 +558,7 @@ def test_columns_keep_the_types_of_their_frame(tmp_path):
 
 @pytest.mark.parametrize("kinds", ["auto", "infer"])
 def test_columns_of_polars_keep_their_types(kinds, tmp_path):
-    types = {"wide": pl.Int128, "narrow": pl.Float32, "words": pl.Enum(["a", "b", "c"])}
+    types: Any = {"wide": pl.Int128, "narrow": pl.Float32, "words": pl.Enum(["a", "b", "c"])}
     frame = pl.DataFrame({"wide": [1, 2, 3, 4] * 50, "narrow": rng.normal(size=200), "words": ["a", "b"] * 100})
     frame = frame.cast(types)
     frame = frame.drop("wide", "words") if kinds == "auto" else frame

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +110,11 @@ class TableModel:
         prediction = self._any_order("quantiles").predict(self.encode(table, partial=True), column)
         found = {}
         for share in _values(probabilities):
-            if not isinstance(share, Real) or not 0 <= share <= 1:
+            if not isinstance(share, float | int | np.floating) or not 0 <= share <= 1:
                 raise SettingError(f"probabilities={probabilities}: they lie between 0 and 1")
             short = f"{share:g}"
             shown = short if float(short) == share else repr(float(share))
-            found[f"{column}:{shown}"] = kind.decode(prediction.quantile(share).cpu().numpy())
+            found[f"{column}:{shown}"] = kind.decode(prediction.quantile(float(share)).cpu().numpy())
         return pa.table(found)
 
     def tail(self, table: Any, column: str) -> np.ndarray:
