@@ -69,7 +69,7 @@ def test_context_is_given_by_name_and_once(tmp_path, capsys, monkeypatch):
 
 def test_columns_with_many_digits_and_odd_names(tmp_path):
     rng = np.random.default_rng(0)
-    lines = [f"{a:.0f},{b}" for a, b in zip(1.7e9 + rng.permutation(300), rng.normal(size=300), strict=True)]
+    lines = [f"{a:.0f},{b}" for a, b in zip(1.7e9 + rng.permutation(10**6)[:300], rng.normal(size=300), strict=True)]
     (tmp_path / "t.csv").write_text("the-time,b\n" + "\n".join(lines))
     make_run("R", "t.csv")
     for precision in ("fp32", "bf16"):
@@ -94,6 +94,25 @@ def test_values_that_are_not_finite_are_counted_and_the_status_is_1(tmp_path, ca
         values = np.stack([c.to_numpy() for c in pyarrow.parquet.read_table("s.parquet").columns], 1)
         bad = ~np.isfinite(values).all(1)
         assert f"in {bad.sum()} rows of 300, first in row {bad.argmax() + 1}" in line
+
+
+def test_samples_of_a_flow_keep_grids_bounds_and_types(tmp_path):
+    rng = np.random.default_rng(0)
+    columns = {"count": rng.integers(0, 400, 300), "time": 2**55 + rng.integers(0, 10**6, 300) * 64}
+    columns |= {"price": np.round(rng.exponential(3, 300), 2), "angle_deg": rng.uniform(0, 360, 300)}
+    table = pyarrow.table(columns | {"on": rng.random(300) < 0.5})
+    pyarrow.parquet.write_table(table, "t.parquet")
+    make_run("R", "t.parquet", mixed=False)
+    flowstone("sample", "R", "-n", 400, "--out", "s.parquet")
+    drawn = pyarrow.parquet.read_table("s.parquet")
+    assert drawn.schema.equals(table.schema)
+    count, time, price, angle, _ = (column.to_numpy() for column in drawn.columns)
+    assert count.min() >= 0
+    assert price.min() >= 0
+    np.testing.assert_array_equal(price, np.round(price, 2))
+    assert len(np.unique(price)) > 100
+    assert ((angle >= 0) & (angle < 360)).all()
+    assert abs(time.mean() / (2**55 + 32e6) - 1) < 1e-8
 
 
 def test_a_run_whose_data_is_gone_can_be_sampled(tmp_path, capsys, monkeypatch):

@@ -430,3 +430,12 @@ def test_what_fit_refuses_leaves_no_folder(empty_folder, capsys, monkeypatch):
 
 def test_a_device_that_holds_no_values_is_refused(empty_folder, capsys, monkeypatch):
     assert "--device meta" in refused(capsys, monkeypatch, "train", "moons", "--device", "meta", "--out", "run")
+
+
+def test_a_training_that_cannot_begin_leaves_no_folder(tmp_path, capsys, monkeypatch):
+    rng = np.random.default_rng(0)
+    lines = "".join(f"{x:.6f}e-300,{'ab'[k % 2]}\n" for k, x in enumerate(rng.normal(size=60)))
+    (tmp_path / "t.csv").write_text("x,w\n" + lines)
+    line = refused(capsys, monkeypatch, "train", "t.csv", "--steps", 2, "--out", "R", "--quiet")
+    assert "is not finite after initialisation" in line
+    assert not (tmp_path / "R").exists()

@@ -198,6 +198,27 @@ def test_a_kind_that_cannot_be_is_refused(values, asked, error, message):
     assert message in str(caught.value)
 
 
+def test_columns_without_single_values_leave_a_record_that_can_be_read():
+    nested = [pa.array([[1]]), pa.array([{"a": 1}]), pa.array([b"ab"], pa.binary(2)), pa.array([b"a" * 16], pa.uuid())]
+    columns = kinds_of({f"c{place}": array.take(pa.array([0] * 9)) for place, array in enumerate(nested)})
+    again = Columns.from_record(json.loads(json.dumps(columns.as_record())))
+    assert [kind.describe() for kind in again.kinds] == [kind.describe() for kind in columns.kinds]
+    assert again.left_out == ("c0", "c1", "c2", "c3")
+
+
+def test_kinds_that_are_not_by_column_are_refused():
+    with pytest.raises(SettingError, match=r"kinds=\['x'\]: expected kinds by column"):
+        kinds_of(TABLE, ["x"])  # pyright: ignore[reportArgumentType]
+
+
+def test_decimals_that_no_float_tells_apart_are_refused():
+    values = pa.array([Decimal(10**17 + number) for number in range(100)])
+    with pytest.raises(DataError, match="'x' holds decimals that float64 cannot tell apart, such as 1000") as caught:
+        kind(values)
+    assert caught.value.remedy == {"exclude": ["x"]}
+    assert kind(pa.array([Decimal(number) / 8 for number in range(100)])).name == "positive"
+
+
 def test_all_problems_are_said_at_once():
     mixed = [*map(str, normal(3)[:-1]), "broken"]
     wide = draws().integers(-(2**62), 2**62, N)
@@ -226,6 +247,23 @@ def test_a_text_among_few_different_numbers_is_in_doubt(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert kind([*values, *["7 or more"] * 20]).name == "categorical"
+
+
+def test_numbers_with_units_are_in_doubt():
+    for unit in (" kg", "M", " km/h", "°"):
+        with pytest.warns(DataWarning, match=rf"column 'x': its texts are numbers with units, such as '0.0{unit}'"):
+            assert kind([f"{number % 40 / 8}{unit}" for number in range(100)]).name == "categorical"
+    for words in ([f"{number % 40}b" for number in range(100)], [f"{number % 5}.5 kg" for number in range(100)]):
+        assert kind(words).name == "categorical"
+
+
+def test_a_text_in_many_rows_of_different_numbers_is_named():
+    values = [*(f"{number / 8}" for number in range(240)), *["<0.5"] * 80]
+    with pytest.raises(DataError, match=r"'x' holds numbers, but row 241 holds '<0.5' \(such rows: 80\)") as caught:
+        kind(values)
+    assert caught.value.remedy == {"na": ["<0.5"]}
+    assert kind(values, kinds={"x": "categorical"}).name == "categorical"
+    assert kind([*map(str, range(100)), *(f"V{number}" for number in range(60))] * 2).name == "categorical"
 
 
 @pytest.mark.parametrize("form", ["%Y-%m-%d", "%d.%m.%Y %H:%M", "%m/%d/%Y"])

@@ -532,6 +532,55 @@ def test_levels_keep_their_order_and_type(few_steps):
     assert density.sample(1, random_state=0).schema == density.impute(frame).schema == frame.schema
 
 
+def test_columns_keep_the_types_of_their_frame(tmp_path):
+    numbers, words = rng.integers(0, 9, 200), rng.choice(["a", "b"], 200)
+    frame: Any = pd.DataFrame({"x": rng.normal(size=200), "cut": pd.cut(rng.normal(size=200), 3)})
+    frame["level"] = pd.Categorical(words, categories=["b", "a", "c"])
+    frame["id"] = pd.Series(2**60 + 7 * np.arange(200), dtype="Int64")
+    plain = {"Int16": numbers, "Float32": numbers, "boolean": numbers > 4, "string": words, "object": words}
+    plain |= {"Sparse[float64, nan]": numbers, "int64[pyarrow]": numbers}
+    for kind, values in plain.items():
+        frame[kind] = pd.Series(values).astype(kind)
+    frame["decimal"] = frame["Int16"].astype(pd.ArrowDtype(pa.decimal128(9, 2)))
+    frame["period"] = pd.period_range("2000", periods=200, freq="M")
+    frame = frame.apply(lambda column: column.where(np.arange(200) % 9 > 0))
+    density: Any = FlowDensity(models="independent", random_state=0).fit(frame)
+    kept = frame.dtypes.drop("id")
+    assert density.sample(5).dtypes.equals(kept)
+    filled = density.impute(frame)
+    assert filled.dtypes.equals(frame.dtypes)
+    assert not filled[kept.index].isna().any(axis=None)
+    assert filled[frame["x"].notna()].equals(frame[frame["x"].notna()])
+    assert filled["id"].equals(frame["id"])
+    flowstone.save(density, tmp_path)
+    assert FlowDensity.load(tmp_path).sample(5)[[*plain, "decimal", "period"]].dtypes.equals(frame.dtypes[4:])
+
+
+@pytest.mark.parametrize("kinds", ["auto", "infer"])
+def test_columns_of_polars_keep_their_types(kinds, tmp_path):
+    types: Any = {"wide": pl.Int128, "narrow": pl.Float32, "words": pl.Enum(["a", "b", "c"])}
+    frame = pl.DataFrame({"wide": [1, 2, 3, 4] * 50, "narrow": rng.normal(size=200), "words": ["a", "b"] * 100})
+    frame = frame.cast(types)
+    frame = frame.drop("wide", "words") if kinds == "auto" else frame
+    density: Any = FlowDensity(models="independent", kinds=kinds, random_state=0).fit(frame)
+    flowstone.save(density, tmp_path)
+    for rows in (density.sample(2), density.impute(frame), FlowDensity.load(tmp_path).sample(2)):
+        assert rows.schema == frame.schema
+
+
+def test_whole_numbers_of_a_context_that_no_float_tells_apart_are_named():
+    context = pd.DataFrame({"c": 2**60 + np.arange(len(X))})
+    with pytest.raises(DataError, match=r"the context: column 'c', row 1 is 1152921504606846976: whole numbers beyond"):
+        FlowDensity(models="gaussian").fit(X, context=context)
+
+
+def test_lists_in_a_constant_column_are_other_values():
+    frame = pd.DataFrame({"a": X[:, 0], "word": ["x", "y", "y"] * (len(X) // 3), "one": 1})
+    density = FlowDensity(models="independent", random_state=0).fit(frame)
+    lists = frame.assign(one=[[1]] * len(frame))
+    assert (density.score_samples(lists) == -np.inf).all()
+
+
 def test_an_infinite_context_is_named():
     x, context = line(60)
     of_kinds = pd.DataFrame({"level": ["a", "b"] * 30, "size": context[:, 0]})

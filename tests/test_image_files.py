@@ -177,6 +177,27 @@ def test_a_bad_image_that_is_left_out_does_not_make_the_others_colour(tmp_path):
     assert same_images(together(open_source("pics", skip_bad=True)), images[:, None])
 
 
+def test_a_truncated_image_of_another_size_can_be_left_out(tmp_path):
+    images = pixels(30, 6, 8)
+    make_folder(tmp_path / "pics", images, "png")
+    (tmp_path / "pics" / "a.png").write_bytes(encoded(pixels(1, 60, 50)[0], "png")[:400])
+    with pytest.raises(DataError, match=r"1 of 31 images cannot be read, first a.png \(.*to leave them out: skip_bad"):
+        open_source("pics")
+    assert same_images(together(open_source("pics", skip_bad=True)), images[:, None])
+
+
+def test_links_to_folders_are_folders(tmp_path):
+    images = pixels(30, 6, 8)
+    make_folder(tmp_path / "store", images, "png", classes=2)
+    (tmp_path / "links").mkdir()
+    for name in ("class0", "class1"):
+        (tmp_path / "links" / name).symlink_to(tmp_path / "store" / name)
+    (tmp_path / "store" / "class0" / "up").symlink_to(tmp_path / "links")  # which leads around
+    dataset = open_source("links", context=["label"])
+    assert dataset.description["classes"] == ["class0", "class1"]
+    assert same_images(together(dataset), images[:, None])
+
+
 def test_a_decompression_bomb_is_not_decoded(tmp_path, monkeypatch):
     make_folder(tmp_path / "pics", pixels(20, 8, 8))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)

@@ -176,6 +176,36 @@ def test_imputation_fills_gaps_and_changes_nothing_else(model, table, how):
     assert filled.equals(model.impute(holed, how=how, seed=4)) == (how == "likely")
 
 
+def test_gaps_of_a_constant_column_are_filled_with_its_value(model, table):
+    place = table.column_names.index("unit")
+    units = pa.array([None, "m"] * 10)
+    holed = table.slice(0, 20).set_column(place, "unit", units)
+    assert model.impute(holed, seed=0).equals(model.impute(table.slice(0, 20), seed=0))
+    labels = holed.set_column(place, "unit", units.dictionary_encode())
+    assert model.impute(labels, seed=0).column("unit").to_pylist() == ["m"] * 20
+    with pytest.raises(DataError, match=r"'unit' is of type int64, which does not hold what fills its gaps \('m'\)"):
+        model.impute(holed.set_column(place, "unit", pa.array([None, 1] * 10)))
+
+
+@pytest.mark.parametrize("name", ["sex", "age", "height", "city", "active", "day"])
+@pytest.mark.parametrize("values", [[[1], None], [{"a": 1}, None]], ids=["lists", "structs"])
+def test_columns_of_types_that_no_kind_reads_are_named(model, table, name, values):
+    rows = table.slice(0, 2).set_column(table.column_names.index(name), name, pa.array(values))
+    for act in (model.log_prob, model.impute, model.column_log_prob):
+        with pytest.raises(DataError, match=f"column '{name}'.* of type|column '{name}', row 1"):
+            act(rows)
+    with pytest.raises((DataError, SettingError), match=f"given {name}"):
+        model.sample(1, {name: [values[0]]})
+
+
+def test_labels_that_are_whole_numbers_are_filled(model, table):
+    ages = pa.array([40, None, 30], pa.int32()).dictionary_encode()
+    place = table.column_names.index("height")
+    filled = model.impute(table.slice(0, 3).set_column(place, "height", ages), seed=0).column("height")
+    assert filled.type == ages.type
+    assert filled.null_count == 0
+
+
 def test_a_saved_model_is_the_same(model, table, tmp_path):
     model.save(tmp_path / "model")
     loaded = TableModel.load(tmp_path / "model")
@@ -317,6 +347,13 @@ def test_quantiles_and_tails_are_of_one_column_given_the_others(model, table):
 def test_close_probabilities_have_quantiles_of_their_own(model, table):
     found = model.quantiles(table.slice(0, 2), "height", [0.5, 0.9999999, 1])
     assert found.column_names == ["height:0.5", "height:0.9999999", "height:1"]
+
+
+def test_probabilities_of_numpy_are_probabilities(model, table):
+    found = model.quantiles(table.slice(0, 3), "height", np.float32(0.25))
+    assert found.equals(model.quantiles(table.slice(0, 3), "height", np.array([0.25])))
+    with pytest.raises(SettingError, match="probabilities=half: they lie between 0 and 1"):
+        model.quantiles(table.slice(0, 3), "height", "half")
 
 
 def test_texts_that_mean_a_gap_are_filled(model, table):

@@ -437,3 +437,44 @@ def test_codes_in_a_spreadsheet_keep_their_zeros_and_digits(tmp_path):
     found = read_table(tmp_path / "t.xlsx").arrow
     assert found.column("zip").to_pylist() == ["01234", "98765"]
     assert found.column("long").to_pylist() == ["12345678901234567890", "22345678901234567891"]
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.json"])
+def test_whole_numbers_of_json_that_no_float_holds_keep_their_digits(tmp_path, name):
+    columns = {"a": [2**53 + 1, 1.5], "b": [2**64 + 1, 2], "c": [1e30, 0.5], "d": [2**60, -(2**63)]}
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    text = json.dumps(rows) if name == "t.json" else "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / name).write_text(text)
+    wanted = columns | {"a": ["9007199254740993", "1.5"], "b": ["18446744073709551617", "2"]}
+    assert read_table(tmp_path / name).arrow.to_pydict() == wanted
+    digits = '{"a": 10145709240540254000}\n{"a": 0.5}\n'  # as JavaScript writes 1.1 * 2^63
+    (tmp_path / "js.jsonl").write_text(digits)
+    assert read_table(tmp_path / "js.jsonl").arrow.to_pydict() == {"a": [1.1 * 2**63, 0.5]}
+
+
+def test_nanoseconds_in_text_are_numbers_and_far_apart_numbers_of_as_many_digits_are_codes(tmp_path):
+    lines = (f"{1_700_000_000_000_000_000 + 1001 * i},{2**60 + i * 2**54},{i}" for i in range(40))
+    (tmp_path / "t.csv").write_text("t,code,x\n" + "\n".join(lines))
+    table = read_table(tmp_path / "t.csv").arrow
+    assert table.schema.types == [pa.int64(), pa.string(), pa.int64()]
+    assert table["t"][39].as_py() == 1_700_000_000_000_039_039
+
+
+@pytest.mark.parametrize(
+    ("form", "kind"),
+    [
+        ("%H:%M:%S.%f", pa.time64("us")),
+        ("%d.%m.%Y %H:%M:%S.%f", pa.timestamp("us")),
+        ("%d.%m.%Y %H:%M:%S,%f", pa.timestamp("us")),
+        ("%d/%m/%Y %H:%M:%S.%f", pa.timestamp("us")),
+    ],
+)
+def test_parts_of_a_second_are_read(tmp_path, form, kind):
+    moments = [datetime(2024, 3, 15) + timedelta(seconds=4321 * k, milliseconds=37 * k) for k in range(200)]
+    texts = [moment.strftime(form)[:-3].replace(".000", "") for moment in moments]
+    (tmp_path / "t.csv").write_text("t;x\n" + "".join(f"{text};{k}\n" for k, text in enumerate(texts)))
+    column = read_table(tmp_path / "t.csv").arrow["t"]
+    assert column.type == kind
+    assert column.to_pylist() == [each.time() if kind == pa.time64("us") else each for each in moments]
+    (tmp_path / "bad.csv").write_text("t;x\n" + "".join(f"25:00:0{k % 10}.5;{k}\n" for k in range(60)))
+    assert read_table(tmp_path / "bad.csv").arrow["t"].type == pa.string()

@@ -153,6 +153,29 @@ def test_split_is_a_partition_and_repeats_by_seed(tmp_path):
     assert not torch.equal(one.test.x, other.test.x)
 
 
+def test_a_context_that_is_no_number_is_refused_with_what_takes_one(tmp_path):
+    path = write(
+        tmp_path / "t.csv", "a,b,day\n" + "".join(f"{i % 7}.5,{'xy'[i % 2]},2024-01-0{i % 9 + 1}\n" for i in range(40))
+    )
+    for name, value in (("b", "x"), ("day", "2024-01-01")):
+        words = rf"column '{name}' is not numeric \(row 1 holds '{value}'\), and a context is; without it --flow mixed"
+        with pytest.raises(DataError, match=words):
+            open_source(path, columns=["a"], context=[name])
+
+
+def test_whole_numbers_that_no_float_holds_keep_their_digits(tmp_path):
+    path = tmp_path / "t.parquet"
+    codes = [2**63 + 3 * (number * 7919 % 1000) for number in range(200)]
+    pyarrow.parquet.write_table(
+        pa.table({"code": pa.array(codes, pa.uint64()), "x": [9 + i / 7 for i in range(200)]}), path
+    )
+    dataset = open_source(path)
+    assert dataset.mixed
+    assert dataset.kinds is not None
+    assert set(dataset.kinds.decode(dataset.test.x).column("code").to_pylist()) <= set(codes)
+    assert not open_source(path, exclude=["code"]).mixed
+
+
 def test_context_and_columns_are_chosen_by_name(tmp_path):
     path = good_csv(tmp_path / "t.csv")
     dataset = open_source(str(path), context=["b"])

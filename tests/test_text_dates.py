@@ -130,6 +130,31 @@ def test_samples_and_filled_gaps_are_text_in_the_form_of_the_table():
     assert isinstance(model.impute(columns | {"day": dates}, seed=0).column("day")[0].as_py(), date)
 
 
+@pytest.mark.parametrize("kind", [pa.int64(), pa.int32(), pa.float64()])
+def test_dates_that_are_whole_numbers_stay_such_dates(columns, kind, tmp_path):
+    numbers = [None if k % 10 == 0 else int(text) for k, text in enumerate(days("%Y%m%d"))]
+    table = pa.table(columns | {"day": pa.array(numbers, kind)})
+    model = flowstone.learn(table, steps=5, progress=False, seed=0)
+    assert "column 'day': its numbers are dates, %Y%m%d" in model.columns.notes
+    drawn, filled = model.sample(50, seed=0).column("day"), model.impute(table, seed=0).column("day")
+    assert drawn.type == filled.type == kind
+    for number in [*drawn.to_pylist(), *filled.to_pylist()]:
+        assert date(2023, 4, 1) < datetime.strptime(str(int(number)), "%Y%m%d").date() < date(2024, 11, 1)
+    assert set(model.sample(9, {"day": 20240229}, seed=0).column("day").to_pylist()) == {20240229}
+    with pytest.raises(DataError, match=r"column 'day', row 2 is 20240230; it is datetime: a date as %Y%m%d"):
+        model.log_prob({"day": [20240229, 20240230], "x": [0.0, 0.0]})
+    assert isinstance(model.impute({"day": [None] * 3, "x": [0.0] * 3}, seed=0)["day"][0].as_py(), int | float)
+    model.save(tmp_path)
+    assert flowstone.TableModel.load(tmp_path).sample(50, seed=0).equals(model.sample(50, seed=0))
+
+
+def test_whole_numbers_that_are_no_dates_or_are_asked_as_numbers_stay_numbers(columns):
+    numbers = [int(text) for text in days("%Y%m%d")]
+    assert kinds_of({"day": numbers}, {"day": "integer"}).kinds[0].name == "integer"
+    assert kinds_of({"day": [*numbers, 20240431]}).kinds[0].name == "integer"
+    assert kinds_of({"day": [20240101 + k for k in range(7)] * 9}).kinds[0].name == "integer"
+
+
 def test_an_estimator_takes_them_and_gives_them_back(columns):
     density = flowstone.FlowDensity(models="independent", random_state=0).fit(pd.DataFrame(columns))
     assert density.kinds_["day"] == "datetime"

@@ -109,12 +109,12 @@ class TableModel:
         kind = self._ordered(column)
         prediction = self._any_order("quantiles").predict(self.encode(table, partial=True), column)
         found = {}
-        for share in [probabilities] if isinstance(probabilities, float | int) else probabilities:
-            if not 0 <= share <= 1:
+        for share in _values(probabilities):
+            if not isinstance(share, float | int | np.floating) or not 0 <= share <= 1:
                 raise SettingError(f"probabilities={probabilities}: they lie between 0 and 1")
             short = f"{share:g}"
             shown = short if float(short) == share else repr(float(share))
-            found[f"{column}:{shown}"] = kind.decode(prediction.quantile(share).cpu().numpy())
+            found[f"{column}:{shown}"] = kind.decode(prediction.quantile(float(share)).cpu().numpy())
         return pa.table(found)
 
     def tail(self, table: Any, column: str) -> np.ndarray:
@@ -226,12 +226,15 @@ class TableModel:
         decoded, arrow = self.columns.decode(x, seed=seed), table.arrow
         for index, kind in enumerate(self.columns.modelled):
             if missing[:, index].any():
-                place = arrow.column_names.index(kind.column)
-                column, values = arrow.column(place), decoded.column(kind.column)
+                values, gaps = decoded.column(kind.column), pa.chunked_array([missing[:, index].cpu().numpy()])
                 if isinstance(kind, Datetime):
-                    values = pa.chunked_array([kind.decode_like(x[:, index].cpu().numpy(), column)])
-                gaps = pa.chunked_array([missing[:, index].cpu().numpy()])
-                arrow = arrow.set_column(place, kind.column, _filled(column, gaps, values))
+                    values = kind.decode_like(x[:, index].cpu().numpy(), arrow.column(kind.column))
+                arrow = _with_filled(arrow, kind.column, gaps, values, table.path)
+        for kind in self.columns.constants:
+            if kind.column in arrow.column_names and kind.value is not None:
+                gaps = arrow.column(kind.column).is_null(nan_is_null=True)
+                if compute.any(gaps).as_py():
+                    arrow = _with_filled(arrow, kind.column, gaps, kind.repeat(len(arrow)), table.path)
         return arrow
 
     def known_row(self, given: Mapping[str, Any]) -> Tensor:
@@ -476,11 +479,25 @@ def _seeds(seed: int | None) -> Iterator[int]:
         yield int(torch.randint(2**62, (1,), generator=generator))
 
 
+def _with_filled(arrow: pa.Table, name: str, gaps: pa.ChunkedArray, values: Any, where: Path) -> pa.Table:
+    """The table with values, an array or chunks of it, in place of the gaps of one column."""
+    place, column = arrow.column_names.index(name), arrow.column(name)
+    values = pa.chunked_array([values]) if isinstance(values, pa.Array) else values
+    try:
+        return arrow.set_column(place, name, _filled(column, gaps, values))
+    except pa.ArrowException as error:
+        value = values.filter(gaps)[0].as_py()
+        raise DataError(
+            f"{where}: column {name!r} is of type {column.type}, which does not hold what fills its gaps ({value!r})"
+        ) from error
+
+
 def _filled(column: pa.ChunkedArray, gaps: pa.ChunkedArray, values: pa.ChunkedArray) -> pa.ChunkedArray:
     """The column with values in place of its gaps, in its own type where it has one."""
     if pa.types.is_null(column.type):
         return values
-    if pa.types.is_integer(column.type) and pa.types.is_floating(values.type):
+    plain = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_integer(plain) and pa.types.is_floating(values.type):
         values = compute.round(values)
     if pa.types.is_dictionary(column.type):
         return _filled_levels(column, gaps, values)

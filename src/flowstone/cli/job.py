@@ -101,10 +101,11 @@ class Job:
                     progress=not output.quiet,
                     watch=watch,
                 )
-        except NonFiniteError as error:
-            self._keep(error.history)
-            raise NonFiniteError(f"{error}, in {self.run.folder}") from error
-        except FlowstoneError:  # options that contradict each other are found before the first step
+        except FlowstoneError as error:
+            if isinstance(error, NonFiniteError) and error.history is not None:
+                self._keep(error.history)
+                raise NonFiniteError(f"{error}, in {self.run.folder}") from error
+            # Options that contradict each other, and data that a layer cannot begin with, show before the first step.
             if self.new and not Processes().rank:
                 self.run.discard()
             raise

@@ -169,15 +169,25 @@ def _sample_images(
 
 
 def _write_table(out: Path, density, how, columns, values, finite, kinds) -> None:
-    """Write the samples as they come, so that they need not fit into memory; constant columns are put back."""
+    """Write the samples as they come, so that they need not fit into memory, numbers on the grid, within the bounds and
+    in the type of their column; constant columns are put back.
+    """
     import numpy as np
     import pyarrow as pa
 
     from flowstone.data.tables import write_chunks
-    from flowstone.data.tables.kinds import Constant
+    from flowstone.data.tables.kinds import Boolean, Constant, Datetime, Numbers
+
+    modelled = {kind.column: kind for kind in kinds.modelled} if kinds else {}
+
+    def decoded(name: str, values: np.ndarray) -> Any:
+        kind = modelled.get(name)
+        if isinstance(kind, Numbers) and not isinstance(kind, Datetime):
+            return kind.decode(values.astype(np.float64) - kind.origin)
+        return kind.decode(values) if isinstance(kind, Boolean) else values
 
     def table(x: "Tensor") -> pa.Table:
-        arrays = {name: x[:, index].numpy() for index, name in enumerate(columns)}
+        arrays = {name: decoded(name, x[:, index].numpy()) for index, name in enumerate(columns)}
         arrays |= {name: np.full(len(x), value) for name, value in values.items()}
         constants = [kind for kind in kinds.kinds if isinstance(kind, Constant)] if kinds else []
         arrays |= {kind.column: kind.repeat(len(x)) for kind in constants if kind.column not in arrays}

@@ -80,7 +80,8 @@ class Dataset:
         found: dict[str, Callable[[float], str]] = {
             kind.column: kind.said for kind in kinds if self.mixed and isinstance(kind, Numbers) and kind.origin
         }
-        return found | {kind.column: kind.format() for kind in kinds if isinstance(kind, Datetime)}
+        dates = [kind for kind in kinds if isinstance(kind, Datetime) and (self.mixed or not kind.form)]
+        return found | {kind.column: kind.format() for kind in dates}
 
     def in_words(self, name: str, value: float) -> str:
         """A value of a column as the table shows it."""

@@ -75,6 +75,7 @@ def decode(
     bar = counting_bar("reading images", 2 * len(rows), enabled=progress and len(rows) >= MANY)
     with _pillow(), ThreadPoolExecutor(THREADS) as pool, bar as advance:
         _in_blocks(pool, measure, len(rows), advance)
+        _judge_sizes(shapes, lambda place: opened(rows[place]).load())
         pixels = np.empty((len(rows), *_common(collection, rows, shapes)), np.uint8)
         _in_blocks(pool, fill, len(rows), advance)
     good = np.array([not isinstance(shape, str) for shape in shapes], bool)
@@ -114,6 +115,20 @@ def _openers(collection: ImageCollection) -> tuple[Callable[[int], Image.Image],
         return lambda row: Image.open(io.BytesIO(images.read(row)), formats=FORMATS), images.read
     flat = images[..., 0] if images.ndim == 4 and images.shape[3] == 1 else images
     return lambda row: Image.fromarray(flat[row]), lambda row: images[row].tobytes()
+
+
+def _judge_sizes(shapes: list[tuple[int, int, int] | str], load: Callable[[int], object]) -> None:
+    """Where images differ in size, put the reason in place of the shape of each that cannot be read, until two sizes
+    have one that can.
+    """
+    sizes, whole = {shape[1:] for shape in shapes if not isinstance(shape, str)}, set()
+    for place, shape in enumerate(shapes):
+        if len(sizes) > 1 and len(whole) < 2 and not isinstance(shape, str) and shape[1:] not in whole:
+            outcome = _attempt(lambda place=place: load(place))
+            if isinstance(outcome, str):
+                shapes[place] = outcome
+            else:
+                whole.add(shape[1:])
 
 
 def _common(

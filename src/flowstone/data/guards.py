@@ -11,7 +11,15 @@ from typing import IO
 from flowstone.data.limits import PIECE, most_unpacked
 from flowstone.errors import DataError, FlowstoneError
 
-__all__ = ["Unpacked", "naming_the_file", "read_at_most", "read_file", "read_whole", "require_file_or_folder"]
+__all__ = [
+    "Unpacked",
+    "files_under",
+    "naming_the_file",
+    "read_at_most",
+    "read_file",
+    "read_whole",
+    "require_file_or_folder",
+]
 
 KINDS = {
     stat.S_IFIFO: "a named pipe",
@@ -36,6 +44,18 @@ def require_file_or_folder(path: Path) -> None:
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         what = KINDS.get(stat.S_IFMT(mode), "no file")
         raise DataError(f"{path}: {what}: only files and folders are read, and standard input as -")
+
+
+def files_under(folder: Path) -> Iterator[Path]:
+    """The paths in a folder that are not folders, at any depth, also those behind links to folders; no folder is
+    entered twice.
+    """
+    entered = set()
+    for where, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(where)
+        folders[:] = [] if real in entered else sorted(folders)
+        yield from (Path(where) / name for name in names if real not in entered)
+        entered.add(real)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flowstone.data.guards import naming_the_file, read_file
+from flowstone.data.guards import files_under, naming_the_file, read_file
 from flowstone.data.image_collection import EncodedImages, ImageCollection
 from flowstone.data.limits import ENCODED_IMAGE, FILES
 from flowstone.data.npy import read_npy, read_npy_header, read_npz
@@ -41,7 +41,7 @@ def image_folder(folder: Path) -> ImageCollection:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
     with naming_the_file(folder):
-        files = [path.relative_to(folder) for path in itertools.islice(folder.rglob("*"), FILES + 1)]
+        files = [path.relative_to(folder) for path in itertools.islice(files_under(folder), FILES + 1)]
     if len(files) > FILES:
         raise DataError(f"{folder}: more than {FILES} files, which is more than is read")
     files = sorted(path for path in files if not any(part.startswith(".") for part in path.parts))

@@ -18,10 +18,10 @@ __all__ = ["is_mixed", "open_mixed"]
 
 
 def is_mixed(columns: Columns, *, drop_missing: bool = False) -> bool:
-    """Whether some column is more than numbers on the real line: dates, levels, values that hold mass, a circle, or
-    gaps in rows that are not left out. Other tables are learned by flows.
+    """Whether some column is more than numbers on the real line: dates, levels, values that hold mass, a circle, whole
+    numbers that float64 does not hold, or gaps in rows that are not left out. Other tables are learned by flows.
     """
-    if any(isinstance(kind, Datetime) for kind in columns.modelled):
+    if any(isinstance(kind, Datetime) or getattr(kind, "origin", 0) for kind in columns.modelled):
         return True
     heads = columns.heads()
     gaps = not drop_missing and any(head["gaps"] for head in heads)

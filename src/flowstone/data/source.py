@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from flowstone.data.dataset import Dataset
-from flowstone.data.guards import require_file_or_folder
+from flowstone.data.guards import files_under, require_file_or_folder
 from flowstone.data.image_files import IMAGE_ENDINGS
 from flowstone.data.image_sets import IMAGE_SETS
 from flowstone.data.images import are_images, folder_of, open_images
@@ -34,6 +35,7 @@ from flowstone.data.tables import (
     read_table,
 )
 from flowstone.data.tables.reading import READING
+from flowstone.data.tables.types import is_number
 from flowstone.data.toy import TOYS, Toy
 from flowstone.errors import DataError, UnknownNameError
 
@@ -170,6 +172,7 @@ def _dataset_of(table: Table, request: DataRequest, mixed: bool | None, columns:
     features = tuple(name for name in names if name not in context)
     if not features:
         raise DataError(_nothing_left(request.source, columns, context))
+    _refuse_words(table, context)
     split = _split(table, (*features, *context), request)
     _refuse_constant(request, (*features, *context), split.train)
     widths = noise_widths(split.train) if request.dequantize else np.zeros(split.train.shape[1])
@@ -235,6 +238,20 @@ def _nothing_left(source: str, columns: Columns, context: Sequence[str]) -> str:
     return f"{source}: every column is context or left out ({shown}); nothing is left to learn the density of"
 
 
+def _refuse_words(table: Table, context: Sequence[str]) -> None:
+    """Refuse a context that is not of numbers, with what takes one."""
+    for name in context:
+        kind = table.arrow.schema.field(name).type
+        if not is_number(kind) and not pa.types.is_boolean(kind):
+            try:
+                table.numbers([name])
+            except DataError as error:
+                raise DataError(
+                    f"{error.problem}, and a context is; without it --flow mixed learns all columns, of which sample "
+                    "--given gives any; in Python FlowDensity takes such a context"
+                ) from error
+
+
 def _refuse_constant(request: DataRequest, names: Sequence[str], values: np.ndarray) -> None:
     """Refuse columns that have the same value in all rows, naming all of them."""
     constant = {name: column[0] for name, column in zip(names, values.T, strict=True) if (column == column[0]).all()}
@@ -248,7 +265,7 @@ def _refuse_constant(request: DataRequest, names: Sequence[str], values: np.ndar
 
 def _is_folder_of_tables(path: Path) -> bool:
     """Whether a folder holds tables and no image; text files may lie beside images."""
-    return path.is_dir() and is_table(path) and not any(f.suffix.lower() in IMAGE_ENDINGS for f in path.rglob("*"))
+    return path.is_dir() and is_table(path) and not any(f.suffix.lower() in IMAGE_ENDINGS for f in files_under(path))
 
 
 def _digest(source: str) -> str | None:

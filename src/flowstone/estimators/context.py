@@ -13,7 +13,7 @@ from torch import Tensor
 from flowstone.data.tables import Columns, Table, kinds_of, read_table
 from flowstone.data.tables.frames import is_tensor, tensor_values
 from flowstone.errors import DataError
-from flowstone.estimators.tables import is_frame, is_plain, plain_values
+from flowstone.estimators.tables import LARGEST, TOO_WIDE, is_frame, is_plain, plain_values
 
 __all__ = ["ContextColumns"]
 
@@ -78,6 +78,7 @@ class ContextColumns:
             table = Table(table.path, table.arrow.select(self.names))
             if not is_plain(table):
                 raise DataError(f"{table.path}: it was fitted as numbers without gaps; {_first_gap(table)}")
+            _require_told_apart(table)
             return _finite(torch.from_numpy(plain_values(table)), self.names)
         return self._encoded(_finite(self.columns.encode(table), self.columns.names))
 
@@ -141,6 +142,16 @@ def _finite(x: Tensor, names: Sequence[str]) -> Tensor:
         row, column = x.isinf().nonzero()[0].tolist()
         raise DataError(f"the context: column {names[column]!r}, row {row + 1} is infinite")
     return x
+
+
+def _require_told_apart(table: Table) -> None:
+    """Refuse whole numbers that float64 cannot tell apart."""
+    for name, column in zip(table.columns, table.arrow.columns, strict=True):
+        values = column.to_numpy() if pa.types.is_integer(column.type) else np.empty(0)
+        wide = (values > LARGEST) | (values < -LARGEST)
+        if wide.any():
+            row = int(wide.argmax())
+            raise DataError(f"{table.path}: column {name!r}, row {row + 1} is {values[row]}: {TOO_WIDE}")
 
 
 def _first_gap(table: Table) -> str:

@@ -297,7 +297,7 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         each = self._given_context(context, None)
         if self.columns_ is not None:
             model = TableModel(self.flow_, self.columns_)
-            return in_container(model.sample(n, given, context=each, seed=seed), self._backend)
+            return in_container(model.sample(n, given, context=each, seed=seed), self._backend, self._types)
         if given is not None and len(given):
             return self._drawn_rows(self._known_row(given), n, each, seed)
         x = self.flow_.sample(n, each, seed=seed)
@@ -337,7 +337,7 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         x = known.to(density.device).expand(n, -1)
         x = density.fill(x, x.isnan(), context, seed=seed)
         if self.columns_ is not None:
-            return in_container(self.columns_.decode(x, seed=seed), self._backend)
+            return in_container(self.columns_.decode(x, seed=seed), self._backend, self._types)
         return self._with_constants(x)
 
     def _varying_rows(self, X: Any) -> Tensor:
@@ -419,11 +419,11 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
     def _with_constants(self, x: Tensor) -> Any:
         """Rows of numbers with the constant columns, in the container that X was fitted in."""
         if self.columns_ is not None:
-            return in_container(self.columns_.decode(x), self._backend)
+            return in_container(self.columns_.decode(x), self._backend, self._types)
         rows = self._whole_rows(x)
         if self._backend is None:
             return rows
-        made = in_container(_table(self.kinds_, rows), self._backend)
+        made = in_container(_table(self.kinds_, rows), self._backend, self._types)
         return made if hasattr(self, "feature_names_in_") else made.set_axis(range(rows.shape[1]), axis=1)
 
     def _whole_rows(self, x: Tensor, beside: Tensor | None = None) -> np.ndarray:
@@ -443,6 +443,7 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
             "settings": self._settings(),
             "kinds": self.kinds_,
             "backend": self._backend,
+            "types": {name: str(kind) for name, kind in self._types.items()},
             "constants": [[index, value] for index, value in self._constants.items()],
             "named": hasattr(self, "feature_names_in_"),
             "schema": None if self.columns_ is None else self.columns_.as_record(),
@@ -482,7 +483,7 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
             settings["models"] = tuple(settings["models"])
         made = cls(**settings)
         made.flow_, made.history_ = density, None
-        made.kinds_, made._backend = held["kinds"], held["backend"]
+        made.kinds_, made._backend, made._types = held["kinds"], held["backend"], held.get("types", {})
         made._constants = {int(index): float(value) for index, value in held["constants"]}
         made._varying = [index for index in range(len(made.kinds_)) if index not in made._constants]
         made.columns_ = None if held["schema"] is None else Columns.from_record(held["schema"])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowstone.data.tables import Columns, Unseen, kinds_of, read_table, warn_unseen
 from flowstone.errors import DataError, SettingError, UnknownNameError
-from flowstone.estimators.tables import as_rows, backend_of, is_frame, is_plain, plain_values, require_numbers
+from flowstone.estimators.tables import as_rows, backend_of, is_frame, is_plain, plain_values, require_numbers, types_of
 from flowstone.validation import require_choice
 
 __all__ = ["TableInput", "seed_of"]
@@ -45,7 +45,7 @@ class TableInput:
                 f"kinds={self.kinds!r}: expected 'auto', 'infer', or kinds by column, such as {{'zip': 'categorical'}}"
             )
         X = as_rows(X)
-        self._backend, self.columns_ = backend_of(X), None
+        self._backend, self._types, self.columns_ = backend_of(X), types_of(X), None
         if is_frame(X):
             table = read_table(X)
             if self.kinds != "auto" or not is_plain(table):
@@ -126,6 +126,6 @@ class TableInput:
 
     def read_as(self, other: "TableInput") -> None:
         """Take over the columns and their kinds from an estimator that has read rows."""
-        for name in ("_backend", "columns_", "kinds_", "n_features_in_", "feature_names_in_"):
+        for name in ("_backend", "_types", "columns_", "kinds_", "n_features_in_", "feature_names_in_"):
             if hasattr(other, name):
                 setattr(self, name, getattr(other, name))

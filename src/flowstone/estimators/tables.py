@@ -3,6 +3,7 @@
 import datetime
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from flowstone.data.tables.types import is_number
 from flowstone.errors import DataError
 
 __all__ = [
+    "LARGEST",
+    "TOO_WIDE",
     "as_rows",
     "backend_of",
     "in_container",
@@ -23,9 +26,11 @@ __all__ = [
     "is_plain",
     "plain_values",
     "require_numbers",
+    "types_of",
 ]
 
 LARGEST = 2**53  # up to which float64 tells whole numbers apart
+NOT_OF_ARROW = ("Int128", "UInt128", "Float32")  # types of columns that are others in between
 TOO_WIDE = "whole numbers beyond 2^53 cannot be told apart in float64; subtract an offset first"
 
 
@@ -167,26 +172,74 @@ def backend_of(x: Any) -> str | None:
     return nw.from_native(x, eager_only=True).implementation.name.lower() if is_frame(x) else None
 
 
+def types_of(x: Any) -> dict[str, Any]:
+    """The type of each column of a frame, as ``in_container`` takes them; of what is no frame none."""
+    import narwhals as nw
+
+    if hasattr(x, "iloc"):
+        return dict(zip(map(str, x.columns), x.dtypes, strict=True))
+    return {name: str(kind) for name, kind in nw.from_native(x, eager_only=True).schema.items()} if is_frame(x) else {}
+
+
 def in_container_of(x: Any, table: pa.Table) -> Any:
-    """An Arrow table with the rows and columns of X in the container of X, with the names and index of pandas."""
-    made = in_container(table, backend_of(x))
-    return made.set_axis(x.index).set_axis(x.columns, axis=1) if hasattr(x, "iloc") else made
+    """An Arrow table with the rows and columns of X in the container of X, with the names and index of pandas; columns
+    of X without gaps are its own.
+    """
+    import narwhals as nw
+
+    made, before = in_container(table, backend_of(x), types_of(x)), read_table(x, empty=True).arrow
+    whole = [index for index in range(before.num_columns) if not _has_gaps(before.select([index]))]
+    if hasattr(x, "iloc"):
+        made = made.set_axis(x.index).set_axis(x.columns, axis=1)
+        for index in whole:
+            made.isetitem(index, x.iloc[:, index])
+        return made
+    own, x = nw.from_native(made, eager_only=True), nw.from_native(x, eager_only=True)
+    return own.with_columns(*(x[x.columns[index]] for index in whole)).to_native()
 
 
-def in_container(table: pa.Table, backend: Any) -> Any:
-    """An Arrow table as a frame of this library; as an array of numbers where there is none."""
+def in_container(table: pa.Table, backend: Any, types: Mapping[str, Any]) -> Any:
+    """An Arrow table as a frame of this library; as an array of numbers where there is none.
+
+    Args:
+        types: of columns, from ``types_of``, or as text; a column is of another one where that cannot hold its values.
+    """
     import narwhals as nw
 
     if backend is None:
         return plain_values(read_table(table))
-    if backend == "pyarrow":
-        return table
     if backend == "pandas":
-        return table.to_pandas()
+        made = table.to_pandas()
+        for name in made.columns:
+            with suppress(pa.ArrowException, TypeError, ValueError, OverflowError):
+                made[name] = _as_type(table.column(name), types[name]) if name in types else made[name]
+        return made
     made = nw.from_arrow(table, backend=backend)
     ordered = {  # Arrow's ordered levels are an Enum, which from_arrow does not know
         field.name: nw.Enum(table.column(field.name).combine_chunks().dictionary.to_pylist())
         for field in table.schema
         if pa.types.is_dictionary(field.type) and field.type.ordered and backend == "polars"
     }
-    return made.with_columns(*(nw.col(name).cast(kind) for name, kind in ordered.items())).to_native()
+    others = {name: getattr(nw, types[name]) for name in made.columns if types.get(name) in NOT_OF_ARROW}
+    return made.with_columns(*(nw.col(name).cast(kind) for name, kind in (ordered | others).items())).to_native()
+
+
+def _as_type(column: pa.ChunkedArray, kind: Any) -> Any:
+    """A column of Arrow as one of pandas of this type.
+
+    Raises:
+        pa.ArrowException, TypeError, ValueError, OverflowError: the type cannot hold the values, or is unknown.
+    """
+    import pandas as pd
+
+    kind = pd.ArrowDtype(column.type) if str(kind).endswith("[pyarrow]") else pd.api.types.pandas_dtype(kind)
+    if kind.kind in "iu" and pa.types.is_floating(column.type):
+        column = column.cast(pa.int64())
+    if hasattr(kind, "__from_arrow__") and not hasattr(kind, "freq"):
+        return column.to_pandas(types_mapper=lambda _: kind)
+    made = column.to_pandas()
+    if hasattr(kind, "categories") and kind.categories is not None:
+        made = made.cat.rename_categories(dict(zip(map(str, kind.categories), kind.categories, strict=True)))
+        if not set(made.cat.categories) <= set(kind.categories):
+            return made
+    return made.astype(kind)

@@ -38,9 +38,12 @@ if TYPE_CHECKING:
 __all__ = ["Columns", "decide", "kinds_of"]
 
 CODE = r"^\s*(?:0\d+|\d{19,})\s*$"  # a number that begins with 0, or has more digits than an int64
+MOST_TOLD = 0.9  # least share of different decimals that float64 tells apart
+WITH_UNIT = r"^[<>~]?\s*[+-]?\d+(?:[.,]\d+)?\s*[\pL°%/²³]{1,8}$"  # 62.6 kg, 1.5M
 PIECE = 1 << 18  # rows encoded at a time
 SPECIFIED = re.compile(r"\s*([\w-]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
-MOSTLY, RARELY = 0.9, 0.01  # least share of numbers in a column with some other texts; largest share of texts in doubt
+MOSTLY = 0.5  # least share of rows with numbers or dates in a column with some other texts
+OTHERS, RARELY = 0.1, 0.01  # largest share of other texts among the different ones; of rows with them, in doubt
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,13 @@ class Columns:
         for index, kind in enumerate(self.modelled):
             if kind.column in table.columns:
                 more = {"unseen": unseen} if isinstance(kind, Categorical) else {}
-                values[:, index] = kind.encode(table.arrow.column(kind.column), str(table.path), table.start, **more)
+                column = table.arrow.column(kind.column)
+                try:
+                    values[:, index] = kind.encode(column, str(table.path), table.start, **more)
+                except pa.ArrowException as error:  # of lists, bytes and the like
+                    raise DataError(
+                        f"{table.path}: column {kind.column!r} is of type {column.type}; it is {kind.name}"
+                    ) from error
         return torch.from_numpy(values)
 
     def encoded_pieces(self, table: Table) -> Iterator[np.ndarray]:
@@ -237,6 +246,8 @@ def decide(
     Args:
         keep: columns that are wanted, even if they look like identifiers or text.
     """
+    if kinds is not None and not isinstance(kinds, Mapping):
+        raise SettingError(f"kinds={kinds!r}: expected kinds by column, such as {{'zip': 'categorical'}}")
     kinds, exclude = dict(kinds or {}), (exclude,) if isinstance(exclude, str) else tuple(exclude)
     table.require((*kinds, *exclude))
     decided, notes, doubts, problems = [], list(table.notes[1:]), [], []
@@ -330,6 +341,12 @@ def _check_values(facts: Facts, asked: str | None) -> None:
             f"(row {row + 1}: {whole[row]}); to leave it out",
             remedy={"exclude": [facts.name]},
         )
+    if pa.types.is_decimal(facts.type) and len(np.unique(facts.values)) < MOST_TOLD * len(facts.level_counts[0]):
+        raise DataError(
+            f"column {facts.name!r} holds decimals that float64 cannot tell apart, such as {facts.present[0]}; "
+            "to leave it out",
+            remedy={"exclude": [facts.name]},
+        )
     if is_text(facts.type):
         _refuse_mixed(facts)
         if asked is None:
@@ -337,13 +354,19 @@ def _check_values(facts: Facts, asked: str | None) -> None:
 
 
 def _doubt_text(facts: Facts) -> None:
-    """Text of a frame that is numbers throughout is in doubt, unless it is of few values, or of codes."""
+    """Text that is numbers with units throughout, or in a frame numbers, is in doubt, unless it is of few values, or of
+    codes.
+    """
     levels = facts.level_counts[0]
     if facts.distinct <= FEW or compute.any(compute.match_substring_regex(levels, CODE)).as_py():
         return
     if compute.all(number_mask(pa.chunked_array([levels]))).as_py():
         remedy = {facts.name: "continuous"}
         facts.doubt("its texts are all numbers, and are taken for words", "to read numbers", kinds=remedy)
+    parted = compute.any(compute.match_substring_regex(levels, r"\d[., ]")).as_py()  # those of 12b are none
+    if parted and compute.all(compute.match_substring_regex(levels, WITH_UNIT)).as_py():
+        said = f"its texts are numbers with units, such as {levels[0].as_py()!r}, and are taken for words"
+        facts.doubt(said, "numbers alone are read as numbers")
 
 
 def _refuse_mixed(facts: Facts) -> None:
@@ -353,7 +376,7 @@ def _refuse_mixed(facts: Facts) -> None:
     for what, mask in (("numbers", number_mask), ("dates", date_mask)):
         fits = np.asarray(mask(levels), dtype=bool)
         rest = int(counts[~fits].sum())
-        if not 0 < rest <= (1 - MOSTLY) * total or (~fits).sum() > max(1, (1 - MOSTLY) * len(levels)):
+        if not 0 < rest <= (1 - MOSTLY) * total or (~fits).sum() > max(1, OTHERS * len(levels)):
             continue
         texts = levels.filter(pa.array(~fits)).to_pylist()
         cells = compute.fill_null(compute.is_in(facts.column, value_set=pa.array(texts, facts.type)), False)

@@ -21,9 +21,10 @@ from flowstone.data.tables.values import (
     looks_dated,
 )
 
-__all__ = ["READINGS", "find_form", "read_form", "write_form"]
+__all__ = ["DIGITS", "READINGS", "find_form", "read_form", "write_form"]
 
 ZEROS = ("%d", "%m", "%H")  # parts that are written with and without a zero before them
+DIGITS = "%Y%m%d"  # of whole numbers alone
 PARTS = re.compile(r"(%-?[A-Za-z])")
 
 
@@ -103,3 +104,4 @@ def _forms(reading: DateReading) -> Iterator[str]:
 WRITTEN = tuple(reading for reading in DATE_READINGS if reading.type in (pa.date32(), pa.timestamp("s")))
 # Each form, and how it is read; forms of the same reading come one after the other.
 READINGS = {form: reading for reading in WRITTEN for form in _forms(reading)}
+READINGS[DIGITS] = DateReading(r"^\d{6}(?P<day>\d{2})$", DIGITS, pa.date32())

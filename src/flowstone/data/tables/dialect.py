@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from flowstone.data.limits import COLUMNS
+from flowstone.data.tables.facts import EXACT
 from flowstone.data.tables.values import decimal_mark, is_gap, looks_typed
 from flowstone.errors import DataError
 
@@ -35,7 +36,7 @@ COMMENTS = ("#", "%", "//")
 SPOKEN = {",": "','", ";": "';'", "\t": "tabs", "|": "'|'", " ": "spaces"}
 MOST_NOTES = 5  # of columns whose names come again
 LONG_CELL = "a cell is longer than 131072 characters; perhaps a quote is opened and never closed"
-EXACT_DIGITS = 18  # longer whole numbers are kept as text
+EXACT_DIGITS = 18  # whole numbers of so many digits fit into int64
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Dialect:
         padded: separators are followed by blanks that belong to no value.
         point: the decimal mark by which numbers are read.
         decimal: the decimal mark that cells show, or that the user named; None where it is a guess.
-        as_text: columns to be kept as text: whole numbers that begin with 0, or have more than 18 digits.
+        as_text: columns to be kept as text, of which ``is_code`` is true.
         unused: names of columns without values that separators at the ends of lines make.
         notes: what was understood beside the separator, and what is in doubt.
     """
@@ -380,8 +381,13 @@ def _point(dialect: Dialect, values: Sequence[Sequence[str]], notes: list[str]) 
 
 
 def is_code(cells: Sequence[str], na: Sequence[str] = ()) -> bool:
-    """Whole numbers that begin with 0, such as postcodes, or with more digits than an int64 holds."""
+    """Whole numbers that begin with 0, such as postcodes, or that are beyond int64, or of 19 digits and further apart
+    than float64 can tell.
+    """
     cells = [cell.strip() for cell in cells if not is_gap(cell, na)]
     if not cells or not all(map(str.isdecimal, cells)):
         return False
-    return any(len(c) > 1 and c[0] == "0" for c in cells) or max(map(len, cells)) > EXACT_DIGITS
+    if any(len(c) > 1 and c[0] == "0" for c in cells) or max(map(len, cells)) > EXACT_DIGITS + 1:
+        return True
+    least, most = min(map(int, cells)), max(map(int, cells))
+    return most >= 2**63 or (most >= 10**EXACT_DIGITS and most - least > EXACT)

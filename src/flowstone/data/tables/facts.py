@@ -33,7 +33,7 @@ import numpy as np
 import pyarrow as pa
 
 from flowstone.data.tables.arrow import compute
-from flowstone.data.tables.date_forms import find_form
+from flowstone.data.tables.date_forms import DIGITS, find_form, read_form
 from flowstone.data.tables.types import is_number, is_temporal, is_text
 
 __all__ = ["FEW", "GROWING", "SHORT", "Facts", "difference", "digits_of", "ticks_per_unit"]
@@ -44,6 +44,7 @@ MASS, LEAST_COUNT, PROMINENCE, NEIGHBOURS, MOST_ATOMS = 0.002, 10, 5.0, 10, 128
 DECIMALS, MOST_STEPS, FINEST = 6, 10_000, 1_000_000
 EXACT = 2**53
 FUZZ = 1e-14  # rounding errors of sums, relative to the value
+LEAST_DATES, DATE_NUMBERS = 8, (18000101, 22001231)  # different dates that are whole numbers; the ends of their range
 ENOUGH = 20  # rows from which "all different" means something
 SENTINELS = {
     sign * float(digit * count + tail)
@@ -123,8 +124,17 @@ class Facts:
 
     @cached_property
     def date_form(self) -> tuple[str, str | None] | None:
-        """How a column of text writes its dates, and what is in doubt about that; None of others."""
-        return find_form(self.level_counts[0], self.day_first) if is_text(self.type) else None
+        """How a column of text, or of numbers such as 20240131, writes its dates, and what is in doubt about that; None
+        of others.
+        """
+        if is_text(self.type):
+            return find_form(self.level_counts[0], self.day_first)
+        if not (pa.types.is_integer(self.type) or pa.types.is_floating(self.type)) or self.distinct < LEAST_DATES:
+            return None
+        if self.unique[0] < DATE_NUMBERS[0] or self.unique[-1] > DATE_NUMBERS[1] or not self.is_whole:
+            return None
+        texts = pa.chunked_array([pa.array(self.unique.astype(np.int64)).cast(pa.string())])
+        return (DIGITS, None) if read_form(texts, DIGITS) is not None else None
 
     @property
     def is_numeric(self) -> bool:

@@ -19,10 +19,11 @@ from typing import IO, Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from flowstone.data.guards import naming_the_file, require_file_or_folder
+from flowstone.data.guards import files_under, naming_the_file, require_file_or_folder
 from flowstone.data.limits import COLUMNS, DEPTH, FILES, UNPACKED
 from flowstone.data.npy import read_npy
 from flowstone.data.tables.arrow import compute
+from flowstone.data.tables.facts import EXACT
 from flowstone.data.tables.frames import from_object, plain_layout
 from flowstone.data.tables.parquet import read_parquet, require_proportion, require_valid
 from flowstone.data.tables.partitions import partition_values, with_partitions
@@ -194,7 +195,7 @@ def files_of(source: str) -> list[Path]:
 
 def _files_in(folder: Path) -> list[Path]:
     with naming_the_file(folder):
-        files = list(itertools.islice(folder.rglob("*"), FILES + 1))
+        files = list(itertools.islice(files_under(folder), FILES + 1))
         if len(files) > FILES:
             raise DataError(f"more than {FILES} files, which is more than is read")
         found = sorted(file for file in files if file.is_file() and not _is_hidden(file.relative_to(folder)))
@@ -327,7 +328,30 @@ def _read_json(path: Path, opened: Callable[[], IO[bytes]]) -> Table:
         else:
             arrow = pyarrow.json.read_json(stream)
             require_valid(arrow)
+            arrow = _with_all_digits(arrow, opened)
     return Table(path, arrow, (f"read as JSON, {len(arrow)} rows, {arrow.num_columns} columns",))
+
+
+def _with_all_digits(arrow: pa.Table, opened: Callable[[], IO[bytes]]) -> pa.Table:
+    """The table of JSON lines, with columns as text in which there are numbers that float64 does not hold."""
+    floats = [name for name, column in zip(arrow.column_names, arrow.columns, strict=True) if column.type == "double"]
+    wide = [name for name in floats if (compute.max(compute.abs(arrow.column(name))).as_py() or 0) >= EXACT]
+    if not wide:
+        return arrow
+    with opened() as stream:
+        records = [json.loads(line) for line in stream if line.strip()]
+    for name in wide:
+        cells = [record.get(name) for record in records]
+        if any(isinstance(cell, int) and _loses_digits(cell) for cell in cells):
+            arrow = arrow.set_column(arrow.column_names.index(name), name, from_object({name: cells}).arrow.column(0))
+    return arrow
+
+
+def _loses_digits(whole: int) -> bool:
+    """Whether float64 has another shortest notation; that of a float without a fraction may end in any digits."""
+    with suppress(OverflowError):
+        return Decimal(repr(float(whole))) != whole
+    return True
 
 
 def _require_shallow(stream: IO[bytes]) -> None:

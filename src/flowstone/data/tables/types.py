@@ -1,6 +1,7 @@
 """Arrow's types as text in JSON, and back."""
 
 import re
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -14,12 +15,15 @@ OTHERS = {"date32[day]": pa.date32(), "date64[ms]": pa.date64(), "halffloat": pa
 
 
 def type_to_record(kind: pa.DataType) -> str:
-    """A type as Arrow writes it.
+    """A type as Arrow writes it; ``null`` in place of one that holds no single values, such as a list.
 
     >>> type_to_record(pa.timestamp("us", "Europe/Berlin"))
     'timestamp[us, tz=Europe/Berlin]'
     """
-    return str(kind)
+    with suppress(ValueError):
+        type_from_record(str(kind))
+        return str(kind)
+    return "null"
 
 
 def type_from_record(text: str) -> pa.DataType:

@@ -108,6 +108,7 @@ CLOCKS = (  # what a time of day looks like, and its format
     (r"\d{1,2}:\d{2}:\d{2} ?[AaPp][Mm]", "%I:%M:%S %p"),
     (r"\d{1,2}:\d{2} ?[AaPp][Mm]", "%I:%M %p"),
 )
+FRACTION = r"[.,](?P<digits>\d{1,6})$"  # of a second
 COMPACT = r"\d{6}(?P<day>\d{2})[T ]\d{6}", "%Y%m%d %H%M%S"
 UTC = r" (?:UTC|GMT)"
 ORDERS = {"%m/%d/%Y": "%d/%m/%Y", "%d-%m-%Y": "%m-%d-%Y", "%m/%d/%y": "%d/%m/%y"}  # both orders of day and month
@@ -118,7 +119,7 @@ DATE_LIKE = re.compile(
     + f"|{COMPACT[0].replace('?P<day>', '?:')}"
     + ")(?:[ T]\\d{1,2}:\\d{2}.*)?$|^(?:"
     + "|".join(look for look, _ in CLOCKS)
-    + ")$"
+    + ")(?:[.,]\\d{1,6})?$"
 )
 BOOLEAN = {"true", "false"}
 SOME = 100  # cells that tell whether a column may hold dates
@@ -238,6 +239,17 @@ class DateReading:
         return "; ".join(doubts) or None
 
 
+@dataclass(frozen=True)
+class FractionReading(DateReading):
+    """One way to read moments or times of day with parts of a second."""
+
+    def stamps(self, text: pa.ChunkedArray) -> pa.ChunkedArray:
+        whole = super().stamps(compute.replace_substring_regex(text, FRACTION, ""))
+        digits = compute.struct_field(compute.extract_regex(text, FRACTION), "digits")
+        ticks = compute.cast(compute.utf8_rpad(compute.fill_null(digits, "0"), 6, "0"), pa.int64())
+        return compute.add(compute.cast(whole, pa.timestamp("us")), compute.cast(ticks, pa.duration("us")))
+
+
 NUMBER_TYPES = (pa.int64(), pa.uint64(), pa.float64())
 DATE_READINGS = (
     *(DateReading(f"^{look}$", form, pa.date32()) for look, form in DATES),
@@ -249,6 +261,11 @@ DATE_READINGS = (
     ),
     *(DateReading(f"^{clock}$", form, pa.time32("s")) for clock, form in CLOCKS),
     DateReading(f"^{COMPACT[0]}$", COMPACT[1], pa.timestamp("s")),
+    *(
+        FractionReading(f"^{look}[ T]{CLOCKS[0][0]}(?:{FRACTION})?$", f"{form} {CLOCKS[0][1]}", pa.timestamp("us"))
+        for look, form in DATES
+    ),
+    FractionReading(f"^{CLOCKS[0][0]}(?:{FRACTION})?$", CLOCKS[0][1], pa.time64("us")),
 )
 
 

@@ -68,8 +68,11 @@ class Constant(Kind):
         value = pa.scalar(self.value, type_from_record(self.value_type))
         try:
             same = compute.equal(column, value.cast(column.type))
-        except pa.ArrowException:  # of another type: the same words are the same value
-            same = compute.equal(compute.cast(column, pa.string()), str(self.value))
+        except pa.ArrowException:  # of another type: the same words are the same value; a list has none
+            try:
+                same = compute.equal(compute.cast(column, pa.string()), str(self.value))
+            except pa.ArrowException:
+                return present
         return present & ~np.asarray(compute.fill_null(same, False))
 
     def describe(self) -> Description:

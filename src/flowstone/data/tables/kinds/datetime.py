@@ -1,6 +1,7 @@
 """Datetime: dates, times of day, timestamps with or without a zone, spans of time; dates that are text, too."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,9 +12,10 @@ from flowstone.data.tables.arrow import compute
 from flowstone.data.tables.date_forms import READINGS, find_form, read_form, write_form
 from flowstone.data.tables.facts import Facts, ticks_per_unit
 from flowstone.data.tables.kinds.numbers import Numbers
-from flowstone.data.tables.types import is_temporal, is_text, plain_type, python_value
+from flowstone.data.tables.types import is_number, is_temporal, is_text, plain_type, python_value
 from flowstone.data.tables.values import parse_dates, without_gaps
 from flowstone.data.times import TimeFormat
+from flowstone.errors import DataError
 
 __all__ = ["Datetime"]
 
@@ -27,7 +29,8 @@ class Datetime(Numbers):
 
     Attributes:
         gridded: whether it is modelled on its grid.
-        form: of a column of text, how it writes its dates, which is how samples are written; of others empty.
+        form: of a column of text, or of whole numbers such as 20240131, how it writes its dates, which is how samples
+            are written; of others empty.
         day_first: whether the day comes before the month where its dates are text; None where nothing said so.
     """
 
@@ -57,9 +60,9 @@ class Datetime(Numbers):
     def _of_text(cls, facts: Facts, form: str, doubt: str | None) -> "Datetime":
         if doubt:
             facts.doubt(doubt)
-        times = read_form(compute.cast(facts.column, pa.string()), form)
+        times = read_form(_texts(facts.column), form)
         assert times is not None
-        facts.notes.append(f"its texts are dates, {form}")
+        facts.notes.append(f"its {'texts' if is_text(facts.type) else 'numbers'} are dates, {form}")
         made = cls._made(replace(facts, column=times, day_first=READINGS[form].day_first))
         return replace(made, type=facts.type, form=form)
 
@@ -85,6 +88,13 @@ class Datetime(Numbers):
             return super().encode(column, where, start)
         if pa.types.is_dictionary(column.type):
             column = compute.cast(column, column.type.value_type)
+        if is_number(column.type):
+            column = _texts(column)
+            bad = compute.and_(column.is_valid(), READINGS[self.form].stamps(column).is_null())
+            if compute.any(bad).as_py():
+                row = compute.index(bad, True).as_py()
+                held = f"row {start + row + 1} is {column[row]}"
+                raise DataError(f"{where}: column {self.column!r}, {held}; it is {self.name}: a date as {self.form}")
         read = self.read(column)
         return self.times.encode(column if read is None else read, where, start)
 
@@ -107,6 +117,8 @@ class Datetime(Numbers):
 
     def decode_like(self, values: np.ndarray, column: pa.ChunkedArray) -> pa.Array:
         """Dates for the gaps of a column: where that is text, in its own form."""
+        if self.form and not is_text(column.type) and not is_temporal(column.type):
+            return self.decode(values)
         times = self.times.decode(values)
         if not is_text(column.type):
             return times
@@ -151,3 +163,12 @@ class Datetime(Numbers):
         if pa.types.is_time(self.type):
             return f"in seconds{rounded}" if self.gridded else f"in seconds, a density on the circle of a day{rounded}"
         return f"in seconds{rounded}" if rounded else "in seconds, a density on the real line"
+
+
+def _texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Text, or whole numbers, as strings."""
+    if pa.types.is_floating(column.type):
+        column = compute.if_else(compute.is_nan(column), pa.scalar(None, column.type), column)
+    with suppress(pa.ArrowInvalid):  # of fractions, which then are no dates
+        column = column.cast(pa.int64()) if is_number(column.type) else column
+    return compute.cast(column, pa.string())
