@@ -58,9 +58,7 @@ def mixed(
     heads = Heads(described, Encoder(described, pieces), bins)
     if order == "any":
         embedding = ColumnEmbedding(described, width, pieces=encoding_pieces)
-        net = AnyOrderNet(
-            heads.widths(), width=width, blocks=blocks, context_features=context_features, scaled=scaled
-        )
+        net = AnyOrderNet(heads.widths(), width=width, blocks=blocks, context_features=context_features, scaled=scaled)
     else:
         embedding = ColumnEmbedding(described, VECTOR, pieces=encoding_pieces)
         net = OrderedNet(heads.widths(), vector=VECTOR, width=width, blocks=blocks, context_features=context_features)
