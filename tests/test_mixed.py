@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -58,7 +59,8 @@ def rows(n: int, *, gaps: bool = True, seed: int = 0) -> Tensor:
 
 def density(columns: list, x: Tensor | None = None, *, order: str = "any", seed: int = 0, **settings) -> MixedDensity:
     torch.manual_seed(seed)
-    made = mixed(len(columns), columns=columns, order=order, **{"width": 16, "blocks": 1, "bins": 4} | settings)
+    sizes: dict[str, Any] = {"width": 16, "blocks": 1, "bins": 4}
+    made = mixed(len(columns), columns=columns, order=order, **sizes | settings)
     if x is not None:
         made.initialize(x)
     disturb(made, 1.0)

@@ -1,6 +1,7 @@
 """Properties of starts, orders, halves, chains, masks and solvers."""
 
 from functools import partial
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -166,7 +167,8 @@ def permutations_are_what_they_say() -> None:
     loaded = b.Permutation.reverse(3)
     loaded.load_state_dict({"order": torch.tensor([1, 2, 0]), "undo": torch.tensor([0, 1, 2])})  # not its inverse
     same(loaded.undo, layer.undo, 0)
-    for order in ([0, 2, 2], [1, 2, 3], [[0, 1]], [0.0, 1.0], torch.tensor(0)):
+    orders: tuple[Any, ...] = ([0, 2, 2], [1, 2, 3], [[0, 1]], [0.0, 1.0], torch.tensor(0))
+    for order in orders:
         refuses(partial(b.Permutation, order), SettingError)
     with torch.device("meta"):
         assert b.Permutation.random(3).undo.is_meta
