@@ -359,6 +359,28 @@ def test_the_card_of_a_table_that_the_library_learned_says_what_is_known(tmp_pat
     assert "| sex |" in card
 
 
+def test_a_table_that_is_not_recorded_is_not_guessed(tmp_path, monkeypatch, capsys):
+    """That of a density that the library learned, and one that only has the name of that of a run from the hub."""
+    monkeypatch.chdir(tmp_path)
+    make_table(tmp_path / "t.csv")
+    learned = {"recipe": "gaussian_mixture", "arguments": {"components": 1}, "steps": 1, "progress": False}
+    flowstone.learn("t.csv", **learned).save("L")
+    command("train", "t.csv", "--flow", "gaussian_mixture", "--steps", 2, "--no-plots", "--quiet", "--out", "R")
+    record = Run("R").record
+    data = {name: value for name, value in record["data"].items() if name != "sha256"} | {"source": "t.csv"}
+    flowstone.save(flowstone.load("R"), "P", extra={"columns": record["columns"], "data": data})
+    for folder, said in (("L", "it is not recorded where the table is"), ("P", "nothing recorded tells whether t.csv")):
+        for words in (["evaluate", folder], ["plot", folder], ["check", folder]):
+            line = refused(capsys, monkeypatch, *words)
+            assert line.startswith(f"flowstone: {said}")
+            assert line.endswith("learned from: check and evaluate take data after RUN")
+        command("evaluate", folder, "t.csv", "--json")
+        assert "n_also_in_training" not in json.loads(capsys.readouterr().out)
+    (Path("L") / "history.csv").write_bytes((Path("R") / "history.csv").read_bytes())
+    command("report", "L")
+    assert "flowstone train" not in (Path("L") / "report.html").read_text()
+
+
 @pytest.mark.parametrize("of", ["numbers", "words", "context"])
 def test_what_the_card_of_an_estimator_says_to_do_works(of, tmp_path, monkeypatch):
     pytest.importorskip("sklearn", reason="FlowDensity needs scikit-learn")

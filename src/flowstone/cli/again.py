@@ -28,7 +28,8 @@ def commands_again(record: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
     ]
     if record.get("context_columns"):
         del lines[1]
-    return (f"flowstone train {_training(record)} --out {again}", *lines) if "data" in record else tuple(lines)
+    known = record.get("data", {}).get("source") is not None
+    return (f"flowstone train {_training(record)} --out {again}", *lines) if known else tuple(lines)
 
 
 def _training(record: Mapping[str, Any]) -> str:

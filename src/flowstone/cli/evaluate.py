@@ -113,10 +113,10 @@ def _also_learned(folder: "Run", table: "Table") -> dict[str, int]:
     """How many rows of a table are also in the one that the density was learned from, where that can be read."""
     from flowstone.evaluation.overlap import shared_rows
 
-    kinds, (features, context) = folder.kinds, folder.columns()
-    if kinds is None:
+    kinds, (features, context), learned = folder.kinds, folder.columns(), folder.record.get("data", {})
+    if kinds is None or learned.get("sha256") is None:  # as of standard input, and of a run from the hub
         return {}
-    kinds, source = kinds.select([*features, *context]), folder.record["data"]["source"]
+    kinds, source = kinds.select([*features, *context]), learned["source"]
     try:
         large = folder.chunked(source)
         pieces = [folder.read(source)] if large is None else large.chunks(PIECE)

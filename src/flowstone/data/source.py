@@ -43,6 +43,7 @@ __all__ = ["open_source", "reopen"]
 
 PIECE = 1 << 18  # rows of a table taken at a time
 TEST_DRAWS, VALIDATION_DRAWS = 100_000, 10_000
+OTHER_DATA = "check and evaluate take data after RUN"  # the end of messages
 
 
 def open_source(
@@ -99,13 +100,17 @@ def reopen(description: Mapping[str, Any], *, data_dir: Path | str | None = None
         data_dir: the folder of the image sets, if it is not the recorded one or FLOWSTONE_DATA.
 
     Raises:
-        DataError: the file is gone or has changed.
+        DataError: the file is gone or has changed, or nothing tells which it was.
     """
+    if description.get("source") is None:
+        raise DataError(f"it is not recorded where the table is that was learned from: {OTHER_DATA}")
     request, digest = DataRequest.from_record(description), description.get("sha256")
     images, path = description.get("kind") == IMAGES, Path(request.source)
     changed = DataError(f"{path} has changed since the flow was trained on it: its test split cannot be made again")
     if request.source in STANDARD_INPUT:
         raise DataError("the table came from standard input: it cannot be read again")
+    if digest is None and description.get("kind") == TABLE:  # of a run from the hub
+        raise DataError(f"nothing recorded tells whether {path.name} is what was learned from: {OTHER_DATA}")
     is_there = path.exists() or is_pattern(request.source)
     if digest is not None and not images and is_there and _digest(request.source) != digest:
         raise changed
