@@ -116,7 +116,8 @@ def test_a_state_of_another_flow_is_refused(tmp_path):
 
 def test_a_state_of_other_shapes_is_refused_though_it_has_as_many_numbers(tmp_path):
     def flow(*hidden):
-        return flowstone.nice(2, couplings=2, hidden=hidden, activation="tanh")
+        made = flowstone.nice(2, couplings=2, hidden=hidden, activation="tanh")
+        return flowstone.Flow(made.bijection, made.prior)  # of no recipe, whose arguments would tell
 
     flowstone.fit(flow(3, 1), TOYS["moons"], steps=10, resume=tmp_path, **QUICK)
     one, other = (sum(p.numel() for p in flow(*hidden).parameters()) for hidden in ((3, 1), (1, 3)))
@@ -135,8 +136,12 @@ def test_a_state_of_other_shapes_is_refused_though_it_has_as_many_numbers(tmp_pa
 def test_a_state_of_another_activation_or_of_other_rows_is_refused(tmp_path, flow, rows, different):
     x = torch.randn(300, 2)
     flowstone.fit(flowstone.nice(2, hidden=(8,)), x, steps=10, resume=tmp_path, **QUICK)
+    refused = flow()
+    refused.initialize(rows * x)
+    before = weights(refused)
     with pytest.raises(CheckpointError, match=f"is of another flow or other rows: {different}"):
-        flowstone.fit(flow(), rows * x, steps=20, resume=tmp_path, **QUICK)
+        flowstone.fit(refused, rows * x, steps=20, resume=tmp_path, **QUICK)
+    assert same(weights(refused), before)
 
 
 def test_a_resume_keeps_moments_though_some_parameter_never_had_a_gradient(tmp_path):

@@ -55,6 +55,11 @@ class Store:
         state = self._read()
         if state is None:
             return TrainingState(subject=self.subject)
+        for name, now in self.subject.items():
+            if state.subject.get(name, now) != now:
+                raise CheckpointError(
+                    f"{self.folder}: the training state there is of another flow or other rows: {name}"
+                )
         tensors = {name: list(group) for name, group in state.tensors.items()}
         try:
             for name, into in self.weights.tensors().items():
@@ -65,11 +70,6 @@ class Store:
             raise CheckpointError(
                 f"{self.folder}: the training state there is of another flow or optimizer ({error})"
             ) from error
-        for name, now in self.subject.items():
-            if state.subject.get(name, now) != now:
-                raise CheckpointError(
-                    f"{self.folder}: the training state there is of another flow or other rows: {name}"
-                )
         state.subject = self.subject
         self.held_out.restore(tensors)
         module = self.weights.module
