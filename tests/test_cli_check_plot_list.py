@@ -31,6 +31,15 @@ def test_a_conditional_table_gets_pair_plots(tmp_path):
     assert [p.name for p in (tmp_path / "R" / "plots").glob("p*")] == ["pairs.png"]
 
 
+def test_check_says_that_a_mixed_density_has_no_layers(tmp_path, capsys, monkeypatch):
+    (tmp_path / "t.csv").write_text("a,b\n" + "".join(f"{row % 7}.5,{'xyz'[row % 3]}\n" for row in range(60)))
+    flowstone("train", "t.csv", "--out", "R", "--steps", 3, "--quiet", "--no-report")
+    for data in ([], ["t.csv"]):
+        assert "check needs a Flow, with layers to look at, got a MixedDensity" in refused(
+            capsys, monkeypatch, "check", "R", *data
+        )
+
+
 def test_check_says_what_is_wrong_with_a_run(tmp_path, capsys):
     make_table(tmp_path / "t.csv")
     make_run("run", "t.csv", recipe="spline")

@@ -32,10 +32,11 @@ def check(
         Print the figures as JSON.
     """
     from flowstone.evaluation.check import check as judge
+    from flowstone.evaluation.check import require_flow
     from flowstone.runs import Run
 
     folder = Run(run)
-    density = folder.density()
+    density = require_flow(folder.density())
     if data is None:
         rows = folder.dataset().validation
     elif folder.of_images:

@@ -15,7 +15,7 @@ from flowstone.evaluation.jacobian import jacobian
 from flowstone.execution import bf16_conditioners
 from flowstone.flow import Flow
 
-__all__ = ["check"]
+__all__ = ["check", "require_flow"]
 
 ROWS, JACOBIANS = 256, 8
 Direction = Callable[..., tuple[Tensor, Tensor]]
@@ -38,8 +38,7 @@ def check(flow: Density, x: Tensor, context: Tensor | None = None) -> Diagnosis:
     >>> flowstone.check(flowstone.nice(2), torch.randn(100, 2)).ok
     True
     """
-    if not isinstance(flow, Flow):
-        raise SettingError(f"check needs a Flow, with layers to look at, got a {type(flow).__name__}")
+    flow = require_flow(flow)
     flow.check_shapes(x, context)
     with torch.no_grad(), _same_noise(flow.device):
         rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:ROWS].to(x.device)
@@ -56,6 +55,13 @@ def check(flow: Density, x: Tensor, context: Tensor | None = None) -> Diagnosis:
                 layers += pair.walk(start, context, place)
                 whole.append(pair.whole(start, context, place))
     return Diagnosis(tuple(layers), tuple(whole), (*left_out, *findings(layers, whole)))
+
+
+def require_flow(density: Density) -> Flow:
+    """The density, which must be a flow."""
+    if not isinstance(density, Flow):
+        raise SettingError(f"check needs a Flow, with layers to look at, got a {type(density).__name__}")
+    return density
 
 
 def _same_noise(device: torch.device):
