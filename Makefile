@@ -91,7 +91,7 @@ bench: .venv/.dev .venv-peers/.done  ## measure speed and memory beside other li
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/image_speed.py
 
-large: .venv/.dev  ## make a table of 5 GB and score it: memory and rate (an hour, 11 GB of disk; SIZE=gigabytes)
+large: .venv/.dev  ## make a table of 5 GB and score it: memory and rate (ten minutes, 11 GB of disk; SIZE=gigabytes)
 	$(BIN)/python benchmarks/large.py --gigabytes $(or $(SIZE),5)
 
 against: .venv/.dev  ## compare the speed with another checkout of Flowstone: make against TREE=path (ten minutes)
