@@ -19,7 +19,7 @@ from flowstone.errors import CheckpointError, NonFiniteError, OutputError, Setti
 from flowstone.evaluation.metrics import log_prob
 from flowstone.files import atomic_path, read_tensors, tensors_to_bytes, write_atomically
 from flowstone.recipes import RECIPES, build
-from flowstone.runs.checkpoint import write_record
+from flowstone.runs.checkpoint import FORMAT_VERSION, write_record
 from flowstone.train.state import TrainingState, load_state, save_state
 
 
@@ -94,7 +94,7 @@ def test_nothing_in_it_is_a_pickle(saved):
     folder, _ = saved
     assert sorted(p.name for p in folder.iterdir()) == ["flow.json", "flow.safetensors"]
     record = json.loads((folder / "flow.json").read_text())
-    assert record["format_version"] == 3
+    assert record["format_version"] == FORMAT_VERSION
     assert record["recipe"] == "realnvp"
     load_file(folder / "flow.safetensors")
 

@@ -356,8 +356,10 @@ def test_samples_of_a_discrete_table_come_as_often_as_they_are_probable(float64,
 def test_a_grid_ends_at_its_last_values_within_its_bounds(float64, head, wanted):
     values = torch.tensor(wanted, dtype=torch.float64)[:, None]
     made = density([{"name": "n", "rest": "grid", "step": 1.0, **head}], values.repeat(30, 1), seed=3)
-    assert made.log_prob(values).exp().sum().item() == pytest.approx(1)
-    assert made.sample(5000, seed=0).unique().tolist() == wanted
+    probability = made.log_prob(values).exp()
+    assert probability.sum().item() == pytest.approx(1)
+    drawn = set(made.sample(5000, seed=0)[:, 0].tolist())
+    assert set(values[5000 * probability > 20].flatten().tolist()) <= drawn <= set(wanted)
     beyond = torch.tensor([[wanted[0] - 1], [wanted[-1] + 1]], dtype=torch.float64)
     assert (made.log_prob(beyond) == -math.inf).all()
 

@@ -158,7 +158,9 @@ def test_a_context_that_is_no_number_is_refused_with_what_takes_one(tmp_path):
         tmp_path / "t.csv", "a,b,day\n" + "".join(f"{i % 7}.5,{'xy'[i % 2]},2024-01-0{i % 9 + 1}\n" for i in range(40))
     )
     for name, value in (("b", "x"), ("day", "2024-01-01")):
-        words = rf"column '{name}' is not numeric \(row 1 holds '{value}'\), and a context is; without it --flow mixed"
+        words = (
+            rf"column '{name}' is not numeric \(row 1 holds '{value}'\), and a context is; without it the recipe mixed"
+        )
         with pytest.raises(DataError, match=words):
             open_source(path, columns=["a"], context=[name])
 

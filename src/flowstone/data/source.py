@@ -252,8 +252,8 @@ def _refuse_words(table: Table, context: Sequence[str]) -> None:
                 table.numbers([name])
             except DataError as error:
                 raise DataError(
-                    f"{error.problem}, and a context is; without it --flow mixed learns all columns, of which sample "
-                    "--given gives any; in Python FlowDensity takes such a context"
+                    f"{error.problem}, and a context is; without it the recipe mixed learns all columns, and draws any "
+                    "of them given any others; FlowDensity takes such a context"
                 ) from error
 
 
