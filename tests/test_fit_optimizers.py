@@ -215,7 +215,8 @@ def test_a_state_of_another_optimizer_is_refused(tmp_path):
     for folder, optimizer, said in (
         ("sgd", torch.optim.NAdam, "SGD instead of NAdam"),
         ("sgd", "adam", "SGD instead of adam"),
-        ("adam", sgd, "a named one instead of SGD"),
+        ("adam", sgd, "adam instead of SGD"),
+        ("adam", "adamw", "adam instead of adamw"),
     ):
         with pytest.raises(CheckpointError, match=f"of another optimizer: {said}"):
             flowstone.fit(small(), TOYS["moons"], steps=20, optimizer=optimizer, resume=tmp_path / folder, **QUICK)

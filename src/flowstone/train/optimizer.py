@@ -88,12 +88,13 @@ class Optimizer:
 
     def state(self, weights: Weights) -> tuple[Tensors, dict[str, Any]]:
         """The state that a resumed training needs: tensors, and a record for JSON."""
-        return self._tensors(weights), {}
+        return self._tensors(weights), {"name": self.name}
 
     def restore(self, weights: Weights, tensors: Mapping[str, list[Tensor]], record: Mapping[str, Any]) -> None:
-        """Continue from a state."""
-        if record:
-            raise CheckpointError(f"of another optimizer: {record.get('class')} instead of {self.name}")
+        """Continue from a state; those of older versions say no name."""
+        before = record.get("class") or record.get("name", self.name)
+        if before != self.name:
+            raise CheckpointError(f"of another optimizer: {before} instead of {self.name}")
         for name, into in self._tensors(weights).items():
             copy_into(into, tensors[name])
 
@@ -160,8 +161,9 @@ class FactoryOptimizer:
             CheckpointError: it is of another optimizer, or could not be written.
         """
         name = type(self.optimizer).__name__
-        if record.get("class") != name:
-            raise CheckpointError(f"of another optimizer: {record.get('class', 'a named one')} instead of {name}")
+        before = record.get("class") or record.get("name", "a named one")
+        if before != name:
+            raise CheckpointError(f"of another optimizer: {before} instead of {name}")
         if "lost" in record:
             raise CheckpointError(f"the state of {name} could not be written: {record['lost']}")
         saved = {key.partition("/")[2]: value[0] for key, value in tensors.items() if key.startswith("optimizer/")}
