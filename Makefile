@@ -68,6 +68,7 @@ mixed: .venv/.dev  ## judge samples, conditionals and filled gaps of mixed table
 
 anomaly: .venv/.dev  ## compare detectors of anomalies on real sets: docs/results.md (half an hour; FLOWSTONE_DATA=folder)
 	$(BIN)/python benchmarks/anomaly.py
+	$(BIN)/python benchmarks/contamination.py
 
 estimator: .venv/.dev  ## compare the estimator with mixtures of Gaussians: docs/results.md (an hour; FLOWSTONE_DATA=folder)
 	$(BIN)/python benchmarks/estimator.py

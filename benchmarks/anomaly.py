@@ -115,6 +115,7 @@ RIVALS: dict[str, Scores] = {
     "OneClassSVM": support_vectors,
 }
 DENSITY, NOISY, DETECTOR = "FlowDensity alone", "FlowDensity, noise", "FlowOutlierDetector"
+TRIMMED = "FlowOutlierDetector, trim=0.1"
 METHODS = (*RIVALS, DENSITY, NOISY, DETECTOR)
 
 
@@ -123,14 +124,30 @@ METHODS = (*RIVALS, DENSITY, NOISY, DETECTOR)
 
 def read(path: Path, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows to learn, rows to judge, and which of these are anomalies."""
-    table = parquet.read_table(path)
-    anomalous = table["y"].to_numpy() == 1
-    x = np.stack([table[name].to_numpy().astype(np.float64) for name in table.column_names if name != "y"], 1)
+    x, anomalous = read_rows(path)
     random = np.random.default_rng(seed)
     normal = random.permutation(np.flatnonzero(~anomalous))
     learned, rest = normal[: len(normal) // 2], normal[len(normal) // 2 :]
     judged = random.permutation(np.concatenate([rest, np.flatnonzero(anomalous)]))[:JUDGED]
     return x[learned[:LEARNED]], x[judged], anomalous[judged]
+
+
+def read_rows(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """All rows of a set, and which of them are anomalies."""
+    table = parquet.read_table(path)
+    x = np.stack([table[name].to_numpy().astype(np.float64) for name in table.column_names if name != "y"], 1)
+    return x, table["y"].to_numpy() == 1
+
+
+def strangeness(method: str, learned: np.ndarray, judged: np.ndarray, seed: int) -> np.ndarray:
+    """Scores of a rival, or of the detector; larger is stranger."""
+    if method in (DETECTOR, TRIMMED):
+        trim = 0.1 if method == TRIMMED else 0.0
+        return -FlowOutlierDetector(trim=trim, random_state=seed).fit(learned).score_samples(judged)
+    scaler = StandardScaler().fit(learned)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # mixtures that have not converged, repeated rows in LOF
+        return RIVALS[method](np.asarray(scaler.transform(learned)), np.asarray(scaler.transform(judged)), seed)
 
 
 def measure(path: Path, seed: int, method: str) -> Outcome:
@@ -147,10 +164,7 @@ def measure(path: Path, seed: int, method: str) -> Outcome:
         density = FlowDensity(models=("independent", "gaussian", "mixture"), random_state=seed).fit(rows)
         scores = -density.score_samples(judged).clip(-1e300)
     else:
-        scaler = StandardScaler().fit(learned)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # mixtures that have not converged, repeated rows in LOF
-            scores = RIVALS[method](np.asarray(scaler.transform(learned)), np.asarray(scaler.transform(judged)), seed)
+        scores = strangeness(method, learned, judged, seed)
     return Outcome(
         set=path.stem, seed=seed, method=method, roc_auc=float(roc_auc_score(anomalous, scores)),
         precision=float(average_precision_score(anomalous, scores)),
