@@ -177,11 +177,14 @@ def test_a_bad_image_that_is_left_out_does_not_make_the_others_colour(tmp_path):
     assert same_images(together(open_source("pics", skip_bad=True)), images[:, None])
 
 
-def test_a_truncated_image_of_another_size_can_be_left_out(tmp_path):
+@pytest.mark.parametrize(("ending", "kept"), [("png", 400), ("jpeg", 1200)])  # of a JPEG its header tells the size
+def test_a_truncated_image_of_another_size_can_be_left_out(tmp_path, ending, kept):
     images = pixels(30, 6, 8)
     make_folder(tmp_path / "pics", images, "png")
-    (tmp_path / "pics" / "a.png").write_bytes(encoded(pixels(1, 60, 50)[0], "png")[:400])
-    with pytest.raises(DataError, match=r"1 of 31 images cannot be read, first a.png \(.*to leave them out: skip_bad"):
+    (tmp_path / "pics" / f"a.{ending}").write_bytes(encoded(pixels(1, 60, 50)[0], ending)[:kept])
+    with pytest.raises(
+        DataError, match=rf"1 of 31 images cannot be read, first a.{ending} \(.*to leave them out: skip_bad"
+    ):
         open_source("pics")
     assert same_images(together(open_source("pics", skip_bad=True)), images[:, None])
 
