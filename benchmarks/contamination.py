@@ -35,7 +35,6 @@ class Outcome:
     set: str
     seed: int
     method: str
-    share: float
     clean: float
     contaminated: float
 
@@ -52,7 +51,7 @@ def measure(path: Path, seed: int, method: str) -> Outcome:
     clean, contaminated = (
         float(roc_auc_score(anomalous[judged], strangeness(method, x[each], x[judged], seed))) for each in rows
     )
-    return Outcome(path.stem, seed, method, round(count / len(rows[1]), 3), clean, contaminated)
+    return Outcome(path.stem, seed, method, clean, contaminated)
 
 
 HEAD = """## Anomalies among the rows that are learned

@@ -26,6 +26,7 @@ from flowstone.data import Rows
 from flowstone.errors import CheckpointError, DataError, FlowstoneError, SettingError, UnknownNameError
 from flowstone.estimators import candidates, ladder
 from flowstone.estimators.context import ContextColumns
+from flowstone.estimators.tables import in_container
 from flowstone.estimators.weights import repetitions
 from flowstone.mixed import MixedDensity
 
@@ -554,6 +555,20 @@ def test_columns_keep_the_types_of_their_frame(tmp_path):
     assert filled["id"].equals(frame["id"])
     flowstone.save(density, tmp_path)
     assert FlowDensity.load(tmp_path).sample(5)[[*plain, "decimal", "period"]].dtypes.equals(frame.dtypes[4:])
+
+
+@pytest.mark.parametrize("kind", ["int64", "Int64"])
+def test_samples_between_whole_numbers_are_not_cut_to_them(kind):
+    frame = pd.DataFrame({"a": pd.Series(rng.integers(0, 1000, 200), dtype=kind), "b": rng.normal(size=200)})
+    drawn = FlowDensity(models="gaussian", random_state=0).fit(frame).sample(20)
+    assert drawn["a"].dtype == np.float64
+    assert (drawn["a"] % 1 > 0).all()
+
+
+def test_levels_that_a_type_lacks_are_not_lost():
+    table = pa.table({"level": pa.array(["a", "z"]).dictionary_encode()})
+    made = in_container(table, "pandas", {"level": pd.CategoricalDtype(["a", "b"])})
+    assert made["level"].tolist() == ["a", "z"]
 
 
 @pytest.mark.parametrize("kinds", ["auto", "infer"])

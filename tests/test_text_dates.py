@@ -153,6 +153,8 @@ def test_whole_numbers_that_are_no_dates_or_are_asked_as_numbers_stay_numbers(co
     assert kinds_of({"day": numbers}, {"day": "integer"}).kinds[0].name == "integer"
     assert kinds_of({"day": [*numbers, 20240431]}).kinds[0].name == "integer"
     assert kinds_of({"day": [20240101 + k for k in range(7)] * 9}).kinds[0].name == "integer"
+    assert kinds_of({"day": [*numbers, numbers[0] + 0.5]}).kinds[0].name != "datetime"
+    assert kinds_of({"day": [number + 10_000_000 for number in numbers]}).kinds[0].name == "integer"  # of the year 3024
 
 
 def test_an_estimator_takes_them_and_gives_them_back(columns):

@@ -363,8 +363,9 @@ def _doubt_text(facts: Facts) -> None:
     if compute.all(number_mask(pa.chunked_array([levels]))).as_py():
         remedy = {facts.name: "continuous"}
         facts.doubt("its texts are all numbers, and are taken for words", "to read numbers", kinds=remedy)
-    parted = compute.any(compute.match_substring_regex(levels, r"\d[., ]")).as_py()  # those of 12b are none
-    if parted and compute.all(compute.match_substring_regex(levels, WITH_UNIT)).as_py():
+    # Codes such as 12b look like numbers with units; but these have a decimal mark or a blank here and there.
+    has_mark = compute.any(compute.match_substring_regex(levels, r"\d[., ]")).as_py()
+    if has_mark and compute.all(compute.match_substring_regex(levels, WITH_UNIT)).as_py():
         said = f"its texts are numbers with units, such as {levels[0].as_py()!r}, and are taken for words"
         facts.doubt(said, "numbers alone are read as numbers")
 
