@@ -232,8 +232,10 @@ def test_wrong_settings_are_named():
     with pytest.raises(SettingError, match="high=inf must be a finite number"):
         Rescale(0.0, math.inf)
     for layer in (LULinear, ActNorm, BatchNorm, Standardize):
-        with pytest.raises(SettingError, match=f"{layer.__name__}: features=0 must be at least 1"):
-            layer(0)
+        for features in (0, 2.5, "two", True):
+            message = f"{layer.__name__}: features={features!r} must be a whole number, at least 1"
+            with pytest.raises(SettingError, match=message):
+                layer(features)  # pyright: ignore
     for order in ([1, 1], [0.0, 1.0], [True, False], [[1, 0]]):
         with pytest.raises(SettingError, match="is not a permutation of 0 … 1"):
             Permutation(order)  # pyright: ignore

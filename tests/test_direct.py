@@ -151,6 +151,13 @@ UNKNOWN: dict[str, Callable[[], Any]] = {
     "a hook on gradients": changed(lambda flow: last(flow).register_full_backward_hook(lambda *_: None)),
     "a hook of a parameter": changed(lambda flow: last(flow).net.output.bias.register_hook(lambda g: g)),
     "a forward of its own": changed(replace_forward),
+    "a method of its own": changed(lambda flow: setattr(flow, "log_prob", flow.log_prob)),
+    "conditioner parameters of its own": changed(
+        lambda flow: setattr(last(flow), "conditioner_parameters", last(flow).conditioner_parameters)
+    ),
+    "an activation that overwrites what its gradient needs": changed(
+        lambda flow: setattr(last(flow).net.blocks[0], "2", nn.SiLU(inplace=True))
+    ),
     "a hook after gradients": changed(
         lambda flow: last(flow).net.output.bias.register_post_accumulate_grad_hook(lambda _: None)
     ),
@@ -180,6 +187,38 @@ UNKNOWN: dict[str, Callable[[], Any]] = {
 def test_it_steps_aside_where_something_is_unknown(name):
     with pytest.raises(UnknownLayerError):
         DirectGradient(UNKNOWN[name]())
+
+
+@pytest.mark.parametrize("kind", [ResNet, Affine, Coupling, nn.Linear, nn.ReLU])
+def test_it_steps_aside_where_the_forward_of_a_class_was_replaced(monkeypatch, kind):
+    make = flowstone.spline if kind is ResNet else flowstone.realnvp
+    flow = make(3, couplings=2, hidden=(8, 8))
+    DirectGradient(flow)
+    forward = kind.forward
+
+    def replaced(self, *given):
+        return forward(self, *given)
+
+    monkeypatch.setattr(kind, "forward", replaced)
+    with pytest.raises(UnknownLayerError, match=f"the forward of {kind.__name__} was replaced"):
+        DirectGradient(flow)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda flow: setattr(last(flow).net.blocks[0][3], "p", 0.1),
+        lambda flow: setattr(flow, "log_prob", flow.log_prob),
+        lambda flow: setattr(last(flow), "conditioner_parameters", last(flow).conditioner_parameters),
+    ],
+    ids=["dropout", "log_prob", "conditioner_parameters"],
+)
+def test_it_does_not_apply_after_a_change(change):
+    flow = flowstone.spline(3, couplings=3, hidden=(8, 8))
+    gradient = DirectGradient(flow)
+    assert gradient.applies()
+    change(flow)
+    assert not gradient.applies()
 
 
 def counted(monkeypatch) -> list[int]:
@@ -213,7 +252,7 @@ def test_fit_takes_it_where_it_may(monkeypatch, more, direct):
     assert history.direct == (direct > 0)
 
 
-def test_fit_steps_aside_while_something_watches(monkeypatch):
+def test_fit_steps_aside_while_something_watches(monkeypatch, tmp_path):
     """A hook that comes while a training runs sees every module from then on; autocast lowers precision as asked."""
     calls, seen = counted(monkeypatch), []
 
@@ -221,9 +260,28 @@ def test_fit_steps_aside_while_something_watches(monkeypatch):
         if history.records[-1].step == 10:
             flow.bijection.links[-1].register_forward_hook(lambda *_: seen.append(1))
 
-    flowstone.fit(small(), TOYS["moons"], steps=20, watch=watch, **QUICK)
+    with pytest.warns(UserWarning, match="from step 10 on gradients are those of autograd"):
+        history = flowstone.fit(small(), TOYS["moons"], steps=20, watch=watch, resume=tmp_path, **QUICK)
     assert len(calls) == 10
     assert len(seen) >= 10
+    assert history.direct is False
+    state = load_state(tmp_path)
+    assert state is not None
+    assert state.direct is False
+
+
+def test_a_training_that_stepped_aside_stays_so(monkeypatch):
+    calls, hooks = counted(monkeypatch), []
+
+    def watch(flow, history):
+        if history.records[-1].step == 10:
+            hooks.append(flow.register_forward_hook(lambda *_: None))
+        elif hooks:
+            hooks.pop().remove()
+
+    with pytest.warns(UserWarning, match="from step 10 on"):
+        flowstone.fit(small(), TOYS["moons"], steps=40, watch=watch, **QUICK)
+    assert len(calls) == 10
 
 
 def test_it_does_not_apply_under_autocast_or_a_search_for_anomalies():

@@ -12,7 +12,7 @@ from flowstone.bijections import (
     checkerboard,
 )
 from flowstone.bijections.univariate import soft_clamp
-from flowstone.errors import ShapeError
+from flowstone.errors import SettingError, ShapeError
 from flowstone.nets import MADE, MLP, AnyOrderNet, ConvNet, FullResolution, GatedConvNet, ResConvNet, ResNet
 from flowstone.train.regularization import dropout_rate
 
@@ -95,6 +95,19 @@ def test_inputs_that_a_net_was_not_built_for_are_named(name):
     if name != "ResConvNet":  # whose norm sees the channels first
         with pytest.raises(ShapeError, match="got input of shape"):
             alone(x[:, :1])
+
+
+@pytest.mark.parametrize("net", [MLP, ResNet, MADE])
+@pytest.mark.parametrize("hidden", [(-1,), (8, 2.5), (True,)])
+def test_widths_that_are_no_numbers_of_units_are_named(net, hidden):
+    with pytest.raises(SettingError, match=r"hidden=\(.*\) must be whole numbers, at least 1"):
+        net(2, 2, hidden=hidden)
+
+
+@pytest.mark.parametrize("net", [ConvNet, GatedConvNet, ResConvNet])
+def test_numbers_of_channels_that_cannot_be_are_named(net):
+    with pytest.raises(SettingError, match=r"hidden=2\.5 must be a whole number, at least 1"):
+        net(2, 2, hidden=2.5)
 
 
 def test_one_column_of_a_net_is_named_as_one():

@@ -5,7 +5,7 @@ import torch
 
 import flowstone
 from flowstone.bijections import Scaling
-from flowstone.errors import DataError, SettingError, ShapeError, UnknownNameError
+from flowstone.errors import DataError, SettingError, UnknownNameError
 from flowstone.priors import (
     PRIORS,
     ClassConditional,
@@ -196,8 +196,9 @@ def test_wrong_settings_are_named():
     for df in (1.0, math.inf, math.nan):
         with pytest.raises(SettingError, match=f"df={df}"):
             StudentT(1, df=df)
-    with pytest.raises(ShapeError, match=r"StandardNormal: event shape \(0,\) has a size below 1"):
-        StandardNormal(0)
+    for shape in (0, 2.5, (2, "a")):
+        with pytest.raises(SettingError, match=r"StandardNormal: event_shape=.* must be whole numbers, at least 1"):
+            StandardNormal(shape)  # pyright: ignore
     with pytest.raises(DataError, match="the class is in column 2 of the context, which has 1"):
         ClassConditional(2, classes=2, column=2).log_prob(torch.zeros(3, 2), torch.zeros(3, 1))
     with pytest.raises(SettingError, match="components=0"):

@@ -274,6 +274,16 @@ def test_wrong_names_and_values_are_named():
             ((key, value),) = setting.items()
             with pytest.raises(SettingError, match=f"^{key}={value!r} must be a whole number, at least 1$"):
                 build(name, {"event_shape": (1, 4, 4), **setting})
+    with pytest.raises(SettingError, match="scales=3: images of 4x4 cannot be halved 3 times"):
+        of_images("glow", (1, 4, 4), scales=3)
+    for name, settings, message in (
+        ("maf", {"layers": 1.5}, r"layers=1\.5 must be a whole number, at least 1"),
+        ("maf_spline", {"bound": math.nan}, "bound=nan must be a finite number"),
+        ("spline", {"whiten": "no"}, "whiten='no' must be a finite number"),
+        ("mixed", {"width": 0}, "width=0 must be a whole number, at least 1"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            RECIPES[name](2, **settings)
     with pytest.raises(SettingError, match="blocks=-1 must be a whole number, at least 0"):
         of_images("realnvp_image", (1, 4, 4), blocks=-1)
     with pytest.raises(SettingError, match="channels, height, width"):

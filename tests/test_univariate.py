@@ -12,6 +12,7 @@ from flowstone.bijections import (
     RQSpline,
     Univariate,
 )
+from flowstone.errors import SettingError
 
 UNIVARIATE = {
     "Additive": bijections.Additive,
@@ -52,6 +53,21 @@ def test_spline_survives_parameters_of_any_size():
         assert z.isfinite().all()
         assert log_slope.isfinite().all()
         assert all(g.isfinite().all() for g in torch.autograd.grad(z.sum() + log_slope.sum(), (x, parameters)))
+
+
+@pytest.mark.parametrize(("largest", "error"), [(1.0, 1e-5), (2.0, 1e-3), (3.0, 2e-2)])
+def test_the_inverse_of_a_spline_in_float32_is_as_exact_as_its_docstring_says(largest, error):
+    """The worst of 20 times as many points was 0.9, 0.7 and 0.9 of these bounds."""
+    spline = RQSpline()
+    x = 3 * (2 * torch.rand(100_000, 1) - 1)
+    parameters = largest * (2 * torch.rand(len(x), 1, spline.parameters_per_feature) - 1)
+    assert (spline.inverse(spline(x, parameters)[0], parameters)[0] - x).abs().max() < error
+
+
+def test_features_that_are_no_numbers_of_features_are_named():
+    for features in (0, 2.5, (2, True)):
+        with pytest.raises(SettingError, match=r"features=.* must be whole numbers, at least 1"):
+            Affine(features)  # pyright: ignore
 
 
 @pytest.mark.parametrize(("scale", "cap"), [("tanh", 1.0), ("soft", 3.0)])

@@ -16,6 +16,7 @@ __all__ = [
     "require_integer",
     "require_number",
     "require_seed",
+    "require_sizes",
 ]
 
 MOST_SEED = 2**63 - 1
@@ -54,6 +55,12 @@ def require_integer(name: str, value: Any, *, at_least: int = 1) -> None:
     """Require that ``value`` is a whole number, at least ``at_least``."""
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < at_least:
         raise SettingError(f"{name}={value!r} must be a whole number, at least {at_least}")
+
+
+def require_sizes(name: str, values: Iterable[Any]) -> None:
+    """Require whole numbers, each at least 1, such as the widths of layers or the sides of an image."""
+    if not all(isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0 for value in values):
+        raise SettingError(f"{name}={tuple(values)} must be whole numbers, at least 1")
 
 
 def require_seed(name: str, value: Any) -> None:

@@ -137,9 +137,13 @@ def direct_gradients_know_their_nets() -> None:
     dropping.blocks[0][3].p = 0.1  # pyright: ignore
     blocks.blocks[0] = nn.Sequential(nn.ReLU(), nn.Linear(8, 8))
     plain.layers[1] = nn.Softplus()
-    unknown: list[nn.Module] = [blocks, plain, dropping, MLP(1, 2, hidden=()), MLP(1, 4, hidden=(8,))]
+    overwriting = MLP(1, 2, hidden=(8,))
+    overwriting.layers[1] = nn.SiLU(inplace=True)
+    unknown: list[nn.Module] = [blocks, plain, dropping, overwriting, MLP(1, 2, hidden=()), MLP(1, 4, hidden=(8,))]
     images = Coupling(2, Affine((1, 1, 1)), MLP(1, 2, hidden=(8,)))
-    flows = [images, *(Coupling(2, Affine(1), net) for net in unknown)]
+    methods = Coupling(2, Affine(1), MLP(1, 2, hidden=(8,)))
+    methods.conditioner_parameters = methods.conditioner_parameters
+    flows = [images, methods, *(Coupling(2, Affine(1), net) for net in unknown)]
     for link in flows:
         try:
             DirectGradient(flowstone.Flow(Chain(Permutation.reverse(2), link), StandardNormal(2)))

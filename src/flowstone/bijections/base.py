@@ -13,7 +13,7 @@ from torch.distributions.constraints import Constraint
 
 from flowstone.bijections.constraints import compose_domain
 from flowstone.errors import SettingError, ShapeError
-from flowstone.validation import require_instance
+from flowstone.validation import require_instance, require_integer
 
 __all__ = ["Bijection", "Chain", "Inverse", "State", "walk"]
 
@@ -74,8 +74,8 @@ class Bijection(nn.Module, ABC):
 
     def __init__(self, features: int | None = None, latent_features: int | None = None) -> None:
         super().__init__()
-        if features is not None and features < 1:
-            raise SettingError(f"{type(self).__name__}: features={features} must be at least 1")
+        if features is not None:
+            require_integer(f"{type(self).__name__}: features", features)
         self.features = features
         self.latent_features = features if latent_features is None else latent_features
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from flowstone.validation import require_choice, require_number
+from flowstone.validation import require_choice, require_number, require_sizes
 
 __all__ = ["Additive", "Affine", "Univariate", "soft_clamp"]
 
@@ -95,7 +95,8 @@ class Affine(Univariate):
         self.scale = scale
         self.limit = limit
         self.shift_first = shift_first
-        shape = (features,) if isinstance(features, int) else tuple(features)
+        shape = tuple(features) if isinstance(features, Sequence) else (features,)
+        require_sizes("features", shape)
         self.features = shape[0]
         self.factor = nn.Parameter(torch.ones(shape)) if scale == "tanh" else None
 

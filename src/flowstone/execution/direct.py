@@ -44,6 +44,8 @@ class DirectGradient:
         self.flow, modules = density, list(density.modules())
         self.parameters = [parameter for _, parameter in density.named_parameters(remove_duplicate=False)]
         self._attributes = [vars(module) for module in modules]
+        self._sizes = list(map(len, self._attributes))
+        self._dropouts = [module for module in modules if isinstance(module, nn.Dropout)]
         self._hooks = [*hooks_of_all_modules(), *(hooks for module in modules for hooks in hooks_of(module))]
         links = list(_links(density.bijection))
         fixed = next((i for i, link in enumerate(links) if any(True for _ in link.parameters())), len(links))
@@ -52,22 +54,28 @@ class DirectGradient:
         self.by_latent = known(density.prior, PRIORS)
         if not self.applies() or not self._are_plain():
             raise UnknownLayerError(
-                "hooks, a replaced forward, or parameters that are shared, fixed or of several kinds"
+                "hooks, a replaced method, or parameters that are shared, fixed or of several kinds"
             )
 
     def _are_plain(self) -> bool:
         kinds = {(type(p), p.dtype, p.device.type) for p in self.parameters}
         shared = len(self.parameters) > len(set(map(id, self.parameters)))
         computed = any(hasattr(module, "parametrizations") for module in self.flow.modules())
-        return kinds == {(nn.Parameter, self.flow.dtype, "cpu")} and not shared and not computed
+        replaced = any(
+            callable(value) and hasattr(type(module), name)
+            for module in self.flow.modules()
+            for name, value in vars(module).items()
+        )
+        return kinds == {(nn.Parameter, self.flow.dtype, "cpu")} and not shared and not computed and not replaced
 
     def applies(self) -> bool:
-        """Whether nothing watches or changes what the layers compute: no hooks, no other forward, no parameter that is
-        held fixed, no autocast, no search for anomalies.
+        """Whether nothing watches or changes what the layers compute: no hooks, no new attribute of a module such as a
+        method in place of its own, no dropout, no parameter that is held fixed, no autocast, no search for anomalies.
         """
         return (
             not any(self._hooks)
-            and not any("forward" in attributes for attributes in self._attributes)
+            and list(map(len, self._attributes)) == self._sizes
+            and not any(map(attrgetter("p"), self._dropouts))
             and all(map(attrgetter("requires_grad"), self.parameters))
             and not any(map(attrgetter("_backward_hooks"), self.parameters))
             and not any(map(attrgetter("_post_accumulate_grad_hooks"), self.parameters))

@@ -38,6 +38,8 @@ def known(module: nn.Module, table: Mapping[type, Callable[..., T]]) -> T:
     """What the table makes of a module of exactly this type: a subclass may compute something else."""
     if type(module) not in table:
         raise UnknownLayerError(f"{type(module).__name__} is none of {', '.join(kind.__name__ for kind in table)}")
+    if type(module).forward is not FORWARDS[type(module)]:
+        raise UnknownLayerError(f"the forward of {type(module).__name__} was replaced")
     return table[type(module)](module)
 
 
@@ -94,10 +96,11 @@ class _Activation:
     r"""$y = \phi(x)$: $\bar x = \phi'(x)\,\bar y$; ReLU and tanh have φ' as a function of y, which is kept then."""
 
     def __init__(self, layer: nn.Module) -> None:
-        if getattr(layer, "approximate", "none") != "none":
-            raise UnknownLayerError(f"{layer}")
         self.phi, self.gradient = layer.forward, ACTIVATIONS[type(layer)]
         self.keeps_y = type(layer) in (nn.ReLU, nn.Tanh)
+        overwrites_x = getattr(layer, "inplace", False) and not self.keeps_y
+        if overwrites_x or getattr(layer, "approximate", "none") != "none":
+            raise UnknownLayerError(f"{layer}")
 
     def forward(self, x: Tensor, tape: Tape) -> Tensor:
         y = self.phi(x)
@@ -417,3 +420,6 @@ PRIORS: dict[type, Callable[[Any], Callable[[Tensor, float], Tensor]]] = {
     StandardNormal: lambda _: torch.mul,
     Logistic: lambda _: _logistic,
 }
+
+KINDS: tuple[Any, ...] = (*LAYERS, *PRIORS, *TRANSFORMS, *NETS, *ACTIVATIONS, nn.Linear, nn.Sequential)
+FORWARDS = {kind: kind.forward for kind in KINDS}

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from flowstone.errors import ShapeError
 from flowstone.nets.initialization import initialize_output
 from flowstone.nets.mlp import activation_of, wrong_inputs
+from flowstone.validation import require_integer
 
 __all__ = ["ConvNet"]
 
@@ -33,6 +34,7 @@ class ConvNet(nn.Module):
         activation: str = "relu",
     ) -> None:
         super().__init__()
+        require_integer("hidden", hidden)
         phi = activation_of(activation)
         self.layers = nn.Sequential(
             nn.Conv2d(in_channels + context_features, hidden, 3, padding=1),

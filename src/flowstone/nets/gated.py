@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from flowstone.nets.conv import with_context
 from flowstone.nets.initialization import initialize_output
+from flowstone.validation import require_integer
 
 __all__ = ["GatedConvNet"]
 
@@ -25,6 +26,8 @@ class GatedConvNet(nn.Module):
         self, in_channels: int, out_channels: int, *, hidden: int = 32, blocks: int = 2, context_features: int = 0
     ) -> None:
         super().__init__()
+        require_integer("hidden", hidden)
+        require_integer("blocks", blocks, at_least=0)
         self.inputs = in_channels + context_features
         self.input = nn.Conv2d(self.inputs, hidden, 3, padding=1)
         self.blocks = nn.ModuleList(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from flowstone.errors import SettingError
 from flowstone.nets.initialization import OUTPUT_SCALE, initialize_output
 from flowstone.nets.mlp import activation_of, concat_inputs
+from flowstone.validation import require_sizes
 
 __all__ = ["MADE", "MaskedLinear", "MaskedNet"]
 
@@ -96,6 +97,7 @@ class MADE(MaskedNet):
         output_scale: float = OUTPUT_SCALE,
     ) -> None:
         super().__init__()
+        require_sizes("hidden", hidden)
         if residual and len(set(hidden)) > 1:
             raise SettingError(f"hidden={tuple(hidden)}: residual layers are all of one width")
         self.features, self.context_features = features, context_features

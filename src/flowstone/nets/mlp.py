@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from flowstone.errors import ShapeError
 from flowstone.nets.initialization import OUTPUT_SCALE, initialize_output
-from flowstone.validation import require_choice
+from flowstone.validation import require_choice, require_sizes
 
 __all__ = ["MLP", "Parallel"]
 
@@ -70,6 +70,7 @@ class MLP(nn.Module):
         output_scale: float = OUTPUT_SCALE,
     ) -> None:
         super().__init__()
+        require_sizes("hidden", hidden)
         phi = activation_of(activation)
         sizes = [max(1, in_features + context_features), *hidden]
         layers: list[nn.Module] = []

@@ -9,7 +9,7 @@ from torch.nn.utils import parametrizations
 from flowstone.nets.conv import with_context
 from flowstone.nets.initialization import initialize_output
 from flowstone.nets.mlp import activation_of
-from flowstone.validation import require_choice
+from flowstone.validation import require_choice, require_integer
 
 __all__ = ["NORMS", "FullResolution", "ResConvNet"]
 
@@ -74,6 +74,8 @@ class ResConvNet(nn.Module):
         normed_input: bool = True,
     ) -> None:
         super().__init__()
+        require_integer("hidden", hidden)
+        require_integer("blocks", blocks, at_least=0)
         nu = norm_of(norm)
         phi = activation_of(activation, inplace=norm != "none")  # a norm makes a copy first
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from flowstone.errors import SettingError
 from flowstone.nets.initialization import OUTPUT_SCALE, initialize_output
 from flowstone.nets.mlp import activation_of, concat_inputs
+from flowstone.validation import require_sizes
 
 __all__ = ["ResNet"]
 
@@ -44,6 +45,7 @@ class ResNet(nn.Module):
         output_scale: float = OUTPUT_SCALE,
     ) -> None:
         super().__init__()
+        require_sizes("hidden", hidden)
         if len(set(hidden)) != 1:
             raise SettingError(
                 f"hidden={tuple(hidden)}: residual blocks are all of one width, and there is at least one"

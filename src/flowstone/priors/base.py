@@ -11,6 +11,7 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from flowstone.errors import ShapeError
+from flowstone.validation import require_sizes
 
 __all__ = ["Prior", "without_autocast"]
 
@@ -26,9 +27,9 @@ class Prior(nn.Module, ABC):
 
     def __init__(self, event_shape: int | Sequence[int]) -> None:
         super().__init__()
-        self.event_shape = torch.Size((event_shape,) if isinstance(event_shape, int) else event_shape)
-        if any(size < 1 for size in self.event_shape):
-            raise ShapeError(f"{type(self).__name__}: event shape {tuple(self.event_shape)} has a size below 1")
+        shape = tuple(event_shape) if isinstance(event_shape, Sequence) else (event_shape,)
+        require_sizes(f"{type(self).__name__}: event_shape", shape)
+        self.event_shape = torch.Size(shape)
         if not self.event_shape:
             raise ShapeError(
                 f"{type(self).__name__}: one z needs a dimension at least, event shape () has none; "

@@ -12,7 +12,6 @@ from flowstone.bijections import (
     Standardize,
     Univariate,
 )
-from flowstone.errors import SettingError
 from flowstone.flow import Flow
 from flowstone.nets import MADE
 from flowstone.nets.initialization import OUTPUT_SCALE, scale_at_depth
@@ -39,8 +38,6 @@ def autoregressive_flow(
 
     A last reversal restores the order. With ``inverse`` every layer runs in the other direction.
     """
-    if features < 1 or layers < 1:
-        raise SettingError(f"features={features} and layers={layers} must be at least 1")
     links: list[Bijection] = [Standardize(features)]
     for index in range(layers):
         if index:

@@ -17,7 +17,6 @@ from flowstone.bijections import (
     Standardize,
     Univariate,
 )
-from flowstone.errors import SettingError
 from flowstone.nets import MLP, Parallel, ResNet
 from flowstone.nets.initialization import OUTPUT_SCALE
 from flowstone.validation import require_choice
@@ -82,8 +81,6 @@ def coupling_chain(
     feature depends on every other, whatever the permutation. ``leaky_relu`` puts a ``LeakyReLU`` between couplings,
     ``batch_norm`` a ``BatchNorm`` of the changed half after each.
     """
-    if features < 1 or couplings < 1:
-        raise SettingError(f"features={features} and couplings={couplings} must be at least 1")
     require_choice("mixing", mixing, MIXINGS)
     links: list[Bijection] = [Standardize(features)] if first is None else list(first)
     order = torch.arange(features)

@@ -6,7 +6,7 @@ from typing import Any
 from flowstone.embedded import Embedded
 from flowstone.nets import MLP, ResNet
 from flowstone.recipes.registry import build, recipe
-from flowstone.validation import require_choice, require_integer
+from flowstone.validation import require_choice
 
 __all__ = ["embedded"]
 
@@ -39,7 +39,6 @@ def embedded(
     >>> density.sample(3, torch.randn(5, 100), seed=0).shape
     torch.Size([3, 5, 2])
     """
-    require_integer("width", width)
     require_choice("net", net, NETS)
     embed = NETS[net](context_features, width, hidden=embedding, output_scale=1.0)
     name, arguments = ("spline", {}) if density is None else (density["recipe"], density.get("arguments", {}))

@@ -21,7 +21,6 @@ from flowstone.priors import make_prior
 from flowstone.recipes.couplings import vector_coupling
 from flowstone.recipes.images import image_flow
 from flowstone.recipes.registry import recipe
-from flowstone.validation import require_integer
 
 __all__ = ["glow"]
 
@@ -70,13 +69,8 @@ def glow(
     >>> flowstone.glow(event_shape=(1, 4, 4), scales=2, couplings=2, channels=8).sample(4, seed=0).shape
     torch.Size([4, 1, 4, 4])
     """
-    if channels is not None:
-        require_integer("channels", channels)
     if (features is None) == (event_shape is None):
         raise SettingError("glow takes either features (vectors) or event_shape (images)")
-    require_integer("couplings", couplings)
-    if channels is not None:
-        require_integer("channels", channels)
     if event_shape is None:
         assert features is not None
         _refuse("vectors", scales=scales, channels=channels, alpha=alpha)

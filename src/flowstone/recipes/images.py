@@ -8,7 +8,6 @@ from flowstone.bijections import Bijection, Chain, Dequantize, Interval, MultiSc
 from flowstone.errors import SettingError
 from flowstone.flow import Flow
 from flowstone.priors import make_prior
-from flowstone.validation import require_integer
 
 __all__ = ["image_flow", "prepared"]
 
@@ -42,10 +41,12 @@ def image_flow(
     Sizes that cannot be halved ``halvings`` times (None: once a scale) are padded, which leaves the likelihood that of
     the image (``Pad``).
     """
-    require_integer("scales", scales)
     links = prepared(event_shape, alpha, noise)
     channels, height, width = event_shape
-    step = 2 ** (scales if halvings is None else halvings)
+    halvings = scales if halvings is None else halvings
+    if 2 ** (halvings - 1) >= max(height, width):
+        raise SettingError(f"scales={scales}: images of {height}x{width} cannot be halved {halvings} times")
+    step = 2**halvings
     size = [step * -(-side // step) for side in (height, width)]
     if size != [height, width]:
         links.append(Pad(event_shape, size))

@@ -51,9 +51,7 @@ def mixed(
     """
     require_choice("order", order, ORDERS)
     width = WIDTHS[order] if width is None else width
-    sizes = {"width": width, "blocks": blocks, "pieces": pieces, "encoding_pieces": encoding_pieces}
-    for name, value in sizes.items():
-        require_integer(name, value)
+    require_integer("blocks", blocks)
     described = columns_of(features, columns)
     heads = Heads(described, Encoder(described, pieces), bins)
     if order == "any":

@@ -26,7 +26,7 @@ from flowstone.flow import Flow
 from flowstone.nets import FullResolution, GatedConvNet, ResConvNet
 from flowstone.recipes.images import image_flow
 from flowstone.recipes.registry import recipe
-from flowstone.validation import require_choice, require_integer
+from flowstone.validation import require_choice
 
 __all__ = ["realnvp_image"]
 
@@ -111,9 +111,6 @@ def realnvp_image(
     torch.Size([2, 1, 5, 5])
     """
     require_choice("preset", preset, PRESETS)
-    for name, size in (("scales", scales), ("couplings", couplings), ("channels", channels)):
-        require_integer(name, size)
-    require_integer("blocks", blocks, at_least=0)
     given = {
         "net": net,
         "masked": masked,

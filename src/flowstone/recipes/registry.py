@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from flowstone.density import Density
 from flowstone.errors import SettingError, UnknownNameError
-from flowstone.validation import require_bool, require_integer
+from flowstone.validation import require_bool, require_integer, require_number, require_sizes
 
 __all__ = ["RECIPES", "all_recipes", "build", "recipe", "shape_arguments"]
 
@@ -17,8 +17,7 @@ P = ParamSpec("P")
 D = TypeVar("D", bound=Density)
 
 RECIPES: dict[str, Callable[..., Any]] = {}
-LEAST = {"features": 1, "context_features": 0}
-SIZES = ("event_shape", "hidden")  # arguments that are several whole numbers above 0
+ABOVE_ZERO = ("features", "couplings", "layers", "scales", "channels", "width", "pieces", "encoding_pieces")
 
 
 def recipe(function: Callable[P, D]) -> Callable[P, D]:
@@ -28,9 +27,8 @@ def recipe(function: Callable[P, D]) -> Callable[P, D]:
     arrays of NumPy become Python's own. One number where several may stand, as in ``hidden=64``, is a tuple of one.
 
     Raises:
-        SettingError: another module has registered a recipe of this name; from a recipe: ``features``,
-            ``context_features``, ``event_shape`` or ``hidden`` is no number of columns, pixels or units, or what is
-            either True or False is something else.
+        SettingError: another module has registered a recipe of this name; from a recipe: an argument cannot be a number
+            of columns, layers or units, or is not a finite number or not True or False where its annotation says so.
     """
     return _register(function.__name__, function)
 
@@ -59,15 +57,18 @@ def _checked(parameter: inspect.Parameter, value: Any) -> Any:
     name, value = parameter.name, _plain(value)
     if value is None:
         return None
-    several = isinstance(parameter.default, tuple) or "Sequence[int]" in str(parameter.annotation)
-    if several and isinstance(value, int):
-        value = (value,)
-    if name in LEAST:
-        require_integer(name, value, at_least=LEAST[name])
-    if name in SIZES and not all(type(size) is int and size > 0 for size in value):
-        raise SettingError(f"{name}={tuple(value)} must be whole numbers, at least 1")
-    if isinstance(parameter.default, bool) or parameter.annotation == bool | None:
+    kind = parameter.annotation
+    if name in ABOVE_ZERO:
+        require_integer(name, value)
+    elif name in ("context_features", "blocks"):
+        require_integer(name, value, at_least=0)
+    elif kind in (float, float | None):
+        require_number(name, value)
+    elif kind in (bool, bool | None):
         require_bool(name, value)
+    elif kind in (Sequence[int], Sequence[int] | None):
+        value = value if type(value) in (list, tuple) else (value,)
+        require_sizes(name, value)
     return value
 
 

@@ -44,7 +44,7 @@ class History:
             it went on.
         stopped: ``"finished"``, ``"patience"`` (validation no longer improved), ``"interrupted"`` (Ctrl-C),
             ``"terminated"`` (SIGTERM) or ``"not finite"``.
-        direct: whether gradients were computed directly, not by autograd.
+        direct: whether all gradients were computed directly, none by autograd.
 
     >>> History([Record(0, 0.0, 2.9, 2.8, 5e-5, 0.0), Record(100, 1.5, 2.1, 2.2, 5e-3, 1.2)])
     History: 2 validations, finished

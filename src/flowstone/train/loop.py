@@ -248,6 +248,7 @@ class _Training:
                 return STOPPED_BY[Signals(signal)] if signal else "patience"
             rate = settings.learning_rate(progress) * self._slower()
             self._count(self.stepper.take(state.step, rate))
+            state.direct = state.history.direct = self.stepper.is_direct
             state.step += 1
             if state.step % settings.validate_every == 0:
                 self._validate(rate)

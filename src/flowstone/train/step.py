@@ -88,6 +88,11 @@ class Stepper:
             direct = self.settings.direct
         if not direct:
             self._direct = None
+        return self.is_direct
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether gradients are computed directly."""
         return self._direct is not None
 
     def take(self, step: int, rate: float) -> list[tuple[float, float]]:
@@ -152,8 +157,12 @@ class Stepper:
         self._seed_noise(step)
         for flat in self.weights.flats:
             flat.zero_grad()
+        if self._direct is not None and not self._direct.applies():
+            self._direct = None  # for good, so that a training that is resumed later goes on in the same way
+            reason = "something watches or changes what its layers compute"
+            warnings.warn(f"from step {step} on gradients are those of autograd: {reason}", stacklevel=2)
         with self._noise_of_whole_batch(step, total):
-            if self._direct is not None and self._direct.applies():
+            if self._direct is not None:
                 loss = self._direct(rows.x, rows.context, total=total)
             else:
                 loss = self._gradient_by_autograd(rows, total)
