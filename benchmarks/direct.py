@@ -150,7 +150,7 @@ takes:
 |---|---|---|---|
 {threads}
 
-MiB by which a step raises the peak memory of the process (Linux):
+MiB by which a step raises the peak memory of the process (Linux), measured on one thread:
 
 | item | direct | autograd |
 |---|---|---|

@@ -70,6 +70,15 @@ def test_realnvp_leaves_the_identity_on_a_uniform_square():
     assert trained("uniform", "realnvp", {"couplings": 4, "hidden": (32, 32)}, steps=400, batch_size=128) < 2.7
 
 
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("toy", "name", "hidden", "reached"),
+    [("circles", "nice", (128, 128), 2.25), ("uniform", "realnvp", (64, 64), 2.56)],
+)
+def test_the_reproductions_reach_what_they_should_in_a_thousand_steps(toy, name, hidden, reached):
+    assert trained(toy, name, {"couplings": 6, "hidden": hidden}, steps=1000) <= reached
+
+
 def test_nice_leaves_the_identity_on_circles():
     """Under a logistic prior the identity is a local optimum of translations, with a loss of 2.907."""
     assert trained("circles", "nice", {"couplings": 6, "hidden": (64, 64)}, steps=400, batch_size=128) < 2.75

@@ -142,8 +142,9 @@ class Settings:
     compile: bool = option(
         False,
         "Compile the loss by torch.compile, which takes up to a minute when the training begins; on a CUDA device its "
-        "kernels are launched as a CUDA graph. Without a C++ compiler the training warns and runs uncompiled. Noise "
-        "and rounding differ from those of an uncompiled training.",
+        "kernels are launched as a CUDA graph. On a CPU it makes autoregressive flows faster, and narrow coupling "
+        "flows, whose gradients are direct otherwise, slower. Without a C++ compiler the training warns and runs "
+        "uncompiled. Noise and rounding differ from those of an uncompiled training.",
     )
     direct: bool = option(
         True,
