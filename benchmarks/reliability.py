@@ -158,9 +158,9 @@ MUTANTS = """
 a bound of a slice, a clamp, a buffer that is not saved; what `forward` and `inverse` return is shifted by 1e-4, their
 log-dets are multiplied by 1.01, by 0 and by −1. Each mutant is run by the quick laws over the cases that execute the
 changed line, by checks of what docstrings promise (in `tests/mutation/`: formulas, bounds, starts, states, and a few
-more cases) and by the examples in docstrings, until one fails. Left out are `traces_whole`, `measure_is_kept` and
-`grid_sums_to_one`, which are slow. A mutant counts for the first check that notices it, and the order is fixed: a law
-with a small count may notice many more.
+more cases) and by the examples in docstrings, until one fails. Left out are `traces_as_one_graph`, `measure_is_kept`
+and `grid_sums_to_one`, which are slow. A mutant counts for the first check that notices it, and the order is fixed: a
+law with a small count may notice many more.
 
 {total} mutants, {caught} noticed, {equivalent} equivalent, {survivors} others; {seconds} s, torch {torch}.
 

@@ -10,9 +10,9 @@ from flowstone.evaluation import (
     LatentClasses,
     baseline_nll,
     baselines,
-    beside_metrics,
     column_bits,
     independent_columns,
+    reference_metrics,
 )
 from flowstone.recipes import mixed, realnvp, spline
 
@@ -146,7 +146,7 @@ def test_the_error_of_a_lead_is_that_of_the_differences():
     rows, x = torch.randn(2, 300, 2, generator=draw).unbind(0)
     density = realnvp(2, couplings=1, hidden=(4,)).eval()
     density.initialize(rows)
-    found = beside_metrics(density, x, rows)
+    found = reference_metrics(density, x, rows)
     for name, model in baselines(density, rows).items():
         lead = density.log_prob(x).double() - model(x).double()
         assert found["baselines_lead_stderr"][name] == pytest.approx(lead.std().item() / math.sqrt(300), rel=1e-6)

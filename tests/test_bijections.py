@@ -39,7 +39,7 @@ from flowstone.bijections import (
 )
 from flowstone.errors import DataError, FlowstoneError, SettingError, ShapeError, UnknownNameError
 from flowstone.nets import MADE, ResNet
-from flowstone.testing import LAWS, Case, LawBrokenError, check, traces_whole
+from flowstone.testing import LAWS, Case, LawBrokenError, check, traces_as_one_graph
 from mutation.formulas import MORE_CASES, MORE_LAWS
 from mutation.properties import PROPERTIES
 
@@ -57,7 +57,7 @@ few_inputs = settings(max_examples=8 if settings().max_examples == 25 else setti
 
 
 ONCE = (
-    "traces_whole",
+    "traces_as_one_graph",
     "measure_is_kept",
     "saved_is_loaded",
     "copies_are_apart",
@@ -91,7 +91,7 @@ def test_law(float64, law, name, seed, spread):
 
 
 @everywhere
-@pytest.mark.parametrize("law", [law for law in ONCE if law != "traces_whole"])
+@pytest.mark.parametrize("law", [law for law in ONCE if law != "traces_as_one_graph"])
 def test_law_once(float64, law, name):
     LAWS[law](CASES[name], 1, 1.5)
 
@@ -105,7 +105,7 @@ TRACED_ELSEWHERE = ("recipe ", "Coupling LogisticMixtureCDF one feature", "Autor
     "name", [pytest.param(name, marks=pytest.mark.long if name.startswith(TRACED_ELSEWHERE) else ()) for name in CASES]
 )
 def test_it_is_traced_whole(float64, name):
-    traces_whole(CASES[name], 1, 1.5)
+    traces_as_one_graph(CASES[name], 1, 1.5)
 
 
 @pytest.mark.parametrize("check", PROPERTIES.values(), ids=PROPERTIES)
@@ -124,7 +124,7 @@ def test_more_laws(float64, law, name):
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own
 @everywhere
 def test_compiled(float64, name):
-    traces_whole(CASES[name], 1, 1.5, backend="inductor")
+    traces_as_one_graph(CASES[name], 1, 1.5, backend="inductor")
 
 
 @pytest.mark.parametrize(("law", "name"), REPEATED)

@@ -10,7 +10,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 import flowstone
 from cases import disturb
-from flowstone.bijections import Affine, BatchNorm, Chain, Coupling, Dequantize, Half, noise_from
+from flowstone.bijections import Affine, BatchNorm, Chain, Coupling, Dequantize, Partial, noise_from
 from flowstone.errors import UnknownNameError
 from flowstone.execution import checkpointed
 from flowstone.nets import MLP
@@ -203,7 +203,7 @@ def test_nets_that_do_not_repeat_themselves(float64, layer):
 
 @pytest.mark.parametrize("generator", [None, torch.Generator()])
 def test_noise_between_couplings_is_the_same_again(float64, generator):
-    links = [link for _ in range(9) for link in (Half(2, Dequantize()), coupling())]
+    links = [link for _ in range(9) for link in (Partial(2, Dequantize()), coupling())]
     flow = flowstone.Flow(Chain(*links), StandardNormal(2)).double()
     disturb(flow, 0.2)
     x = torch.randint(9, (16, 2)).double()

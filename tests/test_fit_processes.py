@@ -217,7 +217,7 @@ def test_what_a_process_draws_by_itself_is_apart_from_the_noise_of_the_whole_bat
     with torch.random.fork_rng([]):
         Stepper._seed_noise(stepper, 3)
         own = torch.rand(2, 5)
-    with Stepper._noise_of_whole_batch(stepper, 3, total=4):
+    with Stepper._noise_of_joint_batch(stepper, 3, total=4):
         assert not torch.equal(uniform_like(own), own)
 
 

@@ -15,10 +15,10 @@ from flowstone.bijections import (
     Affine,
     Chain,
     Coupling,
-    Half,
     Inverse,
     MultiScale,
     Pad,
+    Partial,
     Permutation,
     Scaling,
     Squeeze,
@@ -137,7 +137,7 @@ def test_what_makes_no_flow_is_named():
         ),
         "Chain takes bijections one by one, as in Chain(a, b), got a list": lambda: Chain([Scaling(2)]),  # pyright: ignore
         "Inverse takes a bijection, got the class Scaling": lambda: Inverse(Scaling),  # pyright: ignore
-        "Half takes a bijection, got a NoneType": lambda: Half(2, None),  # pyright: ignore
+        "Partial takes a bijection, got a NoneType": lambda: Partial(2, None),  # pyright: ignore
         "MultiScale takes a bijection for each scale, got the class Squeeze": (
             lambda: MultiScale((1, 4, 4), [Squeeze])  # pyright: ignore
         ),

@@ -14,7 +14,7 @@ from torch.func import jacrev, vmap
 
 import flowstone
 from cases import disturb
-from flowstone.bijections import Affine, BatchNorm, Chain, Coupling, Half, Rescale, walk
+from flowstone.bijections import Affine, BatchNorm, Chain, Coupling, Partial, Rescale, walk
 from flowstone.errors import SettingError, UnknownNameError
 from flowstone.evaluation import check
 from flowstone.nets import ResConvNet
@@ -222,7 +222,7 @@ def test_batch_norm_follows_every_coupling_on_what_it_changed(flow, couplings):
         pair for chain in chains for pair in itertools.pairwise(chain.sublayers()) if isinstance(pair[0], Coupling)
     ]
     for coupling, after in pairs:
-        assert isinstance(after, Half)
+        assert isinstance(after, Partial)
         assert after.swap == coupling.swap
         assert isinstance(after.bijection, BatchNorm)
     assert len(pairs) == couplings

@@ -93,7 +93,7 @@ def test_walk_meets_layers_in_the_order_of_the_data():
     board = ["Chain", "Squeeze", "Coupling", "Inverse", "Squeeze"]
     first = ["Chain", *board, "Squeeze", "Coupling", "Inverse", "Squeeze", "Squeeze"]
     assert met == ["MultiScale", *first, "Coupling"]
-    assert [type(layer).__name__ for layer in walk(CASES["Half"].bijection())] == ["Half", "Coupling"]
+    assert [type(layer).__name__ for layer in walk(CASES["Partial"].bijection())] == ["Partial", "Coupling"]
 
 
 @pytest.mark.parametrize(

@@ -660,8 +660,8 @@ def as_before(x: torch.Tensor, seed: int) -> tuple[torch.Tensor, ...]:
 @pytest.fixture
 def small_pieces(small_parts, monkeypatch):
     """Large tables are taken in pieces of a few rows, and their numbers lie in a temporary file."""
-    monkeypatch.setattr(columns_module, "PIECE", 170)
-    monkeypatch.setattr(source_module, "PIECE", 130)
+    monkeypatch.setattr(columns_module, "CHUNK", 170)
+    monkeypatch.setattr(source_module, "CHUNK", 130)
     monkeypatch.setattr(mapped, "ROWS", 70)
     monkeypatch.setattr(split_rows, "IN_MEMORY", 0)
 
@@ -678,7 +678,7 @@ def test_a_large_table_has_the_kinds_and_the_split_of_a_small_one(small_pieces, 
     options = {"seed": 3, "drop_missing": drop_missing, "mixed": True, "na": ["F"]}
     large = open_source(f"t.{ending}", **options)
     monkeypatch.setattr(chunked, "LARGE", math.inf)
-    monkeypatch.setattr(columns_module, "PIECE", 10**9)
+    monkeypatch.setattr(columns_module, "CHUNK", 10**9)
     monkeypatch.setattr(split_rows, "IN_MEMORY", 10**9)
     small = open_source(f"t.{ending}", **options)
     assert large.description == small.description
@@ -698,11 +698,11 @@ def test_a_large_table_of_numbers_has_the_noise_of_a_small_one(small_pieces, mon
     values["b"][[7, 300]] = np.nan
     pyarrow.parquet.write_table(pa.table(values), "t.parquet")
     options = {"seed": 1, "context": ["c"], "drop_missing": True, "mixed": False}
-    monkeypatch.setattr(noise, "PIECE", 110)
+    monkeypatch.setattr(noise, "CHUNK", 110)
     large = open_source("t.parquet", **options)
     monkeypatch.setattr(chunked, "LARGE", math.inf)
     for module in (noise, source_module):
-        monkeypatch.setattr(module, "PIECE", 10**9)
+        monkeypatch.setattr(module, "CHUNK", 10**9)
     small = open_source("t.parquet", **options)
     assert large.description == small.description
     assert large.description["noise"]
@@ -761,8 +761,8 @@ def test_p_values_of_chunks_are_those_of_the_whole_table_noise_and_all(tmp_path,
     parts = pa.concat_tables(scorer_of_all(piece) for piece in table.pieces(70))
     assert parts.column("p_value").to_pylist() == whole.column("p_value").to_pylist()
     assert parts.column("blame").to_pylist() == whole.column("blame").to_pylist()
-    assert scorer_of_all.scores_chunks_alike(table)
-    assert not Scorer("R", anomaly=True, drop_missing=True).scores_chunks_alike(table)
+    assert scorer_of_all.scores_chunks_separately(table)
+    assert not Scorer("R", anomaly=True, drop_missing=True).scores_chunks_separately(table)
 
 
 # --- chunks in memory -------------------------------------------------------------------------------------------------

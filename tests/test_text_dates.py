@@ -102,8 +102,8 @@ def test_pieces_of_a_table_are_read_as_the_whole(columns):
     from flowstone.data.tables import read_table
 
     kinds, table = kinds_of(columns), read_table(columns)
-    assert kinds.encodes_pieces_alike(table)
-    assert not kinds.encodes_pieces_alike(read_table(columns | {"day": days("%d.%m.%Y")}))
+    assert kinds.encodes_chunks_separately(table)
+    assert not kinds.encodes_chunks_separately(read_table(columns | {"day": days("%d.%m.%Y")}))
 
 
 def test_a_damaged_form_is_refused(columns):

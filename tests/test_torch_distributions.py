@@ -225,7 +225,7 @@ FLOWS = {
     "of torch": lambda: Flow(b.LULinear(2), spread(-1.0, 1.0)),
     "Beta": lambda: Flow(vector(2, b.Affine), td.Beta(torch.full((2,), 2.0), torch.full((2,), 3.0))),
     "Chain": lambda: Flow(b.Chain(b.LULinear(2), b.Logit()), priors.StandardNormal(2)),
-    "Half": lambda: Flow(b.Half(2, b.Logit()), priors.StandardNormal(2)),
+    "Partial": lambda: Flow(b.Partial(2, b.Logit()), priors.StandardNormal(2)),
     "conditional": lambda: Flow(vector(2, b.Affine, context=1), priors.Uniform(2), context_features=1),
 }
 

@@ -43,8 +43,8 @@ VECTORS: dict[str, Callable[[int], b.Bijection]] = {
     "Autoregressive": autoregressive,
     "Inverse Autoregressive": lambda n: b.Inverse(autoregressive(n)),
     "Inverse Inverse": lambda n: b.Inverse(b.Inverse(b.Scaling(n))),
-    "Half": lambda n: b.Half(n, b.Scaling(changed(n))),
-    "Half of any width": lambda n: b.Half(n, b.LeakyReLU()),
+    "Partial": lambda n: b.Partial(n, b.Scaling(changed(n))),
+    "Partial of any width": lambda n: b.Partial(n, b.LeakyReLU()),
     "Chain": lambda n: b.Chain(b.LeakyReLU(), b.Scaling(n), b.LogTails()),
     "Chain of Chain": lambda n: b.Chain(b.Chain(b.LeakyReLU(), b.Scaling(n))),
     "Scaling": b.Scaling,
@@ -61,7 +61,7 @@ VECTORS: dict[str, Callable[[int], b.Bijection]] = {
 IMAGES: dict[str, Callable[[int], b.Bijection]] = {
     "Coupling": of_images,
     "Inverse Coupling": lambda n: b.Inverse(of_images(n)),
-    "Half": lambda n: b.Half(n, b.ActNorm(changed(n))),
+    "Partial": lambda n: b.Partial(n, b.ActNorm(changed(n))),
     "InvertibleConv1x1": b.InvertibleConv1x1,
     "ActNorm": b.ActNorm,
     "BatchNorm": b.BatchNorm,
@@ -164,8 +164,8 @@ def test_images_of_another_size_are_refused(name):
 
 
 def test_what_is_inside_is_of_the_width_of_its_place():
-    with pytest.raises(ShapeError, match="Half of 3 features changes 2; its bijection is of 1"):
-        b.Half(3, b.Scaling(1))
+    with pytest.raises(ShapeError, match="Partial, of 3 features, changes 2; its bijection is of 1"):
+        b.Partial(3, b.Scaling(1))
     with pytest.raises(ShapeError, match=r"ActNorm: expected shape \(2, …\), got \(1, 4, 4\)"):
         b.MultiScale((1, 4, 4), [b.ActNorm(2)])
     with pytest.raises(ShapeError, match=r"ActNorm: expected shape \(4, …\), got \(2, 2, 2\)"):
@@ -198,7 +198,7 @@ def test_a_log_det_of_a_wrong_shape_is_refused(shape):
         def inverse(self, z, context=None):
             return z, torch.zeros(shape)
 
-    for bijection in (Wrong(), b.Chain(b.LeakyReLU(), Wrong()), b.Inverse(Wrong()), b.Half(3, Wrong())):
+    for bijection in (Wrong(), b.Chain(b.LeakyReLU(), Wrong()), b.Inverse(Wrong()), b.Partial(3, Wrong())):
         for direction in (bijection, bijection.inverse):
             with pytest.raises(ShapeError, match=r"Wrong: log_det has shape .*, expected \(batch,\)"):
                 direction(torch.rand(5, 3))

@@ -81,7 +81,7 @@ class TableModel:
         with torch.no_grad():
             if isinstance(self.density, MixedDensity):
                 return self.density.log_prob(x, gaps=gaps).double().cpu().numpy()
-            _require_whole(x, self.columns, table)
+            _require_no_gaps(x, self.columns, table)
             return self.density.log_prob(x).double().cpu().numpy()
 
     def column_log_prob(self, table: Any) -> pa.Table:
@@ -228,7 +228,7 @@ class TableModel:
             if missing[:, index].any():
                 values, gaps = decoded.column(kind.column), pa.chunked_array([missing[:, index].cpu().numpy()])
                 if isinstance(kind, Datetime):
-                    values = kind.decode_like(x[:, index].cpu().numpy(), arrow.column(kind.column))
+                    values = kind.decode_as_type_of(x[:, index].cpu().numpy(), arrow.column(kind.column))
                 arrow = _with_filled(arrow, kind.column, gaps, values, table.path)
         for kind in self.columns.constants:
             if kind.column in arrow.column_names and kind.value is not None:
@@ -437,7 +437,7 @@ def learn(
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(x)))
     validation, rows = x[order[: len(x) // 10]], x[order[len(x) // 10 :]]
     if not isinstance(density, MixedDensity):
-        _require_whole(x, columns, table)
+        _require_no_gaps(x, columns, table)
     history = fit(density, rows, validation=validation, seed=seed, **settings)
     density.eval()
     return TableModel(density, columns, history, reading=table.reading)
@@ -455,7 +455,7 @@ def _values(value: Any) -> list[Any]:
     return list(value) if isinstance(value, Iterable) else [value]
 
 
-def _require_whole(x: Tensor, columns: Columns, table: Table) -> None:
+def _require_no_gaps(x: Tensor, columns: Columns, table: Table) -> None:
     """Refuse gaps for a density that does not accept them."""
     gaps = x.isnan().nonzero()
     if len(gaps):

@@ -38,7 +38,7 @@ __all__ = [
     "rows_do_not_mix",
     "saved_is_loaded",
     "shapes",
-    "traces_whole",
+    "traces_as_one_graph",
     "triangular",
 ]
 
@@ -295,7 +295,7 @@ def device_follows(case: Case, seed: int, spread: float) -> None:
         _require(out.device.type == log_det.device.type == "meta", "device", f"{direction.__name__} stays behind")
 
 
-def traces_whole(case: Case, seed: int, spread: float, backend: str = "eager") -> None:
+def traces_as_one_graph(case: Case, seed: int, spread: float, backend: str = "eager") -> None:
     """``torch.compile(fullgraph=True)`` traces both directions without a break, and computes the same."""
     from torch._dynamo.exc import TorchDynamoException  # slow to import
 
@@ -391,7 +391,7 @@ LAWS: dict[str, Callable[[Case, int, float], None]] = {
         copies_are_apart,
         precision_follows,
         device_follows,
-        traces_whole,
+        traces_as_one_graph,
         measure_is_kept,
         grid_sums_to_one,
     )

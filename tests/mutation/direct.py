@@ -126,7 +126,7 @@ def several_processes_share_a_mean() -> None:
 
 
 def large_batches_are_taken_in_pieces() -> None:
-    with patch.object(direct, "PIECE", 3):
+    with patch.object(direct, "CHUNK", 3):
         for context in (0, 2):
             require_direct(made("realnvp", {}, 4, context), 7)
 

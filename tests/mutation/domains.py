@@ -94,9 +94,9 @@ def domains_are_those_of_their_layers() -> None:
         (b.MultiScale((1, 4, 4), [b.Chain(b.Logit(), b.Squeeze()), b.Squeeze()]), (0, 1), None),
         (b.MultiScale((1, 4, 4), [b.Squeeze(), b.Logit()]), UNKNOWN, None),
         (b.MultiScale((1, 4, 4), [b.Squeeze(), SQUASH]), None, UNKNOWN),
-        (b.Half(2, b.Scaling(1)), None, None),
-        (b.Half(2, b.Logit()), UNKNOWN, None),
-        (b.Half(2, SQUASH), None, UNKNOWN),
+        (b.Partial(2, b.Scaling(1)), None, None),
+        (b.Partial(2, b.Logit()), UNKNOWN, None),
+        (b.Partial(2, SQUASH), None, UNKNOWN),
         (vector(2, lambda _: b.Additive()), None, None),
     ):
         for constraint, wanted in ((bijection.domain, domain), (bijection.codomain, codomain)):
@@ -190,7 +190,7 @@ def what_comes_first_says_what_a_chain_reads() -> None:
 def the_half_that_moves_is_set() -> None:
     x = 3 * normal(100, 5) + 2
     for swap, moving, kept in ((False, slice(2, 5), slice(0, 2)), (True, slice(0, 2), slice(2, 5))):
-        layer = b.Half(5, b.ActNorm(2 if swap else 3), swap=swap)
+        layer = b.Partial(5, b.ActNorm(2 if swap else 3), swap=swap)
         layer.initialize(x)
         z = layer(x)[0]
         is_standard(z[:, moving])

@@ -26,7 +26,7 @@ EQUIVALENT: dict[tuple[str, str, str, str], str] = {
     ),
     ("DirectGradient", "_prepared", BOTH, "context is not None"): SHAPES,
     ("DirectGradient", "_prepared", BOTH, "flow.standardize_context is not None"): SHAPES,
-    ("DirectGradient", "_loss_of_piece", ALL, "torch.cat((self.flow.prior.log_prob(z.t()), *log_dets))"): (
+    ("DirectGradient", "_loss_of_chunk", ALL, "torch.cat((self.flow.prior.log_prob(z.t()), *log_dets))"): (
         "the same sum in another order"
     ),
     ("_ByAutograd", "forward", "results[0].detach()", "results[0]"): RECORDED,

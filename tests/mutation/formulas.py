@@ -143,7 +143,7 @@ def squeeze(layer: b.Squeeze, x: Tensor, context: Tensor | None) -> Tensor:
     return torch.cat([z[:, [4 * c + k for c in range(x.shape[1]) for k in colour]] for colour in ((0, 3), (1, 2))], 1)
 
 
-def half(layer: b.Half, x: Tensor, context: Tensor | None) -> Tensor:
+def half(layer: b.Partial, x: Tensor, context: Tensor | None) -> Tensor:
     parts = x[:, : x.shape[1] // 2], x[:, x.shape[1] // 2 :]
     moving, kept = parts if layer.swap else parts[::-1]
     moved = layer.bijection(moving, context)[0]
@@ -166,7 +166,7 @@ FORMULAS: dict[type[b.Bijection], Formula] = {
     b.BatchNorm: lambda layer, x, _: (x - along(layer.mean, x)) / (along(layer.variance, x) + layer.eps).sqrt(),
     b.Coupling: coupling,
     b.Flatten: lambda layer, x, _: torch.stack([image.reshape(-1) for image in x]),
-    b.Half: half,
+    b.Partial: half,
     b.Householder: householder,
     b.Interval: lambda layer, x, _: ((x - layer.low) / (layer.high - layer.low)).logit(),
     b.InvertibleConv1x1: lambda layer, x, _: torch.einsum(

@@ -201,8 +201,8 @@ def chains_are_their_links_in_turn() -> None:
         nn.init.normal_(net.output.weight, generator=torch.Generator().manual_seed(0))
         return b.Coupling(5, b.Affine(moved, scale="soft"), net, swap=swap)
 
-    links = [coupling(False), coupling(True), b.Half(5, b.Scaling(2), swap=True), b.Permutation.reverse(5)]
-    links += [b.Inverse(coupling(False)), coupling(True), b.Half(5, b.LULinear(3)), coupling(False)]
+    links = [coupling(False), coupling(True), b.Partial(5, b.Scaling(2), swap=True), b.Permutation.reverse(5)]
+    links += [b.Inverse(coupling(False)), coupling(True), b.Partial(5, b.LULinear(3)), coupling(False)]
     for hooked in (False, True):
         if hooked:
             links[1].register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output[0])))

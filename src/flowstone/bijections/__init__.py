@@ -3,7 +3,7 @@
 from flowstone.bijections.autoregressive import Autoregressive
 from flowstone.bijections.base import Bijection, Chain, Inverse, State, walk
 from flowstone.bijections.conditioned import Conditioned
-from flowstone.bijections.coupling import Coupling, Half
+from flowstone.bijections.coupling import Coupling, Partial
 from flowstone.bijections.dequantize import Dequantize
 from flowstone.bijections.domain import Interval, Logit, Positive, Rescale
 from flowstone.bijections.linear import Householder, InvertibleConv1x1, LULinear, Permutation
@@ -34,7 +34,6 @@ __all__ = [
     "DataLayer",
     "Dequantize",
     "Flatten",
-    "Half",
     "Householder",
     "Interval",
     "Inverse",
@@ -47,6 +46,7 @@ __all__ = [
     "MultiScale",
     "NoiseSource",
     "Pad",
+    "Partial",
     "Permutation",
     "Positive",
     "RQSpline",

@@ -12,7 +12,7 @@ from flowstone.bijections.univariate import Univariate
 from flowstone.errors import ShapeError
 from flowstone.validation import require_instance
 
-__all__ = ["Coupling", "Half"]
+__all__ = ["Coupling", "Partial"]
 
 
 class Coupling(Conditioned):
@@ -71,7 +71,7 @@ class Coupling(Conditioned):
         return f"{self.features}, swap={self.swap}, {self.transform}, {self.net}"
 
 
-class Half(Bijection):
+class Partial(Bijection):
     r"""A bijection of the half of the features that a ``Coupling`` of the same ``features`` and ``swap`` changes.
 
     $$ z = (a,\; f(b)), \qquad \log|\det| = \log|\det \tfrac{\partial f}{\partial b}| $$
@@ -79,8 +79,8 @@ class Half(Bijection):
     RealNVP's batch normalization comes after each coupling on what it changed (Dinh et al. 2016, section 3.7).
 
     >>> import torch
-    >>> from flowstone.bijections import Half, Permutation
-    >>> Half(3, Permutation.reverse(2))(torch.tensor([[1.0, 2.0, 3.0]]))[0]
+    >>> from flowstone.bijections import Partial, Permutation
+    >>> Partial(3, Permutation.reverse(2))(torch.tensor([[1.0, 2.0, 3.0]]))[0]
     tensor([[1., 3., 2.]])
     """
 
@@ -88,21 +88,23 @@ class Half(Bijection):
 
     def __init__(self, features: int, bijection: Bijection, *, swap: bool = False) -> None:
         super().__init__(features)
-        require_instance("Half takes a bijection", bijection, Bijection)
+        require_instance("Partial takes a bijection", bijection, Bijection)
         changed = Coupling.sizes(features, swap=swap)[1]
         if bijection.features not in (None, changed):
-            raise ShapeError(f"Half of {features} features changes {changed}; its bijection is of {bijection.features}")
+            raise ShapeError(
+                f"Partial, of {features} features, changes {changed}; its bijection is of {bijection.features}"
+            )
         self.event_dims, self.latent_dims = bijection.event_dims, bijection.latent_dims
         self.bijection = bijection
         self.swap = swap
 
     @property
     def domain(self) -> Constraint:
-        return _of_half(self.bijection.domain)
+        return _constraint_of_part(self.bijection.domain)
 
     @property
     def codomain(self) -> Constraint:
-        return _of_half(self.bijection.codomain)
+        return _constraint_of_part(self.bijection.codomain)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         a, b = _split(x, self.swap)
@@ -124,7 +126,7 @@ class Half(Bijection):
         return f"{self.features}, swap={self.swap}"
 
 
-def _of_half(constraint: Constraint) -> Constraint:
+def _constraint_of_part(constraint: Constraint) -> Constraint:
     """The constraint on all features if ``constraint`` holds for one half and the other is free."""
     return constraints.real if is_real(constraint) else unknown()
 

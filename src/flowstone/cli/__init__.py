@@ -20,7 +20,7 @@ from flowstone.errors import DataWarning, FlowstoneError
 
 __all__ = ["app", "main"]
 
-WHOLE = re.compile(r"[+-]?\d+")
+INTEGER = re.compile(r"[+-]?\d+")
 STDIN = "/dev/stdin"  # what - means where a table is named: the parser takes a lone - for a flag
 
 
@@ -29,11 +29,11 @@ class _App(App):
         words = sys.argv[1:] if tokens is None else [*tokens]  # not list(tokens): ``list`` is a module of this package
         before = ["", *words]
         tables = [STDIN if word == "-" and before[i] != "--out" else word for i, word in enumerate(words)]
-        with self._whole_help(words[0] if words else ""):
+        with self._complete_help(words[0] if words else ""):
             return super().__call__(tables, *others, **options)
 
     @contextmanager
-    def _whole_help(self, name: str) -> Iterator[None]:
+    def _complete_help(self, name: str) -> Iterator[None]:
         """A context in which the help of a command is its docstring, and not its line in the list of all commands."""
         if name not in COMMANDS:
             yield
@@ -47,7 +47,7 @@ class _App(App):
 
 def _exactly(kind: Any, tokens: Sequence[Token]) -> Any:
     """A value from words; whole numbers as they are, where the parser would round 1.5 to 2."""
-    if (get_args(kind) or (kind,))[0] is int and not all(WHOLE.fullmatch(token.value) for token in tokens):
+    if (get_args(kind) or (kind,))[0] is int and not all(INTEGER.fullmatch(token.value) for token in tokens):
         raise ValueError(f"{' '.join(token.value for token in tokens)} is not a whole number")
     return convert(kind, tokens)
 

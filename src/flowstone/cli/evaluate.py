@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate"]
 
-PIECE = 1 << 18  # rows of a large table that are compared at a time
+CHUNK = 1 << 18  # rows of a large table that are compared at a time
 
 
 @with_flags(Settings, "precision")
@@ -67,8 +67,8 @@ def evaluate(
 
     from flowstone.data import Rows
     from flowstone.data.tables import Unseen, warn_unseen
-    from flowstone.evaluation.beside import beside_metrics
     from flowstone.evaluation.metrics import evaluate as figures
+    from flowstone.evaluation.reference import reference_metrics
     from flowstone.runs import Run
 
     folder, chosen = Run(run), select(DataRequest, options)
@@ -100,7 +100,7 @@ def evaluate(
         say_noise(noise, "as in the training")
     with precision_of(precision, density):
         metrics: dict[str, Any] = dict(figures(density, rows.x, rows.context, bound_samples=bound_samples))
-        metrics |= beside_metrics(density, rows.x)
+        metrics |= reference_metrics(density, rows.x)
     if table is not None:
         metrics |= _also_learned(folder, table)
     if data is None:
@@ -119,7 +119,7 @@ def _also_learned(folder: "Run", table: "Table") -> dict[str, int]:
     kinds, source = kinds.select([*features, *context]), learned["source"]
     try:
         large = folder.chunked(source)
-        pieces = [folder.read(source)] if large is None else large.chunks(PIECE)
+        pieces = [folder.read(source)] if large is None else large.chunks(CHUNK)
         return {"n_also_in_training": shared_rows(map(kinds.encode, pieces), kinds.encode(table, unseen=[]))}
     except DataError:
         return {}

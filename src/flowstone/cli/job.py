@@ -18,9 +18,9 @@ from flowstone.errors import (
     FlowstoneError,
     NonFiniteError,
 )
-from flowstone.evaluation.beside import beside_metrics
 from flowstone.evaluation.metrics import evaluate
 from flowstone.evaluation.overlap import seen_rows
+from flowstone.evaluation.reference import reference_metrics
 from flowstone.execution import thread_count
 from flowstone.files import write_atomically
 from flowstone.runs import Run
@@ -180,7 +180,7 @@ class Job:
         if dataset.entropy is not None:
             metrics["entropy"] = dataset.entropy
         if isinstance(dataset.train, Rows):
-            metrics |= beside_metrics(self.density, dataset.test.x, dataset.rows_to_show.x)
+            metrics |= reference_metrics(self.density, dataset.test.x, dataset.rows_to_show.x)
             metrics |= {} if dataset.images else {"n_also_in_training": seen_rows(dataset)}
         metrics["machine"] = machine(self.density.device)
         drawn = self._draw(history) if output.plots else {}

@@ -22,7 +22,7 @@ from flowstone.errors import FlowstoneError, ProcessLostError, SettingError
 from flowstone.train.processes import started_processes
 from flowstone.validation import require_integer
 
-__all__ = ["LOST", "joined", "launched", "status_of"]
+__all__ = ["LOST", "joined_processes", "launched", "status_of"]
 
 # How long processes wait for each other: longer than one of them takes to read data, or to draw after a validation.
 TIMEOUT = timedelta(minutes=10)
@@ -60,7 +60,7 @@ def launched(devices: int | None, device: Device, out: Path | None) -> bool:
 
 
 @contextmanager
-def joined(device: Device, out: Path | None) -> Iterator[str]:
+def joined_processes(device: Device, out: Path | None) -> Iterator[str]:
     """A context in which the processes that a launcher has started exchange what training needs, by gloo on CPUs and by
     NCCL on CUDA devices, each on the device of its local rank. Without a launcher there is one process.
 

@@ -131,7 +131,7 @@ def _score_table(
     from flowstone.streaming import score_to_file
 
     table = scorer.run.chunked(data, **reading)
-    if table is None or not scorer.scores_chunks_alike(table.head):
+    if table is None or not scorer.scores_chunks_separately(table.head):
         table = scorer.run.read(data, **reading)
     head = table.head if isinstance(table, ChunkedTable) else table
     require_types(out, head.arrow.schema)
@@ -145,9 +145,9 @@ def _score_table(
 
     with precision_of(precision, scorer.density):
         if not isinstance(table, ChunkedTable):
-            write_chunks(out, _watched(scorer, [table], watch))
+            write_chunks(out, _scored_chunks(scorer, [table], watch))
         elif out == STDOUT:
-            write_chunks(out, _watched(scorer, table.chunks(scorer.part_rows), watch))
+            write_chunks(out, _scored_chunks(scorer, table.chunks(scorer.part_rows), watch))
         else:
             settings = {**reading, "precision": precision, "device": str(scorer.density.device)}
             say = functools.partial(print, file=sys.stderr)
@@ -160,7 +160,9 @@ def _score_table(
         print(f"left out {left_out} rows with missing values", file=sys.stderr)
 
 
-def _watched(scorer: "Scorer", chunks: "Iterable[Table]", watch: "Callable[[pa.Table], None]") -> "Iterator[pa.Table]":
+def _scored_chunks(
+    scorer: "Scorer", chunks: "Iterable[Table]", watch: "Callable[[pa.Table], None]"
+) -> "Iterator[pa.Table]":
     from flowstone.data.tables import Unseen, warn_unseen
 
     unseen: list[Unseen] = []
@@ -168,6 +170,6 @@ def _watched(scorer: "Scorer", chunks: "Iterable[Table]", watch: "Callable[[pa.T
         for chunk in chunks:
             kept, scores = scorer.score(chunk, unseen=unseen)
             watch(scores)
-            yield scorer.joined(kept, scores)
+            yield scorer.append_scores(kept, scores)
     finally:
         warn_unseen(unseen)

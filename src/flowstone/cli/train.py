@@ -70,7 +70,7 @@ def train(
     quiet
         Show no progress bar and no figures.
     """
-    from flowstone.cli.processes import joined, launched
+    from flowstone.cli.processes import joined_processes, launched
 
     if source is None and not resume:
         raise SettingError("train needs a SOURCE: a toy, a table or images; or --resume --out RUN")
@@ -93,7 +93,7 @@ def train(
     from flowstone.cli.start import started
     from flowstone.train.processes import Processes
 
-    with joined(device, out) as place:  # before anything is written
+    with joined_processes(device, out) as place:  # before anything is written
         first = Processes().rank == 0  # of several processes the first one prints, draws and writes
         output = Output(
             quiet=quiet or not first,

@@ -8,16 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from flowstone.data.limits import PIECE, most_unpacked
+from flowstone.data.limits import CHUNK, most_unpacked
 from flowstone.errors import DataError, FlowstoneError
 
 __all__ = [
     "Unpacked",
     "files_under",
     "naming_the_file",
+    "read_all",
     "read_at_most",
     "read_file",
-    "read_whole",
     "require_file_or_folder",
 ]
 
@@ -84,12 +84,12 @@ def naming_the_file(path: Path | str, suffix: str = "") -> Iterator[None]:
 def read_at_most(stream: IO[bytes], size: int) -> bytearray:
     """The next ``size`` bytes of a stream, or fewer where it ends before; memory is taken for what is there alone."""
     content = bytearray()
-    while len(content) < size and (piece := stream.read(min(PIECE, size - len(content)))):
+    while len(content) < size and (piece := stream.read(min(CHUNK, size - len(content)))):
         content += piece
     return content
 
 
-def read_whole(stream: IO[bytes], most: int) -> bytes:
+def read_all(stream: IO[bytes], most: int) -> bytes:
     """All bytes of a stream.
 
     Raises:
@@ -105,7 +105,7 @@ def read_file(path: Path, most: int) -> bytes:
     """All bytes of a regular file, which may be at most ``most``."""
     require_file_or_folder(path)
     with path.open("rb") as stream:
-        return read_whole(stream, most)
+        return read_all(stream, most)
 
 
 class Unpacked(io.RawIOBase):
@@ -126,7 +126,7 @@ class Unpacked(io.RawIOBase):
 
     def readinto(self, buffer) -> int:
         """Fill ``buffer``, or as much of it as one read gives."""
-        piece = self.stream.read(min(len(buffer), PIECE))
+        piece = self.stream.read(min(len(buffer), CHUNK))
         self.left -= len(piece)
         if self.left < 0:
             raise DataError(f"it unpacks to more than {self.most} bytes; if that is right, unpack it first")

@@ -6,6 +6,7 @@ larger is refused in one line; whoever trusts such a file can unpack it before.
 
 __all__ = [
     "CELLS",
+    "CHUNK",
     "CLASSES",
     "COLUMNS",
     "DEPTH",
@@ -15,7 +16,6 @@ __all__ = [
     "MEMBER",
     "MEMBERS",
     "NUMBER",
-    "PIECE",
     "RATIO",
     "STANDARD_INPUT_BYTES",
     "UNPACKED",
@@ -24,7 +24,7 @@ __all__ = [
 
 UNPACKED = 1 << 28  # bytes
 RATIO = 100
-PIECE = 1 << 20  # bytes that are read at a time where the size that a file declares is not trusted
+CHUNK = 1 << 20  # bytes that are read at a time where the size that a file declares is not trusted
 HEADER = 10_000  # characters in the header of a .npy, as numpy's own limit
 MEMBERS = 10_000  # files in an archive
 MEMBER = 1 << 28  # bytes of one file in an archive of images

@@ -6,7 +6,7 @@ import numpy as np
 
 __all__ = ["add_noise", "atoms", "noise_pieces", "noise_widths"]
 
-PIECE = 1 << 18  # rows at a time
+CHUNK = 1 << 18  # rows at a time
 
 
 def noise_widths(values: np.ndarray) -> np.ndarray:
@@ -53,5 +53,5 @@ def add_noise(values: np.ndarray, widths: np.ndarray, seed: int, *, first: int =
 def noise_pieces(rows: int, widths: np.ndarray, seed: int, *, first: int = 0) -> Iterator[tuple[int, np.ndarray]]:
     """The noise that ``add_noise`` adds to so many rows, in pieces, each with the number of its first row."""
     random = np.random.default_rng(np.random.PCG64(seed).advance(first * len(widths)))
-    for start in range(0, rows, PIECE):
-        yield start, (random.random((min(PIECE, rows - start), len(widths))) - 0.5) * widths
+    for start in range(0, rows, CHUNK):
+        yield start, (random.random((min(CHUNK, rows - start), len(widths))) - 0.5) * widths

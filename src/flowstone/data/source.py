@@ -41,7 +41,7 @@ from flowstone.errors import DataError, UnknownNameError
 
 __all__ = ["open_source", "reopen"]
 
-PIECE = 1 << 18  # rows of a table taken at a time
+CHUNK = 1 << 18  # rows of a table taken at a time
 TEST_DRAWS, VALIDATION_DRAWS = 100_000, 10_000
 OTHER_DATA = "check and evaluate take data after RUN"  # the end of messages
 
@@ -213,9 +213,9 @@ def _split(table: Table, names: Sequence[str], request: DataRequest) -> SplitRow
     """The numbers in these columns, split; in pieces, as the table may be larger than memory."""
     drop, kept = request.drop_missing, len(table)
     if drop:
-        kept = sum(len(piece.finite(names, drop_missing=True)[1]) for piece in table.pieces(PIECE))
+        kept = sum(len(piece.finite(names, drop_missing=True)[1]) for piece in table.pieces(CHUNK))
     split, start = SplitRows(kept, len(names), request.seed), 0
-    for piece in table.pieces(PIECE):
+    for piece in table.pieces(CHUNK):
         values = piece.finite(names, drop_missing=drop)[1]
         split.put(start, values)
         start += len(values)

@@ -102,7 +102,7 @@ class Conditional:
         """The probability of each level of a column, or of each value that holds mass; levels that were too rare to
         have one of their own have their part of that of all of these.
         """
-        index = self._asked(column)
+        index = self._index_of(column)
         prediction = self._density.predict(self._known, index, self._context)
         shares = [prediction.mass(atom[None]).item() for atom in prediction.atoms]
         atoms = prediction.atoms.cpu().numpy()
@@ -116,14 +116,14 @@ class Conditional:
 
     def _ordered(self, column: str | int) -> int:
         """The index of a column that is not given and whose values have an order."""
-        index = self._asked(column)
+        index = self._index_of(column)
         if self._columns is not None and not self._columns.modelled[index].ordered:
             raise SettingError(
                 f"column {column!r} has no quantiles and no tails, its levels have no order: ask its probabilities"
             )
         return index
 
-    def _asked(self, column: str | int) -> int:
+    def _index_of(self, column: str | int) -> int:
         """The index of a column that is not given."""
         column = as_integer(column)
         if type(column) is int and 0 <= column < len(self._numbered):

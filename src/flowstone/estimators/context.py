@@ -78,7 +78,7 @@ class ContextColumns:
             table = Table(table.path, table.arrow.select(self.names))
             if not is_plain(table):
                 raise DataError(f"{table.path}: it was fitted as numbers without gaps; {_first_gap(table)}")
-            _require_told_apart(table)
+            _require_distinct_values(table)
             return _finite(torch.from_numpy(plain_values(table)), self.names)
         return self._encoded(_finite(self.columns.encode(table), self.columns.names))
 
@@ -144,7 +144,7 @@ def _finite(x: Tensor, names: Sequence[str]) -> Tensor:
     return x
 
 
-def _require_told_apart(table: Table) -> None:
+def _require_distinct_values(table: Table) -> None:
     """Refuse whole numbers that float64 cannot tell apart."""
     for name, column in zip(table.columns, table.arrow.columns, strict=True):
         values = column.to_numpy() if pa.types.is_integer(column.type) else np.empty(0)

@@ -136,7 +136,7 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         self._check_settings()
         seed = seed_of(self.random_state)
         x = self._learned_rows(X)
-        self.context_ = None if context is None else ContextColumns.learn(context, self._asked_kinds())
+        self.context_ = None if context is None else ContextColumns.learn(context, self._requested_kinds())
         self._check_kinds(() if self.context_ is None else self.context_.names)
         counts, given = repetitions(sample_weight, len(x), seed), self._given_context(context, len(x), learned=True)
         return self._fit_rows(_in_order(Rows(x, given), counts, seed), seed)
@@ -376,7 +376,7 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         if filled.isnan().any():
             density = self._any_order("filled gaps")
             filled = density.fill(filled.to(density.device), filled.isnan().to(density.device), given, seed=seed)
-        rows = self._whole_rows(filled, beside=x)
+        rows = self._complete_rows(filled, beside=x)
         return in_container_of(given_rows, _table(read_table(X).columns, rows)) if is_frame(X) else rows
 
     def fit_transform(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -420,13 +420,13 @@ class FlowDensity(TableInput, ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         """Rows of numbers with the constant columns, in the container that X was fitted in."""
         if self.columns_ is not None:
             return in_container(self.columns_.decode(x), self._backend, self._types)
-        rows = self._whole_rows(x)
+        rows = self._complete_rows(x)
         if self._backend is None:
             return rows
         made = in_container(_table(self.kinds_, rows), self._backend, self._types)
         return made if hasattr(self, "feature_names_in_") else made.set_axis(range(rows.shape[1]), axis=1)
 
-    def _whole_rows(self, x: Tensor, beside: Tensor | None = None) -> np.ndarray:
+    def _complete_rows(self, x: Tensor, beside: Tensor | None = None) -> np.ndarray:
         """Rows of numbers with the constant columns; what ``beside`` holds in constant columns stays."""
         rows = np.empty((len(x), len(self.kinds_)))
         rows[:, self._varying] = x.double().cpu().numpy()

@@ -49,7 +49,7 @@ class TableInput:
         if is_frame(X):
             table = read_table(X)
             if self.kinds != "auto" or not is_plain(table):
-                asked = {name: kind for name, kind in self._asked_kinds().items() if name in table.columns}
+                asked = {name: kind for name, kind in self._requested_kinds().items() if name in table.columns}
                 self.columns_ = kinds_of(table, asked)
                 if not self.columns_.names:
                     raise DataError(f"no column is left to learn the density of ({', '.join(self.columns_.notes)})")
@@ -61,7 +61,7 @@ class TableInput:
         self.kinds_ = dict.fromkeys(map(str, names), "continuous")
         return x
 
-    def _asked_kinds(self) -> Mapping[str, str]:
+    def _requested_kinds(self) -> Mapping[str, str]:
         return {} if isinstance(self.kinds, str) else self.kinds
 
     def _check_kinds(self, more: Iterable[str] = ()) -> None:
@@ -71,7 +71,7 @@ class TableInput:
             more: names of columns beside those of X.
         """
         known = [*getattr(self, "feature_names_in_", ()), *more]
-        for name in self._asked_kinds():
+        for name in self._requested_kinds():
             if not known:
                 raise SettingError(f"kinds={self.kinds!r}: X has no names of columns; give a frame")
             if name not in known:

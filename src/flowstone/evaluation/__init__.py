@@ -2,11 +2,10 @@
 
 from flowstone.evaluation.anomaly import AnomalyJudge, blamed_terms, conformal_p_values, usual_terms
 from flowstone.evaluation.baselines import baseline_nll, baselines
-from flowstone.evaluation.beside import beside_metrics
 from flowstone.evaluation.calibration import Calibration, calibration, conditional_pit, uniformity
 from flowstone.evaluation.check import check
 from flowstone.evaluation.columns import column_bits, independent_columns, require_comparable
-from flowstone.evaluation.diagnosis import Diagnosis, LayerReport, WholeReport
+from flowstone.evaluation.diagnosis import Diagnosis, FlowReport, LayerReport
 from flowstone.evaluation.jacobian import jacobian
 from flowstone.evaluation.latent_classes import LatentClasses
 from flowstone.evaluation.metrics import (
@@ -19,6 +18,7 @@ from flowstone.evaluation.metrics import (
 )
 from flowstone.evaluation.nearest_rows import NearestRows, nearest_rows
 from flowstone.evaluation.overlap import shared_rows
+from flowstone.evaluation.reference import reference_metrics
 from flowstone.evaluation.samples import sample_rows
 from flowstone.evaluation.two_sample import TwoSample, classifier_two_sample_test
 from flowstone.evaluation.usefulness import Usefulness, train_on_synthetic
@@ -28,16 +28,15 @@ __all__ = [
     "AnomalyJudge",
     "Calibration",
     "Diagnosis",
+    "FlowReport",
     "LatentClasses",
     "LayerReport",
     "NearestRows",
     "TwoSample",
     "Usefulness",
     "Verdict",
-    "WholeReport",
     "baseline_nll",
     "baselines",
-    "beside_metrics",
     "bits_per_dim",
     "blamed_terms",
     "calibration",
@@ -53,6 +52,7 @@ __all__ = [
     "likelihood_terms",
     "log_prob",
     "nearest_rows",
+    "reference_metrics",
     "require_comparable",
     "round_trip",
     "sample_rows",

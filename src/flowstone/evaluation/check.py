@@ -10,7 +10,7 @@ from torch import Tensor
 from flowstone.bijections import Bijection, Conditioned, noise_from, walk
 from flowstone.density import Density
 from flowstone.errors import SettingError
-from flowstone.evaluation.diagnosis import FAR, Diagnosis, LayerReport, WholeReport, findings
+from flowstone.evaluation.diagnosis import FAR, Diagnosis, FlowReport, LayerReport, findings
 from flowstone.evaluation.jacobian import jacobian
 from flowstone.execution import bf16_conditioners
 from flowstone.flow import Flow
@@ -165,7 +165,7 @@ class _Pair:
             float32=0.0 if noisy else _relative(single(rounded, _to(call.context, torch.float32))[0].double(), exact),
         )
 
-    def whole(self, start: Tensor, context: Tensor | None, place: str) -> WholeReport:
+    def whole(self, start: Tensor, context: Tensor | None, place: str) -> FlowReport:
         """There and back through all layers, in both precisions."""
         backwards = place == "edge"
         given = _to(context, torch.float64)
@@ -192,7 +192,7 @@ class _Pair:
         with bf16_conditioners(self.single):
             low = log_prob(self.single, torch.float32)
         direction = self.double.from_latent if backwards else self.double.to_latent
-        return WholeReport(
+        return FlowReport(
             place=place,
             round_trip=_relative(wide, start.double()),
             round_trip_float32=(_on_average if self.stochastic else _relative)(narrow, exact),

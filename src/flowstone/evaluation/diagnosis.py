@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-__all__ = ["FAR", "Diagnosis", "LayerReport", "WholeReport", "findings"]
+__all__ = ["FAR", "Diagnosis", "FlowReport", "LayerReport", "findings"]
 
 EPS = torch.finfo(torch.float64).eps
 PLACES = ("data", "outside", "edge")
@@ -45,7 +45,7 @@ class LayerReport:
 
 
 @dataclass(frozen=True)
-class WholeReport:
+class FlowReport:
     """The whole flow at one place: round trips in both precisions, condition number, and the largest error of log_prob
     in nats: in float32 (None where a flow draws noise, which differs by precision), and with nets in bfloat16
     (``precision="bf16"``).
@@ -70,7 +70,7 @@ class Diagnosis:
     """
 
     layers: tuple[LayerReport, ...]
-    whole: tuple[WholeReport, ...]
+    whole: tuple[FlowReport, ...]
     findings: tuple[str, ...]
 
     @property
@@ -109,13 +109,13 @@ PLACE_NAMES = {
 COLUMNS = ("round trip", "log-det", "condition", "saturation", "float32")
 
 
-def findings(layers: Sequence[LayerReport], whole: Sequence[WholeReport]) -> Iterator[str]:
+def findings(layers: Sequence[LayerReport], whole: Sequence[FlowReport]) -> Iterator[str]:
     """A sentence for each thing that is wrong; of layers that fail in the same way, the worst one."""
     for place in PLACES:
         here = [report for report in layers if report.place == place]
         yield from _layer_findings(here, place)
     for report in whole:
-        yield from _whole_findings(report, len({layer.layer for layer in layers}))
+        yield from _findings_of_flow(report, len({layer.layer for layer in layers}))
 
 
 def _layer_findings(here: Sequence[LayerReport], place: str) -> Iterator[str]:
@@ -142,7 +142,7 @@ def _layer_findings(here: Sequence[LayerReport], place: str) -> Iterator[str]:
         yield f"{name} runs at the bound of its scale {where}: widen the bound, or add couplings"
 
 
-def _whole_findings(report: WholeReport, depth: int) -> Iterator[str]:
+def _findings_of_flow(report: FlowReport, depth: int) -> Iterator[str]:
     where = {"data": "on the data", "outside": "outside the data", "edge": "at the latent's edge"}[report.place]
     amplified = (
         f"its {depth} layers together have condition number {report.condition:.1e}"

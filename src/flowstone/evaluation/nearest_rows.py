@@ -78,10 +78,10 @@ def nearest_rows(
     each = np.concatenate((np.bincount(first, nearer, n), np.bincount(second, farther, n))) / len(c)
     learned = torch.from_numpy(training)
     copies = (shared_rows(learned, torch.from_numpy(table)) / len(table) for table in (synthetic, held_out))
-    return NearestRows(float(share), _error_of_half(each), *copies)
+    return NearestRows(float(share), _error_of_share(each), *copies)
 
 
-def _error_of_half(shares: np.ndarray) -> float:
+def _error_of_share(shares: np.ndarray) -> float:
     """The deviation of the sum of a random half of these numbers."""
     return float(np.sqrt(len(shares) * shares.var(ddof=1) / 4))
 

@@ -12,7 +12,7 @@ from flowstone.errors import SettingError
 
 __all__ = ["seen_rows", "shared_rows"]
 
-PIECE = 1 << 18  # rows at a time
+CHUNK = 1 << 18  # rows at a time
 
 
 def shared_rows(learned: Tensor | Iterable[Tensor], held_out: Tensor) -> int:
@@ -49,7 +49,7 @@ def seen_rows(dataset: Dataset) -> int:
         return x if rows.context is None else torch.cat((x, rows.context.double().cpu()), 1)
 
     train = dataset.train
-    pieces = (train.take(slice(start, start + PIECE)) for start in range(0, len(train), PIECE))
+    pieces = (train.take(slice(start, start + CHUNK)) for start in range(0, len(train), CHUNK))
     return shared_rows(map(table, pieces), table(dataset.test))
 
 

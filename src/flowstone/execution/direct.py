@@ -15,7 +15,7 @@ from flowstone.flow import Flow
 
 __all__ = ["DirectGradient"]
 
-PIECE = 2048  # rows whose values between layers fit the caches
+CHUNK = 2048  # rows whose values between layers fit the caches
 
 
 class DirectGradient:
@@ -119,17 +119,17 @@ class DirectGradient:
     def _loss(self, z: Tensor, context: Tensor | None, share: float) -> Tensor:
         """The loss of rows whose part in the mean is ``share``, and the gradient, added up over pieces."""
         first, *rest = _pieces(z, context)
-        loss = self._loss_of_piece(*first, share)
+        loss = self._loss_of_chunk(*first, share)
         gradients: Any = [parameter.grad for parameter in self.parameters]
         sums = [gradient.clone() for gradient in gradients] if rest else []
         for piece in rest:
-            loss += self._loss_of_piece(*piece, share)
+            loss += self._loss_of_chunk(*piece, share)
             torch._foreach_add_(sums, gradients)
         if rest:
             torch._foreach_copy_(gradients, sums)
         return loss
 
-    def _loss_of_piece(self, z: Tensor, context: Tensor | None, share: float) -> Tensor:
+    def _loss_of_chunk(self, z: Tensor, context: Tensor | None, share: float) -> Tensor:
         """All layers forward, then backward: each leaves the gradient of its parameters."""
         tape: list[Any] = []
         halves, log_dets = split(z.t().contiguous()), []
@@ -155,8 +155,8 @@ class DirectGradient:
 
 def _pieces(z: Tensor, context: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
     """Rows that fit the caches, with their context, which is transposed."""
-    pieces = z.split(PIECE)
-    contexts = [None] * len(pieces) if context is None else [part.t() for part in context.split(PIECE)]
+    pieces = z.split(CHUNK)
+    contexts = [None] * len(pieces) if context is None else [part.t() for part in context.split(CHUNK)]
     return list(zip(pieces, contexts, strict=True))
 
 

@@ -326,7 +326,7 @@ class _Coupling:
         return (by_b, by_a) if self.swap else (by_a, by_b)
 
 
-class _Whole:
+class _Unsplit:
     """A link that does not keep the halves apart: ``transform`` is its formula, ``gradient`` the gradient."""
 
     transform: Callable[[Tensor, Tape], tuple[Tensor, Tensor | None]]
@@ -340,7 +340,7 @@ class _Whole:
         return split(self.gradient(torch.cat(by_halves), share, tape))
 
 
-class _Permutation(_Whole):
+class _Permutation(_Unsplit):
     r"""$z_i = x_{\text{order}_i}$: $\bar x$ is $\bar z$ in the order of x."""
 
     def __init__(self, link: Permutation) -> None:
@@ -353,7 +353,7 @@ class _Permutation(_Whole):
         return by_z.index_select(0, self.link.undo)
 
 
-class _LULinear(_Whole):
+class _LULinear(_Unsplit):
     r"""$z = W x + b$ with $W = L U$: $\bar x = W^\top \bar z$, $\bar W = \bar z x^\top$, $\bar b = \sum_i \bar z_i$;
     $\bar L = \bar W U^\top$ below the diagonal, $\bar U = L^\top \bar W$ above it and, with the log-det
     $\sum_k d_k$, $\bar d_k = \bar U_{kk} U_{kk} - \text{share} \cdot \text{rows}$.
@@ -379,7 +379,7 @@ class _LULinear(_Whole):
         return matrix.t() @ by_z
 
 
-class _Scaling(_Whole):
+class _Scaling(_Unsplit):
     r"""$z = x e^d$: $\bar x = \bar z e^d$, $\bar d = \sum_i \bar z_i z_i - \text{share} \cdot \text{rows}$."""
 
     def __init__(self, link: Scaling) -> None:

@@ -58,10 +58,10 @@ def _gradients(ctx: Any, g_z: Tensor, g_log: Tensor) -> tuple[Any, ...]:
     return *_backward(*ctx.saved_tensors, g_z, g_log, ctx.shape), None
 
 
-def _like(value: Tensor) -> Tensor:
+def _empty_like(value: Tensor) -> Tensor:
     return torch.empty_like(value, memory_format=torch.contiguous_format)
 
 
-_transform.register_fake(lambda x, *_: (_like(x), _like(x)))
-_backward.register_fake(lambda x, parameters, *_: (_like(x), _like(parameters)))
+_transform.register_fake(lambda x, *_: (_empty_like(x), _empty_like(x)))
+_backward.register_fake(lambda x, parameters, *_: (_empty_like(x), _empty_like(parameters)))
 _transform.register_autograd(_gradients, setup_context=_keep)

@@ -62,7 +62,7 @@ class Column:
         atoms = tuple(sorted(float(atom) for atom in head.get("atoms", ())))
         column = cls(**{**head, "atoms": atoms})
         column._check()
-        return column._turned() if column.rest == "circle" else column
+        return column._on_circle() if column.rest == "circle" else column
 
     @property
     def options(self) -> int:
@@ -84,7 +84,7 @@ class Column:
         """The least and the greatest value of the grid; None where it has no end."""
         return self._on_grid(self.low, math.ceil), self._on_grid(self.high, math.floor)
 
-    def _turned(self) -> "Column":
+    def _on_circle(self) -> "Column":
         """The same with its atoms between the two ends of its circle, the high end being the low one."""
         low, high = self.low or 0.0, self.high or 0.0
         turned = (atom if low <= atom < high else low + (atom - low) % (high - low) for atom in self.atoms)

@@ -9,7 +9,7 @@ from matplotlib.axis import Axis
 
 __all__ = ["name_axis", "number_text", "scale_note", "shortened", "shortened_all"]
 
-WHOLE, SMALL = 1e15, 1e-4  # numbers above and below are written with an exponent
+LARGE, SMALL = 1e15, 1e-4  # numbers above and below are written with an exponent
 EXACT = 16  # digits that a float64 has
 
 
@@ -20,7 +20,7 @@ def number_text(value: float, spread: float = 0.0, *, digits: int = 5) -> str:
     ('2', '123290', '1700000123.25', '2e-09')
     """
     size = abs(value)
-    if not math.isfinite(size) or size >= WHOLE or 0 < size < SMALL:
+    if not math.isfinite(size) or size >= LARGE or 0 < size < SMALL:
         return f"{value:.{digits}g}"
     above = math.floor(math.log10(size)) + 1 if size else 1  # digits before the point; less than 1 for small numbers
     decimals = digits - above

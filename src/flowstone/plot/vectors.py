@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from flowstone.bijections import DataLayer, Half, LogTails, Permutation, State
+from flowstone.bijections import DataLayer, LogTails, Partial, Permutation, State
 from flowstone.density import Density
 from flowstone.evaluation.metrics import log_prob
 from flowstone.flow import Flow
@@ -209,7 +209,7 @@ def _visible(states: Sequence[State]) -> list[tuple[str, int]]:
     steps = [("data", 0)]
     for index, state in enumerate(states[1:], 1):
         if not isinstance(state.layer, DataLayer | LogTails | Permutation) or index + 1 == len(states):
-            layer = state.layer.bijection if isinstance(state.layer, Half) else state.layer
+            layer = state.layer.bijection if isinstance(state.layer, Partial) else state.layer
             steps.append((f"{len(steps)} {type(layer).__name__}", index))
     return steps
 

@@ -10,9 +10,9 @@ from flowstone.bijections import (
     Bijection,
     Chain,
     Coupling,
-    Half,
     LeakyReLU,
     LULinear,
+    Partial,
     Permutation,
     Standardize,
     Univariate,
@@ -97,7 +97,7 @@ def coupling_chain(
         links.append(layer := coupling(features > 1 and index % 2 == 1))
         if batch_norm:
             changed = Coupling.sizes(features, swap=layer.swap)[1]
-            links.append(Half(features, BatchNorm(changed), swap=layer.swap))
+            links.append(Partial(features, BatchNorm(changed), swap=layer.swap))
     if mixing != "none" and features > 2 and couplings > 2:
         links.append(Permutation(order.argsort()))
     return Chain(*links, *last)

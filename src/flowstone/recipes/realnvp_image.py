@@ -13,9 +13,9 @@ from flowstone.bijections import (
     Bijection,
     Chain,
     Coupling,
-    Half,
     Inverse,
     LogisticMixtureCDF,
+    Partial,
     RQSpline,
     Squeeze,
     Univariate,
@@ -177,9 +177,9 @@ class _Style:
             swap = index % 2 == 0  # the first keeps the second half
             links.append(self.coupling(width, hidden, swap=swap, board=board, transform=self.transform))
             if self.flow_norm == "batch":
-                links.append(Half(4 * width, BatchNorm(2 * width, momentum=self.momentum), swap=swap))
+                links.append(Partial(4 * width, BatchNorm(2 * width, momentum=self.momentum), swap=swap))
             elif self.flow_norm == "actnorm":
-                links.append(Half(4 * width, ActNorm(2 * width), swap=swap))
+                links.append(Partial(4 * width, ActNorm(2 * width), swap=swap))
         return Chain(*links)
 
     def noise(self, event_shape: Sequence[int], hidden: int) -> Bijection:

@@ -12,10 +12,10 @@ from torch import Tensor
 from flowstone.data import Dataset, Rows
 from flowstone.density import Density
 from flowstone.errors import DataError, SettingError
-from flowstone.evaluation.beside import beside_metrics
 from flowstone.evaluation.calibration import Calibration, calibration
 from flowstone.evaluation.metrics import evaluate
 from flowstone.evaluation.overlap import seen_rows
+from flowstone.evaluation.reference import reference_metrics
 from flowstone.evaluation.samples import sample_rows
 from flowstone.evaluation.trees import require_sklearn
 from flowstone.evaluation.verdict import DRAWS, Verdict, rows_to_judge, verdict
@@ -73,7 +73,7 @@ class Subject:
         if dataset is not None and not metrics:
             metrics = evaluate(density, dataset.test.x, dataset.test.context)
             if isinstance(dataset.train, Rows):
-                metrics |= beside_metrics(density, dataset.test.x, dataset.rows_to_show.x)
+                metrics |= reference_metrics(density, dataset.test.x, dataset.rows_to_show.x)
                 metrics |= {} if dataset.images else {"n_also_in_training": seen_rows(dataset)}
         return cls(run, density, record, history, metrics, dataset, missing, **options)
 

@@ -64,7 +64,7 @@ def require_fitting(record: Mapping[str, Any], build: Callable[[], Density], pat
             expected = {name: (t.dtype, tuple(t.shape)) for name, t in build().state_dict().items()}
     for name in dict.fromkeys((*expected, *header.kinds)):
         there, wanted = header.kinds.get(name), expected.get(name)
-        if header.digest is None and (there is None or _alike(there, wanted)):
+        if header.digest is None and (there is None or _fits(there, wanted)):
             continue
         if there != wanted:
             reason = f"{name} is {_words(there)}, expected {_words(wanted)}"
@@ -88,7 +88,7 @@ def read_weights(record: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _alike(there: tuple[torch.dtype, tuple[int, ...]], wanted: tuple[torch.dtype, tuple[int, ...]] | None) -> bool:
+def _fits(there: tuple[torch.dtype, tuple[int, ...]], wanted: tuple[torch.dtype, tuple[int, ...]] | None) -> bool:
     if wanted is None:
         return False
     floating = there[0].is_floating_point and wanted[0].is_floating_point

@@ -53,7 +53,7 @@ def score_to_file(
                 changed = f"{table.head.path} or {scorer.run.folder} has changed while rows were scored"
                 raise DataError(f"{changed}: score anew")
             with counting_bar(f"writing {out.name}", table.rows, enabled=progress, rate="rows") as advance:
-                write_chunks(out, _joined(parts, scorer, table, watch, advance))
+                write_chunks(out, _scored_chunks(parts, scorer, table, watch, advance))
         except OutputError:
             raise
         except FlowstoneError:
@@ -76,7 +76,7 @@ def _fill(parts: Parts, scorer: Scorer, table: ChunkedTable, *, progress: bool) 
         warn_unseen(unseen)
 
 
-def _joined(
+def _scored_chunks(
     parts: Parts,
     scorer: Scorer,
     table: ChunkedTable,
@@ -85,7 +85,7 @@ def _joined(
 ) -> Iterator[pa.Table]:
     for chunk, scores in zip(table.chunks(scorer.part_rows), parts, strict=True):
         watch(scores)
-        yield scorer.joined(scorer.keep(chunk), scores)
+        yield scorer.append_scores(scorer.keep(chunk), scores)
         advance(len(chunk))
 
 

@@ -82,7 +82,7 @@ class Scorer:
     def __call__(self, table: Any) -> pa.Table:
         """The table, or whatever ``read_table`` takes, with the columns that are added."""
         kept, scores = self.score(table)
-        return self.joined(kept, scores)
+        return self.append_scores(kept, scores)
 
     def score(self, table: Any, *, unseen: list[Unseen] | None = None) -> tuple[Table, pa.Table]:
         """The rows that are scored, and their scores.
@@ -90,15 +90,15 @@ class Scorer:
         Args:
             unseen: a list to which levels that were not learned are added; None: they are warned of.
         """
-        table, found_unseen = self.run.read(table, empty=True), [] if unseen is None else unseen
+        table, unseen_levels = self.run.read(table, empty=True), [] if unseen is None else unseen
         self.require_names_free(table)
         if self.model is None:
             kept, rows = self.run.table(table, drop_missing=self.drop_missing)
             found = {SCORE: pa.array(log_prob(self.density, rows.x, rows.context).double().numpy())}
             return kept, pa.table(found | self._judged(rows, kept.start))
-        kept, x = self._encoded(self.model, table, found_unseen)
+        kept, x = self._encoded(self.model, table, unseen_levels)
         if unseen is None:
-            warn_unseen(found_unseen)
+            warn_unseen(unseen_levels)
         with torch.no_grad():
             found = {SCORE: pa.array(self.density.log_prob(x).double().cpu().numpy())}
         if self.per_column:
@@ -126,10 +126,10 @@ class Scorer:
         x = model.encode(table, unseen=unseen)
         if not self.drop_missing:
             return table, x
-        whole = ~x.isnan().any(1)
-        return replace(table, arrow=table.arrow.filter(pa.array(whole.cpu().numpy()))), x[whole]
+        complete = ~x.isnan().any(1)
+        return replace(table, arrow=table.arrow.filter(pa.array(complete.cpu().numpy()))), x[complete]
 
-    def joined(self, kept: Table, scores: pa.Table) -> pa.Table:
+    def append_scores(self, kept: Table, scores: pa.Table) -> pa.Table:
         """A table and the scores of its rows side by side."""
         arrow = kept.arrow
         for name in scores.column_names:
@@ -142,16 +142,16 @@ class Scorer:
             if name in table.columns:
                 raise DataError(f"{table.path}: it has a column {name!r} already: rename it or leave it out")
 
-    def scores_chunks_alike(self, table: Table) -> bool:
+    def scores_chunks_separately(self, table: Table) -> bool:
         """Whether a chunk of a table is scored as it is within the whole table, which may be without its rows here.
 
-        It is not where its columns cannot be encoded so (``Columns.encodes_pieces_alike``), nor where the density draws
-        noise, row after row, or rows that are left out shift that of the judge.
+        It is not where its columns cannot be encoded so (``Columns.encodes_chunks_separately``), nor where the density
+        draws noise, row after row, or rows that are left out shift that of the judge.
         """
         if self.judge is not None and self.judge.noise is not None and self.drop_missing:
             return False
         columns = None if self.model is None else self.model.columns
-        return not self.density.stochastic and (columns is None or columns.encodes_pieces_alike(table))
+        return not self.density.stochastic and (columns is None or columns.encodes_chunks_separately(table))
 
 
 def _judge_of(run: Run, density: Density) -> AnomalyJudge:

@@ -143,7 +143,7 @@ class Stepper:
         """The loss of a step's batch with the present weights, without a gradient."""
         rows, total = self._rows(step)
         self._seed_noise(step)
-        with self._noise_of_whole_batch(step, total):
+        with self._noise_of_joint_batch(step, total):
             loss = self._mean_nll(rows.x, rows.context) * (len(rows) / total)
         self.processes.add([loss])
         return loss.item()
@@ -161,7 +161,7 @@ class Stepper:
             self._direct = None  # for good, so that a training that is resumed later goes on in the same way
             reason = "something watches or changes what its layers compute"
             warnings.warn(f"from step {step} on gradients are those of autograd: {reason}", stacklevel=2)
-        with self._noise_of_whole_batch(step, total):
+        with self._noise_of_joint_batch(step, total):
             if self._direct is not None:
                 loss = self._direct(rows.x, rows.context, total=total)
             else:
@@ -196,7 +196,7 @@ class Stepper:
         rows = self.batches(step)
         return mirrored(rows, generator(self.settings.seed, FLIP, step)) if self.settings.flip else rows
 
-    def _noise_of_whole_batch(self, step: int, total: int) -> AbstractContextManager:
+    def _noise_of_joint_batch(self, step: int, total: int) -> AbstractContextManager:
         """A context in which several processes draw for each row the noise that one process draws for it."""
         if self.processes.size == 1 or not self.stochastic:
             return nullcontext()

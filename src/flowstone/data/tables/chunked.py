@@ -20,7 +20,7 @@ from flowstone.data.tables.read import (
     files_of,
     in_types,
     pandas_index,
-    read_alike,
+    read_in_one_notation,
     together,
     with_gaps,
 )
@@ -166,7 +166,7 @@ def open_chunked(
     if sum(path.stat().st_size for path in paths) < (LARGE if at_least is None else at_least):
         return None
     reading = Reading(**options)
-    files = read_alike(paths, reading, _opened, lambda file: file.head)
+    files = read_in_one_notation(paths, reading, _opened, lambda file: file.head)
     rows = sum(file.rows for file in files)
     partitions = tuple(partition_values(Path(source), paths))
     heads = [

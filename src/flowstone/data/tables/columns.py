@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 __all__ = ["Columns", "decide", "kinds_of"]
 
 CODE = r"^\s*(?:0\d+|\d{19,})\s*$"  # a number that begins with 0, or has more digits than an int64
-MOST_TOLD = 0.9  # least share of different decimals that float64 tells apart
+LEAST_DISTINCT = 0.9  # least share of different decimals that float64 tells apart
 WITH_UNIT = r"^[<>~]?\s*[+-]?\d+(?:[.,]\d+)?\s*[\pL°%/²³]{1,8}$"  # 62.6 kg, 1.5M
-PIECE = 1 << 18  # rows encoded at a time
+CHUNK = 1 << 18  # rows encoded at a time
 SPECIFIED = re.compile(r"\s*([\w-]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
 MOSTLY = 0.5  # least share of rows with numbers or dates in a column with some other texts
 OTHERS, RARELY = 0.1, 0.01  # largest share of other texts among the different ones; of rows with them, in doubt
@@ -139,11 +139,11 @@ class Columns:
 
     def encoded_pieces(self, table: Table) -> Iterator[np.ndarray]:
         """The rows of ``encode``, some at a time, for a table of which no copy fits into memory."""
-        rows = PIECE if self.encodes_pieces_alike(table) else max(1, len(table))
+        rows = CHUNK if self.encodes_chunks_separately(table) else max(1, len(table))
         for piece in table.pieces(rows):
             yield self.encode(piece).numpy()
 
-    def encodes_pieces_alike(self, table: Table) -> bool:
+    def encodes_chunks_separately(self, table: Table) -> bool:
         """Whether rows of a table are encoded alike with and without its other rows.
 
         Numbers and dates that are still text are not: what a comma in ``1,234`` means depends on other cells. Dates as
@@ -285,13 +285,13 @@ def _decide(facts: Facts, asked: str | None, keep: bool) -> Kind:
         if arguments and not kind.takes:
             raise SettingError(f"column {facts.name!r}: {asked}: {name} takes nothing in brackets")
         _check_values(facts, name)
-        return kind.asked(_parsed(facts, name), arguments)
+        return kind.requested(_parsed(facts, name), arguments)
     if not facts.index:
         _check_values(facts, None)
     tried = [kind for kind in INFERRED if not (keep and issubclass(kind, LeftOut))]
     kind = next((made for each in tried if (made := each.infer(facts)) is not None), None)
     if kind is None:  # wanted text
-        return KINDS["categorical"].asked(facts, ())
+        return KINDS["categorical"].requested(facts, ())
     for sentinel in facts.sentinels if isinstance(kind, ModelledKind) and is_number(facts.type) else ():
         value, count = f"{sentinel:.10g}", int(facts.counts[facts.unique == sentinel][0])
         facts.doubt(f"{value}, in {count} rows, may stand for a gap", "to read it as one", na=[value])
@@ -341,7 +341,7 @@ def _check_values(facts: Facts, asked: str | None) -> None:
             f"(row {row + 1}: {whole[row]}); to leave it out",
             remedy={"exclude": [facts.name]},
         )
-    if pa.types.is_decimal(facts.type) and len(np.unique(facts.values)) < MOST_TOLD * len(facts.level_counts[0]):
+    if pa.types.is_decimal(facts.type) and len(np.unique(facts.values)) < LEAST_DISTINCT * len(facts.level_counts[0]):
         raise DataError(
             f"column {facts.name!r} holds decimals that float64 cannot tell apart, such as {facts.present[0]}; "
             "to leave it out",

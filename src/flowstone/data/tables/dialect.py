@@ -164,7 +164,7 @@ def find_header(rows: Sequence[Sequence[str]], na: Sequence[str] = ()) -> tuple[
         return _words_are_names(first, columns), 0
     named = [i for i in typed if not looks_typed(first[i]) and not is_gap(first[i], na)]
     unlike = bool(named) and not any(looks_typed(first[i]) for i in typed)  # some columns have no name
-    header = len(named) * 2 > len(typed) or unlike or _counts_up(rows) or _is_names_beside(first, typed, columns)
+    header = len(named) * 2 > len(typed) or unlike or _counts_up(rows) or _is_names_above_values(first, typed, columns)
     units = header and len(below) > 1 and _are_units(below[0], typed, na)
     return header, int(units)
 
@@ -351,7 +351,7 @@ def _counts_up(rows: Sequence[Sequence[str]]) -> bool:
     return counting(rows[0]) and not counting(rows[1]) and (len(rows[0]) > 2 or "." in "".join(rows[1]))
 
 
-def _is_names_beside(first: Sequence[str], typed: Sequence[int], columns: Sequence[Sequence[str]]) -> bool:
+def _is_names_above_values(first: Sequence[str], typed: Sequence[int], columns: Sequence[Sequence[str]]) -> bool:
     """Years as names of columns beside a named column of words: ``country,1990,1991``."""
     words = [i for i in range(len(first)) if i not in typed and first[i].strip()]
     years = [int(first[i]) for i in typed if re.fullmatch(r"(?:19|20)\d\d", first[i].strip())]

@@ -131,7 +131,7 @@ class Facts:
             return find_form(self.level_counts[0], self.day_first)
         if not (pa.types.is_integer(self.type) or pa.types.is_floating(self.type)) or self.distinct < LEAST_DATES:
             return None
-        if self.unique[0] < DATE_NUMBERS[0] or self.unique[-1] > DATE_NUMBERS[1] or not self.is_whole:
+        if self.unique[0] < DATE_NUMBERS[0] or self.unique[-1] > DATE_NUMBERS[1] or not self.is_integer:
             return None
         texts = pa.chunked_array([pa.array(self.unique.astype(np.int64)).cast(pa.string())])
         return (DIGITS, None) if read_form(texts, DIGITS) is not None else None
@@ -247,7 +247,7 @@ class Facts:
         return float(high - low) or float(np.ptp(self.values))
 
     @cached_property
-    def is_whole(self) -> bool:
+    def is_integer(self) -> bool:
         """Whether all values are whole numbers."""
         return self.digits == 0
 
@@ -259,7 +259,7 @@ class Facts:
         if np.abs(self.unique[[0, -1]]).max() > EXACT // 2 * self.step:  # float64 does not hold what is between values
             return False
         steps = self.spread / self.step
-        if self.is_whole or self.per_unit > 1 or pa.types.is_date(self.type):
+        if self.is_integer or self.per_unit > 1 or pa.types.is_date(self.type):
             return steps <= FINEST
         return steps <= MOST_STEPS and self.distinct <= 0.95 * len(self.values)
 
@@ -310,7 +310,7 @@ class Facts:
         unique = self.unique[~np.isin(self.unique, self.sentinels)]
         low, high = float(unique[0]), float(unique[-1])
         for end in (1.0, 100.0):
-            if low >= 0 and high <= end and low <= 0.05 * end and high >= 0.95 * end and not self.is_whole:
+            if low >= 0 and high <= end and low <= 0.05 * end and high >= 0.95 * end and not self.is_integer:
                 return 0.0, end
         if not self.is_short and len(self.atoms) > 1 and low in self.atoms and high in self.atoms:
             return low, high
@@ -330,7 +330,7 @@ class Facts:
             if self.distinct == rows:
                 return "its values are all different"
             return "its name says so, and most values are different" if named and 2 * self.distinct > rows else None
-        if not is_number(self.type) or not self.finite or not self.is_whole:
+        if not is_number(self.type) or not self.finite or not self.is_integer:
             return None
         if self.distinct < rows:
             return "its name says so, and most values are different" if named and 2 * self.distinct > rows else None

@@ -232,7 +232,7 @@ def _of_cells(name: str, cells: list[Any]) -> pa.Array:
         cells = list(map(_moment, cells))
     with suppress(pa.ArrowException, OverflowError, TypeError):
         return pa.array(cells)
-    if all(cell is None or (_is_whole(cell) and 0 <= cell < 2**64) for cell in cells):
+    if all(cell is None or (_is_integer(cell) and 0 <= cell < 2**64) for cell in cells):
         return pa.array(cells, pa.uint64())
     if any(isinstance(cell, list | dict | set | np.ndarray) for cell in cells):
         row = next(i for i, cell in enumerate(cells, start=1) if isinstance(cell, list | dict | set | np.ndarray))
@@ -261,11 +261,11 @@ def _plain_number(cell: Any) -> bool:
     return (
         isinstance(cell, int | float | np.number)
         and not isinstance(cell, bool)
-        and not (_is_whole(cell) and abs(int(cell)) > 2**53)
+        and not (_is_integer(cell) and abs(int(cell)) > 2**53)
     )
 
 
-def _is_whole(cell: Any) -> bool:
+def _is_integer(cell: Any) -> bool:
     return isinstance(cell, int | np.integer) and not isinstance(cell, bool | np.timedelta64)
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 __all__ = ["partition_values", "with_partitions"]
 
 MISSING = "__HIVE_DEFAULT_PARTITION__"
-WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")  # without leading zeros, which codes have
+INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # without leading zeros, which codes have
 
 
 def partition_values(source: Path, files: Sequence[Path]) -> list[dict[str, pa.Scalar]]:
@@ -48,6 +48,6 @@ def _texts(file: Path) -> dict[str, str | None]:
 
 def _column(texts: Sequence[str | None]) -> pa.Array:
     there = [text for text in texts if text is not None]
-    if not there or not all(map(WHOLE.fullmatch, there)):
+    if not there or not all(map(INTEGER.fullmatch, there)):
         return pa.array(texts, pa.string())
     return pa.array([None if text is None else int(text) for text in texts], pa.int64())

@@ -46,7 +46,7 @@ __all__ = [
     "is_pattern",
     "is_table",
     "pandas_index",
-    "read_alike",
+    "read_in_one_notation",
     "read_table",
     "together",
     "with_gaps",
@@ -130,7 +130,10 @@ def read_table(
     else:
         table = replace(from_object(source), reading=reading)
         return checked(with_gaps(table, reading.na), empty=empty)
-    files, partitions = read_alike(paths, reading, _read_file, lambda table: table), partition_values(where, paths)
+    files, partitions = (
+        read_in_one_notation(paths, reading, _read_file, lambda table: table),
+        partition_values(where, paths),
+    )
     tables = [
         replace(table, arrow=with_partitions(table.arrow, values))
         for table, values in zip(files, partitions, strict=True)
@@ -139,7 +142,7 @@ def read_table(
     return checked(with_gaps(table, reading.na))
 
 
-def read_alike(
+def read_in_one_notation(
     paths: Sequence[Path], reading: Reading, read: Callable[[Path, Reading], File], table_of: Callable[[File], Table]
 ) -> tuple[File, ...]:
     """What is read from each file; those in which something is in doubt are read once more, as the others show it."""

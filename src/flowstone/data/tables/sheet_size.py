@@ -5,7 +5,7 @@ import zipfile
 from typing import IO
 from xml.etree import ElementTree
 
-from flowstone.data.limits import CELLS, MEMBERS, PIECE, most_unpacked
+from flowstone.data.limits import CELLS, CHUNK, MEMBERS, most_unpacked
 from flowstone.errors import DataError
 
 __all__ = ["require_small_sheets"]
@@ -36,7 +36,7 @@ def _require_small_members(archive: zipfile.ZipFile, left: int) -> None:
     for member in members:
         rows, columns, overlap = 1, 1, b""
         with archive.open(member) as unpacked:
-            while piece := unpacked.read(PIECE):
+            while piece := unpacked.read(CHUNK):
                 left -= len(piece)
                 if left < 0:
                     raise DataError("it unpacks to far more bytes than it has")

@@ -63,7 +63,7 @@ def _table_of(rows: Sequence[Sequence[Any]], reading: Reading) -> tuple[pa.Table
     if not columns:
         return pa.table({}), notes, reading
     arrow = from_object(columns).arrow
-    arrow = pa.table({name: _whole(arrow.column(name)) for name in arrow.column_names})
+    arrow = pa.table({name: _as_integers(arrow.column(name)) for name in arrow.column_names})
     codes = [name for name in arrow.column_names if _is_code(arrow.column(name))]
     arrow, day_first = understood(arrow, reading, notes, point=reading.decimal or ".", as_text=codes)
     return arrow, notes, replace(reading, day_first=day_first)
@@ -75,7 +75,7 @@ def _word(cell: Any) -> str:
     return str(cell)
 
 
-def _whole(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _as_integers(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Whole floats as integers, as a spreadsheet knows no integers."""
     if not pa.types.is_floating(column.type):
         return column

@@ -16,7 +16,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from flowstone.data.guards import Unpacked, require_file_or_folder
-from flowstone.data.limits import PIECE, STANDARD_INPUT_BYTES
+from flowstone.data.limits import CHUNK, STANDARD_INPUT_BYTES
 from flowstone.errors import DataError
 
 __all__ = ["COMPRESSED", "encoding_of", "inner_suffix", "open_bytes", "seekable", "spooled_stdin"]
@@ -45,7 +45,7 @@ def open_bytes(path: Path) -> IO[bytes]:
     opener = next((opener for start, opener in OPENERS.items() if magic.startswith(start)), None)
     if opener is None:
         return path.open("rb")
-    return io.BufferedReader(Unpacked(opener(path), path.stat().st_size), PIECE)
+    return io.BufferedReader(Unpacked(opener(path), path.stat().st_size), CHUNK)
 
 
 def seekable(stream: IO[bytes]) -> IO[bytes]:
@@ -59,7 +59,7 @@ def spooled_stdin() -> IO[bytes]:
         raise DataError("standard input is closed")
     spool, left = tempfile.SpooledTemporaryFile(max_size=KEPT_IN_MEMORY), STANDARD_INPUT_BYTES  # noqa: SIM115
     try:
-        while piece := sys.stdin.buffer.read(PIECE):
+        while piece := sys.stdin.buffer.read(CHUNK):
             left -= len(piece)
             if left < 0:
                 raise DataError(f"more than {STANDARD_INPUT_BYTES} bytes, which is more than is read")
@@ -90,7 +90,7 @@ def encoding_of(stream: IO[bytes]) -> str:
     try:
         while piece:
             decoder.decode(piece)
-            piece = stream.read(PIECE)
+            piece = stream.read(CHUNK)
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:
         return _old_encoding(piece or head)

@@ -46,7 +46,7 @@ __all__ = [
     "without_blank_rows",
 ]
 
-PIECE = 1 << 16
+CHUNK = 1 << 16
 OTHER_FORMS = (
     (re.compile(r"\s*\[?\s*\{\s*\"[^\"\n]*\"\s*:"), "JSON; its name must end in .jsonl or .json"),
     (re.compile(r"\s*<(?:!doctype|html|\?xml)", re.IGNORECASE), "HTML or XML, no table"),
@@ -101,7 +101,7 @@ def require_closed(opened: Callable[[], IO[bytes]], last: pa.Table, row: int, en
         return
     with opened() as stream:
         text = io.TextIOWrapper(stream, encoding=encoding)
-        if sum(piece.count(dialect.quote) for piece in iter(lambda: text.read(PIECE), "")) % 2:
+        if sum(piece.count(dialect.quote) for piece in iter(lambda: text.read(CHUNK), "")) % 2:
             raise DataError(
                 f"row {row}: a quote ({dialect.quote}) is opened and never closed, so that all lines below are one cell"
             )

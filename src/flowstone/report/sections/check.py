@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from flowstone.evaluation.check import check as examine
-from flowstone.evaluation.diagnosis import COLUMNS, PLACE_NAMES, LayerReport, WholeReport
+from flowstone.evaluation.diagnosis import COLUMNS, PLACE_NAMES, FlowReport, LayerReport
 from flowstone.flow import Flow
 from flowstone.report.markup import join, number, paragraph, table, unfold
 from flowstone.report.subject import Subject
@@ -29,7 +29,7 @@ def check(subject: Subject) -> Markup | None:
     return join(parts)
 
 
-def _table(caption: str, layers: Sequence[LayerReport], whole: WholeReport) -> Markup:
+def _table(caption: str, layers: Sequence[LayerReport], whole: FlowReport) -> Markup:
     lines = [
         (
             f"{one.layer} {one.name}",

@@ -39,11 +39,11 @@ def _verdict(subject: Subject) -> Markup:
         error = number(metrics.get("bits_per_dim_stderr", 0.0))
         bits = f"{number(metrics['bits_per_dim'])} ± {error} bits a dimension on {metrics['n_test']} test images"
         return paragraph(f"{bits}; the uniform model of the integers 0 … 255 has 8.", "verdict")
-    said = paragraph(f"{_beside_baselines(metrics)}.", "verdict")
+    said = paragraph(f"{_compared_with_baselines(metrics)}.", "verdict")
     return said if subject.has_judges else join((said, paragraph(f"For a verdict, {INSTALL}.", "note")))
 
 
-def _beside_baselines(metrics: Mapping) -> str:
+def _compared_with_baselines(metrics: Mapping) -> str:
     nll = f"{number(metrics['nll_nats'])} ± {number(metrics['nll_stderr'])} nats a row on {metrics['n_test']} test rows"
     best = best_baseline(metrics.get("baselines_nll_nats") or {})
     if best is None:

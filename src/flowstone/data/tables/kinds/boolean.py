@@ -38,7 +38,7 @@ class Boolean(ModelledKind):
         return cls(**cls.common(facts)) if numbers else None
 
     @classmethod
-    def asked(cls, facts: Facts, arguments: Sequence[str]) -> "Boolean":
+    def requested(cls, facts: Facts, arguments: Sequence[str]) -> "Boolean":
         made = cls.infer(facts)
         if made is None:
             raise cls.refuse(facts, "it holds other values than true and false, 0 and 1; categorical takes any two")

@@ -24,7 +24,7 @@ class Bounded(Numbers):
         return None if low is None or high is None else cls._made(facts, low, high)
 
     @classmethod
-    def asked(cls, facts: Facts, arguments: Sequence[str]) -> "Bounded":
+    def requested(cls, facts: Facts, arguments: Sequence[str]) -> "Bounded":
         if not facts.is_numeric or not len(facts.unique):
             raise cls.refuse(facts, "it holds no numbers")
         least, greatest = (float(facts.unique[end]) for end in (0, -1))

@@ -48,10 +48,10 @@ class Categorical(ModelledKind):
             return None
         if facts.distinct > MOST_LEVELS and facts.distinct > LONG_TEXT * len(facts.present):
             return None
-        return cls.asked(facts, ())
+        return cls.requested(facts, ())
 
     @classmethod
-    def asked(cls, facts: Facts, arguments: Sequence[str]) -> "Categorical":
+    def requested(cls, facts: Facts, arguments: Sequence[str]) -> "Categorical":
         if not facts.distinct:
             raise cls.refuse(facts, "it holds no values")
         values, counts = facts.level_counts

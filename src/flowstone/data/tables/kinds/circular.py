@@ -44,7 +44,7 @@ class Circular(Numbers):
         return None
 
     @classmethod
-    def asked(cls, facts: Facts, arguments: Sequence[str]) -> "Circular":
+    def requested(cls, facts: Facts, arguments: Sequence[str]) -> "Circular":
         if not facts.is_numeric or not len(facts.unique):
             raise cls.refuse(facts, "it holds no numbers")
         ends = two_numbers(cls.name, arguments)
@@ -57,32 +57,32 @@ class Circular(Numbers):
 
     @classmethod
     def _made(cls, facts: Facts, low: float, high: float) -> "Circular":
-        turned = _turned(np.array(facts.atoms), low, high)
-        atoms = () if facts.is_short else tuple(sorted(set(turned.tolist())))
+        wrapped = _wrapped(np.array(facts.atoms), low, high)
+        atoms = () if facts.is_short else tuple(sorted(set(wrapped.tolist())))
         return cls.of(facts, low=low, high=high, atoms=atoms)
 
     def encode(self, column: pa.ChunkedArray, where: str, start: int = 0) -> np.ndarray:
-        return self._turned(super().encode(column, where, start))
+        return self._wrapped(super().encode(column, where, start))
 
     def decode(self, values: np.ndarray, *, seed: int = 0) -> pa.Array:
-        turned = self._turned(self.on_grid(self._turned(np.asarray(values, dtype=np.float64))))
-        return super().decode(turned, seed=seed)
+        wrapped = self._wrapped(self.on_grid(self._wrapped(np.asarray(values, dtype=np.float64))))
+        return super().decode(wrapped, seed=seed)
 
     def treatment(self) -> str:
         return f"a density on the circle from {self.low:g} to {self.high:g}" + (
             f", rounded to {self.step:g}" if self.step else ""
         )
 
-    def _turned(self, values: np.ndarray) -> np.ndarray:
-        return _turned(values, *self._ends())
+    def _wrapped(self, values: np.ndarray) -> np.ndarray:
+        return _wrapped(values, *self._ends())
 
     def _ends(self) -> tuple[Any, Any]:
         return self.low, self.high
 
 
-def _turned(values: np.ndarray, low: float, high: float) -> np.ndarray:
+def _wrapped(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """Angles between the two ends of their circle; those that are, and NaN, as they are."""
     inside = (values >= low) & (values < high)
-    turned = low + np.mod(values - low, high - low)
-    turned = np.where(turned < high, turned, low)  # just below the lower end, by rounding
-    return np.where(inside | np.isnan(values), values, turned)
+    wrapped = low + np.mod(values - low, high - low)
+    wrapped = np.where(wrapped < high, wrapped, low)  # just below the lower end, by rounding
+    return np.where(inside | np.isnan(values), values, wrapped)

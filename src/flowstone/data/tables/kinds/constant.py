@@ -33,10 +33,10 @@ class Constant(Kind):
     @classmethod
     def infer(cls, facts: Facts) -> "Constant | None":
         alone = facts.distinct == 0 or (facts.distinct == 1 and not facts.missing)
-        return cls.asked(facts, ()) if alone else None
+        return cls.requested(facts, ()) if alone else None
 
     @classmethod
-    def asked(cls, facts: Facts, arguments: Sequence[str]) -> "Constant":
+    def requested(cls, facts: Facts, arguments: Sequence[str]) -> "Constant":
         if facts.distinct > 1 or (facts.distinct and facts.missing):
             raise cls.refuse(facts, f"it holds {facts.distinct} different values and {facts.missing} gaps")
         if not len(facts.present):

@@ -20,7 +20,7 @@ class Continuous(Numbers):
         return cls.of(facts) if facts.is_numeric else None
 
     @classmethod
-    def asked(cls, facts: Facts, arguments: Sequence[str]) -> "Continuous":
+    def requested(cls, facts: Facts, arguments: Sequence[str]) -> "Continuous":
         if not facts.is_numeric:
             raise cls.refuse(facts, "it holds no numbers")
         return cls.of(facts, atoms=() if facts.is_short else facts.atoms)

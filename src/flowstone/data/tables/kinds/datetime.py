@@ -50,7 +50,7 @@ class Datetime(Numbers):
         return None if facts.date_form is None else cls._of_text(facts, *facts.date_form)
 
     @classmethod
-    def asked(cls, facts: Facts, arguments: Sequence[str]) -> "Datetime":
+    def requested(cls, facts: Facts, arguments: Sequence[str]) -> "Datetime":
         made = cls.infer(facts)
         if made is None:
             raise cls.refuse(facts, "its values cannot be read as dates or times")
@@ -115,7 +115,7 @@ class Datetime(Numbers):
             return super().decode(values, seed=seed)
         return write_form(self.times.decode(values), self.form).cast(self.type)
 
-    def decode_like(self, values: np.ndarray, column: pa.ChunkedArray) -> pa.Array:
+    def decode_as_type_of(self, values: np.ndarray, column: pa.ChunkedArray) -> pa.Array:
         """Dates for the gaps of a column: where that is text, in its own form."""
         if self.form and not is_text(column.type) and not is_temporal(column.type):
             return self.decode(values)

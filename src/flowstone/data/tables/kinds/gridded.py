@@ -24,12 +24,12 @@ class Gridded(Numbers):
 
     @classmethod
     def infer(cls, facts: Facts) -> "Gridded | None":
-        if not facts.is_numeric or facts.per_unit > 1 or facts.is_whole or not facts.on_grid:
+        if not facts.is_numeric or facts.per_unit > 1 or facts.is_integer or not facts.on_grid:
             return None
         return cls._made(facts)
 
     @classmethod
-    def asked(cls, facts: Facts, arguments: Sequence[str]) -> "Gridded":
+    def requested(cls, facts: Facts, arguments: Sequence[str]) -> "Gridded":
         if not facts.is_numeric:
             raise cls.refuse(facts, "it holds no numbers")
         step = _step(arguments) or facts.step

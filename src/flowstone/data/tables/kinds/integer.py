@@ -18,15 +18,15 @@ class Integer(Gridded):
 
     @classmethod
     def infer(cls, facts: Facts) -> "Integer | None":
-        if not facts.is_numeric or facts.per_unit > 1 or not facts.is_whole or not facts.on_grid:
+        if not facts.is_numeric or facts.per_unit > 1 or not facts.is_integer or not facts.on_grid:
             return None
         return cls._made(facts)
 
     @classmethod
-    def asked(cls, facts: Facts, arguments: Sequence[str]) -> "Integer":
+    def requested(cls, facts: Facts, arguments: Sequence[str]) -> "Integer":
         if not facts.is_numeric:
             raise cls.refuse(facts, "it holds no numbers")
-        if not facts.is_whole:
+        if not facts.is_integer:
             odd = next((value for value in facts.unique.tolist() if value != int(value)), None)
             raise cls.refuse(facts, f"it holds {odd:g}" if odd is not None else "it holds no numbers")
         return cls._made(facts)

@@ -62,7 +62,7 @@ class Kind(ABC):
 
     @classmethod
     @abstractmethod
-    def asked(cls, facts: Facts, arguments: Sequence[str]) -> Self:
+    def requested(cls, facts: Facts, arguments: Sequence[str]) -> Self:
         """The kind of a column of which the user says that it is of it, with what stands in brackets.
 
         Raises:

@@ -34,7 +34,7 @@ class LeftOut(Kind):
         return cls(column=facts.name, type=facts.type, rows=len(facts.column), why=f"type {kind}")
 
     @classmethod
-    def asked(cls, facts: Facts, arguments: Sequence[str]) -> "LeftOut":
+    def requested(cls, facts: Facts, arguments: Sequence[str]) -> "LeftOut":
         return cls(column=facts.name, type=facts.type, rows=len(facts.column))
 
     def describe(self) -> Description:
@@ -61,7 +61,7 @@ class Identifier(LeftOut):
         return cls(**cls.common(facts), why=why)
 
     @classmethod
-    def asked(cls, facts: Facts, arguments: Sequence[str]) -> "Identifier":
+    def requested(cls, facts: Facts, arguments: Sequence[str]) -> "Identifier":
         return cls(**cls.common(facts))
 
 
@@ -79,5 +79,5 @@ class Text(LeftOut):
         return cls(**cls.common(facts), why="text")
 
     @classmethod
-    def asked(cls, facts: Facts, arguments: Sequence[str]) -> "Text":
+    def requested(cls, facts: Facts, arguments: Sequence[str]) -> "Text":
         return cls(**cls.common(facts))

@@ -34,8 +34,8 @@ class Ordinal(Categorical):
         return cls._ordered(facts, declared) if set(found) <= set(declared) else None
 
     @classmethod
-    def asked(cls, facts: Facts, arguments: Sequence[str]) -> "Ordinal":
-        made = cast("Ordinal", super().asked(facts, ()))
+    def requested(cls, facts: Facts, arguments: Sequence[str]) -> "Ordinal":
+        made = cast("Ordinal", super().requested(facts, ()))
         if not arguments:
             if made.grouped or any(isinstance(level, str) for level in made.levels):
                 raise cls.refuse(facts, "name its levels in their order, as in ordinal(S,M,L)")
@@ -49,7 +49,7 @@ class Ordinal(Categorical):
 
     @classmethod
     def _ordered(cls, facts: Facts, levels: Sequence) -> "Ordinal":
-        made = super().asked(facts, ())
+        made = super().requested(facts, ())
         return cast("Ordinal", replace(made, levels=tuple(levels), grouped=(), grouped_counts=()))
 
     def describe(self) -> Description:

@@ -21,7 +21,7 @@ class Positive(Numbers):
         return cls._made(facts) if facts.bounds == (0.0, None) else None
 
     @classmethod
-    def asked(cls, facts: Facts, arguments: Sequence[str]) -> "Positive":
+    def requested(cls, facts: Facts, arguments: Sequence[str]) -> "Positive":
         if not facts.is_numeric:
             raise cls.refuse(facts, "it holds no numbers")
         if len(facts.unique) and facts.unique[0] < 0 and facts.unique[0] not in facts.sentinels:

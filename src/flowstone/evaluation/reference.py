@@ -12,12 +12,12 @@ from flowstone.evaluation.columns import column_bits, independent_columns
 from flowstone.evaluation.metrics import log_prob
 from flowstone.mixed import MixedDensity
 
-__all__ = ["beside_metrics"]
+__all__ = ["reference_metrics"]
 
 MOST_ROWS = 10_000  # whose differences the error is estimated from
 
 
-def beside_metrics(density: Density, x: Tensor, train: Tensor | None = None) -> dict[str, Any]:
+def reference_metrics(density: Density, x: Tensor, train: Tensor | None = None) -> dict[str, Any]:
     """What each column of a mixed table costs in bits; where the training rows are at hand, the likelihood of simple
     models that learned from them, too, with the standard error of the difference to that of the density.
     """
