@@ -61,8 +61,9 @@ HEAD = """## Anomalies among the rows that are learned
 ROC-AUC of detectors that learned half of the normal rows (at most {learned}), and that learned as well anomalies of the
 same set, a tenth of all learned rows or half of the anomalies, whichever is fewer. Means over {sets} sets and {seeds}
 seeds. Each detector has the settings of the section before; `trim=0.1` leaves out the tenth of the rows that lies
-farthest from the rest before anything is learned. Where anomalies lie close together (cardio, optdigits, pendigits,
-wine), those that were learned make the others look normal to whatever looks at near rows.
+farthest from the rest before anything is learned, and scores rows by their likelihood and the distance to the (n/10)-th
+of n learned rows. Where anomalies lie close together (cardio, optdigits, pendigits, wine), those that were learned make
+the others look normal to whatever looks at near rows. How `trim` scores was chosen on these sets and seeds.
 Machine: {machine}.
 
 """

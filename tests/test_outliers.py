@@ -120,6 +120,22 @@ def test_a_tenth_of_scattered_anomalies_among_the_rows_is_trimmed():
     assert areas[1] > areas[2]
 
 
+def test_a_group_of_anomalies_among_the_rows_does_not_make_others_of_it_normal():
+    """Each of them has near neighbours, so that not all can be trimmed, and their group looks normal from nearby."""
+    random = np.random.default_rng(0)
+
+    def rows(normal: int, anomalous: int) -> np.ndarray:
+        return np.concatenate(
+            [random.normal(size=(normal, 4)), [4, 0, 0, 0] + 0.3 * random.normal(size=(anomalous, 4))]
+        )
+
+    learned, judged = rows(470, 30), rows(500, 500)
+    truth = np.repeat([0, 1], 500)
+    trimmed, plain = (FlowOutlierDetector(trim=trim, random_state=0).fit(learned) for trim in (0.1, 0.0))
+    assert roc_auc_score(truth, -plain.score_samples(judged)) < 0.7
+    assert roc_auc_score(truth, -trimmed.score_samples(judged)) > 0.9
+
+
 @pytest.mark.parametrize("models", ["gaussian", "independent", ("independent", "gaussian", "mixture")])
 def test_blame_finds_the_column_that_was_changed(models):
     fitted = FlowOutlierDetector(models=models, random_state=0).fit(X)
@@ -214,12 +230,12 @@ def test_a_constant_column_with_another_value_is_strange():
     assert fitted.blame(other)[0].argmax() == 3
 
 
-@pytest.mark.parametrize("size", [1, 7, 300])
-def test_a_point_is_not_its_own_neighbour(size):
+@pytest.mark.parametrize(("size", "neighbour"), [(1, 1), (7, 1), (7, 3), (300, 30)])
+def test_a_point_is_not_its_own_neighbour(size, neighbour):
     points = np.random.default_rng(0).normal(size=(size + 1, 4)) * 100
-    distance, _ = Neighbourhood(points, 1.0).log_distance(points)
+    distance, _ = Neighbourhood(points, neighbour, 1.0).log_distance(points)
     pairs = np.linalg.norm(points[:, None] - points[None], axis=2) + np.diag(np.full(size + 1, np.inf))
-    np.testing.assert_allclose(np.exp(distance), pairs.min(1), rtol=1e-5)
+    np.testing.assert_allclose(np.exp(distance), np.sort(pairs, 1)[:, neighbour - 1], rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""How near rows lie to rows that are known: nearest distance and a kernel density, from one table of distances."""
+"""How near rows lie to rows that are known: distance to one neighbour and a kernel density, from the same distances."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -59,18 +59,25 @@ class Neighbourhood:
 
     Args:
         points: ``(rows, width)``, of which the first 5000 are used.
+        neighbour: which neighbour's distance is measured, 1 for the nearest. A group of fewer points than this that
+            lies apart is far from its neighbours, too.
         bandwidth: of the kernel density; None: twice the one under which left-out points are likeliest.
     """
 
-    def __init__(self, points: np.ndarray, bandwidth: float | None = None) -> None:
+    def __init__(self, points: np.ndarray, neighbour: int = 1, bandwidth: float | None = None) -> None:
         self.points = points[:MOST_ROWS]
+        self.neighbour = neighbour
         self.bandwidth = SMOOTHING * self._likeliest() if bandwidth is None else bandwidth
 
     def log_distance(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Log of the distance to the nearest neighbour, and minus the log of the mean of Gaussian kernels."""
-        found = list(self._reduced(points, lambda d: (d.min(1), _log_kernel(d, self.bandwidth))))
-        nearest, kernel = (np.concatenate(part) for part in zip(*found, strict=True))
-        return np.log(np.maximum(nearest, NEAREST)), -kernel
+        """Log of the distance to the neighbour, and minus the log of the mean of Gaussian kernels."""
+        index = self.neighbour - 1
+
+        def reduce(d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return np.partition(d, index)[:, index], _log_kernel(d, self.bandwidth)
+
+        distance, kernel = (np.concatenate(part) for part in zip(*self._reduced(points, reduce), strict=True))
+        return np.log(np.maximum(distance, NEAREST)), -kernel
 
     def _likeliest(self) -> float:
         """The bandwidth under which points are likeliest given all others."""

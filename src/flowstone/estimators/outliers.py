@@ -16,7 +16,7 @@ from torch import Tensor
 from flowstone.digest import digest_of
 from flowstone.errors import CheckpointError, SettingError
 from flowstone.estimators.density import FlowDensity
-from flowstone.estimators.neighbourhood import Neighbourhood, Scale
+from flowstone.estimators.neighbourhood import MOST_ROWS, Neighbourhood, Scale
 from flowstone.estimators.rows import TableInput, seed_of
 from flowstone.evaluation.anomaly import MOST_HELD_OUT, blamed_terms, conformal_p_values, usual_terms
 from flowstone.files import read_tensors, tensors_to_bytes, to_json, write_atomically
@@ -26,8 +26,8 @@ __all__ = ["FlowOutlierDetector"]
 
 HELD_OUT = 5  # one row in so many is held out for p-values
 SCALED_BY, MOST_SCALED = 8, 2000  # one learned row in so many scales the terms, and is hidden from the density
-NEAR, LEAST_NEAR = 20, 5  # rows are trimmed by the distance to their n/20-th neighbour, at least the fifth
-WEIGHTS = np.array([0.25, 0.25, 0.5])  # of likelihood, neighbourhood and smoothed density
+WEIGHTS = (0.25, 0.25, 0.5)  # of likelihood, neighbourhood and smoothed density
+NEAR, TRIMMED_WEIGHTS = 10, (0.5, 0.5, 0.0)  # with trim: of n rows the (n / 10)-th neighbour, and the weights
 QUICK, QUICK_WITH_GAPS = ("independent", "gaussian", "mixture"), ("independent", "mixed")
 DETECTOR = "detector.safetensors"
 
@@ -49,14 +49,17 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
       bandwidth.
 
     A row that was learned is not its own neighbour. A fifth of the rows is held out, for the p-values.
-    Anomalies among the rows are learned as normal ones unless ``trim`` leaves them out.
+
+    Anomalies among the rows are learned as normal ones, and a group of them has near neighbours in itself. ``trim`` is
+    for such rows: it leaves out some, and the score of a row is then minus the mean of its likelihood and of the log of
+    the distance to the (n/10)-th nearest of n learned rows.
 
     Rows are whatever ``FlowDensity`` takes: numbers, or a frame of columns of any kind, with gaps.
 
     Args:
         contamination: the share of the rows of ``fit`` that ``predict`` takes for anomalies, above 0 and at most 0.5.
         trim: the share of rows, at most 0.5, that are left out before anything is learned, because they lie farthest
-            from the rest (by the distance to the (n/20)-th nearest of n rows). It is for rows with anomalies among
+            from the rest (by the distance to the (n/10)-th nearest of n rows). It is for rows with anomalies among
             them; without anomalies it leaves out good rows, and the detector is worse.
         kinds: as in ``FlowDensity``.
         models: as in ``FlowDensity``; ``quick``: for numbers without gaps independent columns, a Gaussian and mixtures
@@ -143,9 +146,12 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
         if kept >= len(x):
             return x
         points = self._scale_of(x)(x)
-        count = min(len(x) - 1, max(LEAST_NEAR, len(x) // NEAR))
-        distance = NearestNeighbors(n_neighbors=count).fit(points).kneighbors()[0][:, -1]
+        distance = NearestNeighbors(n_neighbors=self._near(len(x))).fit(points).kneighbors()[0][:, -1]
         return x[torch.from_numpy(np.sort(np.argsort(distance, kind="stable")[:kept]))]
+
+    def _near(self, count: int) -> int:
+        """Which neighbour's distance says how far a row lies from this many rows; 1 is the nearest."""
+        return max(1, count // NEAR) if self.trim else 1
 
     def _scale_of(self, x: Tensor) -> Scale:
         return Scale.of(x, None if self.columns_ is None else self.columns_.heads())
@@ -162,7 +168,8 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
             verbose=self.verbose,
         ).fit_as(self, x[scaling:])
         self._scale = self._scale_of(x)
-        self._neighbours = Neighbourhood(self._scale(x))
+        self._neighbours = Neighbourhood(self._scale(x), self._near(min(len(x), MOST_ROWS)))
+        self._weights = TRIMMED_WEIGHTS if self.trim else WEIGHTS
         self._most_likely = float(self.density_.varying_log_prob(x).max())
         terms = self._terms(x[:scaling] if scaling > 1 else x)
         terms = np.where(np.isfinite(terms), terms, np.nan)
@@ -187,7 +194,7 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
         terms[:, 0] = np.abs(terms[:, 0] + self._most_likely) - self._most_likely
         terms = (terms - self._center) / self._spread
         terms = np.nan_to_num(terms, nan=np.inf).clip(-1e300, 1e300)  # an impossible row is very strange
-        return -(np.sign(terms) * np.log1p(np.abs(terms))) @ WEIGHTS
+        return -(np.sign(terms) * np.log1p(np.abs(terms))) @ np.array(self._weights)
 
     # --- scores, p-values and blame -----------------------------------------------------------------------------------
 
@@ -279,6 +286,8 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
             "offset": self.offset_,
             "most_likely": self._most_likely,
             "bandwidth": self._neighbours.bandwidth,
+            "neighbour": self._neighbours.neighbour,
+            "weights": list(self._weights),
             "levels": self._scale.levels,
             "density": read_record(folder)["digest"],
         }
@@ -310,7 +319,8 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
                 settings["models"] = tuple(settings["models"])
             made = cls(**settings)
             made._scale = Scale(arrays["center"], arrays["width"], state["levels"])
-            made._neighbours = Neighbourhood(arrays["points"], state["bandwidth"])
+            made._neighbours = Neighbourhood(arrays["points"], state.get("neighbour", 1), state["bandwidth"])
+            made._weights = state.get("weights", WEIGHTS)
             made.offset_, made._most_likely = state["offset"], state["most_likely"]
             for name in KEPT:
                 setattr(made, name, arrays[name])
