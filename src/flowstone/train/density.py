@@ -20,6 +20,7 @@ from flowstone.train.optimizer import Optimizer
 from flowstone.train.processes import require_one_process
 from flowstone.train.progress import training_bar
 from flowstone.train.settings import Settings
+from flowstone.validation import require_integer
 
 __all__ = ["DensityFit", "Weighted", "fit_to_density", "importance_sample"]
 
@@ -54,6 +55,29 @@ class Weighted:
     def log_normalizer(self) -> float:
         r"""An estimate of $\log \int \tilde p$: the evidence, or minus a free energy."""
         return self.log_weights.logsumexp(0).item() - math.log(len(self.log_weights))
+
+    def resample(self, n: int, *, seed: int = 0) -> Tensor:
+        """``n`` samples of the density, ``(n, *event_shape)``: each is one of ``x``, drawn with its weight as
+        probability (Rubin 1988, Using the SIR Algorithm to Simulate Posterior Distributions).
+
+        A sample may be drawn several times, and is where ``effective_sample_size * len(x)`` is not far above ``n``.
+
+        Raises:
+            DataError: no sample has a weight above 0.
+            SettingError: ``n`` is no whole number above 0.
+
+        >>> import torch, flowstone
+        >>> half_normal = lambda x: torch.where(x[:, 0] > 0, -0.5 * x[:, 0] ** 2, -torch.inf)
+        >>> weighted = flowstone.importance_sample(flowstone.spline(1), half_normal, 1000)
+        >>> bool((weighted.resample(50) > 0).all())
+        True
+        """
+        require_integer("n", n)
+        if not self.log_weights.max() > -math.inf:
+            raise DataError(f"none of the {len(self.x)} samples has a weight above 0")
+        cumulative = self.weights.cpu().cumsum(0)
+        places = cumulative[-1] * torch.rand(n, generator=generator(seed), dtype=torch.float64)
+        return self.x[torch.searchsorted(cumulative, places, right=True).to(self.x.device)]
 
 
 @dataclass(frozen=True)
