@@ -50,10 +50,10 @@ class UnknownNameError(FlowstoneError, LookupError):
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
         super().__init__(f"unknown {kind} {name!r}: {hint}")
-        self.asked = (kind, name, known)
+        self.arguments = (kind, name, known)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self.asked  # as it was made: another process raises it again
+        return type(self), self.arguments  # as it was made: another process raises it again
 
 
 class SettingError(FlowstoneError, ValueError):

@@ -46,12 +46,12 @@ class ContextColumns:
             kinds: corrections of the kinds that are inferred; names of other columns are passed over.
         """
         table = _table(context)
-        asked = {name: kind for name, kind in kinds.items() if name in table.columns}
-        if is_plain(table) and not asked:
+        requested = {name: kind for name, kind in kinds.items() if name in table.columns}
+        if is_plain(table) and not requested:
             if not table.columns:
                 raise DataError("the context has no column")
             return cls(tuple(table.columns))
-        columns = kinds_of(table, asked)
+        columns = kinds_of(table, requested)
         if not columns.names:
             raise DataError(f"no column of the context says anything ({', '.join(columns.notes)})")
         x = columns.encode(table)

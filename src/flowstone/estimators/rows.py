@@ -49,8 +49,8 @@ class TableInput:
         if is_frame(X):
             table = read_table(X)
             if self.kinds != "auto" or not is_plain(table):
-                asked = {name: kind for name, kind in self._requested_kinds().items() if name in table.columns}
-                self.columns_ = kinds_of(table, asked)
+                requested = {name: kind for name, kind in self._requested_kinds().items() if name in table.columns}
+                self.columns_ = kinds_of(table, requested)
                 if not self.columns_.names:
                     raise DataError(f"no column is left to learn the density of ({', '.join(self.columns_.notes)})")
                 self.kinds_ = {kind.column: kind.name for kind in self.columns_.kinds}

@@ -78,8 +78,8 @@ def classifier_two_sample_test(
     make = classifier or (lambda: boosted_trees(of_few_levels(categorical, rows), seed))
     aucs = []
     for train, test in StratifiedKFold(folds, shuffle=True, random_state=seed).split(rows, labels):
-        known, asked = without_empty_columns(rows[train], rows[test])
-        probability = make().fit(known, labels[train]).predict_proba(asked)[:, 1]
+        known, held_out = without_empty_columns(rows[train], rows[test])
+        probability = make().fit(known, labels[train]).predict_proba(held_out)[:, 1]
         aucs.append(roc_auc_score(labels[test], probability))
     auc = float(np.mean(aucs))
     return TwoSample(score_of(auc), auc, _auc_error(auc, n))

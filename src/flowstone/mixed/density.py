@@ -396,10 +396,10 @@ class MixedDensity(Density):
         require_choice("gaps", gaps, GAPS)
         x = x.double().clone()
         x[:, index] = torch.nan
-        asked = torch.zeros_like(x, dtype=torch.bool)
-        asked[:, index] = True
-        self._require_order(~asked & (~x.isnan() | (self.with_gaps & (gaps == "event"))), asked)
-        tokens = self._tokens(x, event=self.with_gaps & ~asked if gaps == "event" else None)
+        queried = torch.zeros_like(x, dtype=torch.bool)
+        queried[:, index] = True
+        self._require_order(~queried & (~x.isnan() | (self.with_gaps & (gaps == "event"))), queried)
+        tokens = self._tokens(x, event=self.with_gaps & ~queried if gaps == "event" else None)
         return Prediction(self.heads, index, self._column_parameters(tokens, index, self._standardized(context)))
 
     def fill_likely(self, x: Tensor, context: Tensor | None = None) -> Tensor:

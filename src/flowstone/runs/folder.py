@@ -198,11 +198,11 @@ class Run:
         """
         return open_chunked(path, **self._reading(na, reading))
 
-    def _reading(self, na: Sequence[str], asked: Mapping[str, Any]) -> dict[str, Any]:
+    def _reading(self, na: Sequence[str], requested: Mapping[str, Any]) -> dict[str, Any]:
         data, kinds = self.record.get("data", {}), self.kinds
         known = {"decimal": data.get("decimal"), "day_first": None if kinds is None else kinds.day_first}
         na = [*data.get("na", ()), *na]
-        return known | {name: value for name, value in asked.items() if value is not None} | {"na": na}
+        return known | {name: value for name, value in requested.items() if value is not None} | {"na": na}
 
     def table(self, path: Path | str | Table, *, drop_missing: bool = False) -> tuple[Table, Rows]:
         """A table and its rows as the density takes them; its columns are found by name, others are ignored.

@@ -278,12 +278,12 @@ def decide(
     return Columns(tuple(decided), tuple(notes), tuple(in_doubt)), doubts
 
 
-def _decide(facts: Facts, asked: str | None, keep: bool) -> Kind:
-    if asked is not None:
-        name, arguments = _specified(asked)
+def _decide(facts: Facts, requested: str | None, keep: bool) -> Kind:
+    if requested is not None:
+        name, arguments = _specified(requested)
         kind = kind_named(name)
         if arguments and not kind.takes:
-            raise SettingError(f"column {facts.name!r}: {asked}: {name} takes nothing in brackets")
+            raise SettingError(f"column {facts.name!r}: {requested}: {name} takes nothing in brackets")
         _check_values(facts, name)
         return kind.requested(_parsed(facts, name), arguments)
     if not facts.index:
@@ -298,15 +298,15 @@ def _decide(facts: Facts, asked: str | None, keep: bool) -> Kind:
     return kind
 
 
-def _specified(asked: str) -> tuple[str, tuple[str, ...]]:
+def _specified(requested: str) -> tuple[str, tuple[str, ...]]:
     """``circular(0,360)`` as its name and what stands in brackets.
 
     >>> _specified("circular(0, 360)")
     ('circular', ('0', '360'))
     """
-    match = SPECIFIED.fullmatch(asked) if isinstance(asked, str) else None
+    match = SPECIFIED.fullmatch(requested) if isinstance(requested, str) else None
     if match is None:
-        raise SettingError(f"kind {asked!r}: expected a name, such as positive, or circular(0,360)")
+        raise SettingError(f"kind {requested!r}: expected a name, such as positive, or circular(0,360)")
     arguments = tuple(part.strip() for part in match[2].split(",")) if match[2] and match[2].strip() else ()
     return match[1].replace("-", "_").lower(), arguments
 
@@ -320,9 +320,9 @@ def _parsed(facts: Facts, name: str) -> Facts:
     return facts if column is None else replace(facts, column=column)
 
 
-def _check_values(facts: Facts, asked: str | None) -> None:
+def _check_values(facts: Facts, requested: str | None) -> None:
     """Refuse what no kind of numbers can hold: infinities, numbers and texts in one column, too many digits."""
-    if asked in ("categorical", "text", "identifier", "left_out", "ordinal", "constant"):
+    if requested in ("categorical", "text", "identifier", "left_out", "ordinal", "constant"):
         return
     if is_number(facts.type) and not facts.too_wide and not facts.finite:
         plain = compute.cast(facts.column, pa.float64())
@@ -349,7 +349,7 @@ def _check_values(facts: Facts, asked: str | None) -> None:
         )
     if is_text(facts.type):
         _refuse_mixed(facts)
-        if asked is None:
+        if requested is None:
             _doubt_text(facts)
 
 

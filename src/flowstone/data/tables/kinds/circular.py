@@ -39,8 +39,8 @@ class Circular(Numbers):
             facts.notes.append(f"its name and range say degrees: circular from {turn[0]:g} to {turn[1]:g}")
             return cls._made(facts, *turn)
         if named and least >= -360 and greatest <= 360:
-            asked = {facts.name: "circular(0,360)"}
-            facts.doubt("its name, not its range, says that it may be an angle", "if it is one", kinds=asked)
+            requested = {facts.name: "circular(0,360)"}
+            facts.doubt("its name, not its range, says that it may be an angle", "if it is one", kinds=requested)
         return None
 
     @classmethod
