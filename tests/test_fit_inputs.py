@@ -12,7 +12,7 @@ import flowstone
 from flowstone.bijections import Affine, Chain, Coupling
 from flowstone.data import TOYS
 from flowstone.errors import DataError, SettingError, ShapeError
-from flowstone.execution.flat import require_plain_module
+from flowstone.execution.flat import require_density
 from flowstone.nets import MLP
 from flowstone.priors import StandardNormal
 from training import small
@@ -161,4 +161,4 @@ def test_what_is_no_density_is_refused_in_a_line(tmp_path):
     assert list(tmp_path.iterdir()) == []
     compiled = nn.Module()
     compiled._orig_mod = flow  # as torch.compile wraps it
-    require_plain_module("fit trains a density", compiled)
+    require_density("fit trains a density", compiled)

@@ -18,7 +18,7 @@ from flowstone.bijections import Chain, Dequantize, Standardize
 from flowstone.density import Density
 from flowstone.errors import NonFiniteError, SettingError
 from flowstone.evaluation.samples import sample_rows
-from flowstone.execution.flat import require_plain_module
+from flowstone.execution.flat import require_density
 from flowstone.files import atomic_path
 from flowstone.flow import Flow
 from flowstone.mixed import MixedDensity
@@ -131,7 +131,7 @@ def require_onnx_form(density: Density, part: str) -> None:
     >>> require_onnx_form(flowstone.nice(2, couplings=1, hidden=(4,)), "log_prob")
     """
     require_choice("part", part, OUTPUTS)
-    require_plain_module("export_onnx takes a density", density)
+    require_density("export_onnx takes a density", density)
     require_exporter("export")
     if any(isinstance(module, MixedDensity) for module in density.modules()):
         raise SettingError(

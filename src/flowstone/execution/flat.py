@@ -11,7 +11,7 @@ from flowstone.density import Density
 from flowstone.errors import SettingError
 from flowstone.validation import require_instance
 
-__all__ = ["FlatParameters", "group_by_dtype_and_device", "require_plain_module", "trainable_parameters"]
+__all__ = ["FlatParameters", "group_by_dtype_and_device", "require_density", "trainable_parameters"]
 
 
 def trainable_parameters(module: nn.Module) -> list[Tensor]:
@@ -26,7 +26,7 @@ def trainable_parameters(module: nn.Module) -> list[Tensor]:
     return parameters
 
 
-def require_plain_module(what: str, density: Any) -> None:
+def require_density(what: str, density: Any) -> None:
     """Require a density, which may be one that ``torch.compile`` has wrapped, and refuse parameters of which each
     process holds a part, for an array cannot be made of them.
 

@@ -13,7 +13,7 @@ from flowstone.data.tables import Columns
 from flowstone.density import Density
 from flowstone.digest import digest_of
 from flowstone.errors import CheckpointError, FlowstoneError, NonFiniteError, SettingError, UnknownNameError
-from flowstone.execution.flat import require_plain_module
+from flowstone.execution.flat import require_density
 from flowstone.files import make_folder, read_json, rename, tensors_to_bytes, to_json, write_atomically
 from flowstone.recipes import RECIPES, all_recipes, build
 from flowstone.runs.schema import require_schema
@@ -64,7 +64,7 @@ def save(density: Any, folder: Path | str, *, extra: Mapping[str, Any] | None = 
     if not isinstance(density, Density) and hasattr(density, "save"):
         density.save(folder)
         return
-    require_plain_module("save writes a density", density)
+    require_density("save writes a density", density)
     folder, record = Path(folder), describe(density, extra)
     weights = density.state_dict()
     for name, tensor in weights.items():

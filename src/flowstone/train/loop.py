@@ -18,7 +18,7 @@ from flowstone.density import Density
 from flowstone.digest import digest_of
 from flowstone.errors import NonFiniteError, SettingError
 from flowstone.execution import threads_for
-from flowstone.execution.flat import FlatParameters, require_plain_module
+from flowstone.execution.flat import FlatParameters, require_density
 from flowstone.train.batches import Batches, FixedBatches, FreshBatches, Sampler
 from flowstone.train.forensics import bad_rows, first_bad_output, named_rows
 from flowstone.train.held_out import HeldOut
@@ -107,7 +107,7 @@ def fit(
     'finished'
     """
     settings, processes = _settings(settings, overrides), Processes()
-    require_plain_module("fit trains a density, also in several processes", density)
+    require_density("fit trains a density, also in several processes", density)
     given = None if validation is None else Rows(validation, validation_context)
     rows, validation_rows = training_rows(density, data, context, given, settings.seed)
     count = len(rows) if isinstance(rows, Rows) else math.inf
