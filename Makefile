@@ -19,7 +19,7 @@ demo: .venv/.demo  ## train three flows on two moons and draw them side by side 
 test: .venv/.dev lint  ## lint, then all tests but the long ones (minutes)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-laws: .venv/.dev  ## test the laws of bijections on many more inputs, compiled and exported (half an hour)
+laws: .venv/.dev  ## test the laws of bijections and of direct gradients on many more inputs, and how flows start (an hour)
 	$(BIN)/python -m pytest -q -n 2 --hypothesis-profile=long -m "long or not long" tests/test_bijections.py tests/test_export.py tests/test_compiled.py tests/test_direct.py tests/test_start.py
 
 mutants: .venv/.dev  ## break every bijection on purpose, measure every one: docs/reliability.md (20 minutes)

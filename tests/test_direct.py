@@ -214,12 +214,15 @@ def test_it_steps_aside_where_the_forward_of_a_class_was_replaced(monkeypatch, k
         lambda flow: setattr(last(flow).net.blocks[0][3], "p", 0.1),
         lambda flow: setattr(flow, "log_prob", flow.log_prob),
         lambda flow: setattr(last(flow), "conditioner_parameters", last(flow).conditioner_parameters),
+        lambda flow: last(flow).net.blocks[0].register_module("2", nn.Softplus()),
     ],
-    ids=["dropout", "log_prob", "conditioner_parameters"],
+    ids=["dropout", "log_prob", "conditioner_parameters", "another activation"],
 )
 def test_it_does_not_apply_after_a_change(change):
     flow = flowstone.spline(3, couplings=3, hidden=(8, 8))
     gradient = DirectGradient(flow)
+    assert gradient.applies()
+    vars(flow)["note"] = "an attribute that computes nothing"
     assert gradient.applies()
     change(flow)
     assert not gradient.applies()

@@ -95,11 +95,11 @@ def test_effective_sample_size_tells_a_bad_fit():
 
 
 def test_resampled_samples_are_of_the_density():
-    """Moments of 20,000 draws, of which each has a standard error below 0.01."""
+    """By moments of 20,000 draws, from 200,000 samples with an effective size of about 50,000."""
     weighted = flowstone.importance_sample(flowstone.realnvp(2), log_density, 200_000)
     drawn = weighted.resample(20_000, seed=1)
     torch.testing.assert_close(drawn.mean(0), TARGET.loc, atol=0.03, rtol=0)
-    torch.testing.assert_close(drawn.T.cov(), TARGET.covariance_matrix, atol=0.03, rtol=0)
+    torch.testing.assert_close(drawn.T.cov(), TARGET.covariance_matrix, atol=0.04, rtol=0)
     assert torch.equal(drawn, weighted.resample(20_000, seed=1))
     assert not torch.equal(drawn, weighted.resample(20_000, seed=2))
 
@@ -111,6 +111,11 @@ def test_samples_without_weight_are_never_drawn():
     assert sorted(set(drawn[:, 0].tolist())) == [1.0, 3.0]
     with pytest.raises(DataError, match="none of the 5 samples has a weight above 0"):
         Weighted(x, torch.full((5,), -math.inf, dtype=torch.float64)).resample(1)
+    for value in (math.nan, math.inf):
+        with pytest.raises(DataError, match="a weight is not finite"):
+            Weighted(x, torch.full((5,), value)).resample(1)
+    with pytest.raises(SettingError, match=r"seed=2\.5 must be a whole number"):
+        weighted.resample(1, seed=2.5)  # pyright: ignore
     with pytest.raises(SettingError, match=r"n=0 must be a whole number, at least 1"):
         weighted.resample(0)
 

@@ -104,6 +104,13 @@ def test_widths_that_are_no_numbers_of_units_are_named(net, hidden):
         net(2, 2, hidden=hidden)
 
 
+@pytest.mark.parametrize("net", [MLP, ResNet, MADE])
+def test_widths_may_come_in_any_sequence(net):
+    count = sum(p.numel() for p in net(2, 2, hidden=(8, 8)).parameters())
+    for hidden in ([8, 8], (width for width in (8, 8)), torch.tensor([8, 8]), torch.Size((8, 8))):
+        assert sum(p.numel() for p in net(2, 2, hidden=hidden).parameters()) == count
+
+
 @pytest.mark.parametrize("net", [ConvNet, GatedConvNet, ResConvNet])
 def test_numbers_of_channels_that_cannot_be_are_named(net):
     with pytest.raises(SettingError, match=r"hidden=2\.5 must be a whole number, at least 1"):

@@ -196,6 +196,8 @@ def test_wrong_settings_are_named():
     for df in (1.0, math.inf, math.nan):
         with pytest.raises(SettingError, match=f"df={df}"):
             StudentT(1, df=df)
+    for shape in ((2, 3), [2, 3], torch.tensor([2, 3]), torch.Size((2, 3))):
+        assert StandardNormal(shape).event_shape == (2, 3)  # pyright: ignore
     for shape in (0, 2.5, (2, "a")):
         with pytest.raises(SettingError, match=r"StandardNormal: event_shape=.* must be whole numbers, at least 1"):
             StandardNormal(shape)  # pyright: ignore

@@ -5,6 +5,7 @@ import json
 import math
 import sys
 import textwrap
+import types
 from typing import Any
 
 import numpy as np
@@ -274,8 +275,8 @@ def test_wrong_names_and_values_are_named():
             ((key, value),) = setting.items()
             with pytest.raises(SettingError, match=f"^{key}={value!r} must be a whole number, at least 1$"):
                 build(name, {"event_shape": (1, 4, 4), **setting})
-    with pytest.raises(SettingError, match="scales=3: images of 4x4 cannot be halved 3 times"):
-        of_images("glow", (1, 4, 4), scales=3)
+    with pytest.raises(SettingError, match="scales=9: images of 4x4 would be padded to 512x512"):
+        of_images("glow", (1, 4, 4), scales=9)
     for name, settings, message in (
         ("maf", {"layers": 1.5}, r"layers=1\.5 must be a whole number, at least 1"),
         ("maf_spline", {"bound": math.nan}, "bound=nan must be a finite number"),
@@ -324,6 +325,43 @@ def test_what_is_true_or_false_is_nothing_else():
         for flag in flags:
             with pytest.raises(SettingError, match=f"{flag}='no' must be True or False"):
                 function(**shape, **{flag: "no"})
+
+
+def test_sizes_may_be_any_sequence():
+    x = torch.zeros(2, 1, 4, 4)
+    for name in ("glow", "realnvp_image"):
+        assert of_images(name, x.shape[1:], scales=1).event_shape == (1, 4, 4)
+    for hidden in (torch.Size((8, 8)), range(8, 9), np.array([8]), torch.tensor([8, 8]), [8], 8):
+        assert build("nice", {"features": 2, "hidden": hidden}).spec["arguments"]["hidden"][0] == 8
+    assert flowstone.glow(event_shape=(1, 1, 1)).event_shape == (1, 1, 1)  # padded
+
+
+def test_arguments_of_recipes_elsewhere_are_theirs_but_for_the_common_ones():
+    source = """
+from __future__ import annotations
+from collections.abc import Sequence
+import flowstone
+
+@flowstone.recipe
+def elsewhere(
+    features: int, *, layers: Sequence[int] = (8, 8), bound: float = float("inf"), couplings: int = 0,
+    strides: Sequence[int] = (0,), hidden: Sequence[int] = (8,), swap: bool = False, **more: float,
+) -> flowstone.Flow:
+    return flowstone.nice(features, hidden=hidden)
+"""
+    module = types.ModuleType("elsewhere")
+    sys.modules["elsewhere"] = module
+    try:
+        exec(compile(source, "elsewhere", "exec", dont_inherit=True), vars(module))
+        make = REGISTRY["elsewhere"]
+        arguments = make(2, hidden=16, strides=0, layers=(0, 0)).spec["arguments"]
+        assert (arguments["hidden"], arguments["strides"], arguments["layers"]) == ((16,), (0,), (0, 0))
+        for wrong in ({"swap": "no"}, {"features": 2.5}, {"hidden": 0}, {"couplings": -1}):
+            with pytest.raises(SettingError, match=f"^{next(iter(wrong))}="):
+                make(**{"features": 2} | wrong)
+    finally:
+        del sys.modules["elsewhere"]
+        REGISTRY.pop("elsewhere", None)
 
 
 @every_recipe

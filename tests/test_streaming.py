@@ -758,7 +758,7 @@ def test_p_values_of_chunks_are_those_of_the_whole_table_noise_and_all(tmp_path,
     assert scorer_of_all.judge.noise is not None
     table = read_table("t.csv")
     whole = scorer_of_all(table)
-    parts = pa.concat_tables(scorer_of_all(piece) for piece in table.pieces(70))
+    parts = pa.concat_tables(scorer_of_all(piece) for piece in table.chunks(70))
     assert parts.column("p_value").to_pylist() == whole.column("p_value").to_pylist()
     assert parts.column("blame").to_pylist() == whole.column("blame").to_pylist()
     assert scorer_of_all.scores_chunks_separately(table)

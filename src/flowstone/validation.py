@@ -53,14 +53,23 @@ def as_integer(value: Any) -> Any:
 
 def require_integer(name: str, value: Any, *, at_least: int = 1) -> None:
     """Require that ``value`` is a whole number, at least ``at_least``."""
+    value = _plain(value)
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < at_least:
         raise SettingError(f"{name}={value!r} must be a whole number, at least {at_least}")
 
 
-def require_sizes(name: str, values: Iterable[Any]) -> None:
-    """Require whole numbers, each at least 1, such as the widths of layers or the sides of an image."""
-    if not all(isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0 for value in values):
-        raise SettingError(f"{name}={tuple(values)} must be whole numbers, at least 1")
+def require_sizes(name: str, values: Any) -> tuple[int, ...]:
+    """Whole numbers, each at least 1, such as the widths of layers or the sides of an image; one number stands for a
+    tuple of one.
+
+    Raises:
+        SettingError: something else is there.
+    """
+    values = _plain(values)
+    sizes = tuple(map(_plain, values)) if isinstance(values, Iterable) else (values,)
+    if not all(type(size) is int and size > 0 for size in sizes):
+        raise SettingError(f"{name}={sizes} must be whole numbers, at least 1")
+    return sizes
 
 
 def require_seed(name: str, value: Any) -> None:
@@ -87,6 +96,11 @@ def require_number(
     for holds, message in limits:
         if not holds:
             raise SettingError(f"{name}={value} {message}")
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and arrays of NumPy or torch as Python's own."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def require_given(given: Any) -> None:

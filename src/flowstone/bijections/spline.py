@@ -26,7 +26,7 @@ class RQSpline(Univariate):
     No bin is narrower or lower than ``min_size`` of the interval, and no slope at a knot is below ``min_slope``. Inside
     a bin that is far flatter than its ends the slope falls below both, to about $2 m_k^2 / \delta$ in its middle.
     There the inverse loses digits in float32: it is exact to about 1e-5 where no raw parameter is beyond 1, 1e-3 at
-    2 and 2e-2 at 3, for B = 3. ``flowstone.check`` reports how exact a flow is.
+    2 and 3e-2 at 3, for B = 3. ``flowstone.check`` reports how exact a flow is.
 
     ``circular=True`` is for angles: -B and B are the same point, numbers beyond them are wrapped, the slope at the seam
     is free and the same from both sides, and one more parameter turns the circle (Rezende et al. 2020): 3K + 1 in all.

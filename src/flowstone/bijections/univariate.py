@@ -95,8 +95,7 @@ class Affine(Univariate):
         self.scale = scale
         self.limit = limit
         self.shift_first = shift_first
-        shape = tuple(features) if isinstance(features, Sequence) else (features,)
-        require_sizes("features", shape)
+        shape = require_sizes("features", features)
         self.features = shape[0]
         self.factor = nn.Parameter(torch.ones(shape)) if scale == "tanh" else None
 

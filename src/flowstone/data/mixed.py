@@ -47,9 +47,9 @@ def open_mixed(request: DataRequest, table: Table, columns: Columns, described: 
         columns = columns.select([name for name in request.columns if name not in request.exclude])
     kept = len(table)
     if request.drop_missing:
-        kept = sum(int(np.isfinite(piece).all(1).sum()) for piece in columns.encoded_pieces(table))
+        kept = sum(int(np.isfinite(piece).all(1).sum()) for piece in columns.encoded_chunks(table))
     split, start = SplitRows(kept, len(columns.names), request.seed), 0
-    for encoded in columns.encoded_pieces(table):
+    for encoded in columns.encoded_chunks(table):
         piece = encoded[np.isfinite(encoded).all(1)] if request.drop_missing else encoded
         _refuse_infinite(piece, table, columns, start)
         split.put(start, piece)

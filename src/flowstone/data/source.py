@@ -213,9 +213,9 @@ def _split(table: Table, names: Sequence[str], request: DataRequest) -> SplitRow
     """The numbers in these columns, split; in pieces, as the table may be larger than memory."""
     drop, kept = request.drop_missing, len(table)
     if drop:
-        kept = sum(len(piece.finite(names, drop_missing=True)[1]) for piece in table.pieces(CHUNK))
+        kept = sum(len(piece.finite(names, drop_missing=True)[1]) for piece in table.chunks(CHUNK))
     split, start = SplitRows(kept, len(names), request.seed), 0
-    for piece in table.pieces(CHUNK):
+    for piece in table.chunks(CHUNK):
         values = piece.finite(names, drop_missing=drop)[1]
         split.put(start, values)
         start += len(values)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from scipy.stats import binom
 from sklearn.base import BaseEstimator, OutlierMixin
-from sklearn.neighbors import NearestNeighbors
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -51,8 +50,8 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
     A row that was learned is not its own neighbour. A fifth of the rows is held out, for the p-values.
 
     Anomalies among the rows are learned as normal ones, and a group of them has near neighbours in itself. ``trim`` is
-    for such rows: it leaves out some, and the score of a row is then minus the mean of its likelihood and of the log of
-    the distance to the (n/10)-th nearest of n learned rows.
+    for such rows: it leaves out some, and the score of a row is then minus the mean of the first two terms, with the
+    distance to the (n/10)-th nearest of n learned rows (of 5000 of them at most).
 
     Rows are whatever ``FlowDensity`` takes: numbers, or a frame of columns of any kind, with gaps.
 
@@ -146,12 +145,12 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
         if kept >= len(x):
             return x
         points = self._scale_of(x)(x)
-        distance = NearestNeighbors(n_neighbors=self._near(len(x))).fit(points).kneighbors()[0][:, -1]
+        distance, _ = Neighbourhood(points, self._near(len(x)), bandwidth=1.0).log_distance(points)
         return x[torch.from_numpy(np.sort(np.argsort(distance, kind="stable")[:kept]))]
 
     def _near(self, count: int) -> int:
         """Which neighbour's distance says how far a row lies from this many rows; 1 is the nearest."""
-        return max(1, count // NEAR) if self.trim else 1
+        return max(1, min(count, MOST_ROWS) // NEAR) if self.trim else 1
 
     def _scale_of(self, x: Tensor) -> Scale:
         return Scale.of(x, None if self.columns_ is None else self.columns_.heads())
@@ -168,7 +167,7 @@ class FlowOutlierDetector(TableInput, OutlierMixin, BaseEstimator):
             verbose=self.verbose,
         ).fit_as(self, x[scaling:])
         self._scale = self._scale_of(x)
-        self._neighbours = Neighbourhood(self._scale(x), self._near(min(len(x), MOST_ROWS)))
+        self._neighbours = Neighbourhood(self._scale(x), self._near(len(x)))
         self._weights = TRIMMED_WEIGHTS if self.trim else WEIGHTS
         self._most_likely = float(self.density_.varying_log_prob(x).max())
         terms = self._terms(x[:scaling] if scaling > 1 else x)

@@ -23,14 +23,14 @@ class DirectGradient:
 
     Both are those of autograd up to rounding. No graph is recorded and no gradient is computed that is not needed, so
     that a training step of narrow nets takes a tenth to a half less time. Batches of more than 2048 rows are taken in
-    pieces, so that memory does not grow with them.
+    chunks, so that memory does not grow with them.
 
     Known are flows of couplings (MLPs or residual nets; additive, affine or spline transforms), permutations,
     ``LULinear`` and ``Scaling`` with a normal or logistic prior. Any bijections without parameters may come first.
 
     Raises:
-        UnknownLayerError: the density is not such a flow, or its modules are of subclasses, have hooks or forwards of
-            their own, drop units, share parameters or hold them fixed.
+        UnknownLayerError: the density is not such a flow, or its modules are of subclasses, have hooks or methods of
+            their own, drop units, overwrite what a gradient needs, share parameters or hold them fixed.
 
     >>> import flowstone
     >>> flow, x = flowstone.realnvp(3, couplings=2, hidden=(8,)), torch.randn(5, 3)
@@ -45,6 +45,8 @@ class DirectGradient:
         self.parameters = [parameter for _, parameter in density.named_parameters(remove_duplicate=False)]
         self._attributes = [vars(module) for module in modules]
         self._sizes = list(map(len, self._attributes))
+        self._submodules = [module._modules for module in modules]
+        self._inner = self._inner_modules()
         self._dropouts = [module for module in modules if isinstance(module, nn.Dropout)]
         self._hooks = [*hooks_of_all_modules(), *(hooks for module in modules for hooks in hooks_of(module))]
         links = list(_links(density.bijection))
@@ -61,20 +63,28 @@ class DirectGradient:
         kinds = {(type(p), p.dtype, p.device.type) for p in self.parameters}
         shared = len(self.parameters) > len(set(map(id, self.parameters)))
         computed = any(hasattr(module, "parametrizations") for module in self.flow.modules())
-        replaced = any(
+        plain = kinds == {(nn.Parameter, self.flow.dtype, "cpu")} and not shared and not computed
+        return plain and not self._has_replaced_methods()
+
+    def _has_replaced_methods(self) -> bool:
+        """Whether an object among the layers has a function in place of a method of its class."""
+        return any(
             callable(value) and hasattr(type(module), name)
             for module in self.flow.modules()
             for name, value in vars(module).items()
         )
-        return kinds == {(nn.Parameter, self.flow.dtype, "cpu")} and not shared and not computed and not replaced
+
+    def _inner_modules(self) -> list[nn.Module | None]:
+        return [module for inner in self._submodules for module in inner.values()]
 
     def applies(self) -> bool:
-        """Whether nothing watches or changes what the layers compute: no hooks, no new attribute of a module such as a
-        method in place of its own, no dropout, no parameter that is held fixed, no autocast, no search for anomalies.
+        """Whether nothing watches or changes what the layers compute: no hooks, no other method or layer in place of
+        one that was there, no dropout, no parameter that is held fixed, no autocast, no search for anomalies.
         """
         return (
             not any(self._hooks)
-            and list(map(len, self._attributes)) == self._sizes
+            and (list(map(len, self._attributes)) == self._sizes or not self._has_replaced_methods())
+            and self._inner_modules() == self._inner
             and not any(map(attrgetter("p"), self._dropouts))
             and all(map(attrgetter("requires_grad"), self.parameters))
             and not any(map(attrgetter("_backward_hooks"), self.parameters))
@@ -101,7 +111,7 @@ class DirectGradient:
         self.flow.check_shapes(x, context)
         z, context, log_det = self._prepared(x, context)
         with torch.inference_mode():
-            parts = [self._log_prob(*piece) for piece in _pieces(z, context)]
+            parts = [self._log_prob(*piece) for piece in _chunks(z, context)]
         return log_det + torch.cat(parts)
 
     def _prepared(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -117,13 +127,13 @@ class DirectGradient:
         return z, context, total
 
     def _loss(self, z: Tensor, context: Tensor | None, share: float) -> Tensor:
-        """The loss of rows whose part in the mean is ``share``, and the gradient, added up over pieces."""
-        first, *rest = _pieces(z, context)
+        """The loss of rows whose part in the mean is ``share``, and the gradient, added up over chunks."""
+        first, *rest = _chunks(z, context)
         loss = self._loss_of_chunk(*first, share)
         gradients: Any = [parameter.grad for parameter in self.parameters]
         sums = [gradient.clone() for gradient in gradients] if rest else []
-        for piece in rest:
-            loss += self._loss_of_chunk(*piece, share)
+        for chunk in rest:
+            loss += self._loss_of_chunk(*chunk, share)
             torch._foreach_add_(sums, gradients)
         if rest:
             torch._foreach_copy_(gradients, sums)
@@ -144,7 +154,7 @@ class DirectGradient:
         return torch.cat((*log_dets, self.flow.prior.log_prob(z.t()))).sum() * -share
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
-        """The log-density of the rows of a piece, but for the links without parameters."""
+        """The log-density of the rows of a chunk, but for the links without parameters."""
         halves, total = split(z.t().contiguous()), 0.0
         for layer in self.layers:
             halves, log_det = layer.forward(halves, context, [])
@@ -153,11 +163,11 @@ class DirectGradient:
         return self.flow.prior.log_prob(torch.cat(halves).t()) + total
 
 
-def _pieces(z: Tensor, context: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
+def _chunks(z: Tensor, context: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
     """Rows that fit the caches, with their context, which is transposed."""
-    pieces = z.split(CHUNK)
-    contexts = [None] * len(pieces) if context is None else [part.t() for part in context.split(CHUNK)]
-    return list(zip(pieces, contexts, strict=True))
+    chunks = z.split(CHUNK)
+    contexts = [None] * len(chunks) if context is None else [part.t() for part in context.split(CHUNK)]
+    return list(zip(chunks, contexts, strict=True))
 
 
 def _links(bijection: Bijection) -> Iterator[Bijection]:

@@ -97,7 +97,7 @@ class MADE(MaskedNet):
         output_scale: float = OUTPUT_SCALE,
     ) -> None:
         super().__init__()
-        require_sizes("hidden", hidden)
+        hidden = require_sizes("hidden", hidden)
         if residual and len(set(hidden)) > 1:
             raise SettingError(f"hidden={tuple(hidden)}: residual layers are all of one width")
         self.features, self.context_features = features, context_features

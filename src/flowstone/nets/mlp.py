@@ -70,7 +70,7 @@ class MLP(nn.Module):
         output_scale: float = OUTPUT_SCALE,
     ) -> None:
         super().__init__()
-        require_sizes("hidden", hidden)
+        hidden = require_sizes("hidden", hidden)
         phi = activation_of(activation)
         sizes = [max(1, in_features + context_features), *hidden]
         layers: list[nn.Module] = []

@@ -45,7 +45,7 @@ class ResNet(nn.Module):
         output_scale: float = OUTPUT_SCALE,
     ) -> None:
         super().__init__()
-        require_sizes("hidden", hidden)
+        hidden = require_sizes("hidden", hidden)
         if len(set(hidden)) != 1:
             raise SettingError(
                 f"hidden={tuple(hidden)}: residual blocks are all of one width, and there is at least one"

@@ -27,9 +27,7 @@ class Prior(nn.Module, ABC):
 
     def __init__(self, event_shape: int | Sequence[int]) -> None:
         super().__init__()
-        shape = tuple(event_shape) if isinstance(event_shape, Sequence) else (event_shape,)
-        require_sizes(f"{type(self).__name__}: event_shape", shape)
-        self.event_shape = torch.Size(shape)
+        self.event_shape = torch.Size(require_sizes(f"{type(self).__name__}: event_shape", event_shape))
         if not self.event_shape:
             raise ShapeError(
                 f"{type(self).__name__}: one z needs a dimension at least, event shape () has none; "

@@ -33,20 +33,20 @@ def image_flow(
     context_features: int,
     alpha: float | str | None,
     prior: str,
-    halvings: int | None = None,
     noise: Bijection | None = None,
 ) -> Flow:
     """The links that ``prepared`` makes, then ``scale(index, channels)`` for each scale.
 
-    Sizes that cannot be halved ``halvings`` times (None: once a scale) are padded, which leaves the likelihood that of
-    the image (``Pad``).
+    Sizes that cannot be halved once a scale are padded, which leaves the likelihood that of the image (``Pad``).
+
+    Raises:
+        SettingError: there are so many scales that an image would be padded to more than four times its size.
     """
     links = prepared(event_shape, alpha, noise)
     channels, height, width = event_shape
-    halvings = scales if halvings is None else halvings
-    if 2 ** (halvings - 1) >= max(height, width):
-        raise SettingError(f"scales={scales}: images of {height}x{width} cannot be halved {halvings} times")
-    step = 2**halvings
+    step = 2**scales
+    if step > 4 * max(height, width):
+        raise SettingError(f"scales={scales}: images of {height}x{width} would be padded to {step}x{step}")
     size = [step * -(-side // step) for side in (height, width)]
     if size != [height, width]:
         links.append(Pad(event_shape, size))

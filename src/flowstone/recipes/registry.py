@@ -17,7 +17,9 @@ P = ParamSpec("P")
 D = TypeVar("D", bound=Density)
 
 RECIPES: dict[str, Callable[..., Any]] = {}
-ABOVE_ZERO = ("features", "couplings", "layers", "scales", "channels", "width", "pieces", "encoding_pieces")
+COUNTS = ("features", "couplings", "layers", "scales", "channels", "width", "pieces", "encoding_pieces")  # above 0
+MAY_BE_ZERO = ("context_features", "blocks")
+SIZES = ("event_shape", "hidden", "embedding")
 
 
 def recipe(function: Callable[P, D]) -> Callable[P, D]:
@@ -27,8 +29,8 @@ def recipe(function: Callable[P, D]) -> Callable[P, D]:
     arrays of NumPy become Python's own. One number where several may stand, as in ``hidden=64``, is a tuple of one.
 
     Raises:
-        SettingError: another module has registered a recipe of this name; from a recipe: an argument cannot be a number
-            of columns, layers or units, or is not a finite number or not True or False where its annotation says so.
+        SettingError: another module has registered a recipe of this name; from a recipe: an argument is no number of
+            columns, layers or units, or not a finite number, or not True or False, as its annotation requires.
     """
     return _register(function.__name__, function)
 
@@ -36,7 +38,7 @@ def recipe(function: Callable[P, D]) -> Callable[P, D]:
 def _register(name: str, function: Callable[P, D]) -> Callable[P, D]:
     if name in RECIPES and inspect.unwrap(RECIPES[name]).__module__ != function.__module__:
         raise SettingError(f"recipe {name!r} is already registered by {inspect.unwrap(RECIPES[name]).__module__}")
-    signature = inspect.signature(function)
+    signature = _signature(function)
 
     @functools.wraps(function)
     def recorded(*args: P.args, **kwargs: P.kwargs) -> D:
@@ -52,23 +54,30 @@ def _register(name: str, function: Callable[P, D]) -> Callable[P, D]:
     return recorded
 
 
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    """The signature with its annotations, which are strings in a module that imports them from ``__future__``."""
+    try:
+        return inspect.signature(function, eval_str=True)
+    except NameError:  # an annotation for type checkers alone
+        return inspect.signature(function)
+
+
 def _checked(parameter: inspect.Parameter, value: Any) -> Any:
     """An argument of a recipe as a plain value."""
-    name, value = parameter.name, _plain(value)
-    if value is None:
-        return None
-    kind = parameter.annotation
-    if name in ABOVE_ZERO:
-        require_integer(name, value)
-    elif name in ("context_features", "blocks"):
-        require_integer(name, value, at_least=0)
+    name, value, kind, default = parameter.name, _plain(value), parameter.annotation, parameter.default
+    if value is None or value is default or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        return value
+    if kind in (int, int | None, parameter.empty) and name in (*COUNTS, *MAY_BE_ZERO):
+        require_integer(name, value, at_least=0 if name in MAY_BE_ZERO or default == 0 else 1)
     elif kind in (float, float | None):
         require_number(name, value)
-    elif kind in (bool, bool | None):
+    elif kind in (bool, bool | None) or isinstance(default, bool):
         require_bool(name, value)
-    elif kind in (Sequence[int], Sequence[int] | None):
-        value = value if type(value) in (list, tuple) else (value,)
-        require_sizes(name, value)
+    elif name in SIZES:
+        sizes = require_sizes(name, value)
+        value = value if type(value) in (list, tuple) else sizes
+    elif isinstance(value, int) and (isinstance(default, tuple) or "Sequence[int]" in str(kind)):
+        value = (value,)
     return value
 
 

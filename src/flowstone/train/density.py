@@ -20,7 +20,7 @@ from flowstone.train.optimizer import Optimizer
 from flowstone.train.processes import require_one_process
 from flowstone.train.progress import training_bar
 from flowstone.train.settings import Settings
-from flowstone.validation import require_integer
+from flowstone.validation import require_integer, require_seed
 
 __all__ = ["DensityFit", "Weighted", "fit_to_density", "importance_sample"]
 
@@ -60,11 +60,11 @@ class Weighted:
         """``n`` samples of the density, ``(n, *event_shape)``: each is one of ``x``, drawn with its weight as
         probability (Rubin 1988, Using the SIR Algorithm to Simulate Posterior Distributions).
 
-        A sample may be drawn several times, and is where ``effective_sample_size * len(x)`` is not far above ``n``.
+        Samples repeat unless ``effective_sample_size * len(x)`` is far above ``n``.
 
         Raises:
-            DataError: no sample has a weight above 0.
-            SettingError: ``n`` is no whole number above 0.
+            DataError: no sample has a weight above 0, or a weight is not finite.
+            SettingError: ``n`` or ``seed`` is no whole number, or n is below 1.
 
         >>> import torch, flowstone
         >>> half_normal = lambda x: torch.where(x[:, 0] > 0, -0.5 * x[:, 0] ** 2, -torch.inf)
@@ -73,9 +73,13 @@ class Weighted:
         True
         """
         require_integer("n", n)
-        if not self.log_weights.max() > -math.inf:
+        require_seed("seed", seed)
+        log_weights = self.log_weights.double().cpu()
+        if (log_weights.isnan() | (log_weights == math.inf)).any():
+            raise DataError("a weight is not finite")
+        if (log_weights == -math.inf).all():
             raise DataError(f"none of the {len(self.x)} samples has a weight above 0")
-        cumulative = self.weights.cpu().cumsum(0)
+        cumulative = log_weights.softmax(0).cumsum(0)
         places = cumulative[-1] * torch.rand(n, generator=generator(seed), dtype=torch.float64)
         return self.x[torch.searchsorted(cumulative, places, right=True).to(self.x.device)]
 

@@ -137,10 +137,10 @@ class Columns:
                     ) from error
         return torch.from_numpy(values)
 
-    def encoded_pieces(self, table: Table) -> Iterator[np.ndarray]:
+    def encoded_chunks(self, table: Table) -> Iterator[np.ndarray]:
         """The rows of ``encode``, some at a time, for a table of which no copy fits into memory."""
         rows = CHUNK if self.encodes_chunks_separately(table) else max(1, len(table))
-        for piece in table.pieces(rows):
+        for piece in table.chunks(rows):
             yield self.encode(piece).numpy()
 
     def encodes_chunks_separately(self, table: Table) -> bool:

@@ -77,7 +77,7 @@ class Table:
             )
         return replace(self, arrow=self.arrow.filter(pa.array(good))), values[good]
 
-    def pieces(self, rows: int) -> "Iterator[Table]":
+    def chunks(self, rows: int) -> "Iterator[Table]":
         """Its rows, so many at a time."""
         for start in range(0, len(self), rows):
             yield replace(self, arrow=self.arrow.slice(start, rows), start=self.start + start)
