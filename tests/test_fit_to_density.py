@@ -104,6 +104,12 @@ def test_resampled_samples_are_of_the_density():
     assert not torch.equal(drawn, weighted.resample(20_000, seed=2))
 
 
+def test_samples_are_drawn_as_often_as_their_weights_say():
+    x, shares = torch.arange(4.0)[:, None], torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    drawn = Weighted(x, shares.log() + 7).resample(100_000)[:, 0]
+    torch.testing.assert_close(drawn.long().bincount() / len(drawn), shares.float(), atol=0.01, rtol=0)
+
+
 def test_samples_without_weight_are_never_drawn():
     x = torch.arange(5.0)[:, None]
     weighted = Weighted(x, torch.tensor([-math.inf, 0.0, -math.inf, 1.0, -math.inf], dtype=torch.float64))

@@ -117,6 +117,12 @@ def test_numbers_of_channels_that_cannot_be_are_named(net):
         net(2, 2, hidden=2.5)
 
 
+@pytest.mark.parametrize("net", [GatedConvNet, ResConvNet])
+def test_numbers_of_blocks_that_cannot_be_are_named(net):
+    with pytest.raises(SettingError, match="blocks=-1 must be a whole number, at least 0"):
+        net(2, 2, blocks=-1)
+
+
 def test_one_column_of_a_net_is_named_as_one():
     with pytest.raises(ShapeError, match="the net takes 1 column of input and context together"):
         MLP(1, 2)(torch.zeros(5, 2))

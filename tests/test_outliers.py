@@ -215,6 +215,12 @@ def test_it_is_copied_pickled_and_saved(detector, tmp_path):
         FlowOutlierDetector.load(tmp_path / "saved")
 
 
+def test_a_trimmed_detector_scores_the_same_when_it_was_saved(tmp_path):
+    fitted = FlowOutlierDetector(trim=0.1, models="gaussian", random_state=0).fit(X)
+    fitted.save(tmp_path)
+    assert np.array_equal(FlowOutlierDetector.load(tmp_path).score_samples(X), fitted.score_samples(X))
+
+
 def test_a_seed_repeats_exactly(detector):
     again = FlowOutlierDetector(contamination=0.05, random_state=0).fit(X)
     assert np.array_equal(again.score_samples(X), detector.score_samples(X))
