@@ -111,7 +111,7 @@ class DirectGradient:
         self.flow.check_shapes(x, context)
         z, context, log_det = self._prepared(x, context)
         with torch.inference_mode():
-            parts = [self._log_prob(*piece) for piece in _chunks(z, context)]
+            parts = [self._log_prob(*chunk) for chunk in _chunks(z, context)]
         return log_det + torch.cat(parts)
 
     def _prepared(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
