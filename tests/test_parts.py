@@ -33,6 +33,13 @@ def test_two_parts_are_computed_at_once_and_in_order():
     assert torch.get_num_threads() == 2
 
 
+@pytest.mark.parametrize("parts", [1, 2, 3, 20])
+def test_a_part_is_computed_on_as_many_threads_whatever_the_number_of_parts(parts):
+    torch.set_num_threads(16)
+    assert computed_parts(lambda _: torch.get_num_threads(), [None] * parts, CPU) == [2] * parts
+    assert torch.get_num_threads() == 16
+
+
 def test_threads_see_what_their_caller_has_set_and_record_no_gradient():
     setting = ContextVar("setting", default="default")
     setting.set("set")

@@ -20,22 +20,26 @@ def computed_parts(function: Callable[[P], T], parts: Sequence[P], device: torch
 
     On a CPU several parts are computed at once, on as many threads as torch uses, which they share. A network of small
     layers then keeps all cores busy, where threads within each operation would wait for one another most of the time.
+    How many threads compute a part does not depend on how many parts there are: it can change the last bits.
     """
     threads = torch.get_num_threads()
-    workers = min(threads, len(parts), MOST_WORKERS)
-    if workers < 2 or device.type != "cpu" or _bound_to_thread():
+    if threads < 2 or device.type != "cpu" or _bound_to_thread():
         with torch.no_grad():
             return [function(part) for part in parts]
-    inference = torch.is_inference_mode_enabled()
+    inference, workers = torch.is_inference_mode_enabled(), min(threads, MOST_WORKERS)
+    each = threads // workers
 
     def run(part: P) -> T:
         with torch.inference_mode(inference), torch.no_grad():
             return function(part)
 
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,))
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(each,))
     try:
+        if len(parts) == 1:
+            torch.set_num_threads(each)
+            return [run(parts[0])]
         found = [pool.submit(copy_context().run, run, part) for part in parts]
-        return [each.result() for each in found]
+        return [one.result() for one in found]
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # threads that begin later take the number that was set last

@@ -24,7 +24,7 @@ from flowstone.validation import require_choice, require_integer
 
 __all__ = ["MixedDensity"]
 
-VALUES = 2**15  # of a table computed at a time where no gradient is recorded
+VALUES = 2**14  # of a table computed at a time where no gradient is recorded
 GAPS = ("absent", "event")
 ROWS = 2**14  # checked at a time
 MOST_LEARNED = 32  # columns in one step of a training in any order

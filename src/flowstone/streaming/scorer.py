@@ -1,6 +1,7 @@
 """Scorer: a run folder as a function from a table, or a chunk of one, to the table with its likelihoods."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ class Scorer:
 
     def __init__(
         self,
-        run: Run | str,
+        run: Run | Path | str,
         *,
         per_column: bool = False,
         anomaly: bool = False,
