@@ -9,6 +9,7 @@ from flowstone.errors import SettingError, UnknownNameError
 
 __all__ = [
     "as_integer",
+    "plain",
     "require_bool",
     "require_choice",
     "require_given",
@@ -53,7 +54,7 @@ def as_integer(value: Any) -> Any:
 
 def require_integer(name: str, value: Any, *, at_least: int = 1) -> None:
     """Require that ``value`` is a whole number, at least ``at_least``."""
-    value = _plain(value)
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < at_least:
         raise SettingError(f"{name}={value!r} must be a whole number, at least {at_least}")
 
@@ -65,8 +66,8 @@ def require_sizes(name: str, values: Any) -> tuple[int, ...]:
     Raises:
         SettingError: something else is there.
     """
-    values = _plain(values)
-    sizes = tuple(map(_plain, values)) if isinstance(values, Iterable) else (values,)
+    values = plain(values)
+    sizes = tuple(map(plain, values)) if isinstance(values, Iterable) else (values,)
     if not all(type(size) is int and size > 0 for size in sizes):
         raise SettingError(f"{name}={sizes} must be whole numbers, at least 1")
     return sizes
@@ -98,8 +99,12 @@ def require_number(
             raise SettingError(f"{name}={value} {message}")
 
 
-def _plain(value: Any) -> Any:
-    """Numbers and arrays of NumPy or torch as Python's own."""
+def plain(value: Any) -> Any:
+    """Numbers and arrays of NumPy or torch, also in sequences and mappings, as Python's own, which JSON can hold."""
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(plain, value))
     return value.tolist() if hasattr(value, "tolist") else value
 
 

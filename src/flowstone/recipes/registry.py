@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from flowstone.density import Density
 from flowstone.errors import SettingError, UnknownNameError
-from flowstone.validation import require_bool, require_integer, require_number, require_sizes
+from flowstone.validation import plain, require_bool, require_integer, require_number, require_sizes
 
 __all__ = ["RECIPES", "all_recipes", "build", "recipe", "shape_arguments"]
 
@@ -64,7 +64,7 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
 
 def _checked(parameter: inspect.Parameter, value: Any) -> Any:
     """An argument of a recipe as a plain value."""
-    name, value, kind, default = parameter.name, _plain(value), parameter.annotation, parameter.default
+    name, value, kind, default = parameter.name, plain(value), parameter.annotation, parameter.default
     if value is None or value is default or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
         return value
     if kind in (int, int | None, parameter.empty) and name in (*COUNTS, *MAY_BE_ZERO):
@@ -79,15 +79,6 @@ def _checked(parameter: inspect.Parameter, value: Any) -> Any:
     elif isinstance(value, int) and (isinstance(default, tuple) or "Sequence[int]" in str(kind)):
         value = (value,)
     return value
-
-
-def _plain(value: Any) -> Any:
-    """Numbers and arrays of NumPy or torch, also in sequences and mappings, as Python's own, which JSON can hold."""
-    if isinstance(value, Mapping):
-        return {key: _plain(each) for key, each in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(map(_plain, value))
-    return value.tolist() if hasattr(value, "tolist") else value
 
 
 @functools.cache
