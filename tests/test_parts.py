@@ -92,3 +92,14 @@ def test_scores_of_a_mixed_density_are_those_of_one_thread_bit_for_bit(order, mo
         torch.set_num_threads(1)
         assert torch.equal(found, density.column_log_prob(x))
     assert threading.get_ident() in threads
+
+
+@pytest.mark.parametrize("rows", range(1, 13))
+def test_a_chunk_alone_has_the_scores_that_it_has_within_a_table_bit_for_bit(rows, monkeypatch):
+    monkeypatch.setattr("flowstone.mixed.density.VALUES", 100)  # chunks of 20 rows
+    density = mixed(5, columns=[{"name": name} for name in "abcde"]).eval()
+    x = torch.randn(100 + rows, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    density.initialize(x)
+    assert density.rows_at_once % 20 == 0
+    with torch.no_grad():
+        assert torch.equal(density.log_prob(x[100:]), density.log_prob(x)[100:])

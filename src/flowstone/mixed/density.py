@@ -24,7 +24,8 @@ from flowstone.validation import require_choice, require_integer
 
 __all__ = ["MixedDensity"]
 
-VALUES = 2**14  # of a table computed at a time where no gradient is recorded
+VALUES = 2**14  # of a table computed on one thread where no gradient is recorded
+CHUNKS = 4  # of so many values, which several threads compute at the same time
 GAPS = ("absent", "event")
 ROWS = 2**14  # checked at a time
 MOST_LEARNED = 32  # columns in one step of a training in any order
@@ -112,8 +113,8 @@ class MixedDensity(Density):
 
     @property
     def rows_at_once(self) -> int:
-        """How many rows ``log_prob`` computes at a time where no gradient is recorded."""
-        return _rows_at_once(len(self.columns))
+        """How many rows suit ``log_prob`` where no gradient is recorded: chunks for several threads."""
+        return CHUNKS * _chunk_rows(len(self.columns))
 
     @property
     def encoder(self) -> Encoder:
@@ -547,10 +548,10 @@ class MixedDensity(Density):
         return None if context is None or self.standardize_context is None else self.standardize_context(context)[0]
 
 
-def _rows_at_once(columns: int) -> int:
+def _chunk_rows(columns: int) -> int:
     return max(1, VALUES // columns)
 
 
 def _parts(x: Tensor) -> Iterator[slice]:
-    rows = _rows_at_once(x.shape[1])
+    rows = _chunk_rows(x.shape[1])
     return (slice(start, start + rows) for start in range(0, max(len(x), 1), rows))

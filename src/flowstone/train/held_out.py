@@ -44,10 +44,9 @@ class HeldOut:
     @torch.no_grad()
     def nll(self) -> float:
         """Mean NLL of the rows, in nats. A stochastic density draws the same noise each time, that of each chunk from a
-        stream of its own. Any other density is given as many chunks at a time as there are threads.
+        stream of its own.
         """
-        device, noisy = self.density.device, self.density.stochastic
-        once = self.density.rows_at_once * (1 if noisy else torch.get_num_threads())
+        device, noisy, once = self.density.device, self.density.stochastic, self.density.rows_at_once
         latest = torch.zeros(len(self.rows), dtype=torch.float64, device=device)
         with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=noisy):
             for chunk in range(self.processes.rank, math.ceil(len(latest) / once), self.processes.size):
